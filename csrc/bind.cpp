@@ -1,0 +1,94 @@
+// THE REGISTRY: every native kernel, one line each, compiled once per back end.
+//
+// Each line gives the kernel and its arguments as Python passes them; their directions and types
+// come from the C++ signature. Adding a kernel to a back end is adding its line here.
+#include <pybind11/pybind11.h>
+
+#include "adamw.h"
+#include "attention.h"
+#include "bias_gelu.h"
+#include "core/caster.h"
+#include "cross_entropy.h"
+#include "dropout.h"
+#include "embedding.h"
+#include "gelu_ffn.h"
+#include "grad_norm.h"
+#include "layernorm.h"
+#include "linear.h"
+#include "matmul.h"
+#include "softmax.h"
+
+#if defined(BYHAND_BACKEND_CUDA)
+#include "core/device.h"
+#else
+#include "core/threads.h"
+#include "core/vec.h"
+#include "core/vecmath_probe.h"
+#endif
+
+#define KERNEL(name, arguments) define(registry, #name, arguments, &byhand::name)
+
+namespace byhand {
+namespace {
+
+// Kernels that every back end has.
+void bind_common(Registry& registry) {
+    KERNEL(softmax_forward, "y x mask scale causal");
+    KERNEL(softmax_backward, "dx dy y scale");
+    KERNEL(log_softmax_forward, "y x");
+    KERNEL(log_softmax_backward, "dx dy y");
+    KERNEL(layernorm_forward, "y mean rstd x w b eps");
+    KERNEL(layernorm_backward, "dx dw db work dy x w mean rstd add");
+    KERNEL(cross_entropy_forward, "loss count lse logits targets ignore_index smoothing mean");
+    KERNEL(cross_entropy_backward,
+           "dlogits dloss count lse logits targets ignore_index smoothing mean");
+    KERNEL(adamw_step, "w m v g norm decayed lr beta1 beta2 eps weight_decay t max_norm");
+    KERNEL(grad_norm, "norm g");
+    KERNEL(clip, "g norm max_norm");
+}
+
+#if !defined(BYHAND_BACKEND_CUDA)
+// Kernels whose CUDA bodies are not written yet.
+void bind_cpu(Registry& registry) {
+    KERNEL(bias_gelu_forward, "y x b tanh");
+    KERNEL(bias_gelu_backward, "dx db dy x b tanh");
+    KERNEL(linear_forward, "y x w b add");
+    KERNEL(linear_backward, "dx dw db dy x w");
+    KERNEL(gelu_ffn_forward, "y pre h x w1 b1 w2 b2 add tanh");
+    KERNEL(gelu_ffn_backward, "dx dpre dw1 db1 dw2 db2 dy x pre h w1 w2 tanh");
+    KERNEL(matmul_forward, "c a b transpose_a transpose_b");
+    KERNEL(matmul_backward, "da db dc a b transpose_a transpose_b");
+    KERNEL(attention_forward, "o lse q k v mask scale causal dropout seed offset");
+    KERNEL(attention_backward, "dq dk dv do_ q k v o lse mask scale causal dropout seed offset");
+    KERNEL(embedding_forward, "y w ids add");
+    KERNEL(embedding_backward, "dw dy ids");
+    KERNEL(dropout_forward, "y x add p seed offset");
+    KERNEL(dropout_backward, "dx dy p seed offset");
+}
+#endif
+
+}  // namespace
+}  // namespace byhand
+
+PYBIND11_MODULE(BYHAND_MODULE, module) {
+    using namespace byhand;
+    py::register_exception_translator([](std::exception_ptr error) {
+        try {
+            if (error) std::rethrow_exception(error);
+        } catch (const TypeError& e) {
+            PyErr_SetString(PyExc_TypeError, e.what());
+        }
+    });
+    Registry registry{module, py::dict()};
+    bind_common(registry);
+#if defined(BYHAND_BACKEND_CUDA)
+    bind_device(module);
+#else
+    bind_cpu(registry);
+    KERNEL(vecmath_probe, "y x function");
+    module.attr("vector_width") = Vec::width;
+    module.def("num_threads", &num_threads);
+    module.def("set_num_threads", &set_num_threads);
+#endif
+    module.attr("kernels") = registry.kernels;
+}

@@ -1,0 +1,299 @@
+"""The one place that decides which kernels run.
+
+An array's home decides: a cupy array runs on ``_cuda``; a numpy float64 array runs on the numpy
+reference (check mode: the truth that finite differences test); any other numpy array runs on the
+best CPU module that this machine can execute. There is no silent fallback: what is missing is an
+error that says so.
+
+Arrays that kernels write are allocated here too, on the same home as the array they belong to.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import math
+import os
+import sys
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Annotated, Any
+
+import numpy as np
+
+from . import _host
+
+# Directions of a kernel's arguments, the same words as in csrc/core/array.h. The reference kernels
+# are annotated with them, and the tests read them.
+In = Annotated[np.ndarray, "In"]
+Out = Annotated[np.ndarray, "Out"]
+Acc = Annotated[np.ndarray, "Acc"]
+Mut = Annotated[np.ndarray, "Mut"]
+StridedIn = Annotated[np.ndarray, "StridedIn"]
+StridedOut = Annotated[np.ndarray, "StridedOut"]
+
+Array = Any  # a numpy.ndarray or a cupy.ndarray
+
+_FLOAT32 = np.dtype(np.float32)
+_FLOAT64 = np.dtype(np.float64)
+_SMALL = 4096  # bytes below which numpy's own allocator is quicker than the pool
+
+
+class Kernels:
+    """The kernels of one back end, as attributes."""
+
+    def __init__(self, name: str, functions: dict[str, Callable[..., None]]):
+        self.name = name
+        self.available = sorted(functions)
+        self.__dict__.update(functions)
+
+    def __getattr__(self, kernel: str) -> Callable[..., None]:
+        if kernel.startswith("__"):
+            raise AttributeError(kernel)
+        raise NotImplementedError(
+            f"{kernel} has no {self.name} kernel; {self.name} has: {', '.join(self.available)}"
+        )
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {len(self.available)} kernels>"
+
+
+def kernels(x: Array) -> Kernels:
+    """The kernels for the home of ``x``.
+
+    Raises TypeError for anything that is not a float32 or float64 numpy array or a cupy array.
+    """
+    if isinstance(x, np.ndarray):
+        if x.dtype == _FLOAT32:
+            return _state.cpu or cpu()
+        if x.dtype == _FLOAT64:
+            return reference
+        raise TypeError(
+            f"numpy arrays must be float32 (fast kernels) or float64 (check mode), got {x.dtype}"
+        )
+    if is_cupy(x):
+        return cuda()
+    raise TypeError(f"expected a numpy or cupy array, got {type(x).__name__}")
+
+
+def is_cupy(x: object) -> bool:
+    return type(x).__module__.partition(".")[0] == "cupy"
+
+
+def xp(x: Array) -> Any:
+    """The array library that ``x`` belongs to: numpy or cupy."""
+    return sys.modules["cupy"] if is_cupy(x) else np
+
+
+def empty(shape: tuple[int, ...], like: Array, dtype: Any = None) -> Array:
+    """An uninitialised array on the home of ``like``; large CPU arrays come from the pool."""
+    dtype = like.dtype if dtype is None else np.dtype(dtype)
+    if isinstance(like, np.ndarray):
+        if math.prod(shape) * dtype.itemsize < _SMALL:
+            return np.empty(shape, dtype)
+        return _host.empty(shape, dtype)
+    return xp(like).empty(shape, dtype)
+
+
+def zeros(shape: tuple[int, ...], like: Array, dtype: Any = None) -> Array:
+    array = empty(shape, like, dtype)
+    array[...] = 0
+    return array
+
+
+# --- CPU modules -------------------------------------------------------------------------------
+
+
+class _State:
+    cpu: Kernels | None = None
+    cuda: Kernels | None = None
+    threads: int | None = None
+
+
+_state = _State()
+
+
+@functools.lru_cache(maxsize=None)
+def _load(name: str) -> ModuleType:
+    module = importlib.import_module(f"byhand._{name}")
+    if _state.threads is not None:
+        module.set_num_threads(_state.threads)
+    return module
+
+
+@functools.lru_cache(maxsize=None)
+def _namespace(name: str) -> Kernels:
+    module = _load(name)
+    return Kernels(name, {kernel: getattr(module, kernel) for kernel in module.kernels})
+
+
+def built_modules() -> list[str]:
+    """Native back ends that this installation contains, such as ``cpu_avx2``."""
+    names = ["cpu_base", "cpu_avx2", "cpu_avx512", "cpu_neon", "cuda"]
+    return [n for n in names if importlib.util.find_spec(f"byhand._{n}") is not None]
+
+
+def cpu_modules() -> dict[str, Kernels]:
+    """Every CPU back end that is built and that this machine can run, the best one last."""
+    built = built_modules()
+    return {n: _namespace(n) for n in _host.runnable_backends() if n in built}
+
+
+def cpu() -> Kernels:
+    """The CPU back end in use: the best one, or the one ``BYHAND_CPU`` names."""
+    if _state.cpu is None:
+        built = built_modules()
+        names = [n for n in _host.runnable_backends() if n in built]
+        wanted = os.environ.get("BYHAND_CPU")
+        if wanted is None:
+            wanted = names[-1]
+        elif (wanted := f"cpu_{wanted.removeprefix('cpu_')}") not in names:
+            raise RuntimeError(
+                f"BYHAND_CPU asks for {wanted}, but this machine can run: {', '.join(names)}"
+            )
+        _state.cpu = _namespace(wanted)
+    return _state.cpu
+
+
+@contextmanager
+def use_cpu(name: str) -> Iterator[Kernels]:
+    """Runs float32 numpy arrays on one CPU back end, by name, inside a ``with`` block."""
+    if name not in cpu_modules():
+        raise ValueError(f"{name} is not one of {', '.join(cpu_modules())}")
+    before = _state.cpu
+    _state.cpu = _namespace(name)
+    try:
+        yield _state.cpu
+    finally:
+        _state.cpu = before
+
+
+def get_num_threads() -> int:
+    """How many threads the CPU kernels use."""
+    return _load(cpu().name).num_threads()
+
+
+def set_num_threads(n: int) -> None:
+    """Sets how many threads the CPU kernels use; the results are the same bits for any number.
+
+    The default is ``OMP_NUM_THREADS`` when set, else the CPUs this process may use.
+    Raises ValueError unless 1 <= n <= 256.
+    """
+    if not isinstance(n, (int, np.integer)) or isinstance(n, bool):
+        raise TypeError(f"the number of threads must be an int, got {type(n).__name__}")
+    if not 1 <= n <= 256:
+        raise ValueError(f"the number of threads must be between 1 and 256, got {n}")
+    _state.threads = int(n)
+    for name in cpu_modules():
+        _load(name).set_num_threads(int(n))
+
+
+# --- CUDA --------------------------------------------------------------------------------------
+
+
+class CudaUnavailable(RuntimeError):
+    """CUDA was asked for and cannot be used; the message says why."""
+
+
+def cuda_reason() -> str:
+    """Why CUDA kernels cannot run here; an empty string when they can."""
+    if "cuda" not in built_modules():
+        from . import _build
+
+        return f"byhand was built without CUDA: {_build.CUDA_REASON or 'no reason recorded'}"
+    count, reason = _load_cuda().device_count()
+    if count == 0:
+        return f"no CUDA device: {reason}"
+    if importlib.util.find_spec("cupy") is None:
+        return "cupy is not installed; install byhand with the extra: pip install 'byhand[cuda]'"
+    return ""
+
+
+@functools.lru_cache(maxsize=None)
+def _load_cuda() -> Any:
+    return importlib.import_module("byhand._cuda")
+
+
+def cuda() -> Kernels:
+    """The CUDA back end. Raises CudaUnavailable with the reason."""
+    if _state.cuda is None:
+        if reason := cuda_reason():
+            raise CudaUnavailable(reason)
+        module = _load_cuda()
+        _state.cuda = Kernels("cuda", {k: getattr(module, k) for k in module.kernels})
+    return _state.cuda
+
+
+# --- The reference -----------------------------------------------------------------------------
+
+reference = Kernels("reference", {})
+
+
+def _directions(body: Callable[..., None]) -> list[tuple[str, str, bool]]:
+    """(name, direction, may be None) of each array argument; "" for scalars."""
+    hints = typing.get_type_hints(body, include_extras=True)
+    found = []
+    for name in inspect.signature(body).parameters:
+        options = typing.get_args(hints[name]) if type(None) in typing.get_args(hints[name]) else ()
+        hint = options[0] if options else hints[name]
+        direction = hint.__metadata__[0] if hasattr(hint, "__metadata__") else ""
+        found.append((name, direction, bool(options)))
+    return found
+
+
+def reference_kernel(body: Callable[..., None]) -> Callable[..., None]:
+    """Registers ``body`` as the numpy reference of the kernel it is named after.
+
+    The wrapper checks what the native binding checks: kind of array, dtype (float64), contiguity,
+    writability. ``__wrapped__`` is the bare body, which also runs in float32 for calibration.
+    """
+    name = body.__name__
+    arguments = _directions(body)
+
+    @functools.wraps(body)
+    def checked(*args: Any) -> None:
+        if len(args) != len(arguments):
+            raise TypeError(f"{name}: takes {len(arguments)} arguments, got {len(args)}")
+        for (argument, direction, optional), value in zip(arguments, args, strict=True):
+            if direction:
+                _check_representation(name, argument, direction, optional, value)
+        body(*args)
+
+    checked.directions = arguments  # type: ignore[attr-defined]
+    reference.__dict__[name] = checked
+    reference.available = sorted([*reference.available, name])
+    return checked
+
+
+def _check_representation(
+    kernel: str, argument: str, direction: str, optional: bool, value: Any
+) -> None:
+    if value is None:
+        if optional:
+            return
+        raise TypeError(f"{kernel}: {argument} must be an array, got None")
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{kernel}: {argument} must be a numpy array, got {_describe(value)}")
+    if value.dtype != _FLOAT64 and value.dtype not in (np.dtype(np.int64), np.dtype(np.bool_)):
+        raise TypeError(
+            f"{kernel}: {argument} must be float64, int64 or bool, got {_describe(value)}"
+        )
+    if direction in ("Out", "Acc", "Mut", "StridedOut") and not value.flags.writeable:
+        raise TypeError(f"{kernel}: {argument} is read-only")
+    if not direction.startswith("Strided") and not value.flags.c_contiguous:
+        raise TypeError(
+            f"{kernel}: {argument} must be C-contiguous, got strides {value.strides} "
+            f"for shape {value.shape}"
+        )
+
+
+def _describe(value: Any) -> str:
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return (
+            f"a {type(value).__module__} array of dtype {value.dtype} and shape {tuple(value.shape)}"
+        )
+    return type(value).__name__
