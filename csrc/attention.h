@@ -1,0 +1,38 @@
+// Scaled dot-product attention with an exact, IO-aware softmax: the T x S score matrix never
+// reaches memory, only the log-sum-exp of its rows is kept for the backward pass.
+//
+// MATH     s = scale * q kT (unseen keys: -inf),  lse = log sum_j exp s_j,  p = exp(s - lse),
+//          o = drop(p) v                        (Vaswani et al. 2017, eq. 1)
+//          forward by the online softmax        (Milakov & Gimelshein 2018; Dao et al. 2022)
+//          backward recomputes p from lse:      (Dao et al. 2022, 2023)
+//          dv = drop(p)T do,  dp = drop'(do vT),  ds = p * (dp - rowsum(do * o)),
+//          dq = scale * ds k,  dk = scale * dsT q
+// SHAPES   q,dq (B,T,H,D)   k,v,dk,dv (B,S,H,D)   strided, last dimension contiguous
+//          o,do (B,T,H,D)   lse (B,H,T)           contiguous, f32
+//          mask b8 (B,H,T,S) by strides (0 = broadcast), True = may be seen;
+//          causal: query i sees key j iff j <= i + (S - T)
+// EFFECTS  writes o lse | writes dq dk dv
+// NUMERICS sums in f32, in an order that depends on the shape only. A row that sees no key gets
+//          o = 0, lse = -inf and zero gradients. Dropout keeps p with probability 1 - dropout
+//          and scales it by 1/(1 - dropout); Philox4x32-10 (Salmon et al. 2011) draws row
+//          r = (b*H + h)*T + t, key s as word s%4 of group r*ceil(S/4) + s/4.
+// TRAFFIC  forward 2BH(T + S)D + BHT, backward 4BH(T + S)D + BHT elements (one visit each);
+//          4BHTSD flops forward, 10BHTSD backward, half of that when causal
+#pragma once
+
+#include <cstdint>
+
+#include "core/array.h"
+
+namespace byhand {
+
+void attention_forward(Out o, Out lse, StridedIn q, StridedIn k, StridedIn v,
+                       Maybe<StridedIn> mask, double scale, bool causal, double dropout,
+                       std::uint64_t seed, std::uint64_t offset, Stream stream);
+
+void attention_backward(StridedOut dq, StridedOut dk, StridedOut dv, In do_, StridedIn q,
+                        StridedIn k, StridedIn v, In o, In lse, Maybe<StridedIn> mask, double scale,
+                        bool causal, double dropout, std::uint64_t seed, std::uint64_t offset,
+                        Stream stream);
+
+}  // namespace byhand
