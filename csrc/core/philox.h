@@ -1,0 +1,87 @@
+// Philox4x32-10, the counter-based generator behind every dropout mask (Salmon, Moraes, Dror and
+// Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011). A random word is a pure function of
+// (seed, group, offset): no mask is stored, the backward pass redraws it, and the CPU and the GPU
+// draw the same one.
+//
+//     key     = seed (low, high)
+//     counter = group (low, high), offset (low, high)
+//     group g holds four consecutive elements: element i of an array is word i % 4 of group i / 4
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+
+#ifdef __CUDACC__
+#define BYHAND_HD __host__ __device__
+#else
+#define BYHAND_HD
+#endif
+
+namespace byhand {
+
+namespace philox_detail {
+
+constexpr int kRounds = 10;
+constexpr std::uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
+constexpr std::uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
+
+BYHAND_HD constexpr std::uint32_t low(std::uint64_t v) { return static_cast<std::uint32_t>(v); }
+BYHAND_HD constexpr std::uint32_t high(std::uint64_t v) {
+    return static_cast<std::uint32_t>(v >> 32);
+}
+
+}  // namespace philox_detail
+
+struct PhiloxGroup {
+    std::uint32_t word[4];
+};
+
+// The four words of one group.
+BYHAND_HD inline PhiloxGroup philox(std::uint64_t seed, std::uint64_t group, std::uint64_t offset) {
+    using namespace philox_detail;
+    std::uint32_t k0 = low(seed), k1 = high(seed);
+    std::uint32_t c0 = low(group), c1 = high(group), c2 = low(offset), c3 = high(offset);
+    for (int round = 0; round < kRounds; ++round) {
+        const std::uint64_t p0 = static_cast<std::uint64_t>(kMultiplier0) * c0;
+        const std::uint64_t p1 = static_cast<std::uint64_t>(kMultiplier1) * c2;
+        c0 = high(p1) ^ c1 ^ k0;
+        c1 = low(p1);
+        c2 = high(p0) ^ c3 ^ k1;
+        c3 = low(p0);
+        k0 += kWeyl0;
+        k1 += kWeyl1;
+    }
+    return {{c0, c1, c2, c3}};
+}
+
+// What a dropout probability means in words and floats: an element is dropped iff its word is below
+// `threshold`, and a kept one is multiplied by `scale`.
+struct DropoutRule {
+    std::uint32_t threshold;
+    float scale;
+
+    explicit DropoutRule(double p)
+        : threshold(static_cast<std::uint32_t>(checked(p) * 4294967296.0)),
+          scale(static_cast<float>(1.0 / (1.0 - p))) {}
+
+    BYHAND_HD float factor(std::uint32_t word) const { return word < threshold ? 0.0f : scale; }
+
+  private:
+    static double checked(double p) {
+        if (!(p >= 0.0 && p < 1.0)) throw std::invalid_argument("dropout: p must be in [0, 1)");
+        return p;
+    }
+};
+
+// The factors (0 or rule.scale) of the 4 * kPhiloxBlock elements of groups first, first + 1, ...
+constexpr int kPhiloxBlock = 16;
+
+inline void dropout_factors(float* factors, const DropoutRule& rule, std::uint64_t seed,
+                            std::uint64_t first, std::uint64_t offset) {
+    for (int lane = 0; lane < kPhiloxBlock; ++lane) {
+        const PhiloxGroup group = philox(seed, first + static_cast<std::uint64_t>(lane), offset);
+        for (int i = 0; i < 4; ++i) factors[4 * lane + i] = rule.factor(group.word[i]);
+    }
+}
+
+}  // namespace byhand

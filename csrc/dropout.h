@@ -1,0 +1,22 @@
+// Inverted dropout whose mask is drawn, never stored.
+#pragma once
+
+#include <cstdint>
+
+#include "core/array.h"
+
+namespace byhand {
+
+// MATH     y_i = keep_i x_i / (1 - p) + add_i;  dx_i = keep_i dy_i / (1 - p)
+//          keep_i = word i % 4 of philox(seed, i / 4, offset) >= uint32(p 2^32)
+//          (Srivastava et al. 2014, section 10; core/philox.h)
+// SHAPES   x,y,add,dy,dx any shape, all the same, T
+// EFFECTS  writes y | writes dx | y may be x or add, dx may be dy; throws unless 0 <= p < 1
+// NUMERICS f32; a dropped element is 0 whatever x holds; forward and backward draw the same mask
+// TRAFFIC  forward 2RC (3RC with add), backward 2RC elements
+void dropout_forward(Out y, In x, Maybe<In> add, double p, std::uint64_t seed, std::uint64_t offset,
+                     Stream stream);
+void dropout_backward(Out dx, In dy, double p, std::uint64_t seed, std::uint64_t offset,
+                      Stream stream);
+
+}  // namespace byhand
