@@ -26,9 +26,9 @@
 
 namespace byhand {
 
-void attention_forward(Out o, Out lse, StridedIn q, StridedIn k, StridedIn v,
-                       Maybe<StridedIn> mask, double scale, bool causal, double dropout,
-                       std::uint64_t seed, std::uint64_t offset, Stream stream);
+void attention_forward(Out o, Out lse, StridedIn q, StridedIn k, StridedIn v, Maybe<StridedIn> mask,
+                       double scale, bool causal, double dropout, std::uint64_t seed,
+                       std::uint64_t offset, Stream stream);
 
 void attention_backward(StridedOut dq, StridedOut dk, StridedOut dv, In do_, StridedIn q,
                         StridedIn k, StridedIn v, In o, In lse, Maybe<StridedIn> mask, double scale,
