@@ -1,0 +1,132 @@
+// The vector word on AVX-512 (F, BW, DQ, VL): 16 floats, masks in their own registers.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace byhand {
+
+struct Mask {
+    __mmask16 m;
+    static BYHAND_INLINE Mask first(std::int64_t n) {
+        return {static_cast<__mmask16>(n >= 16 ? 0xffffu : n <= 0 ? 0u : (1u << n) - 1u)};
+    }
+    static BYHAND_INLINE Mask load(const bool* p, std::int64_t n) {
+        const __m128i bytes = _mm_maskz_loadu_epi8(first(n).m, p);
+        return {_mm_test_epi8_mask(bytes, bytes)};
+    }
+};
+
+BYHAND_INLINE Mask operator&(Mask a, Mask b) { return {static_cast<__mmask16>(a.m & b.m)}; }
+BYHAND_INLINE Mask operator|(Mask a, Mask b) { return {static_cast<__mmask16>(a.m | b.m)}; }
+BYHAND_INLINE Mask operator!(Mask a) { return {static_cast<__mmask16>(~a.m)}; }
+BYHAND_INLINE bool any(Mask a) { return a.m != 0; }
+BYHAND_INLINE bool all(Mask a) { return a.m == 0xffff; }
+
+struct Vec {
+    static constexpr int width = 16;
+    __m512 v;
+
+    static BYHAND_INLINE Vec zero() { return {_mm512_setzero_ps()}; }
+    static BYHAND_INLINE Vec set(float s) { return {_mm512_set1_ps(s)}; }
+    static BYHAND_INLINE Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+    static BYHAND_INLINE Vec load(const float* p, std::int64_t n) {
+        if (n >= width) return load(p);
+        return {_mm512_maskz_loadu_ps(Mask::first(n).m, p)};
+    }
+    static BYHAND_INLINE Vec load(const float* p, std::int64_t n, float rest) {
+        if (n >= width) return load(p);
+        return {_mm512_mask_loadu_ps(_mm512_set1_ps(rest), Mask::first(n).m, p)};
+    }
+    BYHAND_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
+    BYHAND_INLINE void store(float* p, std::int64_t n) const {
+        if (n >= width) return store(p);
+        _mm512_mask_storeu_ps(p, Mask::first(n).m, v);
+    }
+    BYHAND_INLINE float sum() const {
+        const __m256 a = _mm256_add_ps(half<0>(), half<1>());
+        __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+        b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+        return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+    }
+    BYHAND_INLINE float max() const {
+        const __m256 a = _mm256_max_ps(half<0>(), half<1>());
+        __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+        b = _mm_max_ps(b, _mm_movehl_ps(b, b));
+        return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
+    }
+
+  private:
+    template <int which>
+    BYHAND_INLINE __m256 half() const {
+        return _mm512_maskz_extractf32x8_ps(0xff, v, which);
+    }
+};
+
+BYHAND_INLINE Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+BYHAND_INLINE Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+BYHAND_INLINE Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+BYHAND_INLINE Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
+BYHAND_INLINE Vec operator-(Vec a) { return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0f))}; }
+BYHAND_INLINE Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+// The zero-masked forms below compute the same thing; they only spare g++ 12 a false warning in its
+// own headers.
+BYHAND_INLINE Vec max(Vec a, Vec b) { return {_mm512_maskz_max_ps(0xffff, a.v, b.v)}; }
+BYHAND_INLINE Vec min(Vec a, Vec b) { return {_mm512_maskz_min_ps(0xffff, a.v, b.v)}; }
+BYHAND_INLINE Vec abs(Vec a) { return {_mm512_andnot_ps(_mm512_set1_ps(-0.0f), a.v)}; }
+BYHAND_INLINE Vec sqrt(Vec a) { return {_mm512_maskz_sqrt_ps(0xffff, a.v)}; }
+BYHAND_INLINE Vec round(Vec a) {
+    return {_mm512_maskz_roundscale_ps(0xffff, a.v, 8)};
+}  // to nearest, ties to even
+
+BYHAND_INLINE Mask operator<(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
+BYHAND_INLINE Mask operator<=(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ)}; }
+BYHAND_INLINE Mask operator>(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
+BYHAND_INLINE Mask operator>=(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ)}; }
+BYHAND_INLINE Mask operator==(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
+BYHAND_INLINE Vec select(Mask m, Vec a, Vec b) { return {_mm512_mask_blend_ps(m.m, b.v, a.v)}; }
+
+BYHAND_INLINE Mask below(const std::uint32_t* p, std::uint32_t limit) {
+    return {
+        _mm512_cmplt_epu32_mask(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(limit)))};
+}
+
+// x * 2^n for integral n, gradual at both ends of the range.
+BYHAND_INLINE Vec scale2(Vec x, Vec n) { return {_mm512_maskz_scalef_ps(0xffff, x.v, n.v)}; }
+// The exponent e and the mantissa m in [1, 2) of a normal positive x = m * 2^e.
+BYHAND_INLINE Vec exponent(Vec x) { return {_mm512_maskz_getexp_ps(0xffff, x.v)}; }
+BYHAND_INLINE Vec mantissa(Vec x) {
+    return {_mm512_maskz_getmant_ps(0xffff, x.v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src)};
+}
+
+// Four rounds of pair exchange: single lanes, pairs, then 128-bit quarters twice.
+BYHAND_INLINE void transpose(Vec (&r)[16]) {
+    __m512 t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_maskz_unpacklo_ps(0xffff, r[i].v, r[i + 1].v);
+        t[i + 1] = _mm512_maskz_unpackhi_ps(0xffff, r[i].v, r[i + 1].v);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        r[i].v = _mm512_maskz_shuffle_ps(0xffff, t[i], t[i + 2], 0x44);
+        r[i + 1].v = _mm512_maskz_shuffle_ps(0xffff, t[i], t[i + 2], 0xee);
+        r[i + 2].v = _mm512_maskz_shuffle_ps(0xffff, t[i + 1], t[i + 3], 0x44);
+        r[i + 3].v = _mm512_maskz_shuffle_ps(0xffff, t[i + 1], t[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; ++i) {
+        for (int h = 0; h < 2; ++h) {
+            t[8 * h + i] =
+                _mm512_maskz_shuffle_f32x4(0xffff, r[8 * h + i].v, r[8 * h + 4 + i].v, 0x88);
+            t[8 * h + 4 + i] =
+                _mm512_maskz_shuffle_f32x4(0xffff, r[8 * h + i].v, r[8 * h + 4 + i].v, 0xdd);
+        }
+    }
+    for (int i = 0; i < 4; ++i) {
+        r[i].v = _mm512_maskz_shuffle_f32x4(0xffff, t[i], t[8 + i], 0x88);
+        r[i + 8].v = _mm512_maskz_shuffle_f32x4(0xffff, t[i], t[8 + i], 0xdd);
+        r[i + 4].v = _mm512_maskz_shuffle_f32x4(0xffff, t[4 + i], t[12 + i], 0x88);
+        r[i + 12].v = _mm512_maskz_shuffle_f32x4(0xffff, t[4 + i], t[12 + i], 0xdd);
+    }
+}
+
+}  // namespace byhand

@@ -1,0 +1,113 @@
+// The vector word on 64-bit Arm (NEON): 4 floats, masks as all-ones lanes.
+#pragma once
+
+#include <arm_neon.h>
+
+#include <cstdint>
+
+namespace byhand {
+
+struct Mask {
+    uint32x4_t m;
+    static BYHAND_INLINE Mask first(std::int64_t n) {
+        static constexpr std::uint32_t lane[4] = {0, 1, 2, 3};
+        const std::uint32_t count = static_cast<std::uint32_t>(n >= 4 ? 4 : n <= 0 ? 0 : n);
+        return {vcltq_u32(vld1q_u32(lane), vdupq_n_u32(count))};
+    }
+    static BYHAND_INLINE Mask load(const bool* p, std::int64_t n) {
+        std::uint32_t lanes[4];
+        for (int i = 0; i < 4; ++i) lanes[i] = i < n && p[i];
+        return {vcgtq_u32(vld1q_u32(lanes), vdupq_n_u32(0))};
+    }
+};
+
+BYHAND_INLINE Mask operator&(Mask a, Mask b) { return {vandq_u32(a.m, b.m)}; }
+BYHAND_INLINE Mask operator|(Mask a, Mask b) { return {vorrq_u32(a.m, b.m)}; }
+BYHAND_INLINE Mask operator!(Mask a) { return {vmvnq_u32(a.m)}; }
+BYHAND_INLINE bool any(Mask a) { return vmaxvq_u32(a.m) != 0; }
+BYHAND_INLINE bool all(Mask a) { return vminvq_u32(a.m) != 0; }
+
+struct Vec {
+    static constexpr int width = 4;
+    float32x4_t v;
+
+    static BYHAND_INLINE Vec zero() { return {vdupq_n_f32(0.0f)}; }
+    static BYHAND_INLINE Vec set(float s) { return {vdupq_n_f32(s)}; }
+    static BYHAND_INLINE Vec load(const float* p) { return {vld1q_f32(p)}; }
+    static BYHAND_INLINE Vec load(const float* p, std::int64_t n) { return load(p, n, 0.0f); }
+    static BYHAND_INLINE Vec load(const float* p, std::int64_t n, float rest) {
+        if (n >= width) return load(p);
+        float32x4_t v = vdupq_n_f32(rest);
+        if (n > 0) v = vld1q_lane_f32(p, v, 0);
+        if (n > 1) v = vld1q_lane_f32(p + 1, v, 1);
+        if (n > 2) v = vld1q_lane_f32(p + 2, v, 2);
+        return {v};
+    }
+    BYHAND_INLINE void store(float* p) const { vst1q_f32(p, v); }
+    BYHAND_INLINE void store(float* p, std::int64_t n) const {
+        if (n >= width) return store(p);
+        if (n > 0) vst1q_lane_f32(p, v, 0);
+        if (n > 1) vst1q_lane_f32(p + 1, v, 1);
+        if (n > 2) vst1q_lane_f32(p + 2, v, 2);
+    }
+    BYHAND_INLINE float sum() const {
+        const float32x2_t a = vadd_f32(vget_low_f32(v), vget_high_f32(v));
+        return vget_lane_f32(a, 0) + vget_lane_f32(a, 1);
+    }
+    BYHAND_INLINE float max() const { return vmaxvq_f32(v); }
+};
+
+BYHAND_INLINE Vec operator+(Vec a, Vec b) { return {vaddq_f32(a.v, b.v)}; }
+BYHAND_INLINE Vec operator-(Vec a, Vec b) { return {vsubq_f32(a.v, b.v)}; }
+BYHAND_INLINE Vec operator*(Vec a, Vec b) { return {vmulq_f32(a.v, b.v)}; }
+BYHAND_INLINE Vec operator/(Vec a, Vec b) { return {vdivq_f32(a.v, b.v)}; }
+BYHAND_INLINE Vec operator-(Vec a) { return {vnegq_f32(a.v)}; }
+BYHAND_INLINE Vec fma(Vec a, Vec b, Vec c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
+BYHAND_INLINE Vec abs(Vec a) { return {vabsq_f32(a.v)}; }
+BYHAND_INLINE Vec sqrt(Vec a) { return {vsqrtq_f32(a.v)}; }
+BYHAND_INLINE Vec round(Vec a) { return {vrndnq_f32(a.v)}; }
+
+BYHAND_INLINE Mask operator<(Vec a, Vec b) { return {vcltq_f32(a.v, b.v)}; }
+BYHAND_INLINE Mask operator<=(Vec a, Vec b) { return {vcleq_f32(a.v, b.v)}; }
+BYHAND_INLINE Mask operator>(Vec a, Vec b) { return {vcgtq_f32(a.v, b.v)}; }
+BYHAND_INLINE Mask operator>=(Vec a, Vec b) { return {vcgeq_f32(a.v, b.v)}; }
+BYHAND_INLINE Mask operator==(Vec a, Vec b) { return {vceqq_f32(a.v, b.v)}; }
+BYHAND_INLINE Vec select(Mask m, Vec a, Vec b) { return {vbslq_f32(m.m, a.v, b.v)}; }
+// Arm's own maximum propagates NaN from either side; ours is a > b ? a : b as on every other word.
+BYHAND_INLINE Vec max(Vec a, Vec b) { return select(a > b, a, b); }
+BYHAND_INLINE Vec min(Vec a, Vec b) { return select(a < b, a, b); }
+
+BYHAND_INLINE Mask below(const std::uint32_t* p, std::uint32_t limit) {
+    return {vcltq_u32(vld1q_u32(p), vdupq_n_u32(limit))};
+}
+
+// x * 2^n for integral n in [-252, 254]: two factors, so that neither leaves the range before the
+// product does.
+BYHAND_INLINE Vec scale2(Vec x, Vec n) {
+    const int32x4_t whole = vcvtq_s32_f32(n.v);
+    const int32x4_t half = vshrq_n_s32(whole, 1);
+    const int32x4_t bias = vdupq_n_s32(127);
+    const int32x4_t a = vshlq_n_s32(vaddq_s32(half, bias), 23);
+    const int32x4_t b = vshlq_n_s32(vaddq_s32(vsubq_s32(whole, half), bias), 23);
+    return {vmulq_f32(vmulq_f32(x.v, vreinterpretq_f32_s32(a)), vreinterpretq_f32_s32(b))};
+}
+// The exponent e and the mantissa m in [1, 2) of a normal positive x = m * 2^e.
+BYHAND_INLINE Vec exponent(Vec x) {
+    const int32x4_t e = vshrq_n_s32(vreinterpretq_s32_f32(x.v), 23);
+    return {vcvtq_f32_s32(vsubq_s32(e, vdupq_n_s32(127)))};
+}
+BYHAND_INLINE Vec mantissa(Vec x) {
+    const int32x4_t fraction = vandq_s32(vreinterpretq_s32_f32(x.v), vdupq_n_s32(0x007fffff));
+    return {vreinterpretq_f32_s32(vorrq_s32(fraction, vdupq_n_s32(0x3f800000)))};
+}
+
+BYHAND_INLINE void transpose(Vec (&r)[4]) {
+    const float32x4x2_t a = vtrnq_f32(r[0].v, r[1].v);
+    const float32x4x2_t b = vtrnq_f32(r[2].v, r[3].v);
+    r[0].v = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
+    r[1].v = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
+    r[2].v = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
+    r[3].v = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
+}
+
+}  // namespace byhand
