@@ -1,0 +1,27 @@
+// The feed-forward layer of a transformer, with GELU fused into the multiplications.
+#pragma once
+
+#include "core/array.h"
+
+namespace byhand {
+
+// MATH     pre = x w1T + b1;  h = gelu(pre);  y = h w2T + b2 + add     (GELU: Hendrycks and Gimpel
+//          2016, the tanh form or the exact one)
+// SHAPES   x,y,add (R,C) f32   pre,h (R,F) f32   w1 (F,C) f32   b1 (F) f32   w2 (C,F) f32
+//          b2 (C) f32
+// EFFECTS  writes pre h y | y may be add
+// NUMERICS products and sums in f32
+// TRAFFIC  4RCF operations; bias, GELU and residual cost no pass of their own
+void gelu_ffn_forward(Out y, Out pre, Out h, In x, In w1, Maybe<In> b1, In w2, Maybe<In> b2,
+                      Maybe<In> add, bool tanh, Stream stream);
+
+// MATH     dpre = (dy w2) gelu'(pre);  dx = dpre w1;  dw1 += dpreT x;  db1 += column sums of dpre;
+//          dw2 += dyT h;  db2 += column sums of dy
+// SHAPES   dx,dy,x (R,C) f32   dpre,pre,h (R,F) f32   parameters as above
+// EFFECTS  writes dx dpre (dpre is work for the caller), adds into dw1 db1 dw2 db2
+// NUMERICS products and sums in f32; sums over R in fixed blocks
+// TRAFFIC  8RCF operations; GELU's derivative costs no pass of its own
+void gelu_ffn_backward(Out dx, Out dpre, Acc dw1, Acc db1, Acc dw2, Acc db2, In dy, In x, In pre,
+                       In h, In w1, In w2, bool tanh, Stream stream);
+
+}  // namespace byhand

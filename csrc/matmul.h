@@ -1,0 +1,23 @@
+// The product of two matrices that are both activations.
+#pragma once
+
+#include "core/array.h"
+
+namespace byhand {
+
+// MATH     c = op(a) op(b), where op transposes if asked to
+// SHAPES   op(a) (M,K) f32   op(b) (K,N) f32   c (M,N) f32
+// EFFECTS  writes c
+// NUMERICS products and sums in f32, each sum in the order of K
+// TRAFFIC  2MNK operations
+void matmul_forward(Out c, In a, In b, bool transpose_a, bool transpose_b, Stream stream);
+
+// MATH     with A = op(a), B = op(b):  dA = dc BT, dB = AT dc, each stored as its operand was
+// SHAPES   da,a and db,b as a and b above   dc (M,N) f32
+// EFFECTS  writes da db; each may be None
+// NUMERICS products and sums in f32
+// TRAFFIC  4MNK operations
+void matmul_backward(Maybe<Out> da, Maybe<Out> db, In dc, In a, In b, bool transpose_a,
+                     bool transpose_b, Stream stream);
+
+}  // namespace byhand
