@@ -1,0 +1,111 @@
+"""Linear, Embedding, LayerNorm and Dropout: one op and its parameters each."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..backend import Array
+from ..ops import dropout, embedding, layernorm, linear
+from .module import Generator, Module, Param, normal, scaled_std
+
+
+class Linear(Module):
+    """y = x Wᵀ + b (+ add).
+
+    Shapes: x (..., in_dim), weight (out_dim, in_dim), bias (out_dim), y and add (..., out_dim).
+    Weights start as N(0, std²), by default std = 1/sqrt(in_dim); biases at zero.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        bias: bool = True,
+        rng: np.random.Generator | None = None,
+        std: float | None = None,
+    ):
+        rng = rng or np.random.default_rng(0)
+        std = scaled_std(in_dim) if std is None else std
+        self.weight = Param(normal(rng, (out_dim, in_dim), std))
+        self.bias = Param(np.zeros(out_dim, np.float32)) if bias else None
+
+    def forward(self, x: Array, add: Array | None = None) -> Array:
+        y, saved = linear.forward(x, self.weight.value, self.bias and self.bias.value, add)
+        self.push(saved)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        return linear.backward(dy, self.pop(), self.weight.grad, self.bias and self.bias.grad)
+
+
+class Embedding(Module):
+    """Rows of a table: y = weight[ids] (+ add).
+
+    Shapes: ids (...) int64, weight (rows, dim), y and add (..., dim). ``backward`` adds the
+    gradient to the rows that were read and returns nothing: ids have no gradient.
+    """
+
+    def __init__(
+        self, rows: int, dim: int, rng: np.random.Generator | None = None, std: float = 0.02
+    ):
+        self.weight = Param(normal(rng or np.random.default_rng(0), (rows, dim), std))
+
+    def forward(self, ids: Array, add: Array | None = None) -> Array:
+        y, saved = embedding.forward(ids, self.weight.value, add)
+        self.push(saved)
+        return y
+
+    def backward(self, dy: Array) -> None:
+        embedding.backward(dy, self.pop(), self.weight.grad)
+
+
+class LayerNorm(Module):
+    """y = weight * (x - mean) / sqrt(variance + eps) + bias over the last axis.
+
+    Ba, Kiros & Hinton, 2016. Shapes: x, y (..., dim), weight and bias (dim).
+    ``backward(dy, add)`` returns the gradient of x plus ``add``: the residual path's gradient.
+    """
+
+    def __init__(self, dim: int, bias: bool = True, eps: float = 1e-5):
+        self.weight = Param(np.ones(dim, np.float32))
+        self.bias = Param(np.zeros(dim, np.float32)) if bias else None
+        self.eps = eps
+
+    def forward(self, x: Array) -> Array:
+        y, saved = layernorm.forward(
+            x, self.weight.value, self.bias and self.bias.value, self.eps
+        )
+        self.push(saved)
+        return y
+
+    def backward(self, dy: Array, add: Array | None = None) -> Array:
+        return layernorm.backward(
+            dy, self.pop(), self.weight.grad, self.bias and self.bias.grad, add
+        )
+
+
+class Dropout(Module):
+    """Zeroes each element with probability ``p`` in training and scales the rest by 1/(1-p).
+
+    Srivastava et al., 2014. Outside training, or with p = 0, the input itself comes back.
+    """
+
+    def __init__(self, p: float, generator: Generator):
+        self.p = p
+        self.generator = generator
+
+    @property
+    def active(self) -> bool:
+        return self.training and self.p > 0
+
+    def forward(self, x: Array, add: Array | None = None) -> Array:
+        if not self.active:
+            self.push(None)
+            return x if add is None else x + add
+        y, saved = dropout.forward(x, self.p, *self.generator.next(), add)
+        self.push(saved)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        saved = self.pop()
+        return dy if saved is None else dropout.backward(dy, saved)

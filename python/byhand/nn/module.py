@@ -1,0 +1,300 @@
+"""Parameters, modules and the two flat buffers a model lives in.
+
+A module's ``forward`` pushes what its ``backward`` needs onto a stack, and ``backward`` pops it:
+last in, first out, so that a backward pass is the forward pass read from the bottom up. Gradients
+of activations are returned (written); gradients of parameters are added to ``Param.grad``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from .. import backend
+from ..backend import Array
+
+_DTYPES = {"float32": np.float32, "float64": np.float64}
+
+
+class Param:
+    """A named view of a model's flat value buffer and of its flat gradient buffer.
+
+    Attributes:
+        value: the parameter, any shape.
+        grad: the gradient accumulated so far, same shape.
+        decays: whether weight decay applies; by default to matrices only (Radford et al., 2019,
+            as nanoGPT and llm.c do it).
+    """
+
+    __slots__ = ("decays", "grad", "name", "value")
+
+    def __init__(self, value: Array, decays: bool | None = None):
+        self.name = ""
+        self.value = value
+        self.grad = np.zeros_like(value)
+        self.decays = value.ndim >= 2 if decays is None else decays
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.value.shape
+
+    @property
+    def size(self) -> int:
+        return self.value.size
+
+    def __repr__(self) -> str:
+        return f"Param({self.name or 'unnamed'}, shape={self.shape}, dtype={self.value.dtype})"
+
+
+class Arena:
+    """All parameters of a model in one buffer, all gradients in another.
+
+    Decayed parameters come first, so that zeroing, clipping, AdamW and a checkpoint are each one
+    pass over memory. ``values`` and ``grads`` are 1-D; the first ``decayed`` elements decay.
+    """
+
+    def __init__(self, params: list[Param], like: Array, dtype: Any = None):
+        ordered = [p for p in params if p.decays] + [p for p in params if not p.decays]
+        self.params = ordered
+        self.decayed = sum(p.size for p in ordered if p.decays)
+        size = sum(p.size for p in ordered)
+        library = backend.xp(like)
+        self.values = library.empty(size, dtype or like.dtype)
+        self.grads = library.zeros(size, dtype or like.dtype)
+        start = 0
+        for p in ordered:
+            stop = start + p.size
+            for field in ("value", "grad"):
+                buffer = self.values if field == "value" else self.grads
+                view = buffer[start:stop].reshape(p.shape)
+                view[...] = _on(library, getattr(p, field))
+                setattr(p, field, view)
+            start = stop
+
+
+def _on(library: Any, array: Array) -> Array:
+    """``array`` as an array of ``library``, copied between devices when it must be."""
+    if library is np:
+        return array.get() if backend.is_cupy(array) else array
+    return library.asarray(array)
+
+
+class Module:
+    """The base of every layer and model. Subclasses write ``forward`` and ``backward``."""
+
+    training: bool = True
+    _arena: Arena | None = None
+    _saving: bool = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def backward(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    # --- what forward saves for backward -------------------------------------------------------
+
+    def push(self, saved: Any) -> None:
+        """Keeps ``saved`` for the matching ``backward``; nothing while saving is off."""
+        if self._saving:
+            self.__dict__.setdefault("_saved", []).append(saved)
+
+    def pop(self) -> Any:
+        stack = self.__dict__.get("_saved")
+        if not stack:
+            raise RuntimeError(
+                f"{type(self).__name__}.backward was called without a forward pass before it"
+                + ("" if self._saving else " (eval() and no_save() keep nothing for it)")
+            )
+        return stack.pop()
+
+    def discard_saved(self) -> None:
+        """Forgets every forward pass that had no backward pass."""
+        for _, module in self.named_modules():
+            module.__dict__.pop("_saved", None)
+
+    @contextmanager
+    def no_save(self) -> Iterator[None]:
+        """Inside the ``with`` block forward passes save nothing, so no backward can follow."""
+        before = [(module, module._saving) for _, module in self.named_modules()]
+        for module, _ in before:
+            module._saving = False
+        try:
+            yield
+        finally:
+            for module, saving in before:
+                module._saving = saving
+
+    def train(self) -> Module:
+        """Training mode: dropout acts, and forward passes save what backward needs."""
+        return self._set_mode(True)
+
+    def eval(self) -> Module:
+        """Evaluation mode: no dropout, and nothing is saved."""
+        return self._set_mode(False)
+
+    def _set_mode(self, training: bool) -> Module:
+        for _, module in self.named_modules():
+            module.training = module._saving = training
+        return self
+
+    # --- the tree ------------------------------------------------------------------------------
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """This module and all below it, by attribute name; each once."""
+        yield prefix, self
+        for name, child in _children(self):
+            if isinstance(child, Module):
+                yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def named_parameters(self) -> Iterator[tuple[str, Param]]:
+        """(name, parameter), each parameter once: a tied one under its first name."""
+        seen: set[int] = set()
+        for prefix, module in self.named_modules():
+            for name, child in _children(module):
+                if isinstance(child, Param) and id(child) not in seen:
+                    seen.add(id(child))
+                    yield (f"{prefix}.{name}" if prefix else name), child
+
+    def parameters(self) -> list[Param]:
+        return [p for _, p in self.named_parameters()]
+
+    def num_parameters(self) -> int:
+        """How many numbers are trained; a tied matrix counts once."""
+        return sum(p.size for p in self.parameters())
+
+    # --- the flat buffers ----------------------------------------------------------------------
+
+    @property
+    def arena(self) -> Arena:
+        """The flat buffers; laid out on first use, and by ``to``."""
+        if self._arena is None:
+            self._flatten()
+        assert self._arena is not None
+        return self._arena
+
+    def _flatten(self, library: Any = None, dtype: Any = None) -> None:
+        params = []
+        for name, p in self.named_parameters():
+            p.name = name
+            params.append(p)
+        like = params[0].value if params else np.empty(0, np.float32)
+        if library is not None:
+            like = library.empty(0, like.dtype)
+        self._arena = Arena(params, like, dtype)
+
+    def zero_grad(self) -> None:
+        """Sets every gradient to zero.
+
+        Raises RuntimeError when a forward pass still waits for its backward pass.
+        """
+        for name, module in self.named_modules():
+            if waiting := len(module.__dict__.get("_saved", ())):
+                raise RuntimeError(
+                    f"{waiting} forward pass(es) of {name or type(self).__name__} had no backward "
+                    "pass; call backward(), or run them under eval() or no_save(), or drop them "
+                    "with discard_saved()"
+                )
+        self.arena.grads[...] = 0
+
+    def state_dict(self) -> dict[str, Array]:
+        """Name -> parameter value. The arrays are views: copy them to keep them."""
+        return {name: p.value for name, p in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copies values in, cast to this model's dtype.
+
+        Raises ValueError naming what is missing, unknown or of another shape; then nothing was
+        changed.
+        """
+        own = dict(self.named_parameters())
+        if missing := [name for name in own if name not in state]:
+            raise ValueError(f"load_state_dict: missing parameters: {_some(missing)}")
+        if unknown := [name for name in state if name not in own]:
+            raise ValueError(f"load_state_dict: unknown parameters: {_some(unknown)}")
+        for name, p in own.items():
+            if tuple(state[name].shape) != p.shape:
+                raise ValueError(
+                    f"load_state_dict: {name} must have shape {p.shape}, "
+                    f"got {tuple(state[name].shape)}"
+                )
+        for name, p in own.items():
+            p.value[...] = _on(backend.xp(p.value), state[name])
+
+    def to(self, device: str | None = None, dtype: Any = None) -> Module:
+        """Moves the parameters to ``device`` ("cpu", "cuda") and casts them to ``dtype``
+        ("float32", or "float64": check mode on the numpy reference).
+
+        Raises ValueError for an unknown device or dtype and CudaUnavailable with the reason when
+        there is no CUDA.
+        """
+        library = None
+        if device == "cpu":
+            library = np
+        elif device == "cuda":
+            backend.cuda()
+            import cupy
+
+            library = cupy
+        elif device is not None:
+            raise ValueError(f"device must be 'cpu' or 'cuda', got {device!r}")
+        name = None if dtype is None else np.dtype(dtype).name
+        if name is not None and name not in _DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {name}")
+        self._flatten(library, None if name is None else _DTYPES[name])
+        return self
+
+
+def _children(module: Module) -> Iterator[tuple[str, Module | Param]]:
+    for name, value in vars(module).items():
+        if isinstance(value, (Module, Param)):
+            yield name, value
+        elif isinstance(value, list) and not name.startswith("_"):
+            for i, item in enumerate(value):
+                if isinstance(item, (Module, Param)):
+                    yield f"{name}.{i}", item
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+class Generator:
+    """The source of dropout's randomness: counter-based, so a mask is redrawn, never stored.
+
+    Each draw gets its own offset; ``(seed, offset)`` names a mask for good.
+    """
+
+    def __init__(self, seed: int = 0):
+        self.seed = int(seed) % 2**64
+        self.count = 0
+
+    def next(self) -> tuple[int, int]:
+        """The (seed, offset) of the next mask."""
+        self.count += 1
+        return self.seed, self.count - 1
+
+    def state(self) -> dict[str, int]:
+        return {"seed": self.seed, "count": self.count}
+
+    def load_state(self, state: Mapping[str, int]) -> None:
+        self.seed, self.count = int(state["seed"]), int(state["count"])
+
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float) -> np.ndarray:
+    """Float32 values drawn from a normal distribution around zero."""
+    return rng.standard_normal(shape, dtype=np.float32) * np.float32(std)
+
+
+def scaled_std(fan_in: int) -> float:
+    """1/sqrt(fan_in): keeps the variance of activations through a linear layer."""
+    return 1.0 / math.sqrt(max(fan_in, 1))

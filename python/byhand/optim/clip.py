@@ -1,0 +1,21 @@
+"""Gradient clipping by global norm (Pascanu, Mikolov & Bengio, 2013, algorithm 1)."""
+
+from __future__ import annotations
+
+from ..backend import Array
+from ..nn.module import Module
+from ..ops import grad_norm
+
+
+def clip_grad_norm(model: Module, max_norm: float) -> Array:
+    """Scales all gradients of ``model`` down, in place, so that their joint 2-norm is at most
+    ``max_norm``. Returns the norm before that, a 0-d array.
+
+    ``AdamW.step(clip_norm=...)`` does the same without the extra pass over memory.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"clip_grad_norm: max_norm must be positive, got {max_norm}")
+    grads = model.arena.grads
+    norm = grad_norm.norm(grads)
+    grad_norm.clip(grads, norm, max_norm)
+    return norm
