@@ -7,8 +7,7 @@ namespace byhand {
 
 // MATH     y = w xhat + b, xhat = (x - mean) rstd, rstd = 1 / sqrt(var + eps)
 //          dx = rstd (g - mean(g) - xhat mean(g xhat)) + add, g = w dy
-//          dw += sum_r dy xhat;  db += sum_r dy                    (Ba, Kiros and Hinton 2016, eq.
-//          3)
+//          dw += sum_r dy xhat;  db += sum_r dy                (Ba, Kiros and Hinton 2016, eq. 3)
 // SHAPES   x,y,dy,dx,add (R,C) T   w,b (C) T   dw,db (C) f32   mean,rstd (R) f32
 //          work (G,2,C) f32, any G >= 1
 // EFFECTS  writes y mean rstd | writes dx work, adds into dw db | dx may be dy or add

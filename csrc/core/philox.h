@@ -36,7 +36,7 @@ struct PhiloxGroup {
     std::uint32_t word[4];
 };
 
-// The four words of one group.
+// The four words of one group. The CPU draws many groups at once in core/philox_words.h.
 BYHAND_HD inline PhiloxGroup philox(std::uint64_t seed, std::uint64_t group, std::uint64_t offset) {
     using namespace philox_detail;
     std::uint32_t k0 = low(seed), k1 = high(seed);
@@ -72,16 +72,5 @@ struct DropoutRule {
         return p;
     }
 };
-
-// The factors (0 or rule.scale) of the 4 * kPhiloxBlock elements of groups first, first + 1, ...
-constexpr int kPhiloxBlock = 16;
-
-inline void dropout_factors(float* factors, const DropoutRule& rule, std::uint64_t seed,
-                            std::uint64_t first, std::uint64_t offset) {
-    for (int lane = 0; lane < kPhiloxBlock; ++lane) {
-        const PhiloxGroup group = philox(seed, first + static_cast<std::uint64_t>(lane), offset);
-        for (int i = 0; i < 4; ++i) factors[4 * lane + i] = rule.factor(group.word[i]);
-    }
-}
 
 }  // namespace byhand
