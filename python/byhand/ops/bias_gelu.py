@@ -1,0 +1,86 @@
+"""A bias and the Gaussian error linear unit.
+
+    y  = gelu(x + b)
+    dx = dy * gelu'(x + b),      db = sum over rows of dx
+
+Hendrycks and Gimpel, "Gaussian error linear units" (2016): gelu(u) = u Phi(u), with Phi the normal
+distribution function ("erf"), or their approximation u/2 (1 + tanh(sqrt(2/pi) (u + 0.044715 u^3)))
+("tanh"). Saved: x and b.
+"""
+
+import math
+
+import numpy as np
+
+from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel
+from byhand.ops import check
+from byhand.ops.check import GeluForm, Saved
+
+_SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
+_CUBIC = 0.044715
+
+# numpy has no erf and this package needs nothing but numpy. The standard library's erfc is good to
+# the last bit or two, which the truth must be; one Python call an element is slow, which the truth
+# may be. erfc rather than erf: 1 + erf(u) loses every digit of Phi(u) for u below -6, erfc(-u)
+# loses none.
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])
+
+
+def gelu(u: Array, tanh: bool) -> Array:
+    """gelu(u), element by element."""
+    if tanh:
+        return 0.5 * u * (1 + np.tanh(_SQRT_2_OVER_PI * (u + _CUBIC * u * u * u)))
+    return u * _phi(u)
+
+
+def gelu_derivative(u: Array, tanh: bool) -> Array:
+    """d gelu(u) / du, element by element."""
+    if tanh:
+        t = np.tanh(_SQRT_2_OVER_PI * (u + _CUBIC * u * u * u))
+        inner = _SQRT_2_OVER_PI * (1 + 3 * _CUBIC * u * u)
+        return 0.5 * (1 + t) + 0.5 * u * (1 - t * t) * inner
+    return _phi(u) + u * np.exp(-0.5 * u * u) / math.sqrt(2 * math.pi)
+
+
+def _phi(u: Array) -> Array:
+    return (0.5 * _erfc(-math.sqrt(0.5) * u)).astype(u.dtype)
+
+
+@reference_kernel
+def bias_gelu_forward(y: Out, x: In, b: In | None, tanh: bool) -> None:
+    y[...] = gelu(x if b is None else x + b, tanh)
+
+
+@reference_kernel
+def bias_gelu_backward(dx: Out, db: Acc | None, dy: In, x: In, b: In | None, tanh: bool) -> None:
+    du = dy * gelu_derivative(x if b is None else x + b, tanh)
+    dx[...] = du
+    if db is not None:
+        db += du.sum(axis=tuple(range(x.ndim - 1)))
+
+
+def forward(x: Array, b: Array | None = None, form: GeluForm = "tanh") -> tuple[Array, Saved]:
+    """x (..., C), b (C,) or None -> y of x's shape, saved.
+
+    ValueError when b does not have the length of x's last axis, or form is neither "tanh" nor
+    "erf".
+    """
+    kernel = kernels(x).bias_gelu_forward
+    tanh = check.gelu_is_tanh("bias_gelu.forward", form)
+    if b is not None and (b.shape != x.shape[-1:] or not b.shape):
+        raise check.wrong_shape("bias_gelu.forward", "b", x.shape[-1:] or "of x's last axis", b)
+    y = empty(x.shape, x)
+    kernel(y, x, b, tanh)
+    return y, (x, b, tanh)
+
+
+def backward(dy: Array, saved: Saved, db: Array | None = None) -> Array:
+    """dy (..., C) -> dx of the same shape; adds into db (C,), None when frozen."""
+    x, b, tanh = saved
+    if dy.shape != x.shape:
+        raise check.wrong_shape("bias_gelu.backward", "dy", x.shape, dy)
+    if db is not None and db.shape != x.shape[-1:]:
+        raise check.wrong_shape("bias_gelu.backward", "db", x.shape[-1:], db)
+    dx = empty(x.shape, x)
+    kernels(x).bias_gelu_backward(dx, db, dy, x, b, tanh)
+    return dx

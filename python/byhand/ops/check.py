@@ -1,0 +1,97 @@
+"""What the doors share: the types in their signatures and the sentences of their errors.
+
+A door checks what an argument means (shapes, ranges); the kernel's binding checks how it is
+represented (device, dtype, contiguity). The doors compare first and build a sentence only when
+something is wrong, so a correct call pays for a few tuple comparisons and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from byhand.backend import Array
+
+Saved: TypeAlias = tuple[Any, ...]  # what a forward door hands to its backward door
+GeluForm: TypeAlias = Literal["tanh", "erf"]
+
+_INT64 = np.dtype(np.int64)
+_BOOL = np.dtype(np.bool_)
+
+
+def wrong_shape(op: str, name: str, expected: Any, array: Array) -> ValueError:
+    """The error of an argument whose shape is not `expected` (a tuple, or words that describe it)."""
+    got = getattr(array, "shape", None)
+    if got is None:
+        got = f"a {type(array).__name__}"
+    return ValueError(f"{op}: {name} must have shape {expected}, got {got}")
+
+
+def wrong_value(op: str, name: str, expected: str, got: Any) -> ValueError:
+    """The error of an option outside its range."""
+    return ValueError(f"{op}: {name} must be {expected}, got {got!r}")
+
+
+def gelu_is_tanh(op: str, form: str) -> bool:
+    """True for the tanh form of GELU, False for the erf form; ValueError for any other word."""
+    if form == "tanh":
+        return True
+    if form == "erf":
+        return False
+    raise wrong_value(op, "form", "'tanh' or 'erf'", form)
+
+
+def probability(op: str, name: str, p: float) -> None:
+    """ValueError unless 0 <= p < 1 (at 1 the scale 1/(1-p) of the kept values has no meaning)."""
+    if not 0.0 <= p < 1.0:
+        raise wrong_value(op, name, "at least 0 and less than 1", p)
+
+
+def counter(op: str, seed: int, offset: int) -> None:
+    """ValueError unless seed and offset are unsigned 64-bit integers, as Philox counts."""
+    if not 0 <= seed < 1 << 64:
+        raise wrong_value(op, "seed", "an integer in 0..2**64-1", seed)
+    if not 0 <= offset < 1 << 64:
+        raise wrong_value(op, "offset", "an integer in 0..2**64-1", offset)
+
+
+def ids(op: str, name: str, array: Array, size: int, ignore: int | None = None) -> None:
+    """IndexError unless every id is in 0..size-1 or equals `ignore`; TypeError unless they are
+    int64.
+
+    Only numpy arrays are looked into: reading a cupy array here would make the host wait for the
+    device.
+    """
+    if array.dtype != _INT64:
+        raise TypeError(f"{op}: {name} must have dtype int64, got {array.dtype}")
+    if not isinstance(array, np.ndarray) or not array.size:
+        return
+    # Seen as unsigned, a negative id is a huge one, so one pass finds both kinds.
+    if int(array.view(np.uint64).max()) < size:
+        return
+    bad = (array < 0) | (array >= size)
+    if ignore is not None:
+        bad &= array != ignore
+    if not bad.any():
+        return
+    where = tuple(int(i) for i in np.argwhere(bad)[0])
+    position = ", ".join(str(i) for i in where)
+    raise IndexError(
+        f"{op}: {name}[{position}] = {array[where]} is outside the vocabulary 0..{size}"
+    )
+
+
+def broadcast_mask(op: str, mask: Array, shape: tuple[int, ...]) -> Array:
+    """The mask seen with `shape` (no copy: repeated axes get stride 0); ValueError when it does not
+    fit, TypeError when it is not bool.
+    """
+    if mask.dtype != _BOOL:
+        raise TypeError(f"{op}: mask must have dtype bool, got {mask.dtype}")
+    if mask.shape == shape:
+        return mask
+    try:
+        # numpy hands a cupy mask on to cupy's own broadcast_to, so this line serves both.
+        return np.broadcast_to(mask, shape)
+    except ValueError:
+        raise wrong_shape(op, "mask", f"that broadcasts to {shape}", mask) from None

@@ -1,0 +1,116 @@
+"""Cross-entropy of logits against target ids, with ignored targets and label smoothing.
+
+    nll_r  = lse_r - logits[r, target_r],      lse_r = log sum_v exp(logits[r, v])
+    loss_r = (1 - e) nll_r + e mean_v(lse_r - logits[r, v])
+    dlogits = (softmax(logits) - (1 - e) onehot(target) - e/V) * dloss / count
+
+Bishop, "Pattern recognition and machine learning" (2006), equation 4.108; smoothing e after Szegedy
+et al., "Rethinking the Inception architecture" (2016), section 7. A row whose target is
+ignore_index counts for nothing. The mean is over the kept rows; with none kept the loss is 0 and so
+is every gradient. Saved: logits, targets, lse, count.
+"""
+
+from typing import Literal
+
+import numpy as np
+
+from byhand.backend import Array, In, Out, empty, kernels, reference_kernel
+from byhand.ops import check
+from byhand.ops.check import Saved
+from byhand.ops.linear import as_rows
+
+
+@reference_kernel
+def cross_entropy_forward(
+    loss: Out,
+    count: Out,
+    lse: Out,
+    logits: In,
+    targets: In,
+    ignore_index: int,
+    smoothing: float,
+    mean: bool,
+) -> None:
+    top = logits.max(axis=-1, keepdims=True, initial=-np.inf)
+    total = top[..., 0] + np.log(np.exp(logits - top).sum(axis=-1))
+    lse[...] = total
+    kept = np.flatnonzero(targets.reshape(-1) != ignore_index)
+    log_p = as_rows(logits)[kept] - total.reshape(-1)[kept, None]
+    losses = -(1 - smoothing) * log_p[np.arange(kept.size), targets.reshape(-1)[kept]]
+    if smoothing > 0:
+        losses = losses - smoothing * log_p.mean(axis=-1)
+    count[...] = kept.size
+    loss[...] = losses.sum(dtype=np.float64) / (max(kept.size, 1) if mean else 1)
+
+
+@reference_kernel
+def cross_entropy_backward(
+    dlogits: Out,
+    dloss: In,
+    count: In,
+    lse: In,
+    logits: In,
+    targets: In,
+    ignore_index: int,
+    smoothing: float,
+    mean: bool,
+) -> None:
+    ids = targets.reshape(-1)
+    kept = ids != ignore_index
+    g = np.exp(as_rows(logits) - lse.reshape(-1, 1))
+    rows = np.flatnonzero(kept)
+    g[rows, ids[rows]] -= 1 - smoothing
+    g -= smoothing / max(logits.shape[-1], 1)
+    g *= dloss / max(count, 1) if mean else dloss
+    g[~kept] = 0
+    dlogits[...] = g.reshape(logits.shape)
+
+
+def forward(
+    logits: Array,
+    targets: Array,
+    ignore_index: int = -100,
+    smoothing: float = 0.0,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> tuple[Array, Saved]:
+    """logits (..., V), targets (...) int64 -> loss, a 0-d array, and saved.
+
+    reduction: "mean" over the kept rows, or "sum". IndexError naming the position of a target
+    outside 0..V-1 that is not ignore_index (numpy arrays only), ValueError for a shape or an
+    option, TypeError for a dtype.
+    """
+    kernel = kernels(logits).cross_entropy_forward
+    shape = logits.shape
+    if not shape:
+        raise check.wrong_shape("cross_entropy.forward", "logits", "(..., V)", logits)
+    if targets.shape != shape[:-1]:
+        raise check.wrong_shape("cross_entropy.forward", "targets", shape[:-1], targets)
+    if not 0.0 <= smoothing <= 1.0:
+        raise check.wrong_value("cross_entropy.forward", "smoothing", "in 0..1", smoothing)
+    if reduction not in ("mean", "sum"):
+        expected = "'mean' or 'sum'"
+        raise check.wrong_value("cross_entropy.forward", "reduction", expected, reduction)
+    check.ids("cross_entropy.forward", "targets", targets, shape[-1], ignore_index)
+    mean = reduction == "mean"
+    loss, count, lse = empty((), logits), empty((), logits), empty(shape[:-1], logits)
+    kernel(loss, count, lse, logits, targets, ignore_index, smoothing, mean)
+    return loss, (logits, targets, lse, count, ignore_index, smoothing, mean)
+
+
+def backward(dloss: Array | float, saved: Saved, out: Array | None = None) -> Array:
+    """dloss (0-d array or number) -> dlogits (..., V), written into `out` when given; `out` may be
+    the logits.
+    """
+    logits, targets, lse, count, ignore_index, smoothing, mean = saved
+    if isinstance(dloss, (int, float)):
+        number, dloss = dloss, empty((), logits)
+        dloss.fill(number)
+    if dloss.shape != ():
+        raise check.wrong_shape("cross_entropy.backward", "dloss", (), dloss)
+    if out is None:
+        out = empty(logits.shape, logits)
+    elif out.shape != logits.shape:
+        raise check.wrong_shape("cross_entropy.backward", "out", logits.shape, out)
+    kernel = kernels(logits).cross_entropy_backward
+    kernel(out, dloss, count, lse, logits, targets, ignore_index, smoothing, mean)
+    return out

@@ -1,0 +1,61 @@
+"""Inverted dropout, with a residual to add.
+
+    y  = z * x + add,      z = 0 with probability p, 1/(1-p) otherwise
+    dx = z * dy
+
+Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting" (2014),
+section 4, scaled while training so that inference needs no change (section 10). z is drawn from
+(seed, offset) by a counter-based generator and drawn again in backward: the mask is never stored.
+Saved: p, seed, offset.
+"""
+
+from byhand.backend import Array, In, Out, empty, kernels, reference_kernel
+from byhand.ops import check, philox
+from byhand.ops.check import Saved
+
+
+def _dropped(x: Array, p: float, seed: int, offset: int) -> Array:
+    kept = philox.keep(1, x.size, p, seed, offset).reshape(x.shape)
+    # Dropped values are set, not multiplied, to zero: what is dropped is gone, even a NaN.
+    out = x * x.dtype.type(1 / (1 - p))
+    out[~kept] = 0
+    return out
+
+
+@reference_kernel
+def dropout_forward(y: Out, x: In, add: In | None, p: float, seed: int, offset: int) -> None:
+    out = _dropped(x, p, seed, offset)
+    y[...] = out if add is None else out + add
+
+
+@reference_kernel
+def dropout_backward(dx: Out, dy: In, p: float, seed: int, offset: int) -> None:
+    dx[...] = _dropped(dy, p, seed, offset)
+
+
+def forward(
+    x: Array, p: float, seed: int, offset: int, add: Array | None = None
+) -> tuple[Array, Saved]:
+    """x (...) -> y of the same shape, saved; add has x's shape or is None.
+
+    ValueError when p is outside 0 <= p < 1, seed or offset is no unsigned 64-bit integer, or add
+    does not fit.
+    """
+    kernel = kernels(x).dropout_forward
+    check.probability("dropout.forward", "p", p)
+    check.counter("dropout.forward", seed, offset)
+    if add is not None and add.shape != x.shape:
+        raise check.wrong_shape("dropout.forward", "add", x.shape, add)
+    y = empty(x.shape, x)
+    kernel(y, x, add, p, seed, offset)
+    return y, (x.shape, p, seed, offset)
+
+
+def backward(dy: Array, saved: Saved) -> Array:
+    """dy (...) -> dx of the same shape. The gradient of `add` is dy."""
+    shape, p, seed, offset = saved
+    if dy.shape != shape:
+        raise check.wrong_shape("dropout.backward", "dy", shape, dy)
+    dx = empty(shape, dy)
+    kernels(dy).dropout_backward(dx, dy, p, seed, offset)
+    return dx

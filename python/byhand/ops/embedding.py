@@ -1,0 +1,59 @@
+"""A row of a table for every id.
+
+    y[r] = w[ids[r]] + add[r]
+    dw[i] += sum of dy[r] over the rows r with ids[r] = i, in ascending order
+
+Bengio et al., "A neural probabilistic language model" (2003), section 2: the product of a one-hot
+row with the table, without the zeros. A gather forward is a scatter-add backward. Saved: ids.
+"""
+
+import numpy as np
+
+from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel
+from byhand.ops import check
+from byhand.ops.check import Saved
+from byhand.ops.linear import as_rows
+
+
+@reference_kernel
+def embedding_forward(y: Out, w: In, ids: In, add: In | None) -> None:
+    y[...] = w[ids] if add is None else w[ids] + add
+
+
+@reference_kernel
+def embedding_backward(dw: Acc | None, dy: In, ids: In) -> None:
+    if dw is not None:
+        np.add.at(dw, ids.reshape(-1), as_rows(dy))
+
+
+def forward(ids: Array, w: Array, add: Array | None = None) -> tuple[Array, Saved]:
+    """ids (...) int64, w (V, C), add (..., C) or None -> y (..., C), saved.
+
+    IndexError naming the position of an id outside 0..V-1 (numpy arrays only), ValueError for a
+    shape, TypeError for a dtype.
+    """
+    kernel = kernels(w).embedding_forward
+    if w.ndim != 2:
+        raise check.wrong_shape("embedding.forward", "w", "(V, C)", w)
+    check.ids("embedding.forward", "ids", ids, w.shape[0])
+    shape = ids.shape + w.shape[1:]
+    if add is not None and add.shape != shape:
+        raise check.wrong_shape("embedding.forward", "add", shape, add)
+    y = empty(shape, w)
+    kernel(y, w, ids, add)
+    return y, (ids, w.shape)
+
+
+def backward(dy: Array, saved: Saved, dw: Array | None) -> None:
+    """dy (..., C): adds into dw (V, C), None when frozen. Ids have no gradient; that of `add` is
+    dy.
+    """
+    ids, table = saved
+    shape = ids.shape + table[1:]
+    if dy.shape != shape:
+        raise check.wrong_shape("embedding.backward", "dy", shape, dy)
+    if dw is None:
+        return
+    if dw.shape != table:
+        raise check.wrong_shape("embedding.backward", "dw", table, dw)
+    kernels(dw).embedding_backward(dw, dy, ids)

@@ -1,0 +1,126 @@
+"""The feed-forward layer of a transformer: two linear maps with a GELU between them.
+
+    pre = x w1T + b1,      h = gelu(pre),      y = h w2T + b2 + add
+    dpre = (dy w2) * gelu'(pre),      dx = dpre w1
+    dw2 = dyT h,      db2 = sum of dy,      dw1 = dpreT x,      db1 = sum of dpre
+
+Vaswani et al., "Attention is all you need" (2017), equation 2, with the GELU of Radford et al.
+(2018). One op, so that bias, GELU and residual happen while a tile of the product is still in the
+cache. Saved: x, pre, h, w1, w2.
+"""
+
+from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel
+from byhand.ops import check
+from byhand.ops.bias_gelu import gelu, gelu_derivative
+from byhand.ops.check import GeluForm, Saved
+from byhand.ops.linear import as_rows
+
+
+@reference_kernel
+def gelu_ffn_forward(
+    y: Out,
+    pre: Out,
+    h: Out,
+    x: In,
+    w1: In,
+    b1: In | None,
+    w2: In,
+    b2: In | None,
+    add: In | None,
+    tanh: bool,
+) -> None:
+    pre[...] = x @ w1.T if b1 is None else x @ w1.T + b1
+    h[...] = gelu(pre, tanh)
+    out = h @ w2.T
+    if b2 is not None:
+        out = out + b2
+    y[...] = out if add is None else out + add
+
+
+@reference_kernel
+def gelu_ffn_backward(
+    dx: Out,
+    dpre: Out,
+    dw1: Acc | None,
+    db1: Acc | None,
+    dw2: Acc | None,
+    db2: Acc | None,
+    dy: In,
+    x: In,
+    pre: In,
+    h: In,
+    w1: In,
+    w2: In,
+    tanh: bool,
+) -> None:
+    if dw2 is not None:
+        dw2 += as_rows(dy).T @ as_rows(h)
+    if db2 is not None:
+        db2 += as_rows(dy).sum(axis=0)
+    dpre[...] = (dy @ w2) * gelu_derivative(pre, tanh)
+    if dw1 is not None:
+        dw1 += as_rows(dpre).T @ as_rows(x)
+    if db1 is not None:
+        db1 += as_rows(dpre).sum(axis=0)
+    dx[...] = dpre @ w1
+
+
+def forward(
+    x: Array,
+    w1: Array,
+    b1: Array | None,
+    w2: Array,
+    b2: Array | None,
+    add: Array | None = None,
+    form: GeluForm = "tanh",
+) -> tuple[Array, Saved]:
+    """x (..., C), w1 (F, C), b1 (F,), w2 (C, F), b2 (C,), add (..., C) -> y (..., C), saved.
+
+    b1, b2 and add may be None. ValueError naming the first argument whose shape does not fit, or a
+    form that is neither "tanh" nor "erf".
+    """
+    kernel = kernels(x).gelu_ffn_forward
+    tanh = check.gelu_is_tanh("gelu_ffn.forward", form)
+    shape = x.shape
+    if w1.ndim != 2 or w1.shape[1:] != shape[-1:]:
+        raise check.wrong_shape("gelu_ffn.forward", "w1", f"(F, {shape[-1] if shape else 'C'})", w1)
+    hidden, channels = w1.shape
+    if w2.shape != (channels, hidden):
+        raise check.wrong_shape("gelu_ffn.forward", "w2", (channels, hidden), w2)
+    if b1 is not None and b1.shape != (hidden,):
+        raise check.wrong_shape("gelu_ffn.forward", "b1", (hidden,), b1)
+    if b2 is not None and b2.shape != (channels,):
+        raise check.wrong_shape("gelu_ffn.forward", "b2", (channels,), b2)
+    if add is not None and add.shape != shape:
+        raise check.wrong_shape("gelu_ffn.forward", "add", shape, add)
+    inner = (*shape[:-1], hidden)
+    y, pre, h = empty(shape, x), empty(inner, x), empty(inner, x)
+    kernel(y, pre, h, x, w1, b1, w2, b2, add, tanh)
+    return y, (x, pre, h, w1, w2, tanh)
+
+
+def backward(
+    dy: Array,
+    saved: Saved,
+    dw1: Array | None = None,
+    db1: Array | None = None,
+    dw2: Array | None = None,
+    db2: Array | None = None,
+) -> Array:
+    """dy (..., C) -> dx (..., C); adds into dw1, db1, dw2, db2, each None when frozen. The gradient
+    of `add` is dy.
+    """
+    x, pre, h, w1, w2, tanh = saved
+    if dy.shape != x.shape:
+        raise check.wrong_shape("gelu_ffn.backward", "dy", x.shape, dy)
+    if dw1 is not None and dw1.shape != w1.shape:
+        raise check.wrong_shape("gelu_ffn.backward", "dw1", w1.shape, dw1)
+    if db1 is not None and db1.shape != w1.shape[:1]:
+        raise check.wrong_shape("gelu_ffn.backward", "db1", w1.shape[:1], db1)
+    if dw2 is not None and dw2.shape != w2.shape:
+        raise check.wrong_shape("gelu_ffn.backward", "dw2", w2.shape, dw2)
+    if db2 is not None and db2.shape != w2.shape[:1]:
+        raise check.wrong_shape("gelu_ffn.backward", "db2", w2.shape[:1], db2)
+    dx, dpre = empty(x.shape, x), empty(pre.shape, x)
+    kernels(x).gelu_ffn_backward(dx, dpre, dw1, db1, dw2, db2, dy, x, pre, h, w1, w2, tanh)
+    return dx

@@ -1,0 +1,53 @@
+"""The length of the whole gradient, and clipping to a largest length.
+
+    norm = sqrt(sum g^2),      g = g * min(1, max_norm / (norm + 1e-6))
+
+Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks" (2013),
+algorithm 1. The norm stays an array on the gradient's device: nothing waits for it.
+"""
+
+import numpy as np
+
+from byhand.backend import Array, In, Mut, Out, empty, kernels, reference_kernel
+from byhand.ops import check
+
+
+def clip_factor(norm: Array, max_norm: float) -> Array:
+    """min(1, max_norm / (norm + 1e-6)) in norm's dtype; the small number is PyTorch's guard for a
+    norm of 0.
+    """
+    return np.minimum(1, max_norm / (norm + 1e-6)).astype(norm.dtype)
+
+
+@reference_kernel
+def grad_norm(norm: Out, g: In) -> None:
+    norm[...] = np.sqrt(np.square(g, dtype=np.float64).sum())
+
+
+def _register_clip() -> None:
+    # Kernel and door have the same name, so the reference is defined in here.
+    @reference_kernel
+    def clip(g: Mut, norm: In, max_norm: float) -> None:
+        g *= clip_factor(norm, max_norm)
+
+
+_register_clip()
+
+
+def norm(g: Array) -> Array:
+    """g of any shape -> its Euclidean norm, a 0-d array."""
+    out = empty((), g)
+    kernels(g).grad_norm(out, g)
+    return out
+
+
+def clip(g: Array, norm: Array, max_norm: float) -> None:
+    """Scales g in place so that its norm, which the caller has measured, becomes at most max_norm.
+
+    ValueError when norm is not a 0-d array or max_norm is not positive.
+    """
+    if norm.shape != ():
+        raise check.wrong_shape("grad_norm.clip", "norm", (), norm)
+    if not max_norm > 0:
+        raise check.wrong_value("grad_norm.clip", "max_norm", "positive", max_norm)
+    kernels(g).clip(g, norm, max_norm)

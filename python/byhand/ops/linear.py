@@ -1,0 +1,84 @@
+"""The affine map of the last axis.
+
+    y  = x wT + b + add
+    dx = dy w,      dw = dyT x,      db = sum over rows of dy
+
+Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors" (1986),
+equations 1, 5, 6 and 7, a whole matrix at a time. w is stored (N, K), a row an output, as the field
+does. Saved: x, w.
+"""
+
+import math
+
+from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel
+from byhand.ops import check
+from byhand.ops.check import Saved
+
+
+def as_rows(a: Array) -> Array:
+    """(..., C) seen as (R, C). The row count is spelled out: -1 cannot be inferred when C is 0."""
+    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
+
+
+@reference_kernel
+def linear_forward(y: Out, x: In, w: In, b: In | None, add: In | None) -> None:
+    out = x @ w.T
+    if b is not None:
+        out = out + b
+    y[...] = out if add is None else out + add
+
+
+@reference_kernel
+def linear_backward(dx: Out | None, dw: Acc | None, db: Acc | None, dy: In, x: In, w: In) -> None:
+    if dw is not None:
+        dw += as_rows(dy).T @ as_rows(x)
+    if db is not None:
+        db += as_rows(dy).sum(axis=0)
+    if dx is not None:
+        dx[...] = dy @ w
+
+
+def forward(
+    x: Array, w: Array, b: Array | None = None, add: Array | None = None
+) -> tuple[Array, Saved]:
+    """x (..., K), w (N, K), b (N,) or None, add (..., N) or None -> y (..., N), saved.
+
+    ValueError naming the first argument whose shape does not fit.
+    """
+    kernel = kernels(x).linear_forward
+    shape = x.shape
+    if w.ndim != 2 or w.shape[1:] != shape[-1:]:
+        raise check.wrong_shape("linear.forward", "w", f"(N, {shape[-1] if shape else 'K'})", w)
+    out = shape[:-1] + w.shape[:1]
+    if b is not None and b.shape != w.shape[:1]:
+        raise check.wrong_shape("linear.forward", "b", w.shape[:1], b)
+    if add is not None and add.shape != out:
+        raise check.wrong_shape("linear.forward", "add", out, add)
+    y = empty(out, x)
+    kernel(y, x, w, b, add)
+    return y, (x, w)
+
+
+def backward(
+    dy: Array,
+    saved: Saved,
+    dw: Array | None = None,
+    db: Array | None = None,
+    need_dx: bool = True,
+) -> Array | None:
+    """dy (..., N) -> dx (..., K), or None when need_dx is False; adds into dw (N, K) and db (N,),
+    None when frozen.
+
+    The gradient of `add` is dy itself.
+    """
+    x, w = saved
+    out = x.shape[:-1] + w.shape[:1]
+    if dy.shape != out:
+        raise check.wrong_shape("linear.backward", "dy", out, dy)
+    if dw is not None and dw.shape != w.shape:
+        raise check.wrong_shape("linear.backward", "dw", w.shape, dw)
+    if db is not None and db.shape != w.shape[:1]:
+        raise check.wrong_shape("linear.backward", "db", w.shape[:1], db)
+    dx = empty(x.shape, x) if need_dx else None
+    kernels(x).linear_backward(dx, dw, db, dy, x, w)
+    return dx

@@ -1,0 +1,56 @@
+"""Philox4x32-10, the counter-based generator behind dropout, in numpy.
+
+Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), section 4.3.
+A key and a 128-bit counter give four 32-bit words; nothing is carried from one counter to the next,
+so any element of a dropout mask can be redrawn in any order, on any device, and the mask itself is
+never stored.
+
+Here the key is the seed (low word, high word) and the counter is (group, offset), each 64 bits, low
+word first. Group g holds the words of the elements 4g .. 4g+3.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from byhand.backend import Array
+
+_MULTIPLIER_0 = np.uint64(0xD2511F53)
+_MULTIPLIER_1 = np.uint64(0xCD9E8D57)
+_WEYL_0 = 0x9E3779B9  # the golden ratio
+_WEYL_1 = 0xBB67AE85  # sqrt(3) - 1
+_LOW = np.uint64(0xFFFFFFFF)
+_32 = np.uint64(32)
+_ROUNDS = 10
+
+
+def words(groups: Array, seed: int, offset: int) -> Array:
+    """The four words of every group: groups (n,) unsigned -> (n, 4) uint32.
+
+    32-bit words are kept in 64-bit integers, so that the product of two never overflows.
+    """
+    groups = np.asarray(groups, np.uint64)
+    c0, c1 = groups & _LOW, groups >> _32
+    c2 = np.full_like(groups, offset & 0xFFFFFFFF)
+    c3 = np.full_like(groups, offset >> 32)
+    k0, k1 = seed & 0xFFFFFFFF, seed >> 32
+    for _ in range(_ROUNDS):
+        p0, p1 = _MULTIPLIER_0 * c0, _MULTIPLIER_1 * c2
+        c0, c1, c2, c3 = (
+            (p1 >> _32) ^ c1 ^ np.uint64(k0),
+            p1 & _LOW,
+            (p0 >> _32) ^ c3 ^ np.uint64(k1),
+            p0 & _LOW,
+        )
+        k0, k1 = (k0 + _WEYL_0) & 0xFFFFFFFF, (k1 + _WEYL_1) & 0xFFFFFFFF
+    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+
+
+def keep(rows: int, columns: int, p: float, seed: int, offset: int) -> Array:
+    """Which elements survive dropout: (rows, columns) bool, False with probability p.
+
+    Each row starts a new group, so a kernel that owns a row needs to know nothing of the others.
+    """
+    groups = -(-columns // 4)
+    drawn = words(np.arange(rows * groups), seed, offset).reshape(rows, groups * 4)
+    return drawn[:, :columns] >= np.uint32(p * 4294967296.0)
