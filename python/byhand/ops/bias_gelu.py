@@ -14,7 +14,7 @@ import numpy as np
 
 from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel
 from byhand.ops import check
-from byhand.ops.check import GeluForm, Saved
+from byhand.ops.check import Saved
 
 _SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 _CUBIC = 0.044715
@@ -59,7 +59,7 @@ def bias_gelu_backward(dx: Out, db: Acc | None, dy: In, x: In, b: In | None, tan
         db += du.sum(axis=tuple(range(x.ndim - 1)))
 
 
-def forward(x: Array, b: Array | None = None, form: GeluForm = "tanh") -> tuple[Array, Saved]:
+def forward(x: Array, b: Array | None = None, form: str = "tanh") -> tuple[Array, Saved]:
     """x (..., C), b (C,) or None -> y of x's shape, saved.
 
     ValueError when b does not have the length of x's last axis, or form is neither "tanh" nor

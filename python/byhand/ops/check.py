@@ -7,21 +7,20 @@ something is wrong, so a correct call pays for a few tuple comparisons and nothi
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from byhand.backend import Array
 
 Saved: TypeAlias = tuple[Any, ...]  # what a forward door hands to its backward door
-GeluForm: TypeAlias = Literal["tanh", "erf"]
 
 _INT64 = np.dtype(np.int64)
 _BOOL = np.dtype(np.bool_)
 
 
 def wrong_shape(op: str, name: str, expected: Any, array: Array) -> ValueError:
-    """The error of an argument whose shape is not `expected` (a tuple, or words that describe it)."""
+    """The error of an argument whose shape is not `expected` (a tuple, or words for one)."""
     got = getattr(array, "shape", None)
     if got is None:
         got = f"a {type(array).__name__}"
@@ -78,7 +77,7 @@ def ids(op: str, name: str, array: Array, size: int, ignore: int | None = None) 
     where = tuple(int(i) for i in np.argwhere(bad)[0])
     position = ", ".join(str(i) for i in where)
     raise IndexError(
-        f"{op}: {name}[{position}] = {array[where]} is outside the vocabulary 0..{size}"
+        f"{op}: {name}[{position}] = {array[where]} is outside the vocabulary 0..{size - 1}"
     )
 
 

@@ -12,7 +12,7 @@ cache. Saved: x, pre, h, w1, w2.
 from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel
 from byhand.ops import check
 from byhand.ops.bias_gelu import gelu, gelu_derivative
-from byhand.ops.check import GeluForm, Saved
+from byhand.ops.check import Saved
 from byhand.ops.linear import as_rows
 
 
@@ -72,7 +72,7 @@ def forward(
     w2: Array,
     b2: Array | None,
     add: Array | None = None,
-    form: GeluForm = "tanh",
+    form: str = "tanh",
 ) -> tuple[Array, Saved]:
     """x (..., C), w1 (F, C), b1 (F,), w2 (C, F), b2 (C,), add (..., C) -> y (..., C), saved.
 
