@@ -1,0 +1,110 @@
+"""The same GPT in PyTorch: the second oracle of the tests and the opponent of the benches.
+
+Written as a PyTorch user would write it for speed: one matrix for q, k, v, the fused
+scaled_dot_product_attention, fused AdamW. Parameter names are byhand's, so a state dict carries
+over by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    def __init__(self, dim: int, heads: int, dropout: float, bias: bool):
+        super().__init__()
+        self.heads, self.p = heads, dropout
+        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
+        self.project = nn.Linear(dim, dim, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, T, C = x.shape
+        q, k, v = self.qkv(x).split(C, dim=2)
+        q, k, v = (t.view(B, T, self.heads, C // self.heads).transpose(1, 2) for t in (q, k, v))
+        p = self.p if self.training else 0.0
+        o = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
+        return self.dropout(self.project(o.transpose(1, 2).reshape(B, T, C)))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, dim: int, dropout: float, bias: bool):
+        super().__init__()
+        self.up = nn.Linear(dim, 4 * dim, bias=bias)
+        self.down = nn.Linear(4 * dim, dim, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.down(F.gelu(self.up(x), approximate="tanh")))
+
+
+class Block(nn.Module):
+    def __init__(self, dim: int, heads: int, dropout: float, bias: bool):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, bias=bias)
+        self.attention = Attention(dim, heads, dropout, bias)
+        self.norm2 = nn.LayerNorm(dim, bias=bias)
+        self.ffn = FeedForward(dim, dropout, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.ffn(self.norm2(x))
+
+
+class TorchGPT(nn.Module):
+    """``config`` is a byhand.GPTConfig."""
+
+    def __init__(self, config: Any):
+        super().__init__()
+        C, V = config.embedding_dim, config.vocabulary_size
+        self.tokens = nn.Embedding(V, C)
+        self.positions = nn.Embedding(config.context_size, C)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            Block(C, config.num_heads, config.dropout, config.use_bias)
+            for _ in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(C, bias=config.use_bias)
+        self.head = nn.Linear(C, V, bias=False)
+        if config.tie_weights:
+            self.head.weight = self.tokens.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.dropout(self.tokens(ids) + self.positions.weight[: ids.shape[1]])
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+    def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(self(ids).flatten(0, 1), targets.flatten())
+
+
+def twin_of(model: Any) -> TorchGPT:
+    """A PyTorch copy of a byhand GPT: same weights, same dtype."""
+    state = {name: torch.from_numpy(value.copy()) for name, value in model.state_dict().items()}
+    twin = TorchGPT(model.config).to(next(iter(state.values())).dtype)
+    missing, unexpected = twin.load_state_dict(state, strict=False)
+    assert not unexpected, unexpected
+    assert set(missing) <= {"head.weight"}, missing  # the tied head is listed once in byhand
+    return twin
+
+
+def adamw(
+    twin: nn.Module,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    fused: bool | None = None,
+) -> torch.optim.AdamW:
+    """PyTorch's AdamW with byhand's decay groups: matrices decay, vectors do not."""
+    params = list(twin.parameters())
+    groups = [
+        {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)

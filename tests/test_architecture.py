@@ -1,0 +1,123 @@
+"""The house rules that no linter knows."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import byhand
+import pytest
+from byhand import backend
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "python" / "byhand"
+
+# Top floor first; imports only go down. Rooms on one floor may not import each other, except
+# where a floor is listed in NEIGHBOURS.
+FLOORS = [
+    {"__main__", "__init__"},
+    {"cli"},
+    {"training", "generation", "gradcheck", "info", "presets"},
+    {"models"},
+    {"nn", "optim", "text", "data"},
+    {"ops"},
+    {"backend"},
+    {"errors", "_build", "_host"},
+]
+NEIGHBOURS = {("optim", "nn"), ("training", "generation"), ("training", "presets")}
+FLOOR_OF = {room: height for height, rooms in enumerate(reversed(FLOORS)) for room in rooms}
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Rooms of byhand that a file imports, anywhere in it."""
+    package = ["byhand", *path.relative_to(PACKAGE).parts[:-1]]
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = [*base, *(node.module.split(".") if node.module else [])]
+            if module == ["byhand"]:
+                rooms |= {alias.name for alias in node.names}
+            elif module[0] == "byhand":
+                rooms.add(module[1])
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                parts = alias.name.split(".")
+                if parts[0] == "byhand" and len(parts) > 1:
+                    rooms.add(parts[1])
+    return rooms
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_only_go_down(path: Path):
+    room = room_of(path)
+    assert room in FLOOR_OF, f"{room} has no floor: add it to FLOORS"
+    for other in imported_rooms(path) & FLOOR_OF.keys():
+        if other != room and (room, other) not in NEIGHBOURS:
+            assert FLOOR_OF[other] < FLOOR_OF[room], f"{room} must not import {other}"
+
+
+def test_the_parser_of_imports_sees_relative_and_absolute_ones(tmp_path: Path):
+    """The test above is only as good as its parser."""
+    assert "nn" in imported_rooms(PACKAGE / "models" / "gpt.py")
+    assert "backend" in imported_rooms(PACKAGE / "models" / "gpt.py")
+    assert "ops" in imported_rooms(PACKAGE / "nn" / "layers.py")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_file_is_a_giant(path: Path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
+
+
+def test_import_is_light():
+    """Nothing that a command needs is loaded by ``import byhand``, and no thread is started."""
+    code = (
+        "import sys, threading, byhand\n"
+        "heavy = {'rich', 'safetensors', 'matplotlib', 'torch', 'cupy', 'argparse', 'http'}\n"
+        "print(sorted(heavy & set(sys.modules)), threading.active_count(),"
+        " any('_cpu_' in name for name in sys.modules))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert out.stdout.split() == ["[]", "1", "False"]
+
+
+def test_every_op_has_its_rooms():
+    """One stem in every room: contract, CPU body, door."""
+    stems = {p.stem for p in (ROOT / "csrc").glob("*.cpp")} - {"bind", "host"}
+    doors = {p.stem for p in (PACKAGE / "ops").glob("*.py")}
+    assert stems, "the sources are not where this test looks for them"
+    for stem in stems:
+        if not any(p.stem == stem for p in (ROOT / "csrc").glob("*.h")):
+            pytest.fail(f"csrc/{stem}.cpp has no contract csrc/{stem}.h")
+        parts = stem.split("_")
+        if not any("_".join(parts[:n]) in doors for n in range(len(parts), 0, -1)):
+            pytest.fail(f"csrc/{stem}.cpp has no door python/byhand/ops/{stem}.py")
+    for cuda_body in (ROOT / "cuda").glob("*.cu"):
+        assert cuda_body.stem in stems, f"{cuda_body.name} has no CPU body"
+
+
+def test_every_native_kernel_has_a_reference():
+    for name, native in backend.cpu_modules().items():
+        missing = set(native.available) - set(backend.reference.available) - {"vecmath_probe"}
+        assert not missing, f"{name} has kernels without a reference: {missing}"
+        assert set(backend.reference.available) <= set(native.available)
+
+
+def test_a_missing_kernel_is_a_loud_error():
+    with pytest.raises(NotImplementedError, match=r"frobnicate has no reference kernel.*adamw"):
+        backend.reference.frobnicate  # noqa: B018
+
+
+def test_public_names_exist():
+    for name in byhand.__all__:
+        assert getattr(byhand, name) is not None
