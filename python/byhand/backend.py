@@ -148,6 +148,11 @@ def cpu() -> Kernels:
     if _state.cpu is None:
         built = built_modules()
         names = [n for n in _host.runnable_backends() if n in built]
+        if not names:
+            raise RuntimeError(
+                f"no CPU back end can run here: built are {', '.join(built) or 'none'}, this "
+                f"machine runs {', '.join(_host.runnable_backends())}"
+            )
         wanted = os.environ.get("BYHAND_CPU")
         if wanted is None:
             wanted = names[-1]
