@@ -21,11 +21,16 @@ enum class DType : std::uint8_t { none, f32, bf16, i64, b8 };
 
 inline const char* to_string(DType dtype) {
     switch (dtype) {
-        case DType::f32: return "float32";
-        case DType::bf16: return "bfloat16";
-        case DType::i64: return "int64";
-        case DType::b8: return "bool";
-        case DType::none: break;
+        case DType::f32:
+            return "float32";
+        case DType::bf16:
+            return "bfloat16";
+        case DType::i64:
+            return "int64";
+        case DType::b8:
+            return "bool";
+        case DType::none:
+            break;
     }
     return "none";
 }

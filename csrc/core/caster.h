@@ -43,20 +43,31 @@ struct IsMaybe<Maybe<A>> : std::true_type {
 template <class A>
 constexpr const char* kind_name() {
     using Base = typename IsMaybe<A>::Base;
-    if constexpr (std::is_same_v<Base, In>) return "In";
-    else if constexpr (std::is_same_v<Base, Out>) return "Out";
-    else if constexpr (std::is_same_v<Base, Acc>) return "Acc";
-    else if constexpr (std::is_same_v<Base, Mut>) return "Mut";
-    else if constexpr (std::is_same_v<Base, StridedIn>) return "StridedIn";
-    else if constexpr (std::is_same_v<Base, StridedOut>) return "StridedOut";
-    else if constexpr (std::is_same_v<A, bool>) return "bool";
-    else if constexpr (std::is_integral_v<A>) return "int";
-    else return "float";
+    if constexpr (std::is_same_v<Base, In>)
+        return "In";
+    else if constexpr (std::is_same_v<Base, Out>)
+        return "Out";
+    else if constexpr (std::is_same_v<Base, Acc>)
+        return "Acc";
+    else if constexpr (std::is_same_v<Base, Mut>)
+        return "Mut";
+    else if constexpr (std::is_same_v<Base, StridedIn>)
+        return "StridedIn";
+    else if constexpr (std::is_same_v<Base, StridedOut>)
+        return "StridedOut";
+    else if constexpr (std::is_same_v<A, bool>)
+        return "bool";
+    else if constexpr (std::is_integral_v<A>)
+        return "int";
+    else
+        return "float";
 }
 
 [[noreturn]] inline void fail(const char* kernel, const char* name, const std::string& what) {
     throw TypeError(std::string(kernel) + ": " + name + " " + what);
 }
+
+inline std::string text_of(py::handle object) { return py::cast<std::string>(py::str(object)); }
 
 inline DType dtype_of(const py::dtype& dtype) {
     const char kind = dtype.kind();
@@ -65,18 +76,16 @@ inline DType dtype_of(const py::dtype& dtype) {
     if (kind == 'f' && size == 4) return DType::f32;
     if (kind == 'i' && size == 8) return DType::i64;
     if (kind == 'b' && size == 1) return DType::b8;
-    if (size == 2 && py::cast<std::string>(dtype.attr("name")) == "bfloat16") return DType::bf16;
+    if (size == 2 && text_of(dtype) == "bfloat16") return DType::bf16;
     return DType::none;
 }
 
 inline std::string describe(py::handle object) {
     if (py::hasattr(object, "dtype") && py::hasattr(object, "shape")) {
-        std::ostringstream text;
-        text << "a " << py::str(py::type::of(object).attr("__module__")) << " array of dtype "
-             << py::str(object.attr("dtype")) << " and shape " << py::str(object.attr("shape"));
-        return text.str();
+        return "a " + text_of(py::type::of(object).attr("__module__")) + " array of dtype " +
+               text_of(object.attr("dtype")) + " and shape " + text_of(object.attr("shape"));
     }
-    return py::cast<std::string>(py::type::of(object).attr("__name__"));
+    return text_of(py::type::of(object).attr("__name__"));
 }
 
 inline bool contiguous(const Array& a) {
@@ -90,11 +99,11 @@ inline bool contiguous(const Array& a) {
 }
 
 inline void fill_shape(Array& a, const char* kernel, const char* name, py::ssize_t ndim,
-                       const py::ssize_t* shape, const py::ssize_t* strides,
-                       py::ssize_t itemsize) {
+                       const py::ssize_t* shape, const py::ssize_t* strides, py::ssize_t itemsize) {
     if (ndim > kMaxDims) {
-        fail(kernel, name, "has " + std::to_string(ndim) + " dimensions, at most " +
-                               std::to_string(kMaxDims) + " are supported");
+        fail(kernel, name,
+             "has " + std::to_string(ndim) + " dimensions, at most " + std::to_string(kMaxDims) +
+                 " are supported");
     }
     a.ndim = static_cast<int>(ndim);
     for (int d = 0; d < a.ndim; ++d) {
@@ -148,25 +157,25 @@ A cast_argument(py::handle object, const char* kernel, const char* name) {
             if (optional) return a;
             fail(kernel, name, "must be an array, got None");
         }
-        const bool seen = kDeviceArrays ? view_cupy(a, object, kernel)
-                                        : view_numpy(a, object, kernel, writable);
+        const bool seen =
+            kDeviceArrays ? view_cupy(a, object, kernel) : view_numpy(a, object, kernel, writable);
         if (!seen) {
-            fail(kernel, name, std::string("must be a ") + (kDeviceArrays ? "cupy" : "numpy") +
-                                   " array, got " + describe(object));
+            fail(kernel, name,
+                 std::string("must be a ") + (kDeviceArrays ? "cupy" : "numpy") + " array, got " +
+                     describe(object));
         }
         if (!strided && !contiguous(a)) {
-            fail(kernel, name, "must be C-contiguous, got strides " +
-                                   py::cast<std::string>(py::str(object.attr("strides"))) +
-                                   " for shape " +
-                                   py::cast<std::string>(py::str(object.attr("shape"))));
+            fail(kernel, name,
+                 "must be C-contiguous, got strides " + text_of(object.attr("strides")) +
+                     " for shape " + text_of(object.attr("shape")));
         }
         return a;
     } else {
         try {
             return py::cast<A>(object);
         } catch (const py::cast_error&) {
-            fail(kernel, name, std::string("must be a ") + kind_name<A>() + ", got " +
-                                   py::cast<std::string>(py::repr(object)));
+            fail(kernel, name,
+                 std::string("must be a ") + kind_name<A>() + ", got " + text_of(py::repr(object)));
         }
     }
 }
@@ -181,17 +190,6 @@ inline Stream current_stream() {
 }
 
 namespace detail {
-
-template <class... A, std::size_t... I>
-void call(void (*f)(A..., Stream), const char* kernel, const std::vector<std::string>& names,
-          const py::args& args, std::index_sequence<I...>) {
-    // The views borrow: `args` keeps every array alive for the call.
-    std::tuple<A...> views{
-        cast_argument<A>(PyTuple_GET_ITEM(args.ptr(), I), kernel, names[I].c_str())...};
-    const Stream stream = current_stream();
-    py::gil_scoped_release release;
-    f(std::get<I>(views)..., stream);
-}
 
 template <class F>
 struct Signature;
@@ -221,12 +219,25 @@ struct Binder<std::tuple<A...>> {
         (arguments.append(py::make_tuple(names[i++], kind_name<A>())), ...);
         registry.kernels[kernel] = arguments;
         registry.module.def(kernel, [f, kernel, names = std::move(names)](const py::args& args) {
-            if (args.size() != sizeof...(A)) {
-                fail(kernel, "", "takes " + std::to_string(sizeof...(A)) + " arguments, got " +
-                                     std::to_string(args.size()));
+            if (args.size() != count) {
+                fail(kernel, "",
+                     "takes " + std::to_string(count) + " arguments, got " +
+                         std::to_string(args.size()));
             }
-            call<A...>(f, kernel, names, args, std::index_sequence_for<A...>{});
+            call(f, kernel, names, args, std::index_sequence_for<A...>{});
         });
+    }
+
+    template <std::size_t... I>
+    static void call(void (*f)(A..., Stream), const char* kernel,
+                     const std::vector<std::string>& names, const py::args& args,
+                     std::index_sequence<I...>) {
+        // The views borrow: `args` keeps every array alive for the call.
+        std::tuple<A...> views{
+            cast_argument<A>(PyTuple_GET_ITEM(args.ptr(), I), kernel, names[I].c_str())...};
+        const Stream stream = current_stream();
+        py::gil_scoped_release release;
+        f(std::get<I>(views)..., stream);
     }
 };
 
@@ -243,8 +254,8 @@ inline std::vector<std::string> split(const char* names) {
 template <class F>
 void define(Registry& registry, const char* kernel, const char* names, F f) {
     using S = detail::Signature<F>;
-    using Arguments = decltype(detail::arguments<typename S::All>(
-        std::make_index_sequence<S::count>{}));
+    using Arguments =
+        decltype(detail::arguments<typename S::All>(std::make_index_sequence<S::count>{}));
     detail::Binder<Arguments>::bind(registry, kernel, detail::split(names), f);
 }
 

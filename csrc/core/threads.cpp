@@ -243,8 +243,8 @@ float* scratch(std::size_t floats, int slot) {
         ::operator delete(block.data, std::align_val_t{64});
         block.data = nullptr;
         block.capacity = 0;
-        block.data = static_cast<float*>(
-            ::operator new(capacity * sizeof(float), std::align_val_t{64}));
+        block.data =
+            static_cast<float*>(::operator new(capacity * sizeof(float), std::align_val_t{64}));
         block.capacity = capacity;
     }
     return block.data;

@@ -16,8 +16,14 @@ void apply(float* y, const float* x, std::int64_t size) {
 
 using Apply = void (*)(float*, const float*, std::int64_t);
 constexpr Apply kFunctions[] = {
-    apply<exp>,       apply<log>,      apply<tanh>,                 apply<erf>,
-    apply<gelu_tanh>, apply<gelu_erf>, apply<gelu_tanh_derivative>, apply<gelu_erf_derivative>,
+    apply<exp>,
+    apply<log>,
+    apply<tanh>,
+    apply<erf>,
+    apply<gelu_tanh>,
+    apply<gelu_erf>,
+    apply<gelu_tanh_derivative>,
+    apply<gelu_erf_derivative>,
 };
 constexpr std::int64_t kCount = sizeof(kFunctions) / sizeof(kFunctions[0]);
 
