@@ -1,0 +1,77 @@
+"""Flags that several commands share, and the kinds of values flags take."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+from byhand.errors import UserError
+from byhand.training.run import CHECKPOINTS
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    return _whole(text, 1)
+
+
+def count_or_none(text: str) -> int:
+    """A whole number of at least 0."""
+    return _whole(text, 0)
+
+
+def number(text: str) -> float:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}")
+    return value
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, not {value}")
+    return value
+
+
+def add_threads(command: argparse._ActionsContainer) -> None:
+    command.add_argument(
+        "--threads",
+        type=count,
+        metavar="N",
+        help="CPU threads to use (default: OMP_NUM_THREADS if set, else every CPU this process may "
+        "use); the results are the same for any number",
+    )
+
+
+def add_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run_folder", metavar="DIR", help="the folder that `byhand train` wrote")
+    add_checkpoint(command, "best")
+
+
+def add_checkpoint(command: argparse._ActionsContainer, default: str) -> None:
+    command.add_argument(
+        "--checkpoint",
+        choices=CHECKPOINTS,
+        default=default,
+        help="best: the weights with the lowest validation loss; last: the newest "
+        f"(default: {default})",
+    )
+
+
+def use_threads(threads: int | None) -> None:
+    """Set the number of threads, and find the back end now rather than in mid-work."""
+    from byhand import backend
+
+    try:
+        backend.cpu()
+        if threads is not None:
+            backend.set_num_threads(threads)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(str(error)) from None

@@ -1,0 +1,91 @@
+"""Reading the command line, and turning every error a user can make into one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from byhand.cli import bench, evaluate, generate, info, train
+from byhand.errors import UserError
+
+DESCRIPTION = "Neural networks by hand: train a small language model on a text and let it write."
+
+EPILOG = """\
+a first session:
+  byhand train --out runs/first           learn from Python's own documentation: no download
+  byhand generate runs/first              let the model write
+  byhand train shakespeare --out runs/s   learn from Tiny Shakespeare (1 MB, downloaded once)
+  byhand train my.txt --out runs/mine     learn from any UTF-8 text file
+
+'byhand COMMAND --help' explains each command and its flags.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one sentence, without the usage above them."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"byhand: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(
+        prog="byhand",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="store_true", help="print the version")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    for module in (train, generate, evaluate, info, bench):
+        module.add_command(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status.
+
+    0 done, 2 an error of the user's (one sentence on stderr), 130 stopped by Ctrl-C, 143 by
+    SIGTERM.
+    """
+    top = parser()
+    try:
+        args = top.parse_args(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    if args.version:
+        import byhand
+
+        print(f"byhand {byhand.__version__}")
+        return 0
+    if args.command is None:
+        top.print_help()
+        return 0
+    try:
+        status: int = args.run(args)
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; Python must not try to flush again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}")
+    except MemoryError as error:
+        return _fail(f"there is not enough memory for this: {error or 'take a smaller model'}")
+    except KeyboardInterrupt:
+        print("\nbyhand: interrupted", file=sys.stderr)
+        return 130
+
+
+def _fail(sentence: str) -> int:
+    print(f"byhand: {sentence}", file=sys.stderr)
+    return 2

@@ -1,0 +1,126 @@
+"""One token per character: the smallest tokenizer that is complete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from byhand.errors import UserError
+
+
+def code_points(text: str) -> npt.NDArray[np.uint32]:
+    """The Unicode code points of `text`, shape (len(text),)."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+class CharacterTokenizer:
+    """Numbers the distinct characters of a text 0, 1, 2, ... in the order of their code points.
+
+    A character is a Unicode code point. `decode(encode(text)) == text` for every text made of
+    characters the vocabulary holds; any other character is an error that names it.
+    """
+
+    def __init__(self, characters: Iterable[str]) -> None:
+        """`characters`: a string or list of distinct single characters, in any order."""
+        listed = list(characters)
+        for character in listed:
+            if not isinstance(character, str) or len(character) != 1:
+                raise UserError(f"a vocabulary holds single characters, not {character!r}")
+            if "\ud800" <= character <= "\udfff":
+                # Half a character: no UTF-8 file can hold it, and two halves would join in JSON.
+                raise UserError(f"{describe(character)} is half of a surrogate pair")
+        if not listed:
+            raise UserError("a vocabulary needs at least one character: the text is empty")
+        if len(set(listed)) != len(listed):
+            twice = next(c for c in listed if listed.count(c) > 1)
+            raise UserError(f"the vocabulary holds {describe(twice)} twice")
+        self.characters = "".join(sorted(listed))
+        self._codes = code_points(self.characters)
+
+    @classmethod
+    def from_text(cls, text: str) -> CharacterTokenizer:
+        """The tokenizer whose vocabulary is exactly the characters of `text`."""
+        return cls(set(text))
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The characters, each at the index that is its id."""
+        return tuple(self.characters)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self.characters)
+
+    def __len__(self) -> int:
+        return len(self.characters)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CharacterTokenizer) and other.characters == self.characters
+
+    def __hash__(self) -> int:
+        return hash(self.characters)
+
+    def __repr__(self) -> str:
+        return f"CharacterTokenizer({self.characters!r})"
+
+    def encode(self, text: str) -> npt.NDArray[np.int64]:
+        """The ids of `text`, int64 of shape (len(text),). UserError on an unknown character."""
+        codes = code_points(text)
+        ids = np.searchsorted(self._codes, codes)
+        np.minimum(ids, len(self._codes) - 1, out=ids)
+        unknown = self._codes[ids] != codes
+        if unknown.any():
+            position = int(unknown.argmax())
+            raise UserError(
+                f"{describe(text[position])} at position {position} of the text is not among the "
+                f"{len(self)} characters of the vocabulary"
+            )
+        return ids.astype(np.int64, copy=False)
+
+    def decode(self, ids: npt.ArrayLike) -> str:
+        """The text of `ids`, any sequence of whole numbers. UserError on an id out of range."""
+        array = np.atleast_1d(np.asarray(ids))
+        if array.ndim != 1:
+            raise UserError(f"decode takes one sequence of ids, not an array of {array.ndim} axes")
+        if array.size == 0:
+            return ""
+        if not np.issubdtype(array.dtype, np.integer):
+            raise UserError(f"token ids are whole numbers, not {array.dtype}")
+        outside = (array < 0) | (array >= len(self))
+        if outside.any():
+            position = int(outside.argmax())
+            raise UserError(
+                f"token id {array[position]} at position {position} is outside the vocabulary "
+                f"0..{len(self) - 1}"
+            )
+        return self._codes[array].tobytes().decode("utf-32-le")
+
+    def to_json(self) -> dict[str, str]:
+        """A dict for `json.dump`; `from_json` reads it back."""
+        return {"kind": "character", "characters": self.characters}
+
+    @classmethod
+    def from_json(cls, data: object) -> CharacterTokenizer:
+        """The tokenizer that `to_json` described. UserError if `data` is anything else."""
+        if not isinstance(data, dict) or data.get("kind") != "character":
+            raise UserError("the tokenizer's description is not that of a character tokenizer")
+        characters = data.get("characters")
+        if not isinstance(characters, str):
+            raise UserError("the tokenizer's description lists no characters")
+        if list(characters) != sorted(characters):
+            # The order is the meaning of the ids: sorting it here would change them silently.
+            raise UserError("the tokenizer's characters are not in the order of their code points")
+        return cls(characters)
+
+    def sha256(self) -> str:
+        """A fingerprint: equal for two tokenizers exactly when they give the same ids."""
+        return hashlib.sha256(json.dumps(self.to_json()).encode("ascii")).hexdigest()
+
+
+def describe(character: str) -> str:
+    """How an error message names a character: 'é' (U+00E9)."""
+    return f"the character {character!r} (U+{ord(character):04X})"
