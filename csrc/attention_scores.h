@@ -1,0 +1,194 @@
+// One tile of scores: which of its elements count, and how they are computed.
+//
+// Scores are kept transposed, s[j][i] for key j and query i, so that the lanes of a word are
+// queries: maxima and sums over keys are then plain word operations, never across lanes, and the
+// keys can be read where the caller has them.
+//
+// The causal rule cuts a tile along a staircase. Products skip what lies beyond it in steps of
+// kStrip; what a step overshoots has to be zero, so whoever turns scores into probabilities writes
+// kStrip rows of zeros below the staircase.
+#pragma once
+
+#include <cmath>
+
+#include "attention_tiles.h"
+#include "core/array.h"
+#include "core/philox_words.h"
+
+namespace byhand {
+namespace tiles {
+
+constexpr int64_t kStrip = 8;
+constexpr float kMinusInfinity = -INFINITY;
+
+// Everything about a call but the tensors it writes.
+struct Problem {
+    StridedIn q, k, v;
+    Maybe<StridedIn> mask;
+    int64_t B, T, S, H, D;
+    float scale;
+    bool causal;
+    double dropout;
+    DropoutRule rule;
+    std::uint64_t seed, offset;
+
+    Problem(const StridedIn& q_, const StridedIn& k_, const StridedIn& v_,
+            const Maybe<StridedIn>& mask_, double scale_, bool causal_, double dropout_,
+            std::uint64_t seed_, std::uint64_t offset_)
+        : q(q_),
+          k(k_),
+          v(v_),
+          mask(mask_),
+          B(q.shape[0]),
+          T(q.shape[1]),
+          S(k.shape[1]),
+          H(q.shape[2]),
+          D(q.shape[3]),
+          scale(static_cast<float>(scale_)),
+          causal(causal_),
+          dropout(dropout_),
+          rule(dropout_),
+          seed(seed_),
+          offset(offset_) {}
+
+    int64_t heads() const { return B * H; }
+    // Keys that query i and those before it may see.
+    int64_t keys_until(int64_t i) const {
+        return causal ? std::clamp<int64_t>(i + 1 + S - T, 0, S) : S;
+    }
+    Rows head(const StridedIn& x, int64_t bh) const {
+        return {x.as<float>() + bh / H * x.stride[0] + bh % H * x.stride[2], x.stride[1]};
+    }
+    // Where the mask says whether query i sees key j.
+    const bool* seen(int64_t bh, int64_t i, int64_t j) const {
+        return mask.as<bool>() + bh / H * mask.stride[0] + bh % H * mask.stride[1] +
+               i * mask.stride[2] + j * mask.stride[3];
+    }
+};
+
+// A row's first element of head bh in a strided output.
+inline float* head(const StridedOut& x, int64_t bh, int64_t H) {
+    return x.as<float>() + bh / H * x.stride[0] + bh % H * x.stride[2];
+}
+
+// Queries [i0, i0 + queries) against keys [j0, j0 + keys) of head bh.
+struct Tile {
+    int64_t bh, i0, j0, queries, keys;
+    int64_t edge;  // query i sees the keys j < i + edge, both counted inside the tile
+
+    Tile(const Problem& p, int64_t bh_, int64_t i0_, int64_t j0_, int64_t j_end)
+        : bh(bh_),
+          i0(i0_),
+          j0(j0_),
+          queries(std::min(kTile, p.T - i0)),
+          keys(std::min(kTile, j_end - j0)),
+          edge(p.causal ? i0 + p.S - p.T - j0 + 1 : keys) {}
+
+    int64_t columns() const { return padded(queries); }
+    bool whole() const { return edge >= keys; }
+    int64_t strip() const { return whole() ? kTile : kStrip; }
+    int64_t keys_seen(int64_t i) const { return std::clamp<int64_t>(i + edge, 0, keys); }
+    int64_t first_query(int64_t j) const { return std::clamp<int64_t>(j - edge + 1, 0, queries); }
+    // Rows of scores that some lane of the word at column i sees.
+    int64_t rows_at(int64_t i) const { return keys_seen(i + Vec::width - 1); }
+};
+
+// s[j][i] = a[j] . b[:, i] over D, for what the staircase leaves: the scores from keys and packed
+// queries, and the backward pass's dp from values and packed do.
+inline void scores(float* s, const Tile& t, Rows a, const float* b, int64_t D) {
+    for (int64_t j = 0; j < t.keys; j += t.strip()) {
+        const int64_t rows = std::min(t.strip(), t.keys - j);
+        const int64_t i = round_down(t.first_query(j), Vec::width);
+        product(s + j * kTile + i, kTile, Straight{a.row(j), a.stride}, b + i, kTile, rows,
+                t.columns() - i, D, Start::zero);
+    }
+}
+
+// y[i] += sum_j x[j][i] b[j] for the queries of the tile: o from p and v, dq from ds and k.
+inline void add_over_keys(float* y, const Tile& t, const float* x, const float* b, int64_t width) {
+    for (int64_t i = 0; i < t.queries; i += t.strip()) {
+        const int64_t rows = std::min(t.strip(), t.queries - i);
+        product(y + i * width, width, Transposed{x + i, kTile}, b, width, rows, width,
+                t.keys_seen(i + rows - 1), Start::add);
+    }
+}
+
+// y[j] += sum_i x[j][i] b[i] for the keys of the tile: dv from p and do, dk from ds and q.
+inline void add_over_queries(float* y, const Tile& t, const float* x, const float* b,
+                             int64_t width) {
+    for (int64_t j = 0; j < t.keys; j += t.strip()) {
+        const int64_t rows = std::min(t.strip(), t.keys - j);
+        const int64_t i = t.first_query(j);
+        product(y + j * width, width, Straight{x + j * kTile + i, kTile}, b + i * width, width,
+                rows, width, t.queries - i, Start::add);
+    }
+}
+
+// Scores beyond the staircase become -inf, in the words that it crosses.
+inline void apply_causal(float* s, const Tile& t) {
+    if (t.whole()) return;
+    for (int64_t i = 0; i < t.columns(); i += Vec::width) {
+        const int64_t rows = t.rows_at(i);
+        for (int64_t j = t.keys_seen(i); j < rows; ++j) {
+            float* word = s + j * kTile + i;
+            const Mask unseen = Mask::first(j - t.edge + 1 - i);
+            select(unseen, Vec::set(kMinusInfinity), Vec::load(word)).store(word);
+        }
+    }
+}
+
+// A mask that is the same for every query of the tile, as padding is.
+inline void apply_key_mask(float* s, const Tile& t, const bool* seen, int64_t stride) {
+    for (int64_t j = 0; j < t.keys; ++j) {
+        if (!seen[j * stride]) std::fill_n(s + j * kTile, t.columns(), kMinusInfinity);
+    }
+}
+
+// Any other mask; work holds two tiles.
+inline void apply_full_mask(float* s, const Tile& t, const bool* seen, int64_t stride_i,
+                            int64_t stride_j, float* work) {
+    float* turned = work + kTile * kTile;
+    for (int64_t i = 0; i < t.queries; ++i) {
+        for (int64_t j = 0; j < t.keys; ++j) {
+            work[i * kTile + j] = seen[i * stride_i + j * stride_j];
+        }
+    }
+    pack_transposed(turned, {work, kTile}, t.queries, t.keys, 1.0f);
+    for (int64_t j = 0; j < t.keys; ++j) {
+        for (int64_t i = 0; i < t.columns(); i += Vec::width) {
+            float* word = s + j * kTile + i;
+            const Mask unseen = Vec::load(turned + j * kTile + i) == Vec::zero();
+            select(unseen, Vec::set(kMinusInfinity), Vec::load(word)).store(word);
+        }
+    }
+}
+
+inline void apply_masks(float* s, const Problem& p, const Tile& t, float* work) {
+    apply_causal(s, t);
+    if (!p.mask) return;
+    const int64_t* stride = p.mask.stride;
+    const bool* seen = p.seen(t.bh, t.i0, t.j0);
+    if (stride[2] == 0) return apply_key_mask(s, t, seen, stride[3]);
+    apply_full_mask(s, t, seen, stride[2], stride[3], work);
+}
+
+// The dropout factors of the keys [j0, j0 + keys) of one query, keys <= kTile; j0 is a multiple of
+// kTile, so that a word of Philox never belongs to two tiles.
+inline void draw_row(float* factors, const Problem& p, int64_t bh, int64_t i, int64_t j0,
+                     int64_t keys) {
+    std::uint32_t words[kTile];
+    const int64_t group = (bh * p.T + i) * ((p.S + 3) / 4) + j0 / 4;
+    philox_words(words, (keys + 3) / 4, p.seed, static_cast<std::uint64_t>(group), p.offset);
+    for (int64_t j = 0; j < keys; ++j) factors[j] = p.rule.factor(words[j]);
+}
+
+// factors[j][i] of the whole tile; work holds one tile.
+inline void draw_tile(float* factors, const Problem& p, const Tile& t, float* work) {
+    for (int64_t i = 0; i < t.queries; ++i) {
+        draw_row(work + i * kTile, p, t.bh, t.i0 + i, t.j0, t.keys);
+    }
+    pack_transposed(factors, {work, kTile}, t.queries, t.keys, 1.0f);
+}
+
+}  // namespace tiles
+}  // namespace byhand
