@@ -1,0 +1,226 @@
+#include "core/gemm.h"
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "core/gemm_few_rows.h"
+#include "core/gemm_kernel.h"
+#include "core/gemm_pack.h"
+#include "core/threads.h"
+#include "core/vecmath.h"
+
+namespace byhand {
+namespace {
+
+// The longest block of K: kRows rows of A of this length stay in the first-level cache.
+constexpr std::int64_t kBlockK = Vec::width == 16 ? 512 : 384;
+// The block of B, in floats: half of a second-level cache of 1 MB, which processors with AVX-512
+// have, or of 512 KB.
+constexpr std::int64_t kBlockB = Vec::width == 16 ? 160 * 1024 : 64 * 1024;
+// Up to here rows are few: packing B costs about as much as multiplying it by this many rows.
+constexpr std::int64_t kFewRows = 8;
+// Multiply-adds worth waking a thread for: about ten microseconds of one.
+constexpr std::int64_t kThreadWork = 1 << 18;
+
+using MicroKernel = void (*)(const MicroTile&);
+
+template <bool packed, std::size_t... i>
+constexpr std::array<MicroKernel, sizeof...(i)> micro_kernels(std::index_sequence<i...>) {
+    return {micro_kernel<packed, i / kPanelVecs + 1, i % kPanelVecs + 1>...};
+}
+using AllTiles = std::make_index_sequence<kRows * kPanelVecs>;
+constexpr auto kDirect = micro_kernels<false>(AllTiles{});
+constexpr auto kPacked = micro_kernels<true>(AllTiles{});
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// The length of equal blocks, none longer than `most`, in multiples of `unit`.
+std::int64_t block_length(std::int64_t n, std::int64_t most, std::int64_t unit) {
+    const std::int64_t blocks = std::max<std::int64_t>(1, ceil_div(n, most));
+    return std::max(unit, ceil_div(ceil_div(n, blocks), unit) * unit);
+}
+
+struct Problem {
+    float* c;
+    Matrix a, b;
+    std::int64_t M, N, K;
+    Epilogue epilogue;
+};
+
+struct Range {
+    std::int64_t begin, end;
+};
+
+template <Vec (*gelu)(Vec), Vec (*derivative)(Vec)>
+void activate(const Problem& p, Range rows, Range cols) {
+    const bool forward = p.epilogue.activation == Epilogue::Activation::gelu;
+    for (std::int64_t i = rows.begin; i < rows.end; ++i) {
+        for (std::int64_t j = cols.begin; j < cols.end; j += Vec::width) {
+            const std::int64_t at = i * p.N + j, n = cols.end - j;
+            const Vec x = Vec::load(p.c + at, n);
+            if (forward) {
+                gelu(x).store(p.epilogue.activated + at, n);
+            } else {
+                (x * derivative(Vec::load(p.epilogue.saved + at, n))).store(p.c + at, n);
+            }
+        }
+    }
+}
+
+void finish(const Problem& p, Range rows, Range cols) {
+    if (p.epilogue.activation == Epilogue::Activation::none) return;
+    if (p.epilogue.tanh) {
+        activate<gelu_tanh, gelu_tanh_derivative>(p, rows, cols);
+    } else {
+        activate<gelu_erf, gelu_erf_derivative>(p, rows, cols);
+    }
+}
+
+// One row of panels: rows m .. m+rows of C against every panel of the packed block of B.
+void multiply_rows(const Problem& p, Range rows, Range cols, Range ks, const float* panels,
+                   float* packed_rows) {
+    const std::int64_t K = ks.end - ks.begin;
+    const int count = static_cast<int>(rows.end - rows.begin);
+    const bool direct = p.a.col_stride == 1;
+    const Matrix a = p.a.at(rows.begin, ks.begin);
+    if (!direct) pack_rows(packed_rows, a, K, count);
+    const auto& kernels = direct ? kDirect : kPacked;
+
+    const bool first = ks.begin == 0, last = ks.end == p.K;
+    MicroTile t;
+    t.a = direct ? a.data : packed_rows;
+    t.a_stride = a.row_stride;
+    t.b_stride = kPanel;
+    t.K = K;
+    t.c_stride = p.N;
+    for (std::int64_t n = cols.begin; n < cols.end; n += kPanel) {
+        const std::int64_t at = rows.begin * p.N + n;
+        t.b = panels + (n - cols.begin) * K;
+        t.c = p.c + at;
+        t.cols = std::min<std::int64_t>(kPanel, cols.end - n);
+        // The epilogue's terms come with the first block, so that `add` may be C itself.
+        t.bias = first && p.epilogue.bias ? p.epilogue.bias + n : nullptr;
+        t.add = !first ? t.c : p.epilogue.add ? p.epilogue.add + at : nullptr;
+        const int vecs = static_cast<int>(ceil_div(t.cols, Vec::width));
+        kernels[(count - 1) * kPanelVecs + vecs - 1](t);
+        if (last) finish(p, rows, {n, n + t.cols});
+    }
+}
+
+// One thread's rectangle of C.
+void multiply(const Problem& p, Range rows, Range cols) {
+    const std::int64_t block_k = block_length(p.K, kBlockK, 1);
+    const std::int64_t width = cols.end - cols.begin;
+    const std::int64_t block_n = block_length(
+        width, std::max<std::int64_t>(kPanel, kBlockB / block_k / kPanel * kPanel), kPanel);
+    const std::int64_t padded = std::min(block_n, ceil_div(width, kPanel) * kPanel);
+    float* panels = scratch(static_cast<std::size_t>((padded + kRows) * block_k));
+    float* packed_rows = panels + padded * block_k;
+
+    for (std::int64_t n = cols.begin; n < cols.end; n += block_n) {
+        const Range block{n, std::min(n + block_n, cols.end)};
+        std::int64_t k = 0;
+        do {
+            const Range ks{k, std::min(k + block_k, p.K)};
+            const std::int64_t length = ks.end - ks.begin;
+            for (std::int64_t j = block.begin; j < block.end; j += kPanel) {
+                pack_panel(panels + (j - block.begin) * length, p.b.at(k, j), length,
+                           std::min<std::int64_t>(kPanel, block.end - j));
+            }
+            for (std::int64_t m = rows.begin; m < rows.end; m += kRows) {
+                multiply_rows(p, {m, std::min(m + kRows, rows.end)}, block, ks, panels,
+                              packed_rows);
+            }
+            k = ks.end;
+        } while (k < p.K);
+    }
+}
+
+struct Grid {
+    std::int64_t rows, cols;
+};
+
+// The grid of at most `threads` rectangles whose largest one costs least: its area, plus what
+// packing its share of the operands costs in the same unit (an element packed takes as long as
+// about 16 multiply-adds).
+Grid choose_grid(const Problem& p, std::int64_t threads) {
+    const std::int64_t packing = 16, reading = p.a.col_stride == 1 ? 2 : 8;
+    Grid best{1, 1};
+    std::int64_t best_cost = INT64_MAX;
+    for (std::int64_t r = 1; r <= threads; ++r) {
+        const Grid g{r, threads / r};
+        const std::int64_t m = ceil_div(ceil_div(p.M, kRows), g.rows) * kRows;
+        const std::int64_t n = ceil_div(ceil_div(p.N, kPanel), g.cols) * kPanel;
+        const std::int64_t cost = m * n + packing * n + reading * m;
+        if (cost < best_cost) {
+            best_cost = cost;
+            best = g;
+        }
+    }
+    return best;
+}
+
+// Part `index` of `parts` of [0, n), cut at multiples of `unit`.
+Range part(std::int64_t n, std::int64_t unit, std::int64_t index, std::int64_t parts) {
+    const std::int64_t units = ceil_div(n, unit);
+    return {std::min(n, units * index / parts * unit),
+            std::min(n, units * (index + 1) / parts * unit)};
+}
+
+}  // namespace
+
+void gemm(float* c, Matrix a, Matrix b, std::int64_t M, std::int64_t N, std::int64_t K,
+          const Epilogue& epilogue) {
+    if (M == 0 || N == 0) return;
+    const Problem p{c, a, b, M, N, K, epilogue};
+    if (M <= kFewRows && a.col_stride == 1 && b.row_stride == 1) {
+        parallel_for(
+            N, std::max<std::int64_t>(kDotCols, kThreadWork / 4 / std::max<std::int64_t>(1, M * K)),
+            [&](std::int64_t begin, std::int64_t end) {
+                gemm_few_rows(c, a, b, M, N, K, begin, end, epilogue);
+                finish(p, {0, M}, {begin, end});
+            });
+        return;
+    }
+    const std::int64_t work = M * N * std::max<std::int64_t>(K, 1);
+    const Grid grid = choose_grid(p, std::min<std::int64_t>(num_threads(), 1 + work / kThreadWork));
+    parallel_for(grid.rows * grid.cols, 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) {
+            const Range rows = part(M, kRows, i / grid.cols, grid.rows);
+            const Range cols = part(N, kPanel, i % grid.cols, grid.cols);
+            if (rows.begin < rows.end && cols.begin < cols.end) multiply(p, rows, cols);
+        }
+    });
+}
+
+void add_column_sums(float* sums, const float* x, std::int64_t R, std::int64_t N) {
+    // Blocks of rows keep the rounding error of long sums down.
+    constexpr std::int64_t kBlock = 128;
+    constexpr int kVecs = 4, W = Vec::width;
+    const std::int64_t strips = ceil_div(N, kVecs * W);
+    const std::int64_t grain =
+        std::max<std::int64_t>(1, kThreadWork / 4 / std::max<std::int64_t>(1, R * kVecs * W));
+    parallel_for(strips, grain, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t strip = begin; strip < end; ++strip) {
+            const std::int64_t j = strip * kVecs * W;
+            Vec total[kVecs];
+            for (int v = 0; v < kVecs; ++v) total[v] = Vec::load(sums + j + v * W, N - j - v * W);
+            for (std::int64_t r = 0; r < R; r += kBlock) {
+                Vec sum[kVecs];
+                for (int v = 0; v < kVecs; ++v) sum[v] = Vec::zero();
+                for (std::int64_t i = r; i < std::min(r + kBlock, R); ++i) {
+                    for (int v = 0; v < kVecs; ++v) {
+                        sum[v] += Vec::load(x + i * N + j + v * W, N - j - v * W);
+                    }
+                }
+                for (int v = 0; v < kVecs; ++v) total[v] += sum[v];
+            }
+            for (int v = 0; v < kVecs; ++v) total[v].store(sums + j + v * W, N - j - v * W);
+        }
+    });
+}
+
+}  // namespace byhand

@@ -1,0 +1,87 @@
+// The micro-kernel of gemm.h: up to kRows x kPanel sums in registers.
+#pragma once
+
+#include <cstdint>
+
+#include "vec.h"
+
+namespace byhand {
+
+// As many sums as the registers hold beside one row of the panel and one broadcast number: 14 x 2
+// of 32 registers with AVX-512, 6 x 2 of 16 with AVX2, 8 x 3 of 32 on Arm.
+#if defined(__aarch64__)
+inline constexpr int kRows = 8, kPanelVecs = 3;
+#else
+inline constexpr int kRows = Vec::width == 16 ? 14 : 6, kPanelVecs = 2;
+#endif
+inline constexpr int kPanel = kPanelVecs * Vec::width;
+
+struct MicroTile {
+    const float* a;
+    std::int64_t a_stride;  // between rows; a packed panel has its rows interleaved instead
+    const float* b;
+    std::int64_t b_stride;  // between consecutive k
+    std::int64_t K;
+    float* c;
+    std::int64_t c_stride;
+    std::int64_t cols;  // columns of C, at most vecs * width
+    const float* bias;  // or null
+    const float* add;   // as c, or null
+};
+
+// Narrow tiles, at the right edge of C: the same arithmetic behind a mask.
+inline void store_masked(const MicroTile& t, const float* sums, int rows, int stride) {
+    for (int i = 0; i < rows; ++i) {
+        for (std::int64_t j = 0; j < t.cols; j += Vec::width) {
+            const std::int64_t n = t.cols - j, at = i * t.c_stride + j;
+            Vec x = Vec::load(sums + i * stride + j);
+            if (t.bias) x = x + Vec::load(t.bias + j, n);
+            if (t.add) x = x + Vec::load(t.add + at, n);
+            x.store(t.c + at, n);
+        }
+    }
+}
+
+template <bool packed, int rows, int vecs>
+void micro_kernel(const MicroTile& t) {
+    constexpr int W = Vec::width;
+    Vec sum[rows][vecs];
+    for (int i = 0; i < rows; ++i) {
+        for (int v = 0; v < vecs; ++v) sum[i][v] = Vec::zero();
+    }
+    const float* a = t.a;
+    const float* b = t.b;
+    const std::int64_t a_stride = packed ? 1 : t.a_stride, b_stride = t.b_stride;
+    for (std::int64_t k = t.K; k > 0; --k) {
+        Vec row[vecs];
+        for (int v = 0; v < vecs; ++v) row[v] = Vec::load(b + v * W);
+        for (int i = 0; i < rows; ++i) {
+            const Vec x = Vec::set(a[i * a_stride]);
+            for (int v = 0; v < vecs; ++v) sum[i][v] = fma(x, row[v], sum[i][v]);
+        }
+        a += packed ? kRows : 1;
+        b += b_stride;
+    }
+    if (t.cols < vecs * W) {
+        float sums[rows * vecs * W];
+        for (int i = 0; i < rows; ++i) {
+            for (int v = 0; v < vecs; ++v) sum[i][v].store(sums + (i * vecs + v) * W);
+        }
+        return store_masked(t, sums, rows, vecs * W);
+    }
+    if (t.bias) {
+        for (int i = 0; i < rows; ++i) {
+            for (int v = 0; v < vecs; ++v) sum[i][v] += Vec::load(t.bias + v * W);
+        }
+    }
+    if (t.add) {
+        for (int i = 0; i < rows; ++i) {
+            for (int v = 0; v < vecs; ++v) sum[i][v] += Vec::load(t.add + i * t.c_stride + v * W);
+        }
+    }
+    for (int i = 0; i < rows; ++i) {
+        for (int v = 0; v < vecs; ++v) sum[i][v].store(t.c + i * t.c_stride + v * W);
+    }
+}
+
+}  // namespace byhand

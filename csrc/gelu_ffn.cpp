@@ -1,0 +1,54 @@
+#include "gelu_ffn.h"
+
+#include "core/gemm.h"
+
+namespace byhand {
+
+void gelu_ffn_forward(Out y, Out pre, Out h, In x, In w1, Maybe<In> b1, In w2, Maybe<In> b2,
+                      Maybe<In> add, bool tanh, Stream) {
+    const std::int64_t R = x.rows(), C = x.cols(), F = w1.rows();
+    Epilogue up;
+    up.bias = b1.as<float>();
+    up.activation = Epilogue::Activation::gelu;
+    up.tanh = tanh;
+    up.activated = h.as<float>();
+    gemm(pre.as<float>(), row_major(x.as<float>(), C), row_major(w1.as<float>(), C).transposed(), R,
+         F, C, up);
+
+    Epilogue down;
+    down.bias = b2.as<float>();
+    down.add = add.as<float>();
+    gemm(y.as<float>(), row_major(h.as<float>(), F), row_major(w2.as<float>(), F).transposed(), R,
+         C, F, down);
+}
+
+void gelu_ffn_backward(Out dx, Out dpre, Acc dw1, Acc db1, Acc dw2, Acc db2, In dy, In x, In pre,
+                       In h, In w1, In w2, bool tanh, Stream) {
+    const std::int64_t R = x.rows(), C = x.cols(), F = w1.rows();
+    const Matrix d = row_major(dy.as<float>(), C);
+
+    // Down-projection, read from the bottom up.
+    if (dw2) {
+        Epilogue accumulate;
+        accumulate.add = dw2.as<float>();
+        gemm(dw2.as<float>(), d.transposed(), row_major(h.as<float>(), F), C, F, R, accumulate);
+    }
+    if (db2) add_column_sums(db2.as<float>(), dy.as<float>(), R, C);
+    Epilogue through_gelu;
+    through_gelu.activation = Epilogue::Activation::gelu_backward;
+    through_gelu.tanh = tanh;
+    through_gelu.saved = pre.as<float>();
+    gemm(dpre.as<float>(), d, row_major(w2.as<float>(), F), R, F, C, through_gelu);
+
+    // Up-projection.
+    const Matrix dp = row_major(dpre.as<float>(), F);
+    if (dw1) {
+        Epilogue accumulate;
+        accumulate.add = dw1.as<float>();
+        gemm(dw1.as<float>(), dp.transposed(), row_major(x.as<float>(), C), F, C, R, accumulate);
+    }
+    if (db1) add_column_sums(db1.as<float>(), dpre.as<float>(), R, F);
+    gemm(dx.as<float>(), dp, row_major(w1.as<float>(), C), R, C, F);
+}
+
+}  // namespace byhand
