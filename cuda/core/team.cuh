@@ -1,0 +1,92 @@
+// A team is the threads that work on one row together: a warp, or a block. Kernels are written
+// once for both. Every reduction has a fixed order, so the same inputs give the same bits.
+#pragma once
+
+#include "core/cuda.cuh"
+
+namespace byhand {
+
+struct Add {
+    template <class V>
+    BYHAND_DEVICE V operator()(V a, V b) const {
+        return a + b;
+    }
+    static BYHAND_DEVICE float identity() { return 0.0f; }
+};
+struct Max {
+    BYHAND_DEVICE float operator()(float a, float b) const { return fmaxf(a, b); }
+    static BYHAND_DEVICE float identity() { return -infinity(); }
+};
+
+// A butterfly: every lane ends with the same bits, since a + b and b + a are equal.
+template <class Op, class V>
+BYHAND_DEVICE V reduce_warp(V value, Op op) {
+#pragma unroll
+    for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) value = op(value, shuffle_xor(value, lanes));
+    return value;
+}
+
+// Blocks of (32, kTeams) threads; each warp is a team and never waits for its neighbours.
+struct WarpTeam {
+    static constexpr int kTeams = 4;
+    static constexpr int kThreads = kWarp * kTeams;  // at most, for __launch_bounds__
+
+    BYHAND_DEVICE int rank() const { return static_cast<int>(threadIdx.x); }
+    BYHAND_DEVICE int size() const { return kWarp; }
+    BYHAND_DEVICE int place() const { return static_cast<int>(threadIdx.y); }
+
+    BYHAND_DEVICE float sum(float v) { return reduce_warp(v, Add{}); }
+    BYHAND_DEVICE float max(float v) { return reduce_warp(v, Max{}); }
+    BYHAND_DEVICE void sum(float& a, float& b) { a = sum(a), b = sum(b); }
+};
+
+// Blocks of (threads, 1), threads a multiple of 32; the block is the team.
+template <int kThreads_>
+struct BlockTeam {
+    static constexpr int kTeams = 1;
+    static constexpr int kThreads = kThreads_;
+
+    BYHAND_DEVICE int rank() const { return static_cast<int>(threadIdx.x); }
+    BYHAND_DEVICE int size() const { return static_cast<int>(blockDim.x); }
+    BYHAND_DEVICE int place() const { return 0; }
+
+    BYHAND_DEVICE float sum(float v) { return reduce(v, v, Add{}, false); }
+    BYHAND_DEVICE float max(float v) { return reduce(v, v, Max{}, false); }
+    BYHAND_DEVICE void sum(float& a, float& b) { a = reduce(a, b, Add{}, true); }
+
+  private:
+    // One barrier a reduction: two buffers take turns, and whoever writes a buffer again has passed
+    // the barrier of the other one, which everybody reaches only after reading this one.
+    template <class Op>
+    BYHAND_DEVICE float reduce(float a, float& b, Op op, bool both) {
+        __shared__ float partial[2][2][kThreads / kWarp];
+        const int warp = rank() / kWarp, lane = rank() % kWarp, warps = size() / kWarp;
+        a = reduce_warp(a, op);
+        if (both) b = reduce_warp(b, op);
+        if (lane == 0) {
+            partial[phase_][0][warp] = a;
+            if (both) partial[phase_][1][warp] = b;
+        }
+        sync_block();
+        a = reduce_warp(lane < warps ? partial[phase_][0][lane] : Op::identity(), op);
+        if (both) b = reduce_warp(lane < warps ? partial[phase_][1][lane] : Op::identity(), op);
+        phase_ ^= 1;
+        return a;
+    }
+
+    int phase_ = 0;
+};
+
+// f(row, here) for each row of this team; `here` is false for a row past the last one. All warps of
+// a block go round together even then, which spares every shuffle a path for diverged warps.
+template <class Team, class F>
+BYHAND_DEVICE void for_rows(const Team& team, int64_t rows, F&& f) {
+    const int64_t step = static_cast<int64_t>(gridDim.x) * Team::kTeams;
+    for (int64_t first = static_cast<int64_t>(blockIdx.x) * Team::kTeams; first < rows;
+         first += step) {
+        const int64_t row = first + team.place();
+        f(row, Team::kTeams == 1 || row < rows);
+    }
+}
+
+}  // namespace byhand

@@ -1,0 +1,213 @@
+#include "softmax.h"
+
+#include "core/tile.cuh"
+
+namespace byhand {
+namespace {
+
+// What a query may see: the mask's bytes through any strides, and the causal limit.
+struct Sight {
+    const unsigned char* mask;
+    int leading;
+    int64_t shape[kMaxDims - 1], stride[kMaxDims - 1];  // of the leading dimensions
+    int64_t step;                                       // from key to key
+    int64_t queries;
+    bool causal;
+
+    // Keys 0 .. limit-1 may be seen by this row as far as causality goes.
+    BYHAND_DEVICE int64_t limit(int64_t row, int64_t keys) const {
+        if (!causal) return keys;
+        const int64_t seen = row % queries + keys - queries + 1;
+        return seen < 0 ? 0 : seen < keys ? seen : keys;
+    }
+    BYHAND_DEVICE const unsigned char* row(int64_t row) const {
+        const unsigned char* p = mask;
+#pragma unroll 1
+        for (int d = leading - 1; d >= 0; --d) {
+            p += row % shape[d] * stride[d];
+            row /= shape[d];
+        }
+        return p;
+    }
+};
+
+Sight sight(const Array& x, const Array& mask, bool causal) {
+    Sight s = {};
+    s.mask = static_cast<const unsigned char*>(mask.data);
+    const auto stride = [&](int d) { return mask && mask.shape[d] != 1 ? mask.stride[d] : 0; };
+    s.leading = std::max(x.ndim - 1, 0);
+    for (int d = 0; d < s.leading; ++d) {
+        s.shape[d] = x.shape[d];
+        s.stride[d] = stride(d);
+    }
+    s.step = x.ndim >= 1 ? stride(x.ndim - 1) : 0;
+    s.queries = x.ndim >= 2 ? x.shape[x.ndim - 2] : 1;
+    s.causal = causal;
+    return s;
+}
+
+enum class Form { plain, masked, log };
+
+template <class T, class P, Form form>
+__global__ void __launch_bounds__(P::Team::kThreads)
+    softmax_forward_rows(T* y, const T* x, const __grid_constant__ Sight sight, int64_t rows,
+                         int64_t cols, float scale) {
+    typename P::Team team;
+    for_rows(team, rows, [&](int64_t row, bool here) {
+        const T* x_row = x + row * cols;
+        const int64_t limit = here ? sight.limit(row, cols) : 0, end = here ? cols : 0;
+        const unsigned char* mask = form == Form::masked ? sight.row(row) : nullptr;
+        const int64_t step = form == Form::masked ? sight.step : 0;
+
+        // Scaled values with -inf in place of what is not seen, whose own value has no effect.
+        Tile<P> z;
+        const auto read = [&](int64_t start) {
+            z.load(team, x_row, start, limit, -infinity());
+            z.each([&](float& v, int k, int j) {
+                const int64_t column = Tile<P>::column(team, start, k) + j;
+                bool seen = column < limit;
+                if constexpr (form == Form::masked) seen = seen && mask[column * step] != 0;
+                v = seen ? v * scale : -infinity();
+            });
+        };
+
+        float max = -infinity(), sum = 0.0f;
+        if constexpr (P::kLong) {  // a running maximum and the sum below it, one per thread
+            for_tiles<P>(team, limit, [&](int64_t start) {
+                read(start);
+                float top = max;
+                z.each([&](float v, int, int) { top = fmaxf(top, v); });
+                const float base = top == -infinity() ? 0.0f : top;
+                sum *= exp_for<T>(max - base);
+                z.each([&](float v, int, int) { sum += exp_for<T>(v - base); });
+                max = top;
+            });
+            const float top = team.max(max);
+            sum *= exp_for<T>(max - (top == -infinity() ? 0.0f : top));
+            max = top;
+        } else {
+            read(0);
+            z.each([&](float v, int, int) { max = fmaxf(max, v); });
+            max = team.max(max);
+        }
+        // Nothing but -inf: softmax gives zeros, log_softmax NaN.
+        const float base = form != Form::log && max == -infinity() ? 0.0f : max;
+        if constexpr (!P::kLong) {
+            z.each([&](float& v, int, int) {
+                const float e = exp_for<T>(v - base);
+                sum += e;
+                if constexpr (form != Form::log) v = e;
+            });
+        }
+        sum = team.sum(sum);
+
+        const float log_sum = form == Form::log ? logf(sum) : 0.0f;
+        const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
+        for_tiles<P>(team, cols, [&](int64_t start) {
+            if constexpr (P::kLong) read(start);
+            z.each([&](float& v, int, int) {
+                if constexpr (form == Form::log) {
+                    v = v - base - log_sum;
+                } else {
+                    v = (P::kLong ? exp_for<T>(v - base) : v) * inverse;
+                }
+            });
+            z.store(team, y + row * cols, start, end);
+        });
+    });
+}
+
+// dx = scale y (dy - sum dy y), or for log_softmax dx = dy - exp(y) sum dy.
+template <class T, class P, bool log>
+__global__ void __launch_bounds__(P::Team::kThreads)
+    softmax_backward_rows(T* dx, const T* dy, const T* y, int64_t rows, int64_t cols, float scale) {
+    typename P::Team team;
+    for_rows(team, rows, [&](int64_t row, bool here) {
+        const int64_t offset = row * cols, end = here ? cols : 0;
+        Tile<P> g, p;
+        float dot = 0.0f;
+        for_tiles<P>(team, cols, [&](int64_t start) {
+            g.load(team, dy + offset, start, end, 0.0f);
+            if constexpr (!log || !P::kLong) p.load(team, y + offset, start, end, 0.0f);
+            g.each([&](float v, int k, int j) {
+                if constexpr (log) {
+                    dot += v;
+                } else {
+                    dot = fmaf(v, p.v[k][j], dot);
+                }
+            });
+        });
+        dot = team.sum(dot);
+        for_tiles<P>(team, cols, [&](int64_t start) {
+            if constexpr (P::kLong) {
+                g.load(team, dy + offset, start, end, 0.0f);
+                p.load(team, y + offset, start, end, 0.0f);
+            }
+            g.each([&](float& v, int k, int j) {
+                if constexpr (log) {
+                    v -= exp_for<T>(p.v[k][j]) * dot;
+                } else {
+                    v = scale * p.v[k][j] * (v - dot);
+                }
+            });
+            g.store(team, dx + offset, start, end);
+        });
+    });
+}
+
+template <Form form>
+void forward(const char* name, Out y, In x, const Array& mask, double scale, bool causal,
+             Stream stream) {
+    const int64_t rows = x.rows(), cols = x.cols();
+    if (rows == 0 || cols == 0) return;
+    const Sight seen = sight(x, mask, causal);
+    for_storage(name, x, [&](auto zero) {
+        using T = decltype(zero);
+        T* to = y.as<T>();
+        const T* from = x.as<T>();
+        plan_rows<T>(rows, cols, packable<T>(cols, to, from), [&](auto plan) {
+            launch(name, softmax_forward_rows<T, decltype(plan), form>, plan.grid, plan.block,
+                   stream, to, from, seen, rows, cols, scale);
+        });
+    });
+}
+
+template <bool log>
+void backward(const char* name, Out dx, In dy, In y, double scale, Stream stream) {
+    const int64_t rows = y.rows(), cols = y.cols();
+    if (rows == 0 || cols == 0) return;
+    for_storage(name, y, [&](auto zero) {
+        using T = decltype(zero);
+        T* to = dx.as<T>();
+        const T *g = dy.as<T>(), *p = y.as<T>();
+        plan_rows<T>(rows, cols, packable<T>(cols, to, g, p), [&](auto plan) {
+            launch(name, softmax_backward_rows<T, decltype(plan), log>, plan.grid, plan.block,
+                   stream, to, g, p, rows, cols, scale);
+        });
+    });
+}
+
+}  // namespace
+
+void softmax_forward(Out y, In x, Maybe<StridedIn> mask, double scale, bool causal, Stream stream) {
+    if (mask) {
+        mask.as<bool>();
+        forward<Form::masked>("softmax_forward", y, x, mask, scale, causal, stream);
+    } else {
+        forward<Form::plain>("softmax_forward", y, x, mask, scale, causal, stream);
+    }
+}
+
+void softmax_backward(Out dx, In dy, In y, double scale, Stream stream) {
+    backward<false>("softmax_backward", dx, dy, y, scale, stream);
+}
+
+void log_softmax_forward(Out y, In x, Stream stream) {
+    forward<Form::log>("log_softmax_forward", y, x, Array{}, 1.0, false, stream);
+}
+
+void log_softmax_backward(Out dx, In dy, In y, Stream stream) {
+    backward<true>("log_softmax_backward", dx, dy, y, 1.0, stream);
+}
+
+}  // namespace byhand
