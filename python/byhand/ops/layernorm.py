@@ -15,11 +15,16 @@ from byhand.ops import check
 from byhand.ops.check import Saved
 
 
+def _mean(a: Array) -> Array:
+    """Over the last axis; 0 when that is empty."""
+    return a.sum(axis=-1, keepdims=True) / max(a.shape[-1], 1)
+
+
 @reference_kernel
 def layernorm_forward(y: Out, mean: Out, rstd: Out, x: In, w: In, b: In | None, eps: float) -> None:
-    mu = x.mean(axis=-1, keepdims=True)
+    mu = _mean(x)
     centred = x - mu
-    scale = 1 / np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + eps)
+    scale = 1 / np.sqrt(_mean(centred * centred) + eps)
     mean[...] = mu[..., 0]
     rstd[...] = scale[..., 0]
     normal = centred * scale * w
@@ -48,7 +53,7 @@ def layernorm_backward(
         db += dy.sum(axis=rows)
     work[...] = 0  # the native kernels keep partial sums of dw and db here
     g = dy * w
-    through = g.mean(axis=-1, keepdims=True) + xhat * (g * xhat).mean(axis=-1, keepdims=True)
+    through = _mean(g) + xhat * _mean(g * xhat)
     dx[...] = scale * (g - through) if add is None else scale * (g - through) + add
 
 

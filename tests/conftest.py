@@ -1,0 +1,28 @@
+"""Turns the tables of the op suites into test parameters."""
+
+from __future__ import annotations
+
+import pytest
+
+from byhand import backend
+
+
+def native_backends() -> list[str]:
+    """The CPU back ends to hold against the reference: all that are built and can run here."""
+    return list(backend.cpu_modules())
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    op = getattr(metafunc.cls, "op", None)
+    if op is None:
+        return
+    if "sample" in metafunc.fixturenames:
+        metafunc.parametrize("sample", op.samples, ids=lambda sample: sample.label)
+    if "error" in metafunc.fixturenames:
+        metafunc.parametrize("error", op.errors, ids=lambda error: error.message)
+    if "kernel" in metafunc.fixturenames:
+        metafunc.parametrize("kernel", op.kernels)
+    if "native" in metafunc.fixturenames:
+        metafunc.parametrize("native", native_backends())
+    if "home" in metafunc.fixturenames:
+        metafunc.parametrize("home", ["reference", *native_backends()])

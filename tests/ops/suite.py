@@ -1,0 +1,179 @@
+"""The tests that every op goes through. A test file names its op and inherits them:
+
+class TestLayerNorm(OpSuite):
+    op = OP
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from byhand import backend
+from tests import oracle
+from tests.kernel_case import (
+    Call,
+    Error,
+    Op,
+    Sample,
+    accumulators,
+    bare_reference,
+    directions,
+    run,
+    upstream,
+)
+
+
+def native_kernels(name: str) -> Any:
+    return backend.reference if name == "reference" else backend.cpu_modules()[name]
+
+
+class OpSuite:
+    op: ClassVar[Op]
+
+    @pytest.fixture
+    def threads(self) -> Iterator[None]:
+        before = backend.get_num_threads()
+        yield
+        backend.set_num_threads(before)
+
+    def test_finite_differences(self, sample: Sample) -> None:
+        if self.op.backward is None or not sample.smooth:
+            pytest.skip("nothing to differentiate")
+        oracle.check_differences(self.op, sample, bare_reference())
+
+    def test_pytorch(self, sample: Sample) -> None:
+        pytest.importorskip("torch")
+        oracle.check_torch(self.op, sample, bare_reference())
+
+    @pytest.mark.parametrize("shift", [0, 1], ids=["aligned", "unaligned"])
+    def test_native(self, sample: Sample, native: str, shift: int) -> None:
+        oracle.check_native(self.op, sample, native_kernels(native), shift)
+
+    def test_same_bits(self, native: str, threads: None) -> None:
+        for sample in (self.op.big, self.op.samples[-1]):
+            if sample is not None:
+                oracle.check_same_bits(
+                    self.op, sample, native_kernels(native), backend.set_num_threads
+                )
+
+    def test_big(self, native: str) -> None:
+        if self.op.big is not None:
+            oracle.check_native(self.op, self.op.big, native_kernels(native))
+
+    def test_in_place(self, native: str) -> None:
+        for sample in self.op.samples:
+            oracle.check_in_place(self.op, sample, native_kernels(native))
+
+    def test_a_nan_stays_in_its_row(self, native: str) -> None:
+        for sample in self.op.samples:
+            oracle.check_rows(self.op, sample, native_kernels(native))
+
+    # --- Doors -------------------------------------------------------------------------------
+
+    def _through_the_door(self, sample: Sample, dtype: Any) -> None:
+        """The door gives the bits of the kernels it calls, and leaves its inputs alone."""
+
+        def cast(arrays: dict[str, Any]) -> dict[str, Any]:
+            found = {}
+            for name, array in arrays.items():
+                if array is not None:
+                    array = array.astype(dtype) if array.dtype.kind == "f" else array.copy()
+                found[name] = array
+            return found
+
+        op = self.op
+        assert op.door is not None
+        arrays, given = cast(sample.arrays), cast(upstream(op, sample))
+        into, expected_into = (cast(accumulators(op, sample)) for _ in range(2))
+        kernels = backend.kernels(np.empty(0, dtype))
+        env = {**cast(sample.arrays), **sample.options}
+        shapes = op.result_shapes(sample)
+        expected = run(kernels, op.forward, env, shapes, dtype)
+        if op.backward is not None:
+            env.update({**expected, **given, **expected_into})
+            expected = {**expected, **run(kernels, op.backward, env, shapes, dtype)}
+        mutable = {n for k in op.kernels for n, d, _ in directions(k) if d == "Mut"}
+        for name, array in {**arrays, **given}.items():
+            if array is not None and name not in mutable:
+                array.flags.writeable = False
+        got = op.door(Call(arrays, sample.options, given, into))
+        for name, array in got.items():
+            assert array.dtype == dtype, name
+            assert array.shape == expected[name].shape, name
+            assert array.tobytes() == expected[name].tobytes(), name
+        for name, array in into.items():
+            if array is not None:
+                assert array.tobytes() == expected[name].tobytes(), name
+
+    def test_door(self, sample: Sample) -> None:
+        self._through_the_door(sample, np.float64)
+
+    def test_native_door(self, sample: Sample, native: str) -> None:
+        with backend.use_cpu(native):
+            self._through_the_door(sample, np.float32)
+
+    def test_error(self, error: Error) -> None:
+        with pytest.raises(error.exception, match=re.escape(error.message)) as caught:
+            error.call()
+        assert "\n" not in str(caught.value)
+
+    # --- Representation ----------------------------------------------------------------------
+
+    def _arguments(self, kernel: str, dtype: Any) -> tuple[list[Any], list[tuple[str, str, bool]]]:
+        sample = next(s for s in self.op.samples if not s.frozen and _all_given(s, kernel))
+        for stage in oracle.stages(self.op, sample, bare_reference()):
+            if stage.kernel == kernel:
+                found = []
+                for name, direction, _ in directions(kernel):
+                    value = stage.env.get(name)
+                    if direction in ("Out", "StridedOut"):
+                        value = np.zeros(stage.shapes[name], dtype)
+                    elif direction and value is not None:
+                        value = value.astype(dtype if value.dtype.kind == "f" else value.dtype)
+                        if name in stage.shapes and direction == "StridedIn":
+                            value = np.broadcast_to(value, stage.shapes[name])
+                    found.append(value)
+                return found, directions(kernel)
+        raise LookupError(kernel)
+
+    def test_representation_is_checked(self, kernel: str, home: str) -> None:
+        """Each argument, wrong in each way, is refused by kernel and argument name."""
+        dtype = np.float64 if home == "reference" else np.float32
+        other = np.float32 if home == "reference" else np.float64
+        function = getattr(native_kernels(home), kernel)
+        good, arguments = self._arguments(kernel, dtype)
+        function(*good)
+        for i, (name, direction, optional) in enumerate(arguments):
+            value = good[i]
+            if not direction:
+                continue
+            assert value is not None, name
+            wrong: list[Any] = [value.tolist(), 1.0, "text", value.astype(object)]
+            wrong.append(value.astype(np.complex64))
+            if value.dtype.kind == "f":
+                wrong += [value.astype(other), value.astype(np.float16), value.astype(np.int32)]
+                wrong.append(value.astype(value.dtype.newbyteorder(">")))
+            if not direction.startswith("Strided") and value.ndim and value.size > 1:
+                wrong.append(np.repeat(value, 2, axis=-1)[..., ::2])
+                wrong.append(value[..., ::-1])
+            if direction in ("Out", "Acc", "Mut", "StridedOut"):
+                frozen = value.copy()
+                frozen.flags.writeable = False
+                wrong.append(frozen)
+            if not optional:
+                wrong.append(None)
+            for bad in wrong:
+                with pytest.raises(TypeError, match=rf"^{kernel}: {re.escape(name)} "):
+                    function(*good[:i], bad, *good[i + 1 :])
+
+
+def _all_given(sample: Sample, kernel: str) -> bool:
+    named = {n for n, d, _ in directions(kernel) if d in ("In", "StridedIn", "Mut")}
+    return all(a is not None for n, a in sample.arrays.items()) and all(
+        a.size > 3 for n, a in sample.arrays.items() if n in named and a is not None and a.ndim
+    )
