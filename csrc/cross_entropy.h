@@ -13,8 +13,8 @@ namespace byhand {
 // SHAPES   logits,dlogits (R,V) T   targets (R) i64   lse (R) f32   loss,count,dloss () f32
 // EFFECTS  writes loss count lse | writes dlogits | dlogits may be logits; on the CPU a kept target
 //          outside 0..V-1 throws std::out_of_range before anything is written
-// NUMERICS rows in f32 with a running maximum, their losses summed in f64 in row order; dlogits of
-//          a row that is not kept are zeros; with no kept row the loss is 0
+// NUMERICS rows in f32 with a running maximum, their losses summed in f64 in row order; a row
+//          that is not kept has lse = inf and zero dlogits; with no kept row the loss is 0
 // TRAFFIC  forward RV, backward 2RV elements
 void cross_entropy_forward(Out loss, Out count, Out lse, In logits, In targets,
                            std::int64_t ignore_index, double smoothing, bool mean, Stream stream);

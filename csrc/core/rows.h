@@ -1,0 +1,107 @@
+// Loops over the elements of a row, shared by the kernels that are bound by memory.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "core/threads.h"
+#include "core/vec.h"
+
+namespace byhand {
+
+// Work below this many elements is not worth a second thread.
+inline constexpr std::int64_t kGrain = 16384;
+
+// How many items of `elements` elements each a slice of parallel_for should hold at least.
+inline std::int64_t grain_of(std::int64_t elements) {
+    return std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, elements));
+}
+
+// Calls body(r) for every row of a matrix, in parallel.
+template <class Body>
+void for_rows(std::int64_t rows, std::int64_t cols, Body&& body) {
+    parallel_for(rows, grain_of(cols), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t r = begin; r < end; ++r) body(r);
+    });
+}
+
+// Everything is inlined into the loops below. Their whole words come with the constant count
+// Vec::width, for which Vec::load and Vec::store need no mask, and the tail with its own.
+#define BYHAND_FLATTEN __attribute__((flatten)) inline
+
+// Calls body(i, lanes) for each word of n elements.
+template <class Body>
+BYHAND_FLATTEN void for_words(std::int64_t n, Body&& body) {
+    std::int64_t i = 0;
+    for (; i + Vec::width <= n; i += Vec::width) body(i, std::int64_t{Vec::width});
+    if (i < n) body(i, n - i);
+}
+
+// Folds n elements into one word: partial = step(partial, i, lanes). Four partials run side by side
+// because one would wait for the latency of its own additions; `join` brings them together.
+template <class Step, class Join>
+BYHAND_FLATTEN Vec fold_words(std::int64_t n, Vec start, Step&& step, Join&& join) {
+    constexpr std::int64_t w = Vec::width;
+    Vec a = start, b = start, c = start, d = start;
+    std::int64_t i = 0;
+    for (; i + 4 * w <= n; i += 4 * w) {
+        a = step(a, i, w);
+        b = step(b, i + w, w);
+        c = step(c, i + 2 * w, w);
+        d = step(d, i + 3 * w, w);
+    }
+    for (; i + w <= n; i += w) a = step(a, i, w);
+    if (i < n) b = step(b, i, n - i);
+    return join(join(a, b), join(c, d));
+}
+
+// step(sum, i, lanes) adds a word to the sum. Lanes past the end must add nothing.
+template <class Step>
+BYHAND_FLATTEN float sum_words(std::int64_t n, Step&& step) {
+    return fold_words(n, Vec::zero(), step, [](Vec a, Vec b) { return a + b; }).sum();
+}
+
+// The largest word(i, lanes), `least` when n is 0. NaN is passed over. Lanes past the end must not
+// exceed the largest.
+template <class Word>
+BYHAND_FLATTEN float max_words(std::int64_t n, float least, Word&& word) {
+    const auto step = [&](Vec best, std::int64_t i, std::int64_t lanes) {
+        return max(word(i, lanes), best);
+    };
+    return fold_words(n, Vec::set(least), step, [](Vec a, Vec b) { return max(a, b); }).max();
+}
+
+// The first `lanes` lanes of a, `rest` in the others.
+BYHAND_INLINE Vec keep_first(Vec a, std::int64_t lanes, float rest) {
+    if (lanes >= Vec::width) return a;
+    return select(Mask::first(lanes), a, Vec::set(rest));
+}
+
+inline void fill(float* y, std::int64_t n, float value) { std::fill_n(y, n, value); }
+
+// acc[j] += sum of partials[k * stride + j] over the k, in ascending order.
+inline void add_partials(float* acc, const float* partials, std::int64_t count, std::int64_t stride,
+                         std::int64_t cols) {
+    parallel_for(cols, grain_of(count), [=](std::int64_t begin, std::int64_t end) {
+        for_words(end - begin, [=](std::int64_t i, std::int64_t lanes) {
+            const std::int64_t j = begin + i;
+            Vec sum = Vec::zero();
+            for (std::int64_t k = 0; k < count; ++k) {
+                sum += Vec::load(partials + k * stride + j, lanes);
+            }
+            (Vec::load(acc + j, lanes) + sum).store(acc + j, lanes);
+        });
+    });
+}
+
+// The last defence against reading out of bounds; the Python door has its own check.
+inline void require_in_range(const char* name, std::int64_t row, std::int64_t value,
+                             std::int64_t limit) {
+    if (value >= 0 && value < limit) return;
+    throw std::out_of_range(std::string(name) + "[" + std::to_string(row) + "] = " +
+                            std::to_string(value) + " is outside 0.." + std::to_string(limit - 1));
+}
+
+}  // namespace byhand

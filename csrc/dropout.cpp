@@ -1,0 +1,47 @@
+#include "dropout.h"
+
+#include <algorithm>
+
+#include "core/philox_words.h"
+#include "core/rows.h"
+
+namespace byhand {
+namespace {
+
+// Random words are drawn for this many elements at a time; they stay in the first-level cache.
+constexpr std::int64_t kBlock = 1024;
+constexpr std::int64_t kGroup = 4;  // elements of one Philox group
+
+void drop_block(float* y, const float* x, const float* add, const std::uint32_t* words,
+                const DropoutRule& rule, std::int64_t n) {
+    for_words(n, [=](std::int64_t i, std::int64_t lanes) {
+        const Vec kept = Vec::load(x + i, lanes) * Vec::set(rule.scale);
+        const Vec dropped = select(below(words + i, rule.threshold), Vec::zero(), kept);
+        (add ? dropped + Vec::load(add + i, lanes) : dropped).store(y + i, lanes);
+    });
+}
+
+void drop(float* y, const float* x, const float* add, std::int64_t n, double p, std::uint64_t seed,
+          std::uint64_t offset) {
+    const DropoutRule rule(p);
+    for_rows((n + kBlock - 1) / kBlock, kBlock, [=](std::int64_t block) {
+        std::uint32_t words[kBlock];
+        const std::int64_t at = block * kBlock, length = std::min(kBlock, n - at);
+        const std::int64_t groups = (length + kGroup - 1) / kGroup;
+        philox_words(words, groups, seed, static_cast<std::uint64_t>(at / kGroup), offset);
+        drop_block(y + at, x + at, add ? add + at : nullptr, words, rule, length);
+    });
+}
+
+}  // namespace
+
+void dropout_forward(Out y, In x, Maybe<In> add, double p, std::uint64_t seed, std::uint64_t offset,
+                     Stream) {
+    drop(y.as<float>(), x.as<float>(), add.as<float>(), x.size(), p, seed, offset);
+}
+
+void dropout_backward(Out dx, In dy, double p, std::uint64_t seed, std::uint64_t offset, Stream) {
+    drop(dx.as<float>(), dy.as<float>(), nullptr, dy.size(), p, seed, offset);
+}
+
+}  // namespace byhand

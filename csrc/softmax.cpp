@@ -1,0 +1,154 @@
+#include "softmax.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/rows.h"
+#include "core/vecmath.h"
+
+namespace byhand {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// The keys that query i may see under causality are the first ones.
+std::int64_t causal_keys(std::int64_t i, std::int64_t queries, std::int64_t keys) {
+    return std::clamp<std::int64_t>(i + 1 + keys - queries, 0, keys);
+}
+
+// The rows of a mask, in any strides over the shape of x.
+struct MaskRows {
+    const bool* data;
+    const Array& shape;
+    const Array& mask;
+
+    const bool* row(std::int64_t r) const {
+        const bool* at = data;
+        for (int d = shape.ndim - 2; d >= 0; --d) {
+            at += (r % shape.shape[d]) * mask.stride[d];
+            r /= shape.shape[d];
+        }
+        return at;
+    }
+};
+
+const bool* contiguous(const bool* seen, std::int64_t stride, std::int64_t n) {
+    if (stride == 1) return seen;
+    bool* copy = reinterpret_cast<bool*>(scratch(static_cast<std::size_t>(n) / sizeof(float) + 1));
+    for (std::int64_t j = 0; j < n; ++j) copy[j] = seen[j * stride];
+    return copy;
+}
+
+void masked_logits(float* y, const float* x, const bool* seen, float scale, std::int64_t n) {
+    for_words(n, [=](std::int64_t i, std::int64_t lanes) {
+        const Vec logits = Vec::load(x + i, lanes) * Vec::set(scale);
+        select(Mask::load(seen + i, lanes), logits, Vec::set(-kInfinity)).store(y + i, lanes);
+    });
+}
+
+float max_logit(const float* x, float scale, std::int64_t n) {
+    return max_words(n, -kInfinity, [=](std::int64_t i, std::int64_t lanes) {
+        return keep_first(Vec::load(x + i, lanes) * Vec::set(scale), lanes, -kInfinity);
+    });
+}
+
+// y = softmax(scale * x); y may be x.
+void softmax_row(float* y, const float* x, float scale, std::int64_t n) {
+    const float top = max_logit(x, scale, n);
+    // Where every logit is -inf, so would be the shift, and -inf - -inf is NaN.
+    const float shift = top == -kInfinity ? 0.0f : top;
+    const float total = sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
+        const Vec e = exp(Vec::load(x + i, lanes) * Vec::set(scale) - Vec::set(shift));
+        e.store(y + i, lanes);
+        return sum + keep_first(e, lanes, 0.0f);
+    });
+    const float share = total == 0.0f ? 0.0f : 1.0f / total;
+    for_words(n, [=](std::int64_t i, std::int64_t lanes) {
+        (Vec::load(y + i, lanes) * Vec::set(share)).store(y + i, lanes);
+    });
+}
+
+void softmax_backward_row(float* dx, const float* dy, const float* y, float scale, std::int64_t n) {
+    const float dot = sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
+        return fma(Vec::load(dy + i, lanes), Vec::load(y + i, lanes), sum);
+    });
+    for_words(n, [=](std::int64_t i, std::int64_t lanes) {
+        const Vec centred = Vec::load(dy + i, lanes) - Vec::set(dot);
+        (Vec::set(scale) * Vec::load(y + i, lanes) * centred).store(dx + i, lanes);
+    });
+}
+
+void log_softmax_row(float* y, const float* x, std::int64_t n) {
+    const float top = max_logit(x, 1.0f, n);
+    const float total = sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
+        return sum + keep_first(exp(Vec::load(x + i, lanes) - Vec::set(top)), lanes, 0.0f);
+    });
+    const float log_total = std::log(total);
+    for_words(n, [=](std::int64_t i, std::int64_t lanes) {
+        (Vec::load(x + i, lanes) - Vec::set(top) - Vec::set(log_total)).store(y + i, lanes);
+    });
+}
+
+void log_softmax_backward_row(float* dx, const float* dy, const float* y, std::int64_t n) {
+    const float total = sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
+        return sum + Vec::load(dy + i, lanes);
+    });
+    for_words(n, [=](std::int64_t i, std::int64_t lanes) {
+        const Vec p = exp(Vec::load(y + i, lanes));
+        fma(-p, Vec::set(total), Vec::load(dy + i, lanes)).store(dx + i, lanes);
+    });
+}
+
+}  // namespace
+
+void softmax_forward(Out y, In x, Maybe<StridedIn> mask, double scale, bool causal, Stream) {
+    const float* const logits = x.as<float>();
+    float* const out = y.as<float>();
+    const std::int64_t keys = x.cols(), queries = x.ndim >= 2 ? x.shape[x.ndim - 2] : 1;
+    const MaskRows rows{mask.as<bool>(), x, mask};
+    const float factor = static_cast<float>(scale);
+    for_rows(x.rows(), keys, [&](std::int64_t r) {
+        const float* const xr = logits + r * keys;
+        float* const yr = out + r * keys;
+        const std::int64_t n = causal ? causal_keys(r % queries, queries, keys) : keys;
+        if (mask) {
+            const bool* seen = contiguous(rows.row(r), mask.stride[mask.ndim - 1], n);
+            masked_logits(yr, xr, seen, factor, n);
+            softmax_row(yr, yr, 1.0f, n);
+        } else {
+            softmax_row(yr, xr, factor, n);
+        }
+        fill(yr + n, keys - n, 0.0f);
+    });
+}
+
+void softmax_backward(Out dx, In dy, In y, double scale, Stream) {
+    const float *const dyp = dy.as<float>(), *const yp = y.as<float>();
+    float* const dxp = dx.as<float>();
+    const std::int64_t cols = y.cols();
+    for_rows(y.rows(), cols, [=](std::int64_t r) {
+        const std::int64_t at = r * cols;
+        softmax_backward_row(dxp + at, dyp + at, yp + at, static_cast<float>(scale), cols);
+    });
+}
+
+void log_softmax_forward(Out y, In x, Stream) {
+    const float* const xp = x.as<float>();
+    float* const yp = y.as<float>();
+    const std::int64_t cols = x.cols();
+    for_rows(x.rows(), cols,
+             [=](std::int64_t r) { log_softmax_row(yp + r * cols, xp + r * cols, cols); });
+}
+
+void log_softmax_backward(Out dx, In dy, In y, Stream) {
+    const float *const dyp = dy.as<float>(), *const yp = y.as<float>();
+    float* const dxp = dx.as<float>();
+    const std::int64_t cols = y.cols();
+    for_rows(y.rows(), cols, [=](std::int64_t r) {
+        const std::int64_t at = r * cols;
+        log_softmax_backward_row(dxp + at, dyp + at, yp + at, cols);
+    });
+}
+
+}  // namespace byhand
