@@ -67,9 +67,7 @@ def run(args: argparse.Namespace) -> int:
     longest = trained.config.model.context_size
     context = args.context or longest
     if context > longest:
-        raise UserError(
-            f"the model's context is {longest} characters, so --context {context} is too long"
-        )
+        raise UserError(f"--context {context} is longer than the model's context of {longest}")
     ids, part = _text(args, trained)
     loss = mean_loss(trained.model, ids, context, args.batch)
     assert loss is not None  # only a stop request leaves it out

@@ -51,27 +51,28 @@ reading the loss:
 """
 
 # Flag, the setting it changes, and how to read and explain it.
-MODEL_FLAGS: tuple[tuple[str, str, Any, str], ...] = (
+FlagTable = tuple[tuple[str, str, Any, str], ...]
+MODEL_FLAGS: FlagTable = (
     ("--layers", "num_layers", flags.count, "transformer blocks"),
     ("--heads", "num_heads", flags.count, "attention heads in a block; divides the width"),
     ("--width", "embedding_dim", flags.count, "numbers that describe a token inside the model"),
     ("--context", "context_size", flags.count, "the most characters the model sees at once"),
     ("--dropout", "dropout", flags.number, "part of the activations zeroed while training"),
 )
-TRAINING_FLAGS: tuple[tuple[str, str, Any, str], ...] = (
+TRAINING_FLAGS: FlagTable = (
     ("--steps", "steps", flags.count, "updates of the weights"),
     ("--batch", "batch_size", flags.count, "windows of text in one forward and backward pass"),
     ("--accumulate", "accumulate", flags.count, "such passes added up for one update (1)"),
     ("--lr", "lr", flags.number, "the highest learning rate"),
     ("--min-lr", "min_lr", flags.number, "the learning rate at the end (a tenth of --lr)"),
-    ("--warmup", "warmup", flags.count_or_none, "first steps, in which the learning rate rises (100, "
-     "at most a tenth of --steps)"),
+    ("--warmup", "warmup", flags.count_or_none, "first steps, in which the learning rate rises "
+     "(100, at most a tenth of --steps)"),
     ("--beta1", "beta1", flags.number, "AdamW: how slowly the mean gradient follows (0.9)"),
     ("--beta2", "beta2", flags.number, "AdamW: how slowly the mean square follows (0.99)"),
     ("--weight-decay", "weight_decay", flags.number, "AdamW: pull of the matrices to zero (0.1)"),
     ("--clip", "clip", flags.number, "cut the gradient to this norm; 0 never cuts (1.0)"),
     ("--eval-every", "eval_every", flags.count, "steps between evaluations, each of which saves"),
-    ("--eval-batches", "eval_batches", flags.count, "batches of the validation text used then (40)"),
+    ("--eval-batches", "eval_batches", flags.count, "batches of validation text used then (40)"),
     ("--sample-tokens", "sample_tokens", flags.count_or_none, "characters written then (200)"),
     ("--val-ratio", "val_ratio", flags.number, "the last part of the text, kept for validation "
      "(0.1)"),
@@ -102,7 +103,7 @@ def add_command(commands: Any) -> None:
     flags.add_threads(command)
     sizes = command.add_argument_group(
         "the model",
-        "A preset gives all sizes, and settings that suit them; flags change single ones.",
+        "A preset sets all sizes, and training to suit them; flags change single ones.",
     )
     sizes.add_argument(
         "--preset",
@@ -259,14 +260,12 @@ def _train(trainer: Trainer) -> int:
     return 0
 
 
-def _add(group: argparse._ArgumentGroup, table: tuple[tuple[str, str, Any, str], ...]) -> None:
+def _add(group: argparse._ArgumentGroup, table: FlagTable) -> None:
     for flag, name, kind, explained in table:
         group.add_argument(flag, dest=name, type=kind, metavar="N", help=explained)
 
 
-def _given(
-    args: argparse.Namespace, table: tuple[tuple[str, str, Any, str], ...]
-) -> dict[str, Any]:
+def _given(args: argparse.Namespace, table: FlagTable) -> dict[str, Any]:
     values = {name: getattr(args, name) for _, name, _, _ in table}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -292,8 +291,8 @@ def _training_numbers(chosen: Preset) -> dict[str, Any]:
 
 def _describe(p: Preset) -> str:
     return (
-        f"{p.layers} layers, {p.heads} heads, width {p.width}, context {p.context}, batch {p.batch} "
-        f"({p.about})"
+        f"{p.layers} layers, {p.heads} heads, width {p.width}, context {p.context}, "
+        f"batch {p.batch} ({p.about})"
     )
 
 

@@ -7,10 +7,13 @@ import io
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from byhand.training.files import write_atomically
 from byhand.training.log import read_log
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MISSING = (
     "loss.png is not drawn because matplotlib is not installed (pip install 'byhand[plot]'); "
@@ -47,13 +50,15 @@ class LossPlot:
             return
         self._drawn = time.monotonic()
         try:
-            write_atomically(self._path, loss_png(read_log(self._log)))
+            buffer = io.BytesIO()
+            loss_figure(read_log(self._log)).savefig(buffer, format="png", dpi=120)
+            write_atomically(self._path, buffer.getvalue())
         except (ImportError, OSError) as error:
             self._say(f"{self._path} is not drawn: {error}")
 
 
-def loss_png(records: Iterable[dict[str, Any]]) -> bytes:
-    """A PNG of the records of a log: steps to the right, loss upwards, one line for each loss."""
+def loss_figure(records: Iterable[dict[str, Any]]) -> Figure:
+    """The records of a log as curves: steps to the right, loss upwards, a line for each loss."""
     # The object interface, not pyplot: no window, no global state, no display needed.
     from matplotlib.figure import Figure
 
@@ -70,6 +75,4 @@ def loss_png(records: Iterable[dict[str, Any]]) -> bytes:
         axes.plot([step for step, _ in curve], [loss for _, loss in curve], label=label, **style)
     axes.grid(True, alpha=0.3)
     axes.legend(loc="upper right")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return figure

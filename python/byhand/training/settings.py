@@ -71,9 +71,8 @@ class TrainingSettings:
             raise UserError("the training settings are missing")
         known = {field.name for field in dataclasses.fields(cls)}
         for name in sorted(known ^ set(data)):
-            raise UserError(
-                f"training setting {name!r} is {'missing' if name in known else 'unknown'}"
-            )
+            fault = "missing" if name in known else "unknown"
+            raise UserError(f"the training setting {name!r} is {fault}")
         return cls(**data)
 
 

@@ -194,12 +194,11 @@ class Trainer:
         """Diverged unless `value` is a number: nothing computed from now on would mean anything."""
         if math.isfinite(value):
             return
-        saved = (
-            f"the last checkpoint is of step {self.saved}" if self.saved >= 0 else "none is saved"
-        )
+        saved = f"the checkpoint of step {self.saved}" if self.saved >= 0 else "no checkpoint"
         raise Diverged(
-            f"training stopped after step {self.step}: the {what} is {value}; a smaller --lr (now "
-            f"{self.settings.lr:g}), a longer --warmup or a smaller --clip may help; {saved}"
+            f"training stopped after step {self.step}: the {what} is {value}; a smaller --lr (it "
+            f"is {self.settings.lr:g}), a longer --warmup or a smaller --clip may help; "
+            f"{saved} is saved"
         )
 
     # --- saving and resuming -------------------------------------------------------------------

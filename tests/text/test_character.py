@@ -1,0 +1,127 @@
+"""The character tokenizer: a bijection between texts and ids, and clear errors outside of it."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from byhand.errors import UserError
+from byhand.text import CharacterTokenizer
+
+characters = st.characters(exclude_categories=["Cs"])
+texts = st.text(characters, min_size=1, max_size=200)
+
+
+@given(texts)
+def test_decode_undoes_encode(text: str):
+    tokenizer = CharacterTokenizer.from_text(text)
+    ids = tokenizer.encode(text)
+    assert ids.dtype == np.int64
+    assert ids.shape == (len(text),)
+    assert tokenizer.decode(ids) == text
+
+
+@given(texts)
+def test_ids_number_the_distinct_characters_in_code_point_order(text: str):
+    tokenizer = CharacterTokenizer.from_text(text)
+    ordered = sorted(set(text))
+    assert list(tokenizer.vocabulary) == ordered
+    assert tokenizer.encode(text).tolist() == [ordered.index(c) for c in text]
+    assert len(tokenizer) == tokenizer.vocabulary_size == len(ordered)
+
+
+@given(texts, st.lists(characters, max_size=20))
+def test_json_keeps_every_id(text: str, more: list[str]):
+    tokenizer = CharacterTokenizer.from_text(text + "".join(more))
+    again = CharacterTokenizer.from_json(json.loads(json.dumps(tokenizer.to_json())))
+    assert again == tokenizer
+    assert again.sha256() == tokenizer.sha256()
+    assert again.encode(text).tolist() == tokenizer.encode(text).tolist()
+
+
+@given(texts, texts)
+def test_an_unknown_character_is_named_with_its_first_position(known: str, text: str):
+    tokenizer = CharacterTokenizer.from_text(known)
+    unknown = [i for i, c in enumerate(text) if c not in known]
+    if not unknown:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        return
+    with pytest.raises(UserError) as error:
+        tokenizer.encode(text)
+    first = text[unknown[0]]
+    assert f"{first!r} (U+{ord(first):04X}) at position {unknown[0]} " in str(error.value)
+
+
+def test_the_empty_text_has_no_ids():
+    tokenizer = CharacterTokenizer("ab")
+    assert tokenizer.encode("").shape == (0,)
+    assert tokenizer.decode([]) == ""
+    assert tokenizer.decode(tokenizer.encode("")) == ""
+
+
+def test_nul_and_byte_order_marks_are_characters_like_others():
+    text = "\x00a\ufeff\U0001f600\r\n"
+    tokenizer = CharacterTokenizer.from_text(text)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        ([0, 1, 3], "token id 3 at position 2 is outside the vocabulary 0..2"),
+        ([0, -1], "token id -1 at position 1"),
+        ([0.5], "whole numbers, not float64"),
+        ([[0, 1]], "2 axes"),
+    ],
+)
+def test_decode_refuses_what_is_no_id(ids: list, words: str):
+    with pytest.raises(UserError, match=words):
+        CharacterTokenizer("abc").decode(ids)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "words"),
+    [
+        ("", "at least one character"),
+        (["ab"], "single characters, not 'ab'"),
+        ([3], "single characters, not 3"),
+        ("abca", "'a' .U.0061. twice"),
+        ("a\ud800", "surrogate"),
+        ("\udfff", "surrogate"),
+    ],
+)
+def test_a_vocabulary_is_distinct_whole_characters(vocabulary: object, words: str):
+    with pytest.raises(UserError, match=words):
+        CharacterTokenizer(vocabulary)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        [],
+        {},
+        {"kind": "bytes", "characters": "ab"},
+        {"kind": "character"},
+        {"kind": "character", "characters": ["a", "b"]},
+        {"kind": "character", "characters": "ba"},  # other ids than those it was saved with
+        {"kind": "character", "characters": ""},
+    ],
+)
+def test_from_json_refuses_anything_else(data: object):
+    with pytest.raises(UserError):
+        CharacterTokenizer.from_json(data)
+
+
+def test_fingerprints_tell_vocabularies_apart():
+    assert CharacterTokenizer("ab").sha256() != CharacterTokenizer("abc").sha256()
+    assert CharacterTokenizer("ab") != CharacterTokenizer("ac")
+    assert CharacterTokenizer("ba") == CharacterTokenizer("ab")
+
+
+def test_a_lone_surrogate_in_a_prompt_is_just_unknown():
+    # What Python makes of a byte on the command line that is not UTF-8.
+    with pytest.raises(UserError, match=r"U\+DC80.* at position 1"):
+        CharacterTokenizer("ab").encode("a\udc80")
