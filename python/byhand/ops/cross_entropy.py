@@ -33,7 +33,7 @@ def cross_entropy_forward(
 ) -> None:
     top = logits.max(axis=-1, keepdims=True, initial=-np.inf)
     total = top[..., 0] + np.log(np.exp(logits - top).sum(axis=-1))
-    lse[...] = total
+    lse[...] = np.where(targets == ignore_index, np.inf, total)  # exp(logits - lse) is 0 there
     kept = np.flatnonzero(targets.reshape(-1) != ignore_index)
     log_p = as_rows(logits)[kept] - total.reshape(-1)[kept, None]
     losses = -(1 - smoothing) * log_p[np.arange(kept.size), targets.reshape(-1)[kept]]
