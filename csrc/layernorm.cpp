@@ -12,7 +12,7 @@ float row_mean(const float* x, std::int64_t n) {
     const float sum = sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
         return sum + Vec::load(x + i, lanes);
     });
-    return sum / static_cast<float>(n);
+    return sum / static_cast<float>(std::max<std::int64_t>(n, 1));
 }
 
 float row_variance(const float* x, float mean, std::int64_t n) {
@@ -20,7 +20,7 @@ float row_variance(const float* x, float mean, std::int64_t n) {
         const Vec centred = Vec::load(x + i, lanes, mean) - Vec::set(mean);
         return fma(centred, centred, sum);
     });
-    return sum / static_cast<float>(n);
+    return sum / static_cast<float>(std::max<std::int64_t>(n, 1));
 }
 
 void normalise_row(float* y, const float* x, const float* w, const float* b, float mean, float rstd,

@@ -89,9 +89,9 @@ inline std::string describe(py::handle object) {
 }
 
 inline bool contiguous(const Array& a) {
+    if (a.size() == 0) return true;  // numpy gives an empty array any strides it likes
     std::int64_t expected = 1;
     for (int d = a.ndim - 1; d >= 0; --d) {
-        if (a.shape[d] == 0) return true;
         if (a.shape[d] != 1 && a.stride[d] != expected) return false;
         expected *= a.shape[d];
     }
