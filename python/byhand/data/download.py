@@ -84,7 +84,7 @@ def _reason(error: Exception) -> str:
         return f"the server answered {error.code} {error.reason}"
     if isinstance(error, urllib.error.URLError):
         error = error.reason if isinstance(error.reason, Exception) else error
-    return str(error) or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _write(path: Path, data: bytes) -> None:
