@@ -153,9 +153,10 @@ function(byhand_cuda_module name)
   target_compile_definitions(${name} PRIVATE BYHAND_BACKEND_CUDA)
   # A kernel that spills its registers is a bug: the build fails.
   target_compile_options(${name} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Werror=all-warnings \
--Xptxas --warn-on-spills,-Werror -Xcompiler -Wall,-Wextra>")
-  if(BYHAND_CUDA_LINEINFO)
-    target_compile_options(${name} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-lineinfo>")
+-Xptxas --warn-on-spills,-Werror -Xcompiler -Wall,-Wextra -lineinfo>")
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13.0)
+    # Line tables triple the size of the machine code; compressed they cost little.
+    target_compile_options(${name} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:--compress-mode=size>")
   endif()
   set_target_properties(${name} PROPERTIES CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON
                         CUDA_EXTENSIONS OFF CUDA_VISIBILITY_PRESET hidden)

@@ -1,6 +1,5 @@
-#include "softmax.h"
-
 #include "core/tile.cuh"
+#include "softmax.h"
 
 namespace byhand {
 namespace {
@@ -49,7 +48,7 @@ Sight sight(const Array& x, const Array& mask, bool causal) {
 enum class Form { plain, masked, log };
 
 template <class T, class P, Form form>
-__global__ void __launch_bounds__(P::Team::kThreads)
+__global__ void __launch_bounds__(P::Team::kThreads, 1)
     softmax_forward_rows(T* y, const T* x, const __grid_constant__ Sight sight, int64_t rows,
                          int64_t cols, float scale) {
     typename P::Team team;
@@ -119,7 +118,7 @@ __global__ void __launch_bounds__(P::Team::kThreads)
 
 // dx = scale y (dy - sum dy y), or for log_softmax dx = dy - exp(y) sum dy.
 template <class T, class P, bool log>
-__global__ void __launch_bounds__(P::Team::kThreads)
+__global__ void __launch_bounds__(P::Team::kThreads, 1)
     softmax_backward_rows(T* dx, const T* dy, const T* y, int64_t rows, int64_t cols, float scale) {
     typename P::Team team;
     for_rows(team, rows, [&](int64_t row, bool here) {

@@ -6,6 +6,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <limits>
@@ -29,6 +30,8 @@ constexpr int kWarp = 32;
 constexpr unsigned kWholeWarp = 0xffffffffu;
 constexpr int64_t kMaxGrid = 2147483647;  // grid.x
 
+// Kernels say __launch_bounds__(threads, 1): with the 1 ptxas takes the registers it needs, without
+// it a few are spilled now and then for the sake of more resident blocks.
 #define BYHAND_DEVICE __device__ __forceinline__
 
 BYHAND_DEVICE float infinity() { return __int_as_float(0x7f800000); }
@@ -83,6 +86,11 @@ inline bool sync_after_launch() {
     return sync;
 }
 
+// The number of blocks for n items, `each` to a block.
+inline unsigned blocks_for(int64_t n, int64_t each) {
+    return static_cast<unsigned>(std::min((n + each - 1) / each, kMaxGrid));
+}
+
 template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, Stream stream,
             A... arguments) {
@@ -98,8 +106,10 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, Strea
 template <class F>
 void for_storage(const char* name, const Array& a, F&& f) {
     switch (a.dtype) {
-        case DType::f32: return f(float{});
-        case DType::bf16: return f(bf16{});
+        case DType::f32:
+            return f(float{});
+        case DType::bf16:
+            return f(bf16{});
         default:
             throw TypeError(std::string(name) + ": " + a.name +
                             " must be float32 or bfloat16, got " + to_string(a.dtype));

@@ -54,8 +54,7 @@ py::dict device_properties(int device) {
                        attribute(cudaDevAttrComputeCapabilityMinor, device));
     result["multiprocessors"] = attribute(cudaDevAttrMultiProcessorCount, device);
     result["l2_bytes"] = attribute(cudaDevAttrL2CacheSize, device);
-    result["shared_bytes_per_block"] =
-        attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    result["shared_bytes_per_block"] = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     cudaDeviceProp properties;
     if (clear(cudaGetDeviceProperties(&properties, device)) == cudaSuccess) {
         result["name"] = properties.name;

@@ -49,7 +49,9 @@ BYHAND_DEVICE void store(T* p, const float (&v)[N]) {
 // ones, null, do not object).
 template <class T, class... P>
 bool packable(int64_t cols, const P*... pointers) {
-    const auto aligned = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
+    const auto aligned = [](const void* p) {
+        return reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
+    };
     return cols % kPack<T> == 0 && (aligned(pointers) && ...);
 }
 

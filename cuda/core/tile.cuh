@@ -3,8 +3,6 @@
 // row length.
 #pragma once
 
-#include <algorithm>
-
 #include "core/pack.cuh"
 #include "core/team.cuh"
 
@@ -36,7 +34,8 @@ struct Tile {
 
     // All loads are issued before the first value is used: that is what keeps the memory busy.
     template <class T>
-    BYHAND_DEVICE void load(const Team& team, const T* row, int64_t start, int64_t end, float rest) {
+    BYHAND_DEVICE void load(const Team& team, const T* row, int64_t start, int64_t end,
+                            float rest) {
 #pragma unroll
         for (int k = 0; k < K; ++k) {
             const int64_t column = Tile::column(team, start, k);
@@ -79,17 +78,12 @@ BYHAND_DEVICE void for_tiles(const typename P::Team& team, int64_t cols, F&& f) 
     }
 }
 
-inline unsigned grid_for(int64_t teams, int teams_per_block) {
-    return static_cast<unsigned>(
-        std::min<int64_t>((teams + teams_per_block - 1) / teams_per_block, kMaxGrid));
-}
-
 namespace detail {
 
 template <int V, int K, int... Rest, class F>
 void plan_warp(int64_t rows, int64_t cols, F&& f) {
     if (cols <= static_cast<int64_t>(kWarp) * V * K || sizeof...(Rest) == 0) {
-        f(Plan<V, K, WarpTeam, false>{dim3(grid_for(rows, WarpTeam::kTeams)),
+        f(Plan<V, K, WarpTeam, false>{dim3(blocks_for(rows, WarpTeam::kTeams)),
                                       dim3(kWarp, WarpTeam::kTeams)});
     } else if constexpr (sizeof...(Rest) > 0) {
         plan_warp<V, Rest...>(rows, cols, f);
@@ -101,20 +95,21 @@ template <int V, int K, int kThreads, class F>
 void plan_block(int64_t rows, int64_t cols, F&& f) {
     const int64_t threads = (cols + V * K - 1) / (V * K);
     const auto rounded = static_cast<unsigned>((threads + kWarp - 1) / kWarp * kWarp);
-    f(Plan<V, K, BlockTeam<kThreads>, false>{dim3(grid_for(rows, 1)), dim3(rounded)});
+    f(Plan<V, K, BlockTeam<kThreads>, false>{dim3(blocks_for(rows, 1)), dim3(rounded)});
 }
 
 template <int V, int K, class F>
 void plan_long(int64_t rows, F&& f) {
     constexpr int kThreads = 512;
-    f(Plan<V, K, BlockTeam<kThreads>, true>{dim3(grid_for(rows, 1)), dim3(kThreads)});
+    f(Plan<V, K, BlockTeam<kThreads>, true>{dim3(blocks_for(rows, 1)), dim3(kThreads)});
 }
 
 }  // namespace detail
 
 // Picks the plan for kernels that keep a row in registers: a warp a row up to 1024 columns, a block
-// a row up to 1024 * kPerThread (half of it when not packed: addresses take registers too), several
-// tiles beyond. kPerThread is what a thread of a full block can hold within its 64 registers.
+// a row up to 1024 * kPerThread, several tiles beyond. kPerThread is what a thread of a full block
+// can hold within its 64 registers. Element by element each address takes registers too, so those
+// blocks are half as wide.
 template <class T, int kPerThread = 16, class F>
 void plan_rows(int64_t rows, int64_t cols, bool packed, F&& f) {
     constexpr int kFull = 1024, kV = kPack<T>;
@@ -132,8 +127,8 @@ void plan_rows(int64_t rows, int64_t cols, bool packed, F&& f) {
         }
     } else if (cols <= 1024) {
         detail::plan_warp<1, 2, 8, 32>(rows, cols, f);
-    } else if (cols <= static_cast<int64_t>(kFull) * kPerThread / 2) {
-        detail::plan_block<1, kPerThread / 2, kFull>(rows, cols, f);
+    } else if (cols <= static_cast<int64_t>(kFull / 2) * kPerThread) {
+        detail::plan_block<1, kPerThread, kFull / 2>(rows, cols, f);
     } else {
         detail::plan_long<1, 4>(rows, f);
     }
