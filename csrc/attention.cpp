@@ -24,7 +24,7 @@ namespace {
 using namespace tiles;
 
 // Queries so few that the lanes of a word are better spent on keys than on them.
-constexpr int64_t kFewQueries = Vec::width / 2;
+constexpr int64_t kFewQueries = Vec::width;
 
 // Cuts scratch memory into pieces.
 class Carver {
@@ -142,7 +142,8 @@ void absorb(const ForwardScratch& w, const Tile& t) {
 
 void forward_tile(const ForwardScratch& w, const Problem& p, const Tile& t) {
     const int64_t width = padded(p.D);
-    scores(w.s, t, p.head(p.k, t.bh).from(t.j0), w.q, p.D);
+    const Rows k = p.head(p.k, t.bh).from(t.j0), v = p.head(p.v, t.bh).from(t.j0);
+    scores(w.s, t, k, w.q, p.D);
     apply_masks(w.s, p, t, w.work);
     absorb(w, t);
     if (p.dropout > 0) {
@@ -154,8 +155,7 @@ void forward_tile(const ForwardScratch& w, const Problem& p, const Tile& t) {
             scale_row(w.o + i * width, width, Vec::set(w.shrink[i]));
         }
     }
-    pack_rows(w.v, p.head(p.v, t.bh).from(t.j0), t.keys, p.D, 1.0f);
-    add_over_keys(w.o, t, w.s, w.v, width);
+    add_over_keys(w.o, t, w.s, whole_words(w.v, v, t.keys, p.D), width);
 }
 
 void forward_block(const Out& o, const Out& lse, const Problem& p, int64_t bh, int64_t i0) {
@@ -224,8 +224,8 @@ Vec absorb_row(float* s, float* running_m, float* running_l) {
 
 void few_tile(const FewScratch& w, const Problem& p, int64_t bh, int64_t j0) {
     const int64_t width = padded(p.D), keys = std::min(kTile, p.S - j0);
-    pack_transposed(w.k, p.head(p.k, bh).from(j0), keys, p.D, 1.0f);
-    pack_rows(w.v, p.head(p.v, bh).from(j0), keys, p.D, 1.0f);
+    const Rows k = p.head(p.k, bh).from(j0), v = p.head(p.v, bh).from(j0);
+    pack_transposed(w.k, k, keys, p.D, 1.0f);
     product(w.s, kTile, Straight{w.q, width}, w.k, kTile, p.T, padded(keys), p.D, Start::zero);
     for (int64_t i = 0; i < p.T; ++i) {
         float* s = w.s + i * kTile;
@@ -236,7 +236,9 @@ void few_tile(const FewScratch& w, const Problem& p, int64_t bh, int64_t j0) {
             for (int64_t j = 0; j < keys; ++j) s[j] *= w.factors[j];
         }
     }
-    product(w.o, width, Straight{w.s, kTile}, w.v, width, p.T, width, keys, Start::add);
+    prefetch(k.from(kTile), std::min(kTile, p.S - j0 - keys), p.D);
+    const Rows b = whole_words(w.v, v, keys, p.D);
+    product(w.o, width, Straight{w.s, kTile}, b.data, b.stride, p.T, width, keys, Start::add);
 }
 
 void forward_few(const Out& o, const Out& lse, const Problem& p, int64_t bh) {
@@ -293,24 +295,29 @@ struct Part {
 
 // The keys of a part, rows of whole words, and where the gradients of keys and values add up.
 struct KeyRows {
-    float *k, *dk, *dv;
+    Rows k;
+    float *dk, *dv;
 
-    KeyRows(int64_t keys, int64_t D) {
+    KeyRows(const Rows& k_, int64_t keys, int64_t D) {
         const int64_t size = keys * padded(D);
-        k = scratch(static_cast<std::size_t>(3 * size), 1);
-        dk = k + size;
+        dk = scratch(static_cast<std::size_t>(3 * size), 1);
         dv = dk + size;
+        k = whole_words(dv + size, k_, keys, D);
+        fill_zero(dk, 2 * size);
     }
 };
 
-void load_queries(const BackwardScratch& w, const Problem& p, const Gradients& g, int64_t bh,
+// The queries of a tile, rows of whole words.
+struct QueryRows {
+    Rows q, do_;
+};
+
+QueryRows load_queries(const BackwardScratch& w, const Problem& p, const Gradients& g, int64_t bh,
                   int64_t i0, int64_t queries) {
     const Rows q = p.head(p.q, bh).from(i0);
     const Rows do_ = g.head(g.do_, p, bh).from(i0), o = g.head(g.o, p, bh).from(i0);
     pack_transposed(w.q_turned, q, queries, p.D, p.scale);
     pack_transposed(w.do_turned, do_, queries, p.D, 1.0f);
-    pack_rows(w.q, q, queries, p.D, p.scale);
-    pack_rows(w.do_, do_, queries, p.D, 1.0f);
     fill_zero(w.dq, queries * padded(p.D));
     // Lanes without a query, and queries that saw no key, get p = exp(s - inf) = 0.
     std::fill_n(w.lse, kTile, INFINITY);
@@ -325,6 +332,7 @@ void load_queries(const BackwardScratch& w, const Problem& p, const Gradients& g
         }
         w.delta[i] = sum.sum();
     }
+    return {whole_words(w.q, q, queries, p.D), whole_words(w.do_, do_, queries, p.D)};
 }
 
 // s -> p and dp -> ds = p * (dp - delta).
@@ -343,7 +351,7 @@ void softmax_gradient(const BackwardScratch& w, const Tile& t) {
     }
 }
 
-void backward_tile(const BackwardScratch& w, const KeyRows& keys, const Problem& p, const Tile& t,
+void backward_tile(const BackwardScratch& w, const QueryRows& queries, const KeyRows& keys, const Problem& p, const Tile& t,
                    const Part& part) {
     const int64_t width = padded(p.D), at = (t.j0 - part.j_begin) * width;
     scores(w.p, t, p.head(p.k, t.bh).from(t.j0), w.q_turned, p.D);
@@ -354,27 +362,25 @@ void backward_tile(const BackwardScratch& w, const KeyRows& keys, const Problem&
         multiply_tile(w.ds, t, w.factors);
     }
     softmax_gradient(w, t);
-    if (part.queries) add_over_keys(w.dq, t, w.ds, keys.k + at, width);
+    if (part.queries) add_over_keys(w.dq, t, w.ds, keys.k.from(t.j0 - part.j_begin), width);
     if (part.keys) {
-        add_over_queries(keys.dk + at, t, w.ds, w.q, width);
+        add_over_queries(keys.dk + at, t, w.ds, queries.q, width);
         if (p.dropout > 0) multiply_tile(w.p, t, w.factors);
-        add_over_queries(keys.dv + at, t, w.p, w.do_, width);
+        add_over_queries(keys.dv + at, t, w.p, queries.do_, width);
     }
 }
 
 void backward_part(const Gradients& g, const Problem& p, const Part& part) {
     const BackwardScratch w(p.D);
     const int64_t width = padded(p.D), count = part.j_end - part.j_begin;
-    const KeyRows keys(count, p.D);
-    pack_rows(keys.k, p.head(p.k, part.bh).from(part.j_begin), count, p.D, 1.0f);
-    fill_zero(keys.dk, 2 * count * width);
+    const KeyRows keys(p.head(p.k, part.bh).from(part.j_begin), count, p.D);
 
     for (int64_t i0 = part.i_begin; i0 < part.i_end; i0 += kTile) {
         const int64_t queries = std::min(kTile, p.T - i0);
         const int64_t j_end = std::min(part.j_end, p.keys_until(i0 + queries - 1));
-        load_queries(w, p, g, part.bh, i0, queries);
+        const QueryRows rows = load_queries(w, p, g, part.bh, i0, queries);
         for (int64_t j0 = part.j_begin; j0 < j_end; j0 += kTile) {
-            backward_tile(w, keys, p, Tile(p, part.bh, i0, j0, j_end), part);
+            backward_tile(w, rows, keys, p, Tile(p, part.bh, i0, j0, j_end), part);
         }
         if (!part.queries) continue;
         float* dq = head(g.dq, part.bh, p.H) + i0 * g.dq.stride[1];
@@ -386,7 +392,7 @@ void backward_part(const Gradients& g, const Problem& p, const Part& part) {
     float* dk = head(g.dk, part.bh, p.H) + part.j_begin * g.dk.stride[1];
     float* dv = head(g.dv, part.bh, p.H) + part.j_begin * g.dv.stride[1];
     for (int64_t j = 0; j < count; ++j) {
-        unpack_row(dk + j * g.dk.stride[1], keys.dk + j * width, p.D, Vec::set(1.0f));
+        unpack_row(dk + j * g.dk.stride[1], keys.dk + j * width, p.D, Vec::set(p.scale));
         unpack_row(dv + j * g.dv.stride[1], keys.dv + j * width, p.D, Vec::set(1.0f));
     }
 }

@@ -105,21 +105,20 @@ inline void scores(float* s, const Tile& t, Rows a, const float* b, int64_t D) {
 }
 
 // y[i] += sum_j x[j][i] b[j] for the queries of the tile: o from p and v, dq from ds and k.
-inline void add_over_keys(float* y, const Tile& t, const float* x, const float* b, int64_t width) {
+inline void add_over_keys(float* y, const Tile& t, const float* x, Rows b, int64_t width) {
     for (int64_t i = 0; i < t.queries; i += t.strip()) {
         const int64_t rows = std::min(t.strip(), t.queries - i);
-        product(y + i * width, width, Transposed{x + i, kTile}, b, width, rows, width,
+        product(y + i * width, width, Transposed{x + i, kTile}, b.data, b.stride, rows, width,
                 t.keys_seen(i + rows - 1), Start::add);
     }
 }
 
 // y[j] += sum_i x[j][i] b[i] for the keys of the tile: dv from p and do, dk from ds and q.
-inline void add_over_queries(float* y, const Tile& t, const float* x, const float* b,
-                             int64_t width) {
+inline void add_over_queries(float* y, const Tile& t, const float* x, Rows b, int64_t width) {
     for (int64_t j = 0; j < t.keys; j += t.strip()) {
         const int64_t rows = std::min(t.strip(), t.keys - j);
         const int64_t i = t.first_query(j);
-        product(y + j * width, width, Straight{x + j * kTile + i, kTile}, b + i * width, width,
+        product(y + j * width, width, Straight{x + j * kTile + i, kTile}, b.row(i), b.stride,
                 rows, width, t.queries - i, Start::add);
     }
 }

@@ -137,6 +137,22 @@ inline void pack_rows(float* tile, Rows x, int64_t rows, int64_t columns, float 
     }
 }
 
+// The rows themselves if they are whole words already, else a packed copy.
+inline Rows whole_words(float* tile, Rows x, int64_t rows, int64_t columns) {
+    if (columns == padded(columns)) return x;
+    pack_rows(tile, x, rows, columns, 1.0f);
+    return {tile, padded(columns)};
+}
+
+// Rows of one head are short and far apart, so the hardware does not see the next one coming; where
+// memory is the limit, what comes next is asked for before it is needed.
+inline void prefetch(Rows x, int64_t rows, int64_t columns) {
+    constexpr int64_t kLine = 16;
+    for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t c = 0; c < columns; c += kLine) __builtin_prefetch(x.row(i) + c);
+    }
+}
+
 // y[c] = scale * x[c], a row out of a tile into the caller's memory.
 inline void unpack_row(float* y, const float* x, int64_t columns, Vec scale) {
     for (int64_t c = 0; c < columns; c += Vec::width) {
