@@ -146,7 +146,7 @@ class Pool {
         for (int i = 0; pending_.load(std::memory_order_acquire) > 0; ++i) {
             pause();
             // On a busy machine the worker may wait for this very core.
-            if (i % 4096 == 4095) std::this_thread::yield();
+            if (i % 512 == 511) std::this_thread::yield();
         }
     }
 
