@@ -15,8 +15,9 @@
 namespace byhand {
 namespace {
 
-// The longest block of K: kRows rows of A of this length stay in the first-level cache.
-constexpr std::int64_t kBlockK = Vec::width == 16 ? 512 : 384;
+// The block of K, give or take a half: kRows rows of A of this length stay in the first-level
+// cache.
+constexpr std::int64_t kBlockK = Vec::width == 16 ? 384 : 320;
 // The block of B, in floats: half of a second-level cache of 1 MB, which processors with AVX-512
 // have, or of 512 KB.
 constexpr std::int64_t kBlockB = Vec::width == 16 ? 160 * 1024 : 64 * 1024;
@@ -36,12 +37,7 @@ constexpr auto kDirect = micro_kernels<false>(AllTiles{});
 constexpr auto kPacked = micro_kernels<true>(AllTiles{});
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-// The length of equal blocks, none longer than `most`, in multiples of `unit`.
-std::int64_t block_length(std::int64_t n, std::int64_t most, std::int64_t unit) {
-    const std::int64_t blocks = std::max<std::int64_t>(1, ceil_div(n, most));
-    return std::max(unit, ceil_div(ceil_div(n, blocks), unit) * unit);
-}
+std::int64_t round_up(std::int64_t a, std::int64_t unit) { return ceil_div(a, unit) * unit; }
 
 struct Problem {
     float* c;
@@ -79,60 +75,65 @@ void finish(const Problem& p, Range rows, Range cols) {
     }
 }
 
-// One row of panels: rows m .. m+rows of C against every panel of the packed block of B.
-void multiply_rows(const Problem& p, Range rows, Range cols, Range ks, const float* panels,
-                   float* packed_rows) {
-    const std::int64_t K = ks.end - ks.begin;
-    const int count = static_cast<int>(rows.end - rows.begin);
-    const bool direct = p.a.col_stride == 1;
-    const Matrix a = p.a.at(rows.begin, ks.begin);
-    if (!direct) pack_rows(packed_rows, a, K, count);
-    const auto& kernels = direct ? kDirect : kPacked;
-
-    const bool first = ks.begin == 0, last = ks.end == p.K;
+// Rows `rows` of C against every panel of the packed block of B. `a` is a row panel, packed or not.
+void multiply_rows(const Problem& p, Range rows, Range cols, Range ks, const float* a,
+                   const float* panels) {
+    const bool direct = p.a.col_stride == 1, first = ks.begin == 0, last = ks.end == p.K;
+    const std::int64_t count = rows.end - rows.begin;
     MicroTile t;
-    t.a = direct ? a.data : packed_rows;
-    t.a_stride = a.row_stride;
+    t.K = ks.end - ks.begin;
+    t.a = a;
+    t.a_stride = p.a.row_stride;
     t.b_stride = kPanel;
-    t.K = K;
+    t.b = panels;
     t.c_stride = p.N;
-    for (std::int64_t n = cols.begin; n < cols.end; n += kPanel) {
+    for (std::int64_t n = cols.begin; n < cols.end; n += kPanel, t.b += panel_stride<kPanel>(t.K)) {
         const std::int64_t at = rows.begin * p.N + n;
-        t.b = panels + (n - cols.begin) * K;
         t.c = p.c + at;
         t.cols = std::min<std::int64_t>(kPanel, cols.end - n);
         // The epilogue's terms come with the first block, so that `add` may be C itself.
         t.bias = first && p.epilogue.bias ? p.epilogue.bias + n : nullptr;
         t.add = !first ? t.c : p.epilogue.add ? p.epilogue.add + at : nullptr;
-        const int vecs = static_cast<int>(ceil_div(t.cols, Vec::width));
-        kernels[(count - 1) * kPanelVecs + vecs - 1](t);
+        // The tile is wanted only after K steps: time enough to fetch it.
+        for (std::int64_t i = 0; i < count; ++i) {
+            for (std::int64_t j = 0; j < t.cols; j += 16) __builtin_prefetch(t.c + i * p.N + j, 1);
+        }
+        const std::int64_t vecs = ceil_div(t.cols, Vec::width);
+        (direct ? kDirect : kPacked)[(count - 1) * kPanelVecs + vecs - 1](t);
         if (last) finish(p, rows, {n, n + t.cols});
     }
 }
 
 // One thread's rectangle of C.
 void multiply(const Problem& p, Range rows, Range cols) {
-    const std::int64_t block_k = block_length(p.K, kBlockK, 1);
-    const std::int64_t width = cols.end - cols.begin;
-    const std::int64_t block_n = block_length(
-        width, std::max<std::int64_t>(kPanel, kBlockB / block_k / kPanel * kPanel), kPanel);
-    const std::int64_t padded = std::min(block_n, ceil_div(width, kPanel) * kPanel);
-    float* panels = scratch(static_cast<std::size_t>((padded + kRows) * block_k));
-    float* packed_rows = panels + padded * block_k;
+    const bool direct = p.a.col_stride == 1;
+    const std::int64_t blocks = std::max<std::int64_t>(1, (p.K + kBlockK / 2) / kBlockK);
+    const std::int64_t length = std::max<std::int64_t>(1, ceil_div(p.K, blocks));
+    const std::int64_t most = std::max<std::int64_t>(kPanel, kBlockB / length / kPanel * kPanel);
+    const std::int64_t columns = cols.end - cols.begin;
+    const std::int64_t width = round_up(ceil_div(columns, ceil_div(columns, most)), kPanel);
+    const std::int64_t height = direct ? rows.end - rows.begin : kRowPanels * kRows;
+    const std::int64_t room_b = width / kPanel * panel_stride<kPanel>(length);
+    const std::int64_t room_a = direct ? 0 : kRowPanels * panel_stride<kRows>(length);
+    float* panels = scratch(static_cast<std::size_t>(room_b + room_a));
+    float* row_panels = panels + room_b;
 
-    for (std::int64_t n = cols.begin; n < cols.end; n += block_n) {
-        const Range block{n, std::min(n + block_n, cols.end)};
+    for (std::int64_t n = cols.begin; n < cols.end; n += width) {
+        const Range block{n, std::min(n + width, cols.end)};
         std::int64_t k = 0;
         do {
-            const Range ks{k, std::min(k + block_k, p.K)};
-            const std::int64_t length = ks.end - ks.begin;
-            for (std::int64_t j = block.begin; j < block.end; j += kPanel) {
-                pack_panel(panels + (j - block.begin) * length, p.b.at(k, j), length,
-                           std::min<std::int64_t>(kPanel, block.end - j));
-            }
-            for (std::int64_t m = rows.begin; m < rows.end; m += kRows) {
-                multiply_rows(p, {m, std::min(m + kRows, rows.end)}, block, ks, panels,
-                              packed_rows);
+            const Range ks{k, std::min(k + length, p.K)};
+            const std::int64_t K = ks.end - ks.begin;
+            pack_panels(panels, p.b.at(k, n), K, block.end - n);
+            for (std::int64_t m0 = rows.begin; m0 < rows.end; m0 += height) {
+                const std::int64_t m1 = std::min(m0 + height, rows.end);
+                if (!direct) pack_rows(row_panels, p.a.at(m0, k), K, m1 - m0, p.M - m0);
+                for (std::int64_t m = m0; m < m1; m += kRows) {
+                    const float* a = direct
+                                         ? p.a.at(m, k).data
+                                         : row_panels + (m - m0) / kRows * panel_stride<kRows>(K);
+                    multiply_rows(p, {m, std::min(m + kRows, m1)}, block, ks, a, panels);
+                }
             }
             k = ks.end;
         } while (k < p.K);
