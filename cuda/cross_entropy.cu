@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1)
         }
         if (!here || team.rank() != 0) return;
         if (!kept) {
-            lse[row] = 0.0f;
+            lse[row] = infinity();  // exp(x - lse) is 0
             return;
         }
         // Distances are taken from the largest logit: lse itself may be large, and then so is its

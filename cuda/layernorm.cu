@@ -9,7 +9,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1)
     layernorm_forward_rows(T* y, float* mean, float* rstd, const T* x, const T* w, const T* b,
                            float eps, int64_t rows, int64_t cols) {
     typename P::Team team;
-    const float share = 1.0f / static_cast<float>(cols);
+    const float share = 1.0f / static_cast<float>(max(cols, int64_t{1}));  // an empty row: mean 0
     for_rows(team, rows, [&](int64_t row, bool here) {
         const T* x_row = x + row * cols;
         const int64_t end = here ? cols : 0;
