@@ -18,44 +18,27 @@
 namespace byhand {
 namespace tiles {
 
-constexpr int64_t kStrip = 8;
+constexpr int64_t kStrip = kBlock;
 constexpr float kMinusInfinity = -INFINITY;
 
 // Everything about a call but the tensors it writes.
 struct Problem {
     StridedIn q, k, v;
     Maybe<StridedIn> mask;
-    int64_t B, T, S, H, D;
     float scale;
     bool causal;
     double dropout;
-    DropoutRule rule;
     std::uint64_t seed, offset;
 
-    Problem(const StridedIn& q_, const StridedIn& k_, const StridedIn& v_,
-            const Maybe<StridedIn>& mask_, double scale_, bool causal_, double dropout_,
-            std::uint64_t seed_, std::uint64_t offset_)
-        : q(q_),
-          k(k_),
-          v(v_),
-          mask(mask_),
-          B(q.shape[0]),
-          T(q.shape[1]),
-          S(k.shape[1]),
-          H(q.shape[2]),
-          D(q.shape[3]),
-          scale(static_cast<float>(scale_)),
-          causal(causal_),
-          dropout(dropout_),
-          rule(dropout_),
-          seed(seed_),
-          offset(offset_) {}
+    DropoutRule rule{dropout};
+    int64_t B = q.shape[0], T = q.shape[1], H = q.shape[2], D = q.shape[3], S = k.shape[1];
 
     int64_t heads() const { return B * H; }
-    // Keys that query i and those before it may see.
-    int64_t keys_until(int64_t i) const {
+    // How many keys query i sees, as far as the causal rule goes.
+    int64_t keys_seen(int64_t i) const {
         return causal ? std::clamp<int64_t>(i + 1 + S - T, 0, S) : S;
     }
+    // Head bh of a (B, T, H, D) tensor.
     Rows head(const StridedIn& x, int64_t bh) const {
         return {x.as<float>() + bh / H * x.stride[0] + bh % H * x.stride[2], x.stride[1]};
     }
@@ -66,23 +49,10 @@ struct Problem {
     }
 };
 
-// A row's first element of head bh in a strided output.
-inline float* head(const StridedOut& x, int64_t bh, int64_t H) {
-    return x.as<float>() + bh / H * x.stride[0] + bh % H * x.stride[2];
-}
-
 // Queries [i0, i0 + queries) against keys [j0, j0 + keys) of head bh.
 struct Tile {
     int64_t bh, i0, j0, queries, keys;
     int64_t edge;  // query i sees the keys j < i + edge, both counted inside the tile
-
-    Tile(const Problem& p, int64_t bh_, int64_t i0_, int64_t j0_, int64_t j_end)
-        : bh(bh_),
-          i0(i0_),
-          j0(j0_),
-          queries(std::min(kTile, p.T - i0)),
-          keys(std::min(kTile, j_end - j0)),
-          edge(p.causal ? i0 + p.S - p.T - j0 + 1 : keys) {}
 
     int64_t columns() const { return padded(queries); }
     bool whole() const { return edge >= keys; }
@@ -92,6 +62,13 @@ struct Tile {
     // Rows of scores that some lane of the word at column i sees.
     int64_t rows_at(int64_t i) const { return keys_seen(i + Vec::width - 1); }
 };
+
+// The tile at (i0, j0), of the keys before j_end.
+inline Tile tile_at(const Problem& p, int64_t bh, int64_t i0, int64_t j0, int64_t j_end) {
+    const int64_t keys = std::min(kTile, j_end - j0);
+    const int64_t edge = p.causal ? i0 - j0 + p.S - p.T + 1 : keys;
+    return {bh, i0, j0, std::min(kTile, p.T - i0), keys, edge};
+}
 
 // s[j][i] = a[j] . b[:, i] over D, for what the staircase leaves: the scores from keys and packed
 // queries, and the backward pass's dp from values and packed do.
@@ -118,9 +95,14 @@ inline void add_over_queries(float* y, const Tile& t, const float* x, Rows b, in
     for (int64_t j = 0; j < t.keys; j += t.strip()) {
         const int64_t rows = std::min(t.strip(), t.keys - j);
         const int64_t i = t.first_query(j);
-        product(y + j * width, width, Straight{x + j * kTile + i, kTile}, b.row(i), b.stride,
-                rows, width, t.queries - i, Start::add);
+        product(y + j * width, width, Straight{x + j * kTile + i, kTile}, b.row(i), b.stride, rows,
+                width, t.queries - i, Start::add);
     }
+}
+
+inline void zero_below(float* x, const Tile& t, int64_t i) {
+    const int64_t rows = t.rows_at(i), end = std::min(t.keys, rows + kStrip);
+    for (int64_t j = rows; j < end; ++j) Vec::zero().store(x + j * kTile + i);
 }
 
 // Scores beyond the staircase become -inf, in the words that it crosses.
@@ -187,6 +169,16 @@ inline void draw_tile(float* factors, const Problem& p, const Tile& t, float* wo
         draw_row(work + i * kTile, p, t.bh, t.i0 + i, t.j0, t.keys);
     }
     pack_transposed(factors, {work, kTile}, t.queries, t.keys, 1.0f);
+}
+
+inline void multiply_tile(float* x, const Tile& t, const float* factors) {
+    for (int64_t i = 0; i < t.columns(); i += Vec::width) {
+        const int64_t rows = t.rows_at(i);
+        for (int64_t j = 0; j < rows; ++j) {
+            const int64_t at = j * kTile + i;
+            (Vec::load(x + at) * Vec::load(factors + at)).store(x + at);
+        }
+    }
 }
 
 }  // namespace tiles

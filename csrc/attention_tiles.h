@@ -29,6 +29,21 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) {
 constexpr int64_t round_down(int64_t n, int64_t multiple) { return n / multiple * multiple; }
 constexpr int64_t padded(int64_t columns) { return round_up(columns, Vec::width); }
 
+// Cuts scratch memory into pieces that start on cache lines.
+class Carver {
+  public:
+    explicit Carver(float* memory) : next_(memory) {}
+    static constexpr int64_t room(int64_t floats) { return round_up(floats, 16); }
+    float* take(int64_t floats) {
+        float* piece = next_;
+        next_ += room(floats);
+        return piece;
+    }
+
+  private:
+    float* next_;
+};
+
 // The rows of a matrix somewhere in the caller's memory.
 struct Rows {
     const float* data;
@@ -55,6 +70,9 @@ struct Transposed {
 };
 
 enum class Start { zero, add };
+
+// Rows of a result held in registers, two words of each: what the register file has room for.
+constexpr int kBlock = Vec::width >= 16 ? 8 : 6;
 
 // c[R, N words] = or += a[R, depth] b[depth, N words], with c in registers throughout.
 template <int R, int N, class Left>
@@ -94,13 +112,15 @@ inline void product_rows(float* c, int64_t ldc, Left a, const float* b, int64_t 
 template <class Left>
 inline void product(float* c, int64_t ldc, Left a, const float* b, int64_t ldb, int64_t rows,
                     int64_t columns, int64_t depth, Start start) {
-    constexpr int kBlock = Vec::width >= 16 ? 8 : 6;  // what the register file holds, times two
     int64_t r = 0;
     for (; r + kBlock <= rows; r += kBlock) {
         product_rows<kBlock>(c + r * ldc, ldc, a.from(r), b, ldb, columns, depth, start);
     }
     for (; r + 4 <= rows; r += 4) {
         product_rows<4>(c + r * ldc, ldc, a.from(r), b, ldb, columns, depth, start);
+    }
+    for (; r + 2 <= rows; r += 2) {
+        product_rows<2>(c + r * ldc, ldc, a.from(r), b, ldb, columns, depth, start);
     }
     for (; r < rows; ++r) {
         product_rows<1>(c + r * ldc, ldc, a.from(r), b, ldb, columns, depth, start);
