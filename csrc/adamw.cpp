@@ -11,7 +11,10 @@ namespace {
 
 // One step's scalars, worked out in double and rounded once.
 struct Step {
-    float clip, beta1, rest1, beta2, rest2, rate, root, eps, decay;
+    float clip, beta1, rest1, beta2, rest2;  // rest = 1 - beta
+    float rate;                              // lr / (1 - beta1^t)
+    float root;                              // 1 / sqrt(1 - beta2^t)
+    float eps, decay;
 };
 
 void update(float* w, float* m, float* v, const float* g, std::int64_t n, const Step& step) {
@@ -38,18 +41,18 @@ void adamw_step(Mut w, Mut m, Mut v, In g, Maybe<In> norm, std::int64_t decayed,
     float *const wp = w.as<float>(), *const mp = m.as<float>(), *const vp = v.as<float>();
     const float* const gp = g.as<float>();
     const double steps = static_cast<double>(t);
-    Step plain;
-    plain.clip = norm ? clip_factor(*norm.as<float>(), max_norm) : 1.0f;
-    plain.beta1 = static_cast<float>(beta1);
-    plain.rest1 = static_cast<float>(1.0 - beta1);
-    plain.beta2 = static_cast<float>(beta2);
-    plain.rest2 = static_cast<float>(1.0 - beta2);
-    plain.rate = static_cast<float>(lr / (1.0 - std::pow(beta1, steps)));
-    plain.root = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(beta2, steps)));
-    plain.eps = static_cast<float>(eps);
-    plain.decay = 1.0f;
+    const auto rounded = [](double value) { return static_cast<float>(value); };
+    const Step plain{norm ? clip_factor(*norm.as<float>(), max_norm) : 1.0f,
+                     rounded(beta1),
+                     rounded(1.0 - beta1),
+                     rounded(beta2),
+                     rounded(1.0 - beta2),
+                     rounded(lr / (1.0 - std::pow(beta1, steps))),
+                     rounded(1.0 / std::sqrt(1.0 - std::pow(beta2, steps))),
+                     rounded(eps),
+                     1.0f};
     Step decaying = plain;
-    decaying.decay = static_cast<float>(1.0 - lr * weight_decay);
+    decaying.decay = rounded(1.0 - lr * weight_decay);
     parallel_for(w.size(), kGrain, [=](std::int64_t begin, std::int64_t end) {
         const std::int64_t border = std::clamp(decayed, begin, end);
         update(wp + begin, mp + begin, vp + begin, gp + begin, border - begin, decaying);

@@ -53,7 +53,7 @@ void backward(const Out& dx, const Acc& db, const In& dy, const In& x, const May
     float* const partials = db ? scratch(static_cast<std::size_t>(kBlocks * cols)) : nullptr;
     for_rows(kBlocks, block_rows * cols, [=](std::int64_t block) {
         float* const partial = partials ? partials + block * cols : nullptr;
-        if (partial) fill(partial, cols, 0.0f);
+        if (partial) std::fill_n(partial, cols, 0.0f);
         const std::int64_t end = std::min(rows, (block + 1) * block_rows);
         for (std::int64_t r = block * block_rows; r < end; ++r) {
             const std::int64_t at = r * cols;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/ids.h"
 #include "core/rows.h"
 #include "core/vecmath.h"
 
@@ -29,7 +30,7 @@ struct LogSumExp {
         });
         // While every logit is -inf, so would be the shift, and -inf - -inf is NaN.
         const float shift = top == -kInfinity ? 0.0f : top;
-        if (before != top) total *= std::exp(before - shift);
+        if (total > 0.0f && before < top) total *= std::exp(before - shift);
         total += sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
             return sum + exp(Vec::load(x + i, lanes, -kInfinity) - Vec::set(shift));
         });
@@ -69,13 +70,6 @@ void backward_row(float* dx, const float* x, float lse, std::int64_t n, float sc
     });
 }
 
-void require_classes(const std::int64_t* targets, std::int64_t rows, std::int64_t classes,
-                     std::int64_t ignore_index) {
-    for (std::int64_t r = 0; r < rows; ++r) {
-        if (targets[r] != ignore_index) require_in_range("targets", r, targets[r], classes);
-    }
-}
-
 }  // namespace
 
 void cross_entropy_forward(Out loss, Out count, Out lse, In logits, In targets,
@@ -84,7 +78,7 @@ void cross_entropy_forward(Out loss, Out count, Out lse, In logits, In targets,
     const std::int64_t* const ids = targets.as<std::int64_t>();
     float* const lses = lse.as<float>();
     const std::int64_t rows = logits.rows(), classes = logits.cols();
-    require_classes(ids, rows, classes, ignore_index);
+    require_ids(targets, classes, ignore_index);
     float* const losses = scratch(static_cast<std::size_t>(rows));
     for_rows(rows, classes, [=](std::int64_t r) {
         RowLoss row{0.0f, kInfinity};  // of a row that is not kept
@@ -106,13 +100,16 @@ void cross_entropy_backward(Out dlogits, In dloss, In count, In lse, In logits, 
     const std::int64_t* const ids = targets.as<std::int64_t>();
     float* const dx = dlogits.as<float>();
     const std::int64_t rows = logits.rows(), classes = logits.cols();
-    require_classes(ids, rows, classes, ignore_index);
+    require_ids(targets, classes, ignore_index);
     const float scale = mean ? *dloss.as<float>() / *count.as<float>() : *dloss.as<float>();
     const float floor = static_cast<float>(smoothing / static_cast<double>(classes));
     const float peak = static_cast<float>(1.0 - smoothing);
     for_rows(rows, classes, [=](std::int64_t r) {
         float* const dxr = dx + r * classes;
-        if (ids[r] == ignore_index) return fill(dxr, classes, 0.0f);
+        if (ids[r] == ignore_index) {
+            std::fill_n(dxr, classes, 0.0f);
+            return;
+        }
         backward_row(dxr, x + r * classes, lses[r], classes, scale, floor);
         dxr[ids[r]] -= scale * peak;
     });

@@ -1,5 +1,8 @@
 #include "embedding.h"
 
+#include <algorithm>
+
+#include "core/ids.h"
 #include "core/rows.h"
 
 namespace byhand {
@@ -7,10 +10,6 @@ namespace {
 
 // A slice of columns is a whole number of cache lines, so that threads never share one.
 constexpr std::int64_t kLineFloats = 16;
-
-void require_ids(const std::int64_t* ids, std::int64_t n, std::int64_t vocabulary) {
-    for (std::int64_t r = 0; r < n; ++r) require_in_range("ids", r, ids[r], vocabulary);
-}
 
 void copy_row(float* y, const float* w, const float* add, std::int64_t n) {
     for_words(n, [=](std::int64_t i, std::int64_t lanes) {
@@ -32,7 +31,7 @@ void embedding_forward(Out y, In w, In ids, Maybe<In> add, Stream) {
     const std::int64_t* const id = ids.as<std::int64_t>();
     float* const yp = y.as<float>();
     const std::int64_t cols = w.cols();
-    require_ids(id, ids.size(), w.rows());
+    require_ids(ids, w.rows());
     for_rows(ids.size(), cols, [=](std::int64_t r) {
         copy_row(yp + r * cols, wp + id[r] * cols, addp ? addp + r * cols : nullptr, cols);
     });
@@ -46,7 +45,7 @@ void embedding_backward(Acc dw, In dy, In ids, Stream) {
     const float* const dyp = dy.as<float>();
     const std::int64_t* const id = ids.as<std::int64_t>();
     const std::int64_t rows = ids.size(), cols = dw.cols();
-    require_ids(id, rows, dw.rows());
+    require_ids(ids, dw.rows());
     const std::int64_t lines = (cols + kLineFloats - 1) / kLineFloats;
     parallel_for(lines, grain_of(rows * kLineFloats), [=](std::int64_t begin, std::int64_t end) {
         const std::int64_t first = begin * kLineFloats, last = std::min(cols, end * kLineFloats);

@@ -100,7 +100,7 @@ void layernorm_backward(Out dx, Acc dw, Acc db, Out work, In dy, In x, In w, In 
     const std::int64_t group_rows = (rows + groups - 1) / groups;
     for_rows(groups, group_rows * cols, [=](std::int64_t g) {
         float *const dw_part = partials + 2 * g * cols, *const db_part = dw_part + cols;
-        fill(dw_part, 2 * cols, 0.0f);
+        std::fill_n(dw_part, 2 * cols, 0.0f);
         const std::int64_t end = std::min(rows, (g + 1) * group_rows);
         for (std::int64_t r = g * group_rows; r < end; ++r) {
             const std::int64_t at = r * cols;

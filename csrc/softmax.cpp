@@ -17,21 +17,15 @@ std::int64_t causal_keys(std::int64_t i, std::int64_t queries, std::int64_t keys
     return std::clamp<std::int64_t>(i + 1 + keys - queries, 0, keys);
 }
 
-// The rows of a mask, in any strides over the shape of x.
-struct MaskRows {
-    const bool* data;
-    const Array& shape;
-    const Array& mask;
-
-    const bool* row(std::int64_t r) const {
-        const bool* at = data;
-        for (int d = shape.ndim - 2; d >= 0; --d) {
-            at += (r % shape.shape[d]) * mask.stride[d];
-            r /= shape.shape[d];
-        }
-        return at;
+// Row r of a mask, whose strides run over the dimensions of x.
+const bool* mask_row(const Maybe<StridedIn>& mask, const In& x, std::int64_t r) {
+    const bool* row = mask.as<bool>();
+    for (int d = x.ndim - 2; d >= 0; --d) {
+        row += (r % x.shape[d]) * mask.stride[d];
+        r /= x.shape[d];
     }
-};
+    return row;
+}
 
 const bool* contiguous(const bool* seen, std::int64_t stride, std::int64_t n) {
     if (stride == 1) return seen;
@@ -106,20 +100,19 @@ void softmax_forward(Out y, In x, Maybe<StridedIn> mask, double scale, bool caus
     const float* const logits = x.as<float>();
     float* const out = y.as<float>();
     const std::int64_t keys = x.cols(), queries = x.ndim >= 2 ? x.shape[x.ndim - 2] : 1;
-    const MaskRows rows{mask.as<bool>(), x, mask};
     const float factor = static_cast<float>(scale);
     for_rows(x.rows(), keys, [&](std::int64_t r) {
         const float* const xr = logits + r * keys;
         float* const yr = out + r * keys;
         const std::int64_t n = causal ? causal_keys(r % queries, queries, keys) : keys;
         if (mask) {
-            const bool* seen = contiguous(rows.row(r), mask.stride[mask.ndim - 1], n);
-            masked_logits(yr, xr, seen, factor, n);
+            const bool* row = mask_row(mask, x, r);
+            masked_logits(yr, xr, contiguous(row, mask.stride[x.ndim - 1], n), factor, n);
             softmax_row(yr, yr, 1.0f, n);
         } else {
             softmax_row(yr, xr, factor, n);
         }
-        fill(yr + n, keys - n, 0.0f);
+        std::fill_n(yr + n, keys - n, 0.0f);
     });
 }
 

@@ -3,8 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 
 #include "core/threads.h"
 #include "core/vec.h"
@@ -79,8 +77,6 @@ BYHAND_INLINE Vec keep_first(Vec a, std::int64_t lanes, float rest) {
     return select(Mask::first(lanes), a, Vec::set(rest));
 }
 
-inline void fill(float* y, std::int64_t n, float value) { std::fill_n(y, n, value); }
-
 // acc[j] += sum of partials[k * stride + j] over the k, in ascending order.
 inline void add_partials(float* acc, const float* partials, std::int64_t count, std::int64_t stride,
                          std::int64_t cols) {
@@ -94,14 +90,6 @@ inline void add_partials(float* acc, const float* partials, std::int64_t count, 
             (Vec::load(acc + j, lanes) + sum).store(acc + j, lanes);
         });
     });
-}
-
-// The last defence against reading out of bounds; the Python door has its own check.
-inline void require_in_range(const char* name, std::int64_t row, std::int64_t value,
-                             std::int64_t limit) {
-    if (value >= 0 && value < limit) return;
-    throw std::out_of_range(std::string(name) + "[" + std::to_string(row) + "] = " +
-                            std::to_string(value) + " is outside 0.." + std::to_string(limit - 1));
 }
 
 }  // namespace byhand
