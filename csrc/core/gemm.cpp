@@ -21,8 +21,9 @@ constexpr std::int64_t kBlockK = Vec::width == 16 ? 384 : 320;
 // The block of B, in floats: half of a second-level cache of 1 MB, which processors with AVX-512
 // have, or of 512 KB.
 constexpr std::int64_t kBlockB = Vec::width == 16 ? 160 * 1024 : 64 * 1024;
-// Up to here rows are few: packing B costs about as much as multiplying it by this many rows.
-constexpr std::int64_t kFewRows = 8;
+// Rows are few up to here, and up to K / 32: packing B costs about as much as multiplying it by
+// this many rows, and the sum across lanes that ends each dot product is repaid by K.
+constexpr std::int64_t kFewRows = 16;
 // Multiply-adds worth waking a thread for: about ten microseconds of one.
 constexpr std::int64_t kThreadWork = 1 << 18;
 
@@ -44,6 +45,10 @@ struct Problem {
     Matrix a, b;
     std::int64_t M, N, K;
     Epilogue epilogue;
+
+    bool a_in_place() const { return a.col_stride == 1; }
+    // Whole panels of B can be read where they are; it is worth it if that happens but once or so.
+    bool b_in_place() const { return b.col_stride == 1 && M <= 4; }
 };
 
 struct Range {
@@ -78,16 +83,19 @@ void finish(const Problem& p, Range rows, Range cols) {
 // Rows `rows` of C against every panel of the packed block of B. `a` is a row panel, packed or not.
 void multiply_rows(const Problem& p, Range rows, Range cols, Range ks, const float* a,
                    const float* panels) {
-    const bool direct = p.a.col_stride == 1, first = ks.begin == 0, last = ks.end == p.K;
+    const bool first = ks.begin == 0, last = ks.end == p.K;
+    const auto& kernels = p.a_in_place() ? kDirect : kPacked;
     const std::int64_t count = rows.end - rows.begin;
     MicroTile t;
     t.K = ks.end - ks.begin;
     t.a = a;
     t.a_stride = p.a.row_stride;
-    t.b_stride = kPanel;
-    t.b = panels;
     t.c_stride = p.N;
-    for (std::int64_t n = cols.begin; n < cols.end; n += kPanel, t.b += panel_stride<kPanel>(t.K)) {
+    for (std::int64_t n = cols.begin; n < cols.end; n += kPanel) {
+        const bool in_place = p.b_in_place() && n + kPanel <= cols.end;
+        t.b = in_place ? p.b.at(ks.begin, n).data
+                       : panels + (n - cols.begin) / kPanel * panel_stride<kPanel>(t.K);
+        t.b_stride = in_place ? p.b.row_stride : kPanel;
         const std::int64_t at = rows.begin * p.N + n;
         t.c = p.c + at;
         t.cols = std::min<std::int64_t>(kPanel, cols.end - n);
@@ -99,14 +107,14 @@ void multiply_rows(const Problem& p, Range rows, Range cols, Range ks, const flo
             for (std::int64_t j = 0; j < t.cols; j += 16) __builtin_prefetch(t.c + i * p.N + j, 1);
         }
         const std::int64_t vecs = ceil_div(t.cols, Vec::width);
-        (direct ? kDirect : kPacked)[(count - 1) * kPanelVecs + vecs - 1](t);
+        kernels[(count - 1) * kPanelVecs + vecs - 1](t);
         if (last) finish(p, rows, {n, n + t.cols});
     }
 }
 
 // One thread's rectangle of C.
 void multiply(const Problem& p, Range rows, Range cols) {
-    const bool direct = p.a.col_stride == 1;
+    const bool direct = p.a_in_place();
     const std::int64_t blocks = std::max<std::int64_t>(1, (p.K + kBlockK / 2) / kBlockK);
     const std::int64_t length = std::max<std::int64_t>(1, ceil_div(p.K, blocks));
     const std::int64_t most = std::max<std::int64_t>(kPanel, kBlockB / length / kPanel * kPanel);
@@ -124,7 +132,10 @@ void multiply(const Problem& p, Range rows, Range cols) {
         do {
             const Range ks{k, std::min(k + length, p.K)};
             const std::int64_t K = ks.end - ks.begin;
-            pack_panels(panels, p.b.at(k, n), K, block.end - n);
+            // What is read in place needs no packing, but for a last panel that is not whole.
+            const std::int64_t done = p.b_in_place() ? (block.end - n) / kPanel : 0;
+            pack_panels(panels + done * panel_stride<kPanel>(K), p.b.at(k, n + done * kPanel), K,
+                        block.end - n - done * kPanel);
             for (std::int64_t m0 = rows.begin; m0 < rows.end; m0 += height) {
                 const std::int64_t m1 = std::min(m0 + height, rows.end);
                 if (!direct) pack_rows(row_panels, p.a.at(m0, k), K, m1 - m0, p.M - m0);
@@ -148,7 +159,7 @@ struct Grid {
 // packing its share of the operands costs in the same unit (an element packed takes as long as
 // about 16 multiply-adds).
 Grid choose_grid(const Problem& p, std::int64_t threads) {
-    const std::int64_t packing = 16, reading = p.a.col_stride == 1 ? 2 : 8;
+    const std::int64_t packing = 16, reading = p.a_in_place() ? 2 : 8;
     Grid best{1, 1};
     std::int64_t best_cost = INT64_MAX;
     for (std::int64_t r = 1; r <= threads; ++r) {
@@ -177,7 +188,7 @@ void gemm(float* c, Matrix a, Matrix b, std::int64_t M, std::int64_t N, std::int
           const Epilogue& epilogue) {
     if (M == 0 || N == 0) return;
     const Problem p{c, a, b, M, N, K, epilogue};
-    if (M <= kFewRows && a.col_stride == 1 && b.row_stride == 1) {
+    if (M <= std::min(kFewRows, K / 32) && a.col_stride == 1 && b.row_stride == 1) {
         parallel_for(
             N, std::max<std::int64_t>(kDotCols, kThreadWork / 4 / std::max<std::int64_t>(1, M * K)),
             [&](std::int64_t begin, std::int64_t end) {
