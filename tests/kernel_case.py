@@ -223,6 +223,8 @@ def run(
     results: Arrays = {}
     for name, direction, _ in directions(kernel):
         value = env.get(name)
+        if direction and value is not None:
+            value = np.asarray(value)  # arithmetic turns a 0-d array into a scalar
         strided = direction.startswith("Strided")
         if not direction:
             placed[name] = env[name]
@@ -272,6 +274,8 @@ def accumulators(op: Op, sample: Sample) -> Arrays:
     found: Arrays = {}
     for name, gradient in op.gradients.items():
         array = sample.arrays.get(name)
+        if gradient in op.upstream.values():
+            continue  # what is added to the result: its gradient is the upstream one
         if array is None or gradient in sample.frozen:
             found[gradient] = None
         elif kinds.get(gradient) == "Acc":

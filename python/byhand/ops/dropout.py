@@ -9,6 +9,8 @@ section 4, scaled while training so that inference needs no change (section 10).
 Saved: p, seed, offset.
 """
 
+import numpy as np
+
 from byhand.backend import Array, In, Out, empty, kernels, reference_kernel
 from byhand.ops import check, philox
 from byhand.ops.check import Saved
@@ -16,10 +18,8 @@ from byhand.ops.check import Saved
 
 def _dropped(x: Array, p: float, seed: int, offset: int) -> Array:
     kept = philox.keep(1, x.size, p, seed, offset).reshape(x.shape)
-    # Dropped values are set, not multiplied, to zero: what is dropped is gone, even a NaN.
-    out = x * x.dtype.type(1 / (1 - p))
-    out[~kept] = 0
-    return out
+    # Chosen, not multiplied by zero: what is dropped is gone, even a NaN.
+    return np.where(kept, x * x.dtype.type(1 / (1 - p)), x.dtype.type(0))
 
 
 @reference_kernel

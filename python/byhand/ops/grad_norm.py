@@ -36,8 +36,9 @@ _register_clip()
 
 def norm(g: Array) -> Array:
     """g of any shape -> its Euclidean norm, a 0-d array."""
+    kernel = kernels(g).grad_norm
     out = empty((), g)
-    kernels(g).grad_norm(out, g)
+    kernel(out, g)
     return out
 
 

@@ -1,0 +1,235 @@
+"""Attention: the cases, masks of every kind, packed and strided arrays, dropout, empty rows."""
+
+import math
+
+import numpy as np
+import pytest
+
+from byhand import backend, ops
+from byhand.ops import philox
+from tests import oracle
+from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.ops.suite import OpSuite
+from tests.ops.test_softmax import seen_keys
+
+
+def sample(
+    b: int,
+    t: int,
+    s: int,
+    h: int,
+    d: int,
+    mask: str = "",
+    causal: bool = False,
+    dropout: float = 0.0,
+    scale: float | None = None,
+    size: float = 1.0,
+    layout: str = "contiguous",
+) -> Sample:
+    """mask: one letter an axis of (B, H, T, S), "v" where it varies, or "none seen"."""
+    label = f"{b}x{t}x{s}x{h}x{d}{'-causal' if causal else ''}"
+    label += (f"-mask {mask}" if mask else "") + (f"-dropout {dropout}" if dropout else "")
+    label += (f"-size {size:g}" if size != 1 else "") + (f"-{layout}" if layout[0] != "c" else "")
+    rng = generator("attention", label)
+    seen = None
+    if mask:
+        axes = "v1vv" if mask == "none seen" else mask
+        shape = [n if a == "v" else 1 for n, a in zip((b, h, t, s), axes, strict=True)]
+        seen = rng.random(shape) < 0.7
+        if mask == "none seen":
+            seen[-1, :, t // 2] = False
+    return Sample(
+        label,
+        {
+            "q": np.asarray(size, np.float32) * normal(rng, b, t, h, d),
+            "k": normal(rng, b, s, h, d),
+            "v": normal(rng, b, s, h, d),
+            "mask": seen,
+        },
+        {
+            "scale": 1 / math.sqrt(max(d, 1)) if scale is None else scale,
+            "causal": causal,
+            "dropout": dropout,
+            "seed": 0x1234_5678_9ABC_DEF0,
+            "offset": 0xFEDC_BA98_7654_3210,
+        },
+        smooth=size == 1,
+        layout=layout,
+    )
+
+
+def shapes(case: Sample) -> dict[str, tuple[int, ...]]:
+    b, t, h, _ = case.arrays["q"].shape
+    s = case.arrays["k"].shape[1]
+    return {"o": case.arrays["q"].shape, "lse": (b, h, t), "mask": (b, h, t, s)}
+
+
+def torch_forward(t, o):
+    import torch
+
+    z = o["scale"] * torch.einsum("bthd,bshd->bhts", t.q, t.k)
+    seen = seen_keys(t, o, z)
+    z = torch.where(seen, z, -torch.inf)
+    lse = torch.logsumexp(z, -1)
+    z = torch.where(seen.any(-1, keepdim=True), z, 0)
+    p = torch.where(seen, torch.softmax(z, -1), 0)
+    if o["dropout"] > 0:
+        b, h, queries, keys = p.shape
+        kept = philox.keep(b * h * queries, keys, o["dropout"], o["seed"], o["offset"])
+        p = p * torch.from_numpy(kept.reshape(p.shape)) / (1 - o["dropout"])
+    return {"o": torch.einsum("bhts,bshd->bthd", p, t.v), "lse": lse}
+
+
+def door(c: Call):
+    a = c.arrays
+    o, saved = ops.attention.forward(a["q"], a["k"], a["v"], a["mask"], **c.options)
+    dq, dk, dv = ops.attention.backward(c.upstream["do_"], saved)
+    return {"o": o, "dq": dq, "dk": dk, "dv": dv}
+
+
+def ones(*shape: int) -> np.ndarray:
+    return np.ones(shape)
+
+
+GOOD = (ones(2, 3, 4, 5), ones(2, 6, 4, 5), ones(2, 6, 4, 5))
+
+OP = Op(
+    name="attention",
+    forward="attention_forward",
+    backward="attention_backward",
+    samples=(
+        sample(2, 5, 7, 3, 4, mask="vvvv"),
+        sample(0, 2, 3, 4, 5),
+        sample(2, 0, 3, 4, 5),
+        sample(2, 3, 0, 4, 5),
+        sample(2, 3, 4, 0, 5),
+        sample(2, 3, 4, 5, 0),
+        sample(1, 1, 3, 2, 4),
+        sample(1, 3, 1, 2, 5),
+        sample(2, 3, 4, 5, 1),
+        sample(3, 15, 17, 2, 16, causal=True),
+        sample(2, 17, 15, 3, 33, causal=True),
+        sample(1, 33, 31, 2, 64, mask="v11v", layout="padded"),
+        sample(2, 16, 33, 3, 15, mask="111v", causal=True, layout="transposed"),
+        sample(2, 31, 16, 3, 17, mask="1vv1", layout="padded"),
+        sample(3, 7, 9, 2, 8, mask="none seen", causal=True),
+        sample(2, 5, 1025, 1, 3),
+        sample(1, 127, 129, 2, 16, causal=True, layout="padded"),
+        sample(1, 1, 1023, 3, 31, layout="transposed"),
+        sample(2, 17, 19, 3, 5, dropout=0.3),
+        sample(2, 9, 130, 3, 16, dropout=0.5, causal=True, mask="v1vv", layout="padded"),
+        sample(2, 5, 33, 3, 16, size=1e4),
+        sample(2, 6, 11, 3, 4, scale=-0.3),
+        sample(1, 64, 64, 3, 32, causal=True),
+    ),
+    big=sample(2, 129, 257, 3, 33, causal=True, dropout=0.1),
+    shapes=shapes,
+    upstream={"o": "do_"},
+    gradients={"q": "dq", "k": "dk", "v": "dv"},
+    torch=torch_forward,
+    door=door,
+    rows={"attention_forward": ("q", ("o",)), "attention_backward": ("q", ("dq",))},
+    errors=(
+        Error(
+            ValueError,
+            "attention.forward: q must have shape (B, T, H, D), got (2, 3, 4)",
+            lambda: ops.attention.forward(ones(2, 3, 4), *GOOD[1:]),
+        ),
+        Error(
+            ValueError,
+            "attention.forward: k must have shape (2, S, 4, 5), got (2, 6, 5, 4)",
+            lambda: ops.attention.forward(GOOD[0], ones(2, 6, 5, 4), GOOD[2]),
+        ),
+        Error(
+            ValueError,
+            "attention.forward: v must have shape (2, 6, 4, 5), got (2, 7, 4, 5)",
+            lambda: ops.attention.forward(*GOOD[:2], ones(2, 7, 4, 5)),
+        ),
+        Error(
+            ValueError,
+            "mask must have shape that broadcasts to (2, 4, 3, 6), got (2, 3, 6)",
+            lambda: ops.attention.forward(*GOOD, np.ones((2, 3, 6), bool)),
+        ),
+        Error(
+            TypeError,
+            "attention.forward: mask must have dtype bool, got float64",
+            lambda: ops.attention.forward(*GOOD, ones(3, 6)),
+        ),
+        Error(
+            ValueError,
+            "attention.forward: dropout must be at least 0 and less than 1, got 1.0",
+            lambda: ops.attention.forward(*GOOD, dropout=1.0),
+        ),
+        Error(
+            ValueError,
+            "attention.forward: seed must be an integer in 0..2**64-1, got -1",
+            lambda: ops.attention.forward(*GOOD, dropout=0.5, seed=-1),
+        ),
+        Error(
+            ValueError,
+            "attention.backward: dy must have shape (2, 3, 4, 5), got (2, 4, 3, 5)",
+            lambda: ops.attention.backward(ones(2, 4, 3, 5), ops.attention.forward(*GOOD)[1]),
+        ),
+        Error(
+            ValueError,
+            "attention.backward: out[1] must have shape (2, 6, 4, 5), got (2, 3, 4, 5)",
+            lambda: ops.attention.backward(
+                GOOD[0], ops.attention.forward(*GOOD)[1], (GOOD[0], GOOD[0], GOOD[2])
+            ),
+        ),
+        Error(
+            TypeError,
+            "attention_forward: k must be float64",
+            lambda: ops.attention.forward(GOOD[0], GOOD[1].astype("f"), GOOD[2]),
+        ),
+    ),
+)
+
+
+class TestAttention(OpSuite):
+    op = OP
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_packed(self, dtype: type) -> None:
+        """Three parts of one array in, three parts of one gradient out, and no copy between."""
+        packed = normal(generator("attention", "packed"), 2, 9, 3, 4, 16).astype(dtype)
+        dy = np.ascontiguousarray(packed[:, :, 1] + 1)
+        parts = [packed[:, :, i] for i in range(3)]
+        o, saved = ops.attention.forward(*parts, causal=True)
+        gradient = np.full_like(packed, np.nan)
+        ops.attention.backward(dy, saved, tuple(gradient[:, :, i] for i in range(3)))
+        apart, saved = ops.attention.forward(*map(np.ascontiguousarray, parts), causal=True)
+        assert o.tobytes() == apart.tobytes()
+        for i, expected in enumerate(ops.attention.backward(dy, saved)):
+            assert gradient[:, :, i].tobytes() == expected.tobytes()
+
+    def test_an_empty_row_gives_nothing_and_gets_nothing(self, native: str) -> None:
+        case = sample(2, 5, 3, 4, 8, causal=True)  # the first two queries see no key
+        kernels = backend.cpu_modules()[native]
+        forward, backward = oracle.stages(OP, case, oracle.bare_reference())
+        got = oracle.run(kernels, forward.kernel, forward.env, forward.shapes, np.float32)
+        assert not got["o"][:, :2].any()
+        assert np.all(got["lse"][:, :, :2] == -np.inf)
+        got = oracle.run(kernels, backward.kernel, backward.env, backward.shapes, np.float32)
+        assert not got["dq"][:, :2].any()
+
+    def test_later_keys_do_not_reach_earlier_queries(self, native: str) -> None:
+        case = sample(1, 33, 33, 2, 16, causal=True)
+        q, k, v = (case.arrays[n] for n in "qkv")
+        with backend.use_cpu(native):
+            before, _ = ops.attention.forward(q, k, v, causal=True)
+            k, v = k.copy(), v.copy()
+            k[:, 20:] += 1
+            v[:, 20:] = 1e9
+            after, _ = ops.attention.forward(q, k, v, causal=True)
+        assert before[:, :20].tobytes() == after[:, :20].tobytes()
+
+
+def test_dropout_keeps_the_mean() -> None:
+    rng = generator("attention", "mean")
+    q, k = rng.standard_normal((2, 1, 8, 1, 4))
+    v = np.ones(k.shape)
+    total = sum(
+        ops.attention.forward(q, k, v, dropout=0.4, seed=3, offset=n)[0].mean() for n in range(400)
+    )
+    assert total / 400 == pytest.approx(1, abs=0.05)

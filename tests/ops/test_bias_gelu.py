@@ -1,0 +1,123 @@
+"""Bias and GELU: the cases, and the tails of both forms."""
+
+import numpy as np
+import pytest
+
+from byhand import ops
+from byhand.ops.bias_gelu import gelu
+from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.ops.suite import OpSuite
+
+
+def sample(*shape: int, tanh: bool, b: bool = True, frozen: str = "", size: float = 2.0) -> Sample:
+    label = f"{'x'.join(map(str, shape))}-{'tanh' if tanh else 'erf'}"
+    label += ("" if b else "-no b") + (f"-frozen {frozen}" if frozen else "")
+    label += f"-size {size:g}" if size != 2 else ""
+    rng = generator("bias_gelu", label)
+    return Sample(
+        label,
+        {
+            "x": np.asarray(size, np.float32) * normal(rng, *shape),
+            "b": normal(rng, shape[-1]) if b else None,
+        },
+        {"tanh": tanh},
+        frozen=frozenset(frozen.split()),
+        smooth=size < 100,
+    )
+
+
+def torch_forward(t, o):
+    import torch.nn.functional as f
+
+    u = t.x if t.b is None else t.x + t.b
+    return {"y": f.gelu(u, approximate="tanh" if o["tanh"] else "none")}
+
+
+def door(c: Call):
+    form = "tanh" if c.options["tanh"] else "erf"
+    y, saved = ops.bias_gelu.forward(c.arrays["x"], c.arrays["b"], form)
+    return {"y": y, "dx": ops.bias_gelu.backward(c.upstream["dy"], saved, c.into["db"])}
+
+
+OP = Op(
+    name="bias_gelu",
+    forward="bias_gelu_forward",
+    backward="bias_gelu_backward",
+    samples=tuple(
+        case
+        for tanh in (True, False)
+        for case in (
+            sample(2, 3, 17, tanh=tanh),
+            sample(0, 3, tanh=tanh),
+            sample(3, 0, tanh=tanh),
+            sample(1, 2, tanh=tanh),
+            sample(2, 1, tanh=tanh, b=False),
+            sample(16, 15, tanh=tanh, frozen="db"),
+            sample(31, 33, tanh=tanh),
+            sample(127, 31, tanh=tanh),
+            sample(2, 1023, tanh=tanh),
+            sample(3, 1025, tanh=tanh, b=False),
+            sample(3, 129, tanh=tanh, size=1e4),
+        )
+    ),
+    big=sample(1023, 129, tanh=True),
+    shapes=lambda s: {"y": s.arrays["x"].shape},
+    upstream={"y": "dy"},
+    gradients={"x": "dx", "b": "db"},
+    torch=torch_forward,
+    door=door,
+    in_place=(("bias_gelu_forward", "y", "x"), ("bias_gelu_backward", "dx", "dy")),
+    rows={"bias_gelu_forward": ("x", ("y",)), "bias_gelu_backward": ("dy", ("dx",))},
+    errors=(
+        Error(
+            ValueError,
+            "bias_gelu.forward: b must have shape (3,), got (2,)",
+            lambda: ops.bias_gelu.forward(np.ones((2, 3)), np.ones(2)),
+        ),
+        Error(
+            ValueError,
+            "bias_gelu.forward: form must be 'tanh' or 'erf', got 'sigmoid'",
+            lambda: ops.bias_gelu.forward(np.ones((2, 3)), form="sigmoid"),
+        ),
+        Error(
+            ValueError,
+            "bias_gelu.backward: dy must have shape (2, 3), got (2, 3, 1)",
+            lambda: ops.bias_gelu.backward(
+                np.ones((2, 3, 1)), ops.bias_gelu.forward(np.ones((2, 3)))[1]
+            ),
+        ),
+        Error(
+            ValueError,
+            "bias_gelu.backward: db must have shape (3,), got (2,)",
+            lambda: ops.bias_gelu.backward(
+                np.ones((2, 3)), ops.bias_gelu.forward(np.ones((2, 3)))[1], np.ones(2)
+            ),
+        ),
+    ),
+)
+
+
+class TestBiasGelu(OpSuite):
+    op = OP
+
+
+@pytest.mark.parametrize(
+    ("u", "phi"),
+    [
+        (-30.0, 4.906713927148187e-198),
+        (-8.0, 6.220960574271785e-16),
+        (-1.0, 0.15865525393145707),
+        (0.5, 0.6914624612740131),
+        (6.0, 0.9999999990134123),
+    ],
+)
+def test_the_erf_form_keeps_its_digits_in_the_tails(u: float, phi: float) -> None:
+    """Phi by 1 + erf would have no digit left at -8; a rounded argument costs u^2 units."""
+    assert gelu(np.array([u]), False)[0] == pytest.approx(u * phi, rel=1e-15 * (1 + u * u), abs=0)
+
+
+def test_gelu_of_special_numbers() -> None:
+    y, _ = ops.bias_gelu.forward(np.array([[0.0, np.inf, np.nan]]), form="erf")
+    assert y[0, 0] == 0
+    assert y[0, 1] == np.inf
+    assert np.isnan(y[0, 2])

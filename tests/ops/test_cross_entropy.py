@@ -1,0 +1,197 @@
+"""Cross-entropy: the cases; ignored targets, smoothing, extreme logits, ids outside the table."""
+
+import numpy as np
+import pytest
+
+from byhand import backend, ops
+from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.ops.suite import OpSuite
+
+
+def sample(
+    *shape: int,
+    ignore: int = -100,
+    ignored: float = 0.3,
+    smoothing: float = 0.0,
+    mean: bool = True,
+    size: float = 1.0,
+) -> Sample:
+    label = "x".join(map(str, shape)) + ("" if mean else "-sum")
+    label += (f"-smoothing {smoothing}" if smoothing else "") + f"-ignore {ignore}"
+    label += (f"-size {size:g}" if size != 1 else "") + ("-all" if ignored == 1 else "")
+    rng = generator("cross_entropy", label)
+    logits = np.asarray(size, np.float32) * normal(rng, *shape)
+    targets = rng.integers(0, shape[-1], shape[:-1])
+    targets[rng.random(shape[:-1]) < ignored] = ignore
+    return Sample(
+        label,
+        {"logits": logits, "targets": targets},
+        {"ignore_index": ignore, "smoothing": smoothing, "mean": mean},
+        smooth=size == 1,
+    )
+
+
+def shapes(s: Sample) -> dict[str, tuple[int, ...]]:
+    return {"loss": (), "count": (), "lse": s.arrays["targets"].shape}
+
+
+def torch_forward(t, o):
+    import torch
+    import torch.nn.functional as f
+
+    lse = torch.where(t.targets == o["ignore_index"], torch.inf, torch.logsumexp(t.logits, -1))
+    if not (t.targets != o["ignore_index"]).any():
+        return {"loss": (0 * t.logits).sum()}  # PyTorch's mean of nothing is NaN, ours is 0
+    loss = f.cross_entropy(
+        t.logits.reshape(-1, t.logits.shape[-1]),
+        t.targets.reshape(-1),
+        ignore_index=o["ignore_index"],
+        label_smoothing=o["smoothing"],
+        reduction="mean" if o["mean"] else "sum",
+    )
+    return {"loss": loss, "lse": lse}
+
+
+def door(c: Call):
+    o = c.options
+    loss, saved = ops.cross_entropy.forward(
+        c.arrays["logits"],
+        c.arrays["targets"],
+        o["ignore_index"],
+        o["smoothing"],
+        "mean" if o["mean"] else "sum",
+    )
+    return {"loss": loss, "dlogits": ops.cross_entropy.backward(c.upstream["dloss"], saved)}
+
+
+def ones(*shape: int) -> np.ndarray:
+    return np.ones(shape)
+
+
+def ids(*numbers: int) -> np.ndarray:
+    return np.array(numbers, np.int64)
+
+
+OP = Op(
+    name="cross_entropy",
+    forward="cross_entropy_forward",
+    backward="cross_entropy_backward",
+    samples=(
+        sample(3, 5, 17, smoothing=0.1),
+        sample(0, 3),
+        sample(2, 1),
+        sample(1, 2, ignored=0),
+        sample(3, 15, mean=False),
+        sample(15, 16, ignore=3),
+        sample(16, 31, smoothing=0.2, mean=False, ignore=-1),
+        sample(33, 17, smoothing=1.0),
+        sample(2, 1023, ignored=0),
+        sample(3, 1025, ignored=0, smoothing=0.1),
+        sample(127, 3),
+        sample(1023, 2, mean=False),
+        sample(5, 33, ignored=1, smoothing=0.1),
+        sample(5, 33, ignored=1, mean=False),
+        sample(7, 65, size=1e4, ignored=0),
+        sample(7, 65, size=1e4, ignored=0, smoothing=0.1),
+    ),
+    big=sample(1023, 257, smoothing=0.1),
+    shapes=shapes,
+    upstream={"loss": "dloss"},
+    gradients={"logits": "dlogits"},
+    torch=torch_forward,
+    door=door,
+    in_place=(("cross_entropy_backward", "dlogits", "logits"),),
+    rows={
+        "cross_entropy_forward": ("logits", ("lse",)),
+        "cross_entropy_backward": ("logits", ("dlogits",)),
+    },
+    errors=(
+        Error(
+            ValueError,
+            "cross_entropy.forward: logits must have shape (..., V), got ()",
+            lambda: ops.cross_entropy.forward(ones(), ids(0)),
+        ),
+        Error(
+            ValueError,
+            "cross_entropy.forward: targets must have shape (2,), got (3,)",
+            lambda: ops.cross_entropy.forward(ones(2, 3), ids(0, 1, 2)),
+        ),
+        Error(
+            TypeError,
+            "cross_entropy.forward: targets must have dtype int64, got int32",
+            lambda: ops.cross_entropy.forward(ones(2, 3), ids(0, 1).astype(np.int32)),
+        ),
+        Error(
+            TypeError,
+            "cross_entropy.forward: targets must have dtype int64, got float64",
+            lambda: ops.cross_entropy.forward(ones(2, 3), ones(2)),
+        ),
+        Error(
+            IndexError,
+            "cross_entropy.forward: targets[1] = 3 is outside the vocabulary 0..2",
+            lambda: ops.cross_entropy.forward(ones(2, 3), ids(0, 3)),
+        ),
+        Error(
+            IndexError,
+            "cross_entropy.forward: targets[0, 1] = -1 is outside the vocabulary 0..2",
+            lambda: ops.cross_entropy.forward(ones(1, 3, 3), ids(-100, -1, 9)[None]),
+        ),
+        Error(
+            ValueError,
+            "cross_entropy.forward: smoothing must be in 0..1, got 1.5",
+            lambda: ops.cross_entropy.forward(ones(2, 3), ids(0, 1), smoothing=1.5),
+        ),
+        Error(
+            ValueError,
+            "cross_entropy.forward: reduction must be 'mean' or 'sum', got 'none'",
+            lambda: ops.cross_entropy.forward(ones(2, 3), ids(0, 1), reduction="none"),
+        ),
+        Error(
+            ValueError,
+            "cross_entropy.backward: dloss must have shape (), got (2,)",
+            lambda: ops.cross_entropy.backward(
+                ones(2), ops.cross_entropy.forward(ones(2, 3), ids(0, 1))[1]
+            ),
+        ),
+        Error(
+            ValueError,
+            "cross_entropy.backward: out must have shape (2, 3), got (3, 2)",
+            lambda: ops.cross_entropy.backward(
+                1.0, ops.cross_entropy.forward(ones(2, 3), ids(0, 1))[1], ones(3, 2)
+            ),
+        ),
+    ),
+)
+
+
+class TestCrossEntropy(OpSuite):
+    op = OP
+
+    def test_an_ignored_nan_counts_for_nothing(self, native: str) -> None:
+        logits = normal(generator("cross_entropy", "nan"), 3, 17)
+        logits[1] = np.nan
+        with backend.use_cpu(native):
+            for x in (logits, logits.astype(np.float64)):
+                loss, saved = ops.cross_entropy.forward(x, ids(4, -100, 9))
+                dlogits = ops.cross_entropy.backward(1.0, saved)
+                assert np.isfinite(loss)
+                assert not dlogits[1].any()
+                assert np.isfinite(dlogits).all()
+
+    @pytest.mark.parametrize("bad", [-1, 17, 1 << 40])
+    def test_a_native_kernel_refuses_a_target_outside(self, native: str, bad: int) -> None:
+        kernels = backend.cpu_modules()[native]
+        loss, count, lse = (np.zeros(s, np.float32) for s in ((), (), (2,)))
+        logits = np.ones((2, 17), np.float32)
+        with pytest.raises(IndexError):
+            kernels.cross_entropy_forward(loss, count, lse, logits, ids(3, bad), -100, 0.0, True)
+
+
+def test_dloss_may_be_a_number() -> None:
+    logits = normal(generator("cross_entropy", "number"), 3, 5)
+    _, saved = ops.cross_entropy.forward(logits, ids(0, 1, 2))
+    a = ops.cross_entropy.backward(2.0, saved)
+    b = ops.cross_entropy.backward(np.asarray(2, np.float32), saved)
+    assert a.tobytes() == b.tobytes()
+    assert ops.cross_entropy.backward(2.0, saved, logits) is logits
+    assert logits.tobytes() == a.tobytes()

@@ -1,0 +1,138 @@
+"""Dropout: the cases, its rate, and the generator's published answers."""
+
+import numpy as np
+import pytest
+
+from byhand import ops
+from byhand.ops import philox
+from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.ops.suite import OpSuite
+
+
+def sample(
+    *shape: int, p: float = 0.3, add: bool = False, seed: int = 7, offset: int = 9
+) -> Sample:
+    label = f"{'x'.join(map(str, shape))}-p {p:g}{'-add' if add else ''}"
+    rng = generator("dropout", label)
+    return Sample(
+        label,
+        {"x": normal(rng, *shape), "add": normal(rng, *shape) if add else None},
+        {"p": p, "seed": seed, "offset": offset},
+    )
+
+
+def torch_forward(t, o):
+    import torch
+
+    kept = philox.keep(1, t.x.numel(), o["p"], o["seed"], o["offset"]).reshape(t.x.shape)
+    y = t.x * torch.from_numpy(kept) / (1 - o["p"])
+    return {"y": y if t.add is None else y + t.add}
+
+
+def door(c: Call):
+    y, saved = ops.dropout.forward(c.arrays["x"], **c.options, add=c.arrays["add"])
+    return {"y": y, "dx": ops.dropout.backward(c.upstream["dy"], saved)}
+
+
+OP = Op(
+    name="dropout",
+    forward="dropout_forward",
+    backward="dropout_backward",
+    samples=(
+        sample(2, 3, 17, add=True),
+        sample(),
+        sample(0, 3),
+        sample(1),
+        sample(2, p=0.0),
+        sample(3, add=True, p=0.999),
+        sample(15, 16, seed=(1 << 64) - 1),
+        sample(31, 33, offset=(1 << 64) - 1, add=True),
+        sample(127, p=1e-3),
+        sample(1023, add=True),
+        sample(1025, p=0.5),
+    ),
+    big=sample(1023, 257, add=True),
+    shapes=lambda s: {"y": s.arrays["x"].shape},
+    upstream={"y": "dy"},
+    gradients={"x": "dx", "add": "dy"},
+    torch=torch_forward,
+    door=door,
+    in_place=(
+        ("dropout_forward", "y", "x"),
+        ("dropout_forward", "y", "add"),
+        ("dropout_backward", "dx", "dy"),
+    ),
+    rows={"dropout_forward": ("add", ("y",))},
+    errors=(
+        Error(
+            ValueError,
+            "dropout.forward: p must be at least 0 and less than 1, got 1.0",
+            lambda: ops.dropout.forward(np.ones(3), 1.0, 0, 0),
+        ),
+        Error(
+            ValueError,
+            "dropout.forward: p must be at least 0 and less than 1, got nan",
+            lambda: ops.dropout.forward(np.ones(3), float("nan"), 0, 0),
+        ),
+        Error(
+            ValueError,
+            "dropout.forward: seed must be an integer in 0..2**64-1, got 18446744073709551616",
+            lambda: ops.dropout.forward(np.ones(3), 0.5, 1 << 64, 0),
+        ),
+        Error(
+            ValueError,
+            "dropout.forward: offset must be an integer in 0..2**64-1, got -1",
+            lambda: ops.dropout.forward(np.ones(3), 0.5, 0, -1),
+        ),
+        Error(
+            ValueError,
+            "dropout.forward: add must have shape (3,), got (2,)",
+            lambda: ops.dropout.forward(np.ones(3), 0.5, 0, 0, np.ones(2)),
+        ),
+        Error(
+            ValueError,
+            "dropout.backward: dy must have shape (3,), got (2,)",
+            lambda: ops.dropout.backward(np.ones(2), ops.dropout.forward(np.ones(3), 0.5, 0, 0)[1]),
+        ),
+    ),
+)
+
+
+class TestDropout(OpSuite):
+    op = OP
+
+
+ALL = 0xFFFF_FFFF_FFFF_FFFF
+
+
+@pytest.mark.parametrize(
+    ("group", "seed", "offset", "expected"),
+    [
+        (0, 0, 0, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        (ALL, ALL, ALL, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (
+            0x85A308D3_243F6A88,
+            0x299F31D0_A4093822,
+            0x03707344_13198A2E,
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
+    ],
+)
+def test_philox_gives_the_published_words(
+    group: int, seed: int, offset: int, expected: str
+) -> None:
+    """The known answers that its authors distribute (Random123, kat_vectors, philox4x32 10)."""
+    found = philox.words(np.array([group], np.uint64), seed, offset)[0]
+    assert " ".join(f"{int(word):08x}" for word in found) == expected
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9])
+def test_the_rate(p: float) -> None:
+    """Within five standard deviations of p, and different for every seed and offset."""
+    n = 100_003
+    kept = philox.keep(1, n, p, 1, 2)
+    assert abs((~kept).mean() - p) <= 5 * np.sqrt(p * (1 - p) / n)
+    if p == 0.5:
+        for seed, offset in ((2, 2), (1, 3), (2, 1), (1 + (1 << 32), 2), (1, 2 + (1 << 32))):
+            same = (kept == philox.keep(1, n, p, seed, offset)).mean()
+            assert abs(same - 0.5) <= 5 * 0.5 / np.sqrt(n)

@@ -1,0 +1,188 @@
+"""The feed-forward layer: the cases, and its equality with the ops it fuses."""
+
+import numpy as np
+import pytest
+
+from byhand import ops
+from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.ops.suite import OpSuite
+
+
+def sample(
+    rows: tuple[int, ...],
+    c: int,
+    f: int,
+    tanh: bool = True,
+    b1: bool = True,
+    b2: bool = True,
+    add: bool = False,
+    frozen: str = "",
+) -> Sample:
+    label = f"{'x'.join(map(str, rows))}-{c}-{f}-{'tanh' if tanh else 'erf'}"
+    label += ("" if b1 else "-no b1") + ("" if b2 else "-no b2") + ("-add" if add else "")
+    label += f"-frozen {frozen}" if frozen else ""
+    rng = generator("gelu_ffn", label)
+    return Sample(
+        label,
+        {
+            "x": normal(rng, *rows, c),
+            "w1": normal(rng, f, c),
+            "b1": normal(rng, f) if b1 else None,
+            "w2": normal(rng, c, f),
+            "b2": normal(rng, c) if b2 else None,
+            "add": normal(rng, *rows, c) if add else None,
+        },
+        {"tanh": tanh},
+        frozen=frozenset(frozen.split()),
+    )
+
+
+def shapes(s: Sample) -> dict[str, tuple[int, ...]]:
+    x = s.arrays["x"].shape
+    inner = (*x[:-1], s.arrays["w1"].shape[0])
+    return {"y": x, "pre": inner, "h": inner, "dpre": inner}
+
+
+def torch_forward(t, o):
+    import torch.nn.functional as f
+
+    pre = f.linear(t.x, t.w1, t.b1)
+    h = f.gelu(pre, approximate="tanh" if o["tanh"] else "none")
+    y = f.linear(h, t.w2, t.b2)
+    return {"y": y if t.add is None else y + t.add, "pre": pre, "h": h}
+
+
+PARAMETERS = ("w1", "b1", "w2", "b2")
+
+
+def door(c: Call):
+    form = "tanh" if c.options["tanh"] else "erf"
+    parameters = [c.arrays[n] for n in PARAMETERS]
+    y, saved = ops.gelu_ffn.forward(c.arrays["x"], *parameters, c.arrays["add"], form)
+    into = [c.into[f"d{n}"] for n in PARAMETERS]
+    return {"y": y, "dx": ops.gelu_ffn.backward(c.upstream["dy"], saved, *into)}
+
+
+def ones(*shape: int) -> np.ndarray:
+    return np.ones(shape)
+
+
+GOOD = (ones(2, 3), ones(5, 3), ones(5), ones(3, 5), ones(3))
+SAVED = ops.gelu_ffn.forward(*GOOD)[1]
+
+
+def forward_with(position: int, array: np.ndarray):
+    return ops.gelu_ffn.forward(*GOOD[:position], array, *GOOD[position + 1 :])
+
+
+OP = Op(
+    name="gelu_ffn",
+    forward="gelu_ffn_forward",
+    backward="gelu_ffn_backward",
+    samples=(
+        sample((2, 3), 17, 5, add=True),
+        sample((0,), 3, 2),
+        sample((3,), 0, 2),
+        sample((3,), 2, 0, add=True),
+        sample((1,), 2, 3, tanh=False),
+        sample((2,), 1, 3),
+        sample((15,), 17, 16, tanh=False, b1=False),
+        sample((16,), 31, 33, b2=False, frozen="dw1"),
+        sample((17,), 33, 15, tanh=False, frozen="db1 dw2", add=True),
+        sample((33,), 15, 127, frozen="dw1 db1 dw2 db2"),
+        sample((127,), 3, 31, b1=False, b2=False),
+        sample((3,), 127, 65, frozen="db2"),
+        sample((2,), 5, 1025),
+    ),
+    big=sample((257,), 65, 193, add=True),
+    shapes=shapes,
+    upstream={"y": "dy"},
+    gradients={"x": "dx", "w1": "dw1", "b1": "db1", "w2": "dw2", "b2": "db2", "add": "dy"},
+    scratch=frozenset({"dpre"}),
+    torch=torch_forward,
+    door=door,
+    rows={"gelu_ffn_forward": ("x", ("y", "pre", "h")), "gelu_ffn_backward": ("dy", ("dx",))},
+    errors=(
+        Error(
+            ValueError,
+            "gelu_ffn.forward: w1 must have shape (F, 3), got (5, 4)",
+            lambda: forward_with(1, ones(5, 4)),
+        ),
+        Error(
+            ValueError,
+            "gelu_ffn.forward: b1 must have shape (5,), got (3,)",
+            lambda: forward_with(2, ones(3)),
+        ),
+        Error(
+            ValueError,
+            "gelu_ffn.forward: w2 must have shape (3, 5), got (5, 3)",
+            lambda: forward_with(3, ones(5, 3)),
+        ),
+        Error(
+            ValueError,
+            "gelu_ffn.forward: b2 must have shape (3,), got (5,)",
+            lambda: forward_with(4, ones(5)),
+        ),
+        Error(
+            ValueError,
+            "gelu_ffn.forward: add must have shape (2, 3), got (2, 5)",
+            lambda: ops.gelu_ffn.forward(*GOOD, ones(2, 5)),
+        ),
+        Error(
+            ValueError,
+            "gelu_ffn.forward: form must be 'tanh' or 'erf', got True",
+            lambda: ops.gelu_ffn.forward(*GOOD, None, True),
+        ),
+        Error(
+            ValueError,
+            "gelu_ffn.backward: dy must have shape (2, 3), got (2, 5)",
+            lambda: ops.gelu_ffn.backward(ones(2, 5), SAVED),
+        ),
+        Error(
+            ValueError,
+            "gelu_ffn.backward: dw1 must have shape (5, 3), got (3, 5)",
+            lambda: ops.gelu_ffn.backward(ones(2, 3), SAVED, dw1=ones(3, 5)),
+        ),
+        Error(
+            ValueError,
+            "gelu_ffn.backward: db1 must have shape (5,), got (3,)",
+            lambda: ops.gelu_ffn.backward(ones(2, 3), SAVED, db1=ones(3)),
+        ),
+        Error(
+            ValueError,
+            "gelu_ffn.backward: dw2 must have shape (3, 5), got (5, 3)",
+            lambda: ops.gelu_ffn.backward(ones(2, 3), SAVED, dw2=ones(5, 3)),
+        ),
+        Error(
+            ValueError,
+            "gelu_ffn.backward: db2 must have shape (3,), got (5,)",
+            lambda: ops.gelu_ffn.backward(ones(2, 3), SAVED, db2=ones(5)),
+        ),
+    ),
+)
+
+
+class TestGeluFfn(OpSuite):
+    op = OP
+
+
+@pytest.mark.parametrize("form", ["tanh", "erf"])
+def test_fused_is_unfused(form: str) -> None:
+    """linear, bias_gelu, linear: the same numbers, the same gradients."""
+    rng = generator("gelu_ffn", "unfused", form)
+    x, w1, b1, w2, b2, dy = (
+        rng.standard_normal(s) for s in ((7, 3), (5, 3), (5,), (3, 5), (3,), (7, 3))
+    )
+    y, saved = ops.gelu_ffn.forward(x, w1, b1, w2, b2, form=form)
+    u, saved_1 = ops.linear.forward(x, w1)
+    h, saved_g = ops.bias_gelu.forward(u, b1, form)
+    z, saved_2 = ops.linear.forward(h, w2, b2)
+    np.testing.assert_allclose(y, z, rtol=1e-13)
+    fused = [np.zeros_like(a) for a in (w1, b1, w2, b2)]
+    apart = [np.zeros_like(a) for a in (w1, b1, w2, b2)]
+    dx = ops.gelu_ffn.backward(dy, saved, *fused)
+    dh = ops.linear.backward(dy, saved_2, apart[2], apart[3])
+    du = ops.bias_gelu.backward(dh, saved_g, apart[1])
+    expected = ops.linear.backward(du, saved_1, apart[0])
+    for a, b in zip([dx, *fused], [expected, *apart], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)

@@ -1,0 +1,123 @@
+"""The gradient's norm and its clipping."""
+
+import numpy as np
+
+from byhand import ops
+from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.ops.suite import OpSuite
+
+
+def norm_sample(*shape: int, size: float = 1.0) -> Sample:
+    label = f"{'x'.join(map(str, shape))}-size {size:g}"
+    g = np.asarray(size * normal(generator("grad_norm", label), *shape), np.float32)
+    return Sample(label, {"g": g})
+
+
+def clip_sample(*shape: int, norm: float) -> Sample:
+    label = f"{'x'.join(map(str, shape))}-norm {norm:g}"
+    g = normal(generator("clip", label), *shape)
+    return Sample(label, {"g": g, "norm": np.asarray(norm, np.float32)}, {"max_norm": 0.75})
+
+
+def torch_norm(t, o):
+    import torch
+
+    return {"norm": torch.linalg.vector_norm(t.g)}
+
+
+def torch_clip(t, o):
+    import torch
+
+    return {"g": t.g * torch.clamp(o["max_norm"] / (t.norm + 1e-6), max=1.0)}
+
+
+def door_of_norm(c: Call):
+    return {"norm": ops.grad_norm.norm(c.arrays["g"])}
+
+
+def door_of_clip(c: Call):
+    ops.grad_norm.clip(c.arrays["g"], c.arrays["norm"], **c.options)
+    return {"g": c.arrays["g"]}
+
+
+NORM = Op(
+    name="grad_norm",
+    forward="grad_norm",
+    samples=(
+        norm_sample(2, 3, 17),
+        norm_sample(),
+        norm_sample(0),
+        norm_sample(1),
+        norm_sample(3),
+        norm_sample(15),
+        norm_sample(31, 33),
+        norm_sample(127),
+        norm_sample(1023),
+        norm_sample(1025),
+        norm_sample(5, 16, size=1e4),
+        norm_sample(4097, size=1e-4),
+    ),
+    big=norm_sample(300_001),
+    shapes=lambda s: {"norm": ()},
+    torch=torch_norm,
+    door=door_of_norm,
+    errors=(
+        Error(
+            TypeError,
+            "expected a numpy or cupy array, got list",
+            lambda: ops.grad_norm.norm([1.0, 2.0]),
+        ),
+        Error(
+            TypeError,
+            "grad_norm: g must be C-contiguous",
+            lambda: ops.grad_norm.norm(np.ones((3, 4))[:, 1:]),
+        ),
+    ),
+)
+
+CLIP = Op(
+    name="clip",
+    forward="clip",
+    samples=tuple(
+        clip_sample(*shape, norm=norm)
+        for shape in ((2, 3, 17), (), (0,), (1,), (15,), (31, 33), (1025,))
+        for norm in (0.0, 0.5, 3.0)
+    ),
+    big=clip_sample(300_001, norm=3.0),
+    shapes=lambda s: {},
+    torch=torch_clip,
+    door=door_of_clip,
+    errors=(
+        Error(
+            ValueError,
+            "grad_norm.clip: norm must have shape (), got (1,)",
+            lambda: ops.grad_norm.clip(np.ones(3), np.ones(1), 1.0),
+        ),
+        Error(
+            ValueError,
+            "grad_norm.clip: max_norm must be positive, got 0.0",
+            lambda: ops.grad_norm.clip(np.ones(3), np.ones(()), 0.0),
+        ),
+        Error(
+            TypeError,
+            "clip: g is read-only",
+            lambda: ops.grad_norm.clip(np.broadcast_to(1.0, (1, 1)), np.ones(()), 1.0),
+        ),
+    ),
+)
+
+
+class TestGradNorm(OpSuite):
+    op = NORM
+    test_finite_differences = None  # no gradient flows through it
+
+
+class TestClip(OpSuite):
+    op = CLIP
+    test_finite_differences = None  # no gradient flows through it
+
+    def test_a_norm_that_is_small_enough_changes_nothing(self) -> None:
+        g = normal(generator("clip", "same"), 17)
+        before = g.copy()
+        ops.grad_norm.clip(g, np.asarray(0.5, np.float32), 0.75)
+        assert g.tobytes() == before.tobytes()

@@ -1,0 +1,75 @@
+"""Log-softmax: the cases; large scores do not give -inf."""
+
+import numpy as np
+
+from byhand import ops
+from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.ops.suite import OpSuite
+
+
+def sample(*shape: int, size: float = 1.0, smooth: bool = True) -> Sample:
+    label = "x".join(map(str, shape)) + (f"-size {size:g}" if size != 1 else "")
+    x = np.asarray(size, np.float32) * normal(generator("log_softmax", label), *shape)
+    return Sample(label, {"x": x}, smooth=smooth)
+
+
+def torch_forward(t, o):
+    import torch
+
+    return {"y": torch.log_softmax(t.x, -1)}
+
+
+def door(c: Call):
+    y, saved = ops.log_softmax.forward(c.arrays["x"])
+    return {"y": y, "dx": ops.log_softmax.backward(c.upstream["dy"], saved)}
+
+
+OP = Op(
+    name="log_softmax",
+    forward="log_softmax_forward",
+    backward="log_softmax_backward",
+    samples=(
+        sample(2, 3, 17),
+        sample(0, 3),
+        sample(3, 0),
+        sample(1, 2),
+        sample(2, 1),
+        sample(16, 15),
+        sample(31, 33),
+        sample(127, 31),
+        sample(2, 1023),
+        sample(3, 1025),
+        sample(3, 33, size=1e4, smooth=False),
+    ),
+    big=sample(1023, 257),
+    shapes=lambda s: {"y": s.arrays["x"].shape},
+    upstream={"y": "dy"},
+    gradients={"x": "dx"},
+    torch=torch_forward,
+    door=door,
+    in_place=(("log_softmax_forward", "y", "x"), ("log_softmax_backward", "dx", "dy")),
+    rows={"log_softmax_forward": ("x", ("y",)), "log_softmax_backward": ("dy", ("dx",))},
+    errors=(
+        Error(
+            ValueError,
+            "log_softmax.forward: x must have shape (..., C), got ()",
+            lambda: ops.log_softmax.forward(np.ones(())),
+        ),
+        Error(
+            ValueError,
+            "log_softmax.backward: dy must have shape (2, 3), got (3, 2)",
+            lambda: ops.log_softmax.backward(
+                np.ones((3, 2)), ops.log_softmax.forward(np.ones((2, 3)))[1]
+            ),
+        ),
+        Error(
+            TypeError,
+            "log_softmax_forward: x must be C-contiguous",
+            lambda: ops.log_softmax.forward(np.ones((3, 4))[:, ::2]),
+        ),
+    ),
+)
+
+
+class TestLogSoftmax(OpSuite):
+    op = OP
