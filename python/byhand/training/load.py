@@ -33,4 +33,4 @@ def load(folder: str | os.PathLike[str], which: str = "best") -> Trained:
     require_like(run.checkpoint_path(which), weights, model.state_dict())
     model.load_state_dict(weights)
     model.eval()
-    return Trained(model, config, int(saved.state.get("step", 0)))
+    return Trained(model, config, saved.state["step"])

@@ -99,6 +99,8 @@ class Run:
             raise UserError(
                 f"{path} belongs to another configuration than {self.config_path.name} beside it"
             )
+        if not isinstance(found.state.get("step"), int):
+            raise UserError(f"{path} is incomplete: it does not say which step it is of")
         return found
 
     def _sound(self, which: str, config: RunConfig) -> bool:

@@ -160,10 +160,13 @@ class Trainer:
         self.seconds += time.perf_counter() - started
         self.evaluated = self.step
         self.log.write(step=self.step, validation_loss=loss, seconds=round(self.seconds, 3))
+        if sample:
+            self.run_folder.save_sample(self.step, sample)
+        # The checkpoints come last, for they say that this evaluation is done.
         is_best = loss < self.best_loss
         if is_best:
             self.best_loss, self.best_step = loss, self.step
-            # Before `last`: whoever resumes from that can rely on the best one being there.
+            # And `best` before `last`: whoever resumes from that relies on the best one being there.
             self.save("best")
         self.save("last")
         self.report(loss, is_best, sample)
@@ -187,7 +190,6 @@ class Trainer:
             line += f", training loss {self.display.loss:.4f}, {self.display.speed:,.0f} tokens/s"
         self.display.say(line + (" (best so far)" if is_best else ""))
         if sample:
-            self.run_folder.save_sample(self.step, sample)
             self.display.say("\n".join("    " + part for part in sample.strip().split("\n")) + "\n")
 
     def require_finite(self, what: str, value: float) -> None:
@@ -242,12 +244,14 @@ class Trainer:
             self.model.load_state_dict(saved.group("model"))
             moments = saved.group("optimizer")
             self.optimizer.load_state_dict({**moments, "step": state["optimizer_step"]})
-            self.step = self.saved = int(state["step"])
+            self.step = self.saved = state["step"]
             self.evaluated = int(state["evaluated"])
             self.best_step = int(state["best_step"])
             self.best_loss = math.inf if state["best_loss"] is None else float(state["best_loss"])
             self.seconds = float(state["seconds"])
-        except (KeyError, TypeError) as error:
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{name} is incomplete or has something unknown ({error})") from None
 
     def cut_log(self) -> None:

@@ -1,0 +1,164 @@
+"""Stopping and going on, in another process, is as if nothing had happened."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from byhand.training import files, load, log
+from byhand.training.checkpoint import read
+from tests.training import small
+from tests.training.test_files import WatchedOs, in_child
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "text.txt"
+    path.write_text(small.text())
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 20 steps that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    small.new_trainer(folder).run()
+    return folder
+
+
+@pytest.mark.parametrize("stop", [1, 37, 50])
+def test_a_hundred_steps_are_some_and_the_rest_in_a_new_process(
+    tmp_path: Path, corpus: Path, stop: int
+):
+    """Steps 37 (between two evaluations) and 50 (at one), with dropout and accumulation."""
+    config = small.config(corpus, steps=100, eval_every=25, accumulate=2, dropout=0.2)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    small.new_trainer(whole, config).run()
+
+    trainer = small.new_trainer(parts, config)
+    small.stop_after(trainer, stop)
+    assert trainer.run() is signal.SIGINT
+    assert trainer.step == stop
+    assert read(parts / "last.safetensors").state["step"] == stop
+    assert not small.same_runs(whole, parts)
+
+    status, out, err = small.finish(small.command("train", "--resume", "--out", parts))
+    assert (status, err) == (0, "")
+    assert f"going on from step {stop}" in out
+    assert small.same_runs(whole, parts)
+
+
+def test_the_best_checkpoint_is_as_good_a_start(tmp_path: Path, whole: Path):
+    run = tmp_path / "run"
+    trainer = small.new_trainer(run)
+    small.stop_after(trainer, 18)
+    trainer.run()
+    (run / "last.safetensors").unlink()
+    resumed = small.resumed_trainer(run, "best")
+    assert resumed.step in (5, 10, 15)
+    resumed.run()
+    assert small.same_runs(whole, run)
+
+
+def test_a_run_may_be_lengthened(tmp_path: Path):
+    small.new_trainer(tmp_path, small.config(steps=10)).run()
+    before = small.logged(tmp_path)
+    trainer = small.resumed_trainer(tmp_path, steps=15)
+    assert trainer.run() is None
+    assert trainer.step == 15
+    after = small.logged(tmp_path)
+    assert after[: len(before)] == before
+    assert after[-1]["step"] == 15
+
+
+def moments_of_a_run(folder: Path, act: Callable[[str, str], None]) -> None:
+    """A whole run in which `act` sees each system call that saving makes."""
+    files.os = log.os = WatchedOs(act)  # type: ignore[attr-defined]
+    run = small.resumed_trainer if (folder / "last.safetensors").exists() else small.new_trainer
+    run(folder).run()
+
+
+def test_killed_at_every_moment_of_every_save(tmp_path: Path):
+    """kill -9 at each system call of the saves at steps 2 and 4, and of the log before them."""
+    config = small.config(steps=4, eval_every=2, lr=0.05, dropout=0.0)
+    whole, first = tmp_path / "whole", tmp_path / "first"
+    small.new_trainer(whole, config).run()
+    assert read(whole / "best.safetensors").state["step"] == 4, "else one save fewer is seen"
+    trainer = small.new_trainer(first, config)
+    small.stop_after(trainer, 1)
+    trainer.run()
+    begun = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+
+    killed = 0
+    for moment in range(1000):
+        folder = tmp_path / f"run{moment}"
+        for path, data in begun.items():
+            copy = folder / path.relative_to(first)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(data)
+        left = [moment]
+
+        def act(when: str, name: str, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        status = in_child(lambda folder=folder, act=act: moments_of_a_run(folder, act))
+        if not os.WIFSIGNALED(status):
+            assert os.WEXITSTATUS(status) == 0
+            break
+        killed += 1
+        assert load(folder, "last").step in (1, 2, 4)
+        for path in folder.glob("*.safetensors"):
+            read(path)
+        if moment % 3 == 0:
+            files.remove_leftovers(folder)
+            small.resumed_trainer(folder).run()
+            assert small.same_runs(whole, folder)
+    assert killed > 60, "too few moments were seen to be all of them"
+
+
+def test_killed_again_and_again_it_still_arrives(tmp_path: Path, corpus: Path):
+    """`byhand train` killed at random, resumed, until it is through: the same run."""
+    settings = ["--steps", "200", "--eval-every", "1", "--eval-batches", "1", "--dropout", "0.1"]
+    settings += ["--sample-tokens", "1", *small.SIZES]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    status, _, err = small.finish(small.command("train", corpus, *settings, "--out", whole))
+    assert (status, err) == (0, "")
+
+    luck = random.Random(1)
+    process = small.command("train", corpus, *settings, "--out", run)
+    kills = 0
+    while True:
+        # Let it get to work, then on for a moment.
+        deadline = time.monotonic() + 60
+        begun = newest(run)
+        while process.poll() is None and newest(run) == begun and time.monotonic() < deadline:
+            time.sleep(0.001)
+        try:
+            process.wait(luck.random() * 0.3)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.communicate()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+        assert load(run, "last").step >= 0
+        process = small.command("train", corpus, *settings, "--out", run, "--resume")
+        if kills == 6:
+            small.finish(process)
+            break
+    assert kills > 0
+    assert small.same_runs(whole, run)
+    assert not list(run.glob(".*.tmp"))
+
+
+def newest(run: Path) -> float:
+    path = run / "last.safetensors"
+    return path.stat().st_mtime_ns if path.exists() else 0

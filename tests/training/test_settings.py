@@ -1,0 +1,70 @@
+"""Training settings: what is refused, and what JSON keeps."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from byhand.errors import UserError
+from byhand.training import TrainingSettings, sensible_warmup
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("steps", 0, "steps must be at least 1, not 0"),
+        ("steps", -1, "at least 1"),
+        ("steps", 2.0, "steps must be a whole number, not 2.0"),
+        ("steps", True, "whole number"),
+        ("steps", "20", "whole number"),
+        ("batch_size", 0, "at least 1"),
+        ("accumulate", 0, "at least 1"),
+        ("eval_every", 0, "at least 1"),
+        ("eval_batches", 0, "at least 1"),
+        ("warmup", -1, "0 or more"),
+        ("warmup", 2001, "at most steps = 2000"),
+        ("sample_tokens", -1, "0 or more"),
+        ("seed", -1, "0 or more"),
+        ("lr", 0.0, "greater than 0"),
+        ("lr", -1e-3, "greater than 0"),
+        ("lr", math.nan, "finite"),
+        ("lr", math.inf, "finite"),
+        ("lr", None, "finite"),
+        ("min_lr", 0.01, "between 0 and lr = 0.001, not 0.01"),
+        ("min_lr", -0.1, "between 0 and lr"),
+        ("beta1", 1.0, "less than 1"),
+        ("beta2", -0.1, "less than 1"),
+        ("weight_decay", -0.1, "0 or more"),
+        ("clip", -1.0, "0 or more"),
+        ("val_ratio", 0.0, "between 0 and 1"),
+        ("val_ratio", 1.0, "between 0 and 1"),
+    ],
+)
+def test_a_senseless_setting_is_named(name: str, value: Any, words: str):
+    with pytest.raises(UserError, match=words):
+        TrainingSettings(**{name: value})
+
+
+def test_json_keeps_every_setting():
+    settings = TrainingSettings(steps=7, lr=1 / 3, warmup=0, seed=2**70)
+    assert TrainingSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"lr": None}, "'lr' is missing"),
+        ({"momentum": 0.9}, "'momentum' is unknown"),
+    ],
+)
+def test_json_must_be_complete_and_known(change: dict[str, Any], words: str):
+    data = TrainingSettings().to_json() | change
+    with pytest.raises(UserError, match=words):
+        TrainingSettings.from_json({k: v for k, v in data.items() if v is not None})
+    with pytest.raises(UserError, match="missing"):
+        TrainingSettings.from_json([])
+
+
+def test_warmup_is_at_most_a_tenth_of_a_short_run():
+    assert [sensible_warmup(n) for n in (1, 9, 50, 1000, 2000)] == [0, 0, 5, 100, 100]

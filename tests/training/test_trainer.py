@@ -1,0 +1,199 @@
+"""The training loop: that it learns, what it reports, and how it stops when it must."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from byhand import optim
+from byhand.errors import UserError
+from byhand.generation.generate import inference
+from byhand.training import Diverged, files, load, mean_loss
+from byhand.training.checkpoint import read
+from byhand.training.log import Log, read_log
+from tests.training import small
+
+
+def test_it_learns(tmp_path: Path):
+    config = small.config(steps=150, lr=0.02, min_lr=0.002, eval_every=50, dropout=0.0)
+    trainer = small.new_trainer(tmp_path, config)
+    assert trainer.run() is None
+    losses = [r["validation_loss"] for r in read_log(tmp_path / "log.jsonl") if len(r) == 3]
+    assert len(losses) == 4
+    # It starts knowing nothing and ends far below the frequencies of the letters alone.
+    assert losses[0] == pytest.approx(math.log(len(config.tokenizer)), abs=0.15)
+    counts = np.unique(list(small.text()), return_counts=True)[1] / len(small.text())
+    assert losses[-1] < -(counts * np.log(counts)).sum() - 0.5
+    assert trainer.best_loss == min(losses)
+    assert load(tmp_path).step == trainer.best_step
+
+
+def test_what_lies_in_the_folder_afterwards(tmp_path: Path):
+    small.new_trainer(tmp_path, small.config(steps=12, eval_every=5)).run()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {"config.json", "best.safetensors", "last.safetensors", "log.jsonl", "samples"}
+    assert not [name for name in names if name.endswith(".tmp")]
+    samples = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert samples == [f"step_{step:06d}.txt" for step in (0, 5, 10, 12)]
+    for path in (tmp_path / "samples").iterdir():
+        assert len(path.read_text()) == 10 + 1
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_log_has_every_step_and_every_evaluation(tmp_path: Path):
+    config = small.config(steps=12, eval_every=5, warmup=3, lr=0.01, min_lr=0.001)
+    small.new_trainer(tmp_path, config).run()
+    records = list(read_log(tmp_path / "log.jsonl"))
+    steps = [r for r in records if "loss" in r]
+    assert [r["step"] for r in steps] == list(range(1, 13))
+    assert [r["step"] for r in records if "validation_loss" in r] == [0, 5, 10, 12]
+    assert [r["lr"] for r in steps] == [
+        optim.warmup_cosine(n, lr=0.01, min_lr=0.001, warmup_steps=3, total_steps=12)
+        for n in range(12)
+    ]
+    assert all(r["norm"] > 0 for r in steps)
+    assert [r["seconds"] for r in records] == sorted(r["seconds"] for r in records)
+
+
+def test_evaluating_and_sampling_leave_no_trace(tmp_path: Path):
+    """A run that evaluates all the time trains to the same weights as one that never does."""
+    often, seldom = tmp_path / "often", tmp_path / "seldom"
+    small.new_trainer(often, small.config(eval_every=1, eval_batches=1)).run()
+    small.new_trainer(seldom, small.config(eval_every=20, sample_tokens=0)).run()
+    ends = [read(folder / "last.safetensors").tensors for folder in (often, seldom)]
+    assert all((ends[0][name] == ends[1][name]).all() for name in ends[0])
+
+
+def test_the_same_seed_is_the_same_run_and_another_is_not(tmp_path: Path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        small.new_trainer(tmp_path / name, small.config(seed=seed)).run()
+    assert small.logged(tmp_path / "a") == small.logged(tmp_path / "b")
+    assert small.logged(tmp_path / "a") != small.logged(tmp_path / "c")
+
+
+def test_accumulated_batches_are_one_larger_batch(tmp_path: Path):
+    """Two batches of three windows give the gradient and the loss of one batch of the same six."""
+    settings = {"steps": 1, "dropout": 0.0, "warmup": 0, "clip": 0.0}
+    two = small.new_trainer(tmp_path / "two", small.config(batch_size=3, accumulate=2, **settings))
+    one = small.new_trainer(tmp_path / "one", small.config(batch_size=6, **settings))
+    windows = np.concatenate([next(two.sampler), next(two.sampler)])
+    two.sampler = iter([windows[:3], windows[3:]])  # type: ignore[assignment]
+    one.sampler = iter([windows])  # type: ignore[assignment]
+    for trainer in (one, two):
+        trainer.log = Log(trainer.run_folder.log_path)
+        trainer.train_step()
+        trainer.log.close()
+    assert np.abs(one.model.arena.grads).max() > 0.01
+    np.testing.assert_allclose(two.model.arena.grads, one.model.arena.grads, rtol=1e-3, atol=1e-6)
+    losses = [small.logged(tmp_path / name)[0]["loss"] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_the_validation_loss_is_the_mean_over_every_token(tmp_path: Path):
+    trainer = small.new_trainer(tmp_path, small.config(dropout=0.5))
+    ids, model = trainer.validation, trainer.model
+    with inference(model):
+        losses = []
+        for start in range(0, len(ids) - 1, 6):
+            x, y = ids[start : start + 6], ids[start + 1 : start + 7]
+            logits = np.asarray(model(x[None, : len(y)])[0], np.float64)
+            logits -= np.logaddexp.reduce(logits, axis=1, keepdims=True)
+            losses += [-logits[t, y[t]] for t in range(len(y))]
+    assert len(losses) == len(ids) - 1
+    for batch in (1, 4, 1000):
+        assert mean_loss(model, ids, 6, batch) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert model.training
+    few = mean_loss(model, ids, 6, 4, batches=2)
+    assert few == mean_loss(model, ids, 6, 4, batches=2)
+    assert few == pytest.approx(np.mean(losses), rel=0.1)
+    assert few != mean_loss(model, ids, 6, 4)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_before_the_update(tmp_path: Path, value: float):
+    trainer = small.new_trainer(tmp_path)
+    plain = trainer.model.loss
+
+    def loss(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        good = plain(x, y)
+        return np.array(value) if trainer.step == 7 and trainer.model.training else good
+
+    trainer.model.loss = loss  # type: ignore[method-assign]
+    with pytest.raises(
+        Diverged, match=f"after step 7: the training loss is {value}; .*--lr .*step 5"
+    ):
+        trainer.run()
+    assert np.isfinite(trainer.model.arena.values).all()
+    assert trainer.optimizer.step_count == 7
+    assert read(tmp_path / "last.safetensors").state["step"] == 5
+    assert small.logged(tmp_path)[-1]["step"] == 7
+
+
+def test_a_learning_rate_that_explodes_is_noticed(tmp_path: Path):
+    config = small.config(lr=1e30, min_lr=0.0, warmup=0, clip=0.0)
+    with pytest.raises(Diverged, match=r"is (nan|inf)"):
+        small.new_trainer(tmp_path, config).run()
+    for which in ("best", "last"):
+        saved = read(tmp_path / f"{which}.safetensors")
+        assert all(np.isfinite(tensor).all() for tensor in saved.tensors.values())
+
+
+def test_a_gradient_that_is_no_number_is_noticed(tmp_path: Path):
+    trainer = small.new_trainer(tmp_path)
+    plain = trainer.model.backward
+
+    def backward(dloss: float) -> None:
+        plain(dloss)
+        trainer.model.arena.grads[3] = math.nan
+
+    trainer.model.backward = backward  # type: ignore[method-assign]
+    with pytest.raises(Diverged, match="gradient's norm is nan"):
+        trainer.run()
+    assert read(tmp_path / "last.safetensors").state["step"] == 0
+
+
+def test_without_clipping_the_norm_is_not_logged(tmp_path: Path):
+    small.new_trainer(tmp_path, small.config(steps=3, clip=0.0)).run()
+    assert {r["norm"] for r in read_log(tmp_path / "log.jsonl") if "loss" in r} == {None}
+
+
+class FullDisk:
+    """`os` on a disk that is full from the n-th save on."""
+
+    def __init__(self, saves: int) -> None:
+        self.saves = saves
+
+    def __getattr__(self, name: str):
+        return getattr(os, name)
+
+    def open(self, path: Path, *rest: int) -> int:
+        self.saves -= str(path).endswith(".safetensors.tmp")
+        return os.open(path, *rest)
+
+    def write(self, handle: int, data: memoryview) -> int:
+        if self.saves < 0:
+            os.write(handle, data[:100])
+            raise OSError(28, "No space left on device")
+        return os.write(handle, data)
+
+
+@pytest.mark.parametrize("saves", range(6))
+def test_a_full_disk_leaves_the_checkpoints_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
+):
+    whole, full = tmp_path / "whole", tmp_path / "full"
+    config = small.config(lr=0.01, dropout=0.0)
+    small.new_trainer(whole, config).run()
+    trainer = small.new_trainer(full, config)
+    monkeypatch.setattr(files, "os", FullDisk(saves))
+    with pytest.raises(UserError, match=r"cannot save .*\.safetensors \(No space left on device\)"):
+        trainer.run()
+    monkeypatch.undo()
+    names = {path.name for path in full.iterdir() if path.suffix != ".png"}
+    due = {name for n, name in enumerate(["best.safetensors", "last.safetensors"]) if saves > n}
+    assert names == {"config.json", "log.jsonl", "samples", *due}
+    if "last.safetensors" in due:
+        small.resumed_trainer(full).run()
+        assert small.same_runs(whole, full)
