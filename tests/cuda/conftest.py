@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+import pytest
+
+from byhand import backend
+from tests.cuda.device import OnDevice
+
+
+@pytest.fixture(scope="session")
+def device_kernels() -> Any:
+    """The CUDA kernels, taking numpy arrays. Skips, saying why, where there is no GPU; with
+    BYHAND_REQUIRE=cuda that is a failure.
+    """
+    if reason := backend.cuda_reason():
+        if "cuda" in os.environ.get("BYHAND_REQUIRE", "").split(","):
+            pytest.fail(f"BYHAND_REQUIRE asks for CUDA: {reason}")
+        pytest.skip(reason)
+    return OnDevice(backend.cuda(), importlib.import_module("cupy"))
+
+
+@pytest.fixture
+def cuda_module() -> Any:
+    """The compiled module, whether or not there is a GPU to run it on."""
+    if "cuda" not in backend.built_modules():
+        pytest.skip(backend.cuda_reason())
+    return importlib.import_module("byhand._cuda")

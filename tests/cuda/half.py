@@ -1,0 +1,79 @@
+"""Judging kernels on bfloat16 arrays.
+
+The reference gets the same rounded inputs in float64. A result kept in bfloat16 cannot be nearer to
+it than its own rounding, so a kernel may err twice as much as rounding the exact result does, plus
+what the oracle allows in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tests.kernel_case import Arrays, Op, Sample, bare_reference, directions, run
+from tests.oracle import CALIBRATION, EPS, Rejected, stages
+
+# The ops whose kernels take bfloat16.
+OPS = {"softmax", "log_softmax", "layernorm", "cross_entropy"}
+
+# Statistics, losses and the gradients of parameters stay float32.
+SINGLE = {"mean", "rstd", "dw", "db", "work", "loss", "count", "lse", "dloss", "norm"}
+
+
+def storage(name: str) -> Any:
+    import ml_dtypes
+
+    return np.dtype(np.float32 if name in SINGLE else ml_dtypes.bfloat16)
+
+
+def rounded(name: str, array: Any) -> Any:
+    if isinstance(array, np.ndarray) and array.dtype.kind == "f":
+        return array.astype(storage(name)).astype(np.float64)
+    return array
+
+
+def call(kernels: Any, kernel: str, env: Arrays, shapes: dict[str, tuple[int, ...]]) -> Arrays:
+    """Calls a kernel with bfloat16 arrays, results poisoned -> {result: array in float64}."""
+    arguments, results = [], {}
+    for name, direction, _ in directions(kernel):
+        value = env.get(name)
+        if direction == "Out":
+            value = np.full(shapes[name], np.nan, storage(name))
+        elif isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            value = value.astype(storage(name))
+        elif direction == "StridedIn" and value is not None:
+            value = np.broadcast_to(value, shapes[name])
+        if direction in ("Out", "Acc", "Mut") and value is not None:
+            results[name] = value
+        arguments.append(value)
+    getattr(kernels, kernel)(*arguments)
+    return {name: np.asarray(array, np.float64) for name, array in results.items()}
+
+
+def check(op: Op, sample: Sample, kernels: Any) -> None:
+    reference = bare_reference()
+    for stage in stages(op, sample, reference):
+        env = {name: rounded(name, value) for name, value in stage.env.items()}
+        exact = run(reference, stage.kernel, env, stage.shapes, np.float64)
+        single = run(reference, stage.kernel, env, stage.shapes, np.float32)
+        got = call(kernels, stage.kernel, env, stage.shapes)
+        for name in exact.keys() - op.scratch:
+            truth = exact[name]
+            finite = np.isfinite(truth)
+            with np.errstate(invalid="ignore", over="ignore"):
+                rounding = np.abs(np.asarray(truth.astype(storage(name)), np.float64) - truth)
+                rough = np.abs(np.asarray(single[name], np.float64) - truth)
+                error = np.abs(got[name] - truth)
+            size = np.max(np.abs(truth[finite]), initial=0.0)
+            allowed = 2 * np.max(rounding[finite], initial=0.0)
+            allowed += CALIBRATION * (np.max(rough[finite], initial=0.0) + EPS * size)
+            wrong = finite & ~(error <= allowed)
+            wrong |= ~finite & ~((got[name] == truth) | (np.isnan(got[name]) & np.isnan(truth)))
+            if wrong.any():
+                at = tuple(int(i) for i in np.argwhere(wrong)[0])
+                raise Rejected(
+                    f"{stage.kernel}[{sample.label}] in bfloat16: {int(wrong.sum())} of "
+                    f"{wrong.size} elements of {name} are wrong, the first at {at}: "
+                    f"{got[name][at]:.6g} instead of {truth[at]:.6g}, allowed error {allowed:.1e}"
+                )
