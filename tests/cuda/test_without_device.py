@@ -19,7 +19,7 @@ def bodies() -> set[str]:
     """The kernels that cuda/ has bodies for."""
     found: set[str] = set()
     for path in sorted((ROOT / "cuda").glob("*.cu")):
-        found |= set(re.findall(r"^void (\w+)\(", path.read_text(encoding="utf-8"), re.M))
+        found |= set(re.findall(r"^void (\w+)\((?:Out|Mut) ", path.read_text(encoding="utf-8"), re.M))
     return found
 
 
