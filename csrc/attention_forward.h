@@ -122,9 +122,18 @@ inline void forward_tile(const ForwardScratch& w, const Problem& p, const Tile& 
     add_over_keys(w.run.o, t, w.s, v, width);
 }
 
+// While the rows from i0 on of head bh are worked on, those of the next head are on their way.
+inline void prefetch_next_head(const Problem& p, int64_t bh, int64_t i0) {
+    if (bh + 1 == p.heads()) return;
+    prefetch(p.head(p.q, bh + 1).from(i0), std::min(kTile, p.T - i0), p.D);
+    prefetch(p.head(p.k, bh + 1).from(i0), std::min(kTile, p.S - i0), p.D);
+    prefetch(p.head(p.v, bh + 1).from(i0), std::min(kTile, p.S - i0), p.D);
+}
+
 inline void forward_block(const Out& o, const Out& lse, const Problem& p, int64_t bh, int64_t i0) {
     const ForwardScratch w(p.D);
     const int64_t queries = std::min(kTile, p.T - i0), j_end = p.keys_seen(i0 + queries - 1);
+    prefetch_next_head(p, bh, i0);
     pack_transposed(w.q, p.head(p.q, bh).from(i0), queries, p.D, p.scale);
     w.run.start(queries, p.D);
     for (int64_t j0 = 0; j0 < j_end; j0 += kTile) {

@@ -164,12 +164,12 @@ inline Rows whole_words(float* tile, Rows x, int64_t rows, int64_t columns) {
     return {tile, padded(columns)};
 }
 
-// Rows of one head are short and far apart, so the hardware does not see the next one coming; where
-// memory is the limit, what comes next is asked for before it is needed.
+// Rows of one head are short and far apart, so the hardware does not see the next one coming. Asks
+// for them ahead of time, into the second cache.
 inline void prefetch(Rows x, int64_t rows, int64_t columns) {
     constexpr int64_t kLine = 16;
     for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t c = 0; c < columns; c += kLine) __builtin_prefetch(x.row(i) + c);
+        for (int64_t c = 0; c < columns; c += kLine) __builtin_prefetch(x.row(i) + c, 0, 2);
     }
 }
 
