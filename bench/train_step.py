@@ -1,79 +1,74 @@
 """A whole training step, byhand and PyTorch in turns: forward, backward, clip, AdamW.
 
     python bench/train_step.py [tiny guide baby gpt2] [--rounds N] [--threads N] [--record]
+
+The byhand side and the way of measuring are those of `byhand bench`.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import time
 
-import byhand
 import numpy as np
 import torch
-from byhand import GPT, GPTConfig, optim
-from harness import in_turns, record
-from torch_twin import adamw, twin_of
 
-# layers, heads, width, context, batch, vocabulary
-SHAPES = {
-    "tiny": (4, 4, 128, 64, 12, 65),
-    "guide": (6, 6, 384, 64, 64, 65),
-    "baby": (6, 6, 384, 256, 64, 65),
-    "gpt2": (12, 12, 768, 64, 4, 50257),  # the 124M model on short sequences
-}
-SETTINGS = dict(lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1)
+import byhand
+from byhand import GPTConfig
+from byhand.cli.bench import Step, byhand_step, measure, summary
+from byhand.presets import PRESETS
+from harness import record
+from torch_twin import TorchGPT, adamw
+
+# The 124M model on short sequences: at its full context one step takes minutes on few cores.
+SHORT = {"gpt2": dict(vocabulary=50257, context=64, batch=4)}
 
 
-def flops(model: GPT, batch: int, context: int) -> float:
-    """Floating-point operations of a training step: 6 N per token for the matrices (Kaplan et al.,
-    2020, section 2.1; the embedding tables only count where they are multiplied with) and
-    12 L C T, halved because attention is causal."""
-    c = model.config
-    matrices = sum(
-        p.size for name, p in model.named_parameters() if p.value.ndim == 2 and "positions" not in name
-    )
-    if not c.tie_weights:
-        matrices -= model.tokens.weight.size
-    return batch * context * (6 * matrices + 6 * c.num_layers * c.embedding_dim * context)
+def torch_step(config: GPTConfig, batch: int) -> Step:
+    """The same step in PyTorch, eager, with its fused AdamW."""
+    twin = TorchGPT(config)
+    optimizer = adamw(twin, lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, fused=True)
+    shape = (batch, config.context_size + 1)
+    ids = torch.from_numpy(np.random.default_rng(0).integers(config.vocabulary_size, size=shape))
+    x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
-
-def measure(name: str, rounds: int) -> dict[str, object]:
-    layers, heads, width, context, batch, vocabulary = SHAPES[name]
-    config = GPTConfig(vocabulary, context, width, heads, layers)
-    model = GPT(config, seed=0)
-    twin = twin_of(model)
-    ours = optim.AdamW(model, **SETTINGS)
-    theirs = adamw(twin, **SETTINGS, fused=True)
-    rng = np.random.default_rng(0)
-    ids, targets = rng.integers(0, vocabulary, (2, batch, context))
-    torch_ids, torch_targets = torch.from_numpy(ids), torch.from_numpy(targets)
-
-    def byhand_step() -> None:
-        model.zero_grad()
-        model.loss(ids, targets)
-        model.backward()
-        ours.step(clip_norm=1.0)
-
-    def torch_step() -> None:
-        theirs.zero_grad(set_to_none=True)
-        twin.loss(torch_ids, torch_targets).backward()
+    def step() -> tuple[float, float, float]:
+        start = time.perf_counter()
+        loss = twin.loss(x, y)
+        loss.item()
+        forward = time.perf_counter()
+        loss.backward()
+        backward = time.perf_counter()
         torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
-        theirs.step()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        update = time.perf_counter()
+        return forward - start, backward - forward, update - backward
 
-    seconds = in_turns({"byhand": byhand_step, "torch": torch_step}, rounds)
-    work = flops(model, batch, context)
+    return step
+
+
+def compare(name: str, rounds: int) -> dict[str, object]:
+    preset = PRESETS[name]
+    sizes = dict(vocabulary=65, context=preset.context, batch=preset.batch) | SHORT.get(name, {})
+    config = GPTConfig(
+        vocabulary_size=sizes["vocabulary"],
+        context_size=sizes["context"],
+        embedding_dim=preset.width,
+        num_heads=preset.heads,
+        num_layers=preset.layers,
+    )
+    batch = sizes["batch"]
+    steps = {"byhand": byhand_step(config, batch), "torch": torch_step(config, batch)}
+    medians = measure(steps, rounds)
     return {
         "preset": name,
-        "batch": batch,
-        "context": context,
-        "parameters": model.num_parameters(),
-        "byhand_ms": round(1e3 * seconds["byhand"], 3),
-        "torch_ms": round(1e3 * seconds["torch"], 3),
-        "times_torch_speed": round(seconds["torch"] / seconds["byhand"], 3),
-        "byhand_gflops": round(work / seconds["byhand"] / 1e9, 1),
-        "torch_gflops": round(work / seconds["torch"] / 1e9, 1),
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        **sizes,
+        "times_torch_speed": round(medians["torch"]["step"] / medians["byhand"]["step"], 3),
+        **{
+            who: {key: round(value, 2) for key, value in summary(phases, config, batch).items()}
+            for who, phases in medians.items()
+        },
     }
 
 
@@ -88,15 +83,16 @@ def main() -> None:
     torch.set_num_threads(options.threads)
 
     rows = []
-    print(f"{'preset':8}{'byhand ms':>12}{'torch ms':>12}{'ratio':>8}{'GFLOP/s':>10}{'torch':>8}")
     for name in options.presets:
-        row = measure(name, options.rounds)
+        row = compare(name, options.rounds)
         rows.append(row)
-        print(
-            f"{row['preset']:8}{row['byhand_ms']:12.2f}{row['torch_ms']:12.2f}"
-            f"{row['times_torch_speed']:8.2f}{row['byhand_gflops']:10.0f}{row['torch_gflops']:8.0f}",
-            flush=True,
-        )
+        for who in ("byhand", "torch"):
+            r = row[who]
+            phases = "  ".join(
+                f"{p} {r[f'{p}_ms']:8.2f} ms" for p in ("forward", "backward", "update")
+            )
+            print(f"{name:6} {who:7} {phases}  {r['gflops']:6.1f} GFLOP/s")
+        print(f"{name:6} byhand is {row['times_torch_speed']:.2f} times as fast", flush=True)
     if options.record:
         print("wrote", record("train_step", rows))
 

@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import byhand
 import pytest
+
+import byhand
 from byhand import backend
 
 ROOT = Path(__file__).parents[1]

@@ -3,11 +3,11 @@
 Hand-written C++ and CUDA kernels, and a hand-written backward pass for every model.
 """
 
-from . import backend, nn, ops, optim
-from .backend import get_num_threads, set_num_threads
-from .gradcheck import gradcheck
-from .info import __version__, info
-from .models import GPT, GPTConfig
+from byhand import backend, nn, ops, optim
+from byhand.backend import get_num_threads, set_num_threads
+from byhand.gradcheck import gradcheck
+from byhand.info import __version__, info
+from byhand.models import GPT, GPTConfig
 
 __all__ = [
     "GPT",

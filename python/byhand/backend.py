@@ -25,7 +25,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from . import _host
+from byhand import _host
 
 # Directions of a kernel's arguments, the same words as in csrc/core/array.h. The reference kernels
 # are annotated with them, and the tests read them.
@@ -117,7 +117,7 @@ class _State:
 _state = _State()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _load(name: str) -> ModuleType:
     module = importlib.import_module(f"byhand._{name}")
     if _state.threads is not None:
@@ -125,7 +125,7 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _namespace(name: str) -> Kernels:
     module = _load(name)
     return Kernels(name, {kernel: getattr(module, kernel) for kernel in module.kernels})
@@ -207,7 +207,7 @@ class CudaUnavailable(RuntimeError):
 def cuda_reason() -> str:
     """Why CUDA kernels cannot run here; an empty string when they can."""
     if "cuda" not in built_modules():
-        from . import _build
+        from byhand import _build
 
         return f"byhand was built without CUDA: {_build.CUDA_REASON or 'no reason recorded'}"
     count, reason = _load_cuda().device_count()
@@ -218,7 +218,7 @@ def cuda_reason() -> str:
     return ""
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _load_cuda() -> Any:
     return importlib.import_module("byhand._cuda")
 
@@ -298,7 +298,6 @@ def _check_representation(
 
 def _describe(value: Any) -> str:
     if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return (
-            f"a {type(value).__module__} array of dtype {value.dtype} and shape {tuple(value.shape)}"
-        )
+        kind, shape = type(value).__module__, tuple(value.shape)
+        return f"a {kind} array of dtype {value.dtype} and shape {shape}"
     return type(value).__name__

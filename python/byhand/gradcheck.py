@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .nn.module import Module
+from byhand.nn.module import Module
 
 
 class GradcheckError(AssertionError):
@@ -75,7 +75,9 @@ def _check(
     directions: int,
 ) -> GradcheckReport:
     inputs = tuple(_as_double(x) for x in inputs)
-    generators = {id(g): g for _, m in model.named_modules() if (g := getattr(m, "generator", None))}
+    generators = {
+        id(g): g for _, m in model.named_modules() if (g := getattr(m, "generator", None))
+    }
     states = {key: generator.state() for key, generator in generators.items()}
     weights: list[np.ndarray] = []
 
@@ -116,7 +118,9 @@ def _check(
             value[...] = before - eps * u
             below = f()
             value[...] = before
-            pairs.setdefault(name, []).append(((above - below) / (2 * eps), float((grad * u).sum())))
+            pairs.setdefault(name, []).append(
+                ((above - below) / (2 * eps), float((grad * u).sum()))
+            )
 
     # A derivative that is zero by construction would be judged by rounding noise alone.
     floor = 1e-3 * max(abs(n) for found in pairs.values() for pair in found for n in pair)

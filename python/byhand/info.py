@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _build, _host, backend
+from byhand import _build, _host, backend
 
 __version__ = _build.VERSION
 

@@ -6,6 +6,7 @@ import gc
 
 import numpy as np
 import pytest
+
 from byhand import GPT, GPTConfig, _host, backend, optim
 
 LIKE = np.zeros(0, np.float32)

@@ -8,9 +8,10 @@ import sys
 import threading
 import time
 
-import byhand
 import numpy as np
 import pytest
+
+import byhand
 from byhand import backend
 from byhand.ops import linear, softmax
 

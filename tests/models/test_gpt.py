@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from byhand import GPT, GPTConfig, backend, gradcheck, optim
 from byhand.gradcheck import GradcheckError
 
@@ -68,6 +69,7 @@ def test_float64_equals_pytorch(options):
     model = make(**options)
     twin = torch_twin(model)
     import torch
+
     from torch_twin import adamw
 
     ids, targets = batch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from byhand import gradcheck, nn
 from byhand.nn.module import normal
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+
 from byhand import nn, optim
 
 
@@ -118,8 +121,8 @@ def test_warmup_cosine():
     assert rates[9] == pytest.approx(1.0)
     assert rates[60] == pytest.approx(0.55)
     assert rates[110] == rates[119] == 0.1
-    assert all(a <= b for a, b in zip(rates[:9], rates[1:10], strict=True))
-    assert all(a >= b for a, b in zip(rates[10:110], rates[11:111], strict=True))
+    assert all(a <= b for a, b in pairwise(rates[:10]))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
 def test_schedule_without_warmup_or_room():

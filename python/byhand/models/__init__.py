@@ -1,5 +1,5 @@
 """Models: one page each, composed of layers."""
 
-from .gpt import GPT, GPTCache, GPTConfig
+from byhand.models.gpt import GPT, GPTCache, GPTConfig
 
 __all__ = ["GPT", "GPTCache", "GPTConfig"]

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend
-from ..backend import Array
-from ..nn.layers import Dropout, Embedding, LayerNorm, Linear
-from ..nn.module import Generator, Module
-from ..nn.transformer import Block, KeyValueCache
-from ..ops import cross_entropy
+from byhand import backend
+from byhand.backend import Array
+from byhand.nn.layers import Dropout, Embedding, LayerNorm, Linear
+from byhand.nn.module import Generator, Module
+from byhand.nn.transformer import Block, KeyValueCache
+from byhand.ops import cross_entropy
 
 
 @dataclass(frozen=True)

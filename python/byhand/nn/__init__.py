@@ -1,8 +1,8 @@
 """Layers: each owns its parameters and writes out its backward pass."""
 
-from .layers import Dropout, Embedding, LayerNorm, Linear
-from .module import Generator, Module, Param
-from .transformer import Block, CausalSelfAttention, FeedForward, KeyValueCache
+from byhand.nn.layers import Dropout, Embedding, LayerNorm, Linear
+from byhand.nn.module import Generator, Module, Param
+from byhand.nn.transformer import Block, CausalSelfAttention, FeedForward, KeyValueCache
 
 __all__ = [
     "Block",

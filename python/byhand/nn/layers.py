@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..backend import Array
-from ..ops import dropout, embedding, layernorm, linear
-from .module import Generator, Module, Param, normal, scaled_std
+from byhand.backend import Array
+from byhand.nn.module import Generator, Module, Param, normal, scaled_std
+from byhand.ops import dropout, embedding, layernorm, linear
 
 
 class Linear(Module):
@@ -72,9 +72,7 @@ class LayerNorm(Module):
         self.eps = eps
 
     def forward(self, x: Array) -> Array:
-        y, saved = layernorm.forward(
-            x, self.weight.value, self.bias and self.bias.value, self.eps
-        )
+        y, saved = layernorm.forward(x, self.weight.value, self.bias and self.bias.value, self.eps)
         self.push(saved)
         return y
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend
-from ..backend import Array
+from byhand import backend
+from byhand.backend import Array
 
 _DTYPES = {"float32": np.float32, "float64": np.float64}
 
@@ -287,7 +287,6 @@ class Generator:
 
     def load_state(self, state: Mapping[str, int]) -> None:
         self.seed, self.count = int(state["seed"]), int(state["count"])
-
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float) -> np.ndarray:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import backend
-from ..backend import Array
-from ..ops import attention, gelu_ffn
-from .layers import Dropout, LayerNorm, Linear
-from .module import Generator, Module
+from byhand import backend
+from byhand.backend import Array
+from byhand.nn.layers import Dropout, LayerNorm, Linear
+from byhand.nn.module import Generator, Module
+from byhand.ops import attention, gelu_ffn
 
 
 class KeyValueCache:
@@ -68,9 +68,7 @@ class CausalSelfAttention(Module):
         if cache is not None:
             k, v = cache.extend(k, v)
         if self.dropout.active:
-            o, saved = attention.forward(
-                q, k, v, None, None, True, self.p, *self.generator.next()
-            )
+            o, saved = attention.forward(q, k, v, None, None, True, self.p, *self.generator.next())
         else:
             o, saved = attention.forward(q, k, v, causal=True)
         self.push(saved)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend
-from ..backend import Array
-from ..nn.module import Module
-from ..ops import adamw, grad_norm
+from byhand import backend
+from byhand.backend import Array
+from byhand.nn.module import Module
+from byhand.ops import adamw, grad_norm
 
 
 class AdamW:
@@ -88,7 +88,7 @@ class AdamW:
         return {"m": self.m, "v": self.v, "step": self.step_count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what ``state_dict`` gave. Raises ValueError on another shape, changing nothing."""
+        """Restores what ``state_dict`` gave. ValueError on another shape; then nothing changed."""
         for name in ("m", "v"):
             if tuple(state[name].shape) != self.m.shape:
                 raise ValueError(

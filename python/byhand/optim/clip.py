@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..backend import Array
-from ..nn.module import Module
-from ..ops import grad_norm
+from byhand.backend import Array
+from byhand.nn.module import Module
+from byhand.ops import grad_norm
 
 
 def clip_grad_norm(model: Module, max_norm: float) -> Array:

@@ -1,0 +1,5 @@
+VERSION: str
+COMPILER: str
+BUILD_TYPE: str
+SANITIZE: str
+CUDA_REASON: str
