@@ -15,7 +15,7 @@ import torch
 
 import byhand
 from byhand import GPTConfig
-from byhand.cli.bench import Step, byhand_step, measure, summary
+from byhand.cli.bench import PHASES, Step, byhand_step, measure, summary
 from byhand.presets import PRESETS
 from harness import record
 from torch_twin import TorchGPT, adamw
