@@ -15,16 +15,18 @@ def sample(
     norm: float | None = None,
     max_norm: float = 1.0,
     lr: float = 1e-2,
+    size: float = 1.0,
 ) -> Sample:
     label = f"{n}-decayed {decayed}-t {t}" + ("" if norm is None else f"-norm {norm:g}")
+    label += f"-size {size:g}" if size != 1 else ""
     rng = generator("adamw", label)
     return Sample(
         label,
         {
             "w": normal(rng, n),
-            "m": np.float32(0.1) * normal(rng, n),
-            "v": np.float32(0.1) * np.square(normal(rng, n)),
-            "g": normal(rng, n),
+            "m": np.float32(0.1 * size) * normal(rng, n),
+            "v": np.float32(0.1) * np.square(np.float32(size) * normal(rng, n)),
+            "g": np.float32(size) * normal(rng, n),
             "norm": None if norm is None else np.asarray(norm, np.float32),
         },
         {
@@ -95,6 +97,7 @@ OP = Op(
         sample(127, 31, t=1000, norm=1e4, max_norm=0.1),
         sample(1023, 1000, t=3),
         sample(1025, 17, t=100_000, lr=1e-4),
+        sample(31, 15, size=1e-8),  # where eps counts
     ),
     big=sample(300_001, 100_003, t=2, norm=3.0),
     shapes=lambda s: {},

@@ -11,15 +11,21 @@ from tests.ops.suite import OpSuite
 
 
 def sample(
-    *shape: int, b: bool = True, add: bool = False, frozen: str = "", eps: float = 1e-5
+    *shape: int,
+    b: bool = True,
+    add: bool = False,
+    frozen: str = "",
+    eps: float = 1e-5,
+    mean: float = 1.0,
 ) -> Sample:
     label = f"{'x'.join(map(str, shape))}{'' if b else '-no-b'}{'-add' if add else ''}"
+    label += f"-mean {mean:g}" if mean != 1 else ""
     rng = generator("layernorm", label)
     columns = shape[-1]
     return Sample(
         label + (f"-frozen {frozen}" if frozen else ""),
         {
-            "x": 3 * normal(rng, *shape) + 1,
+            "x": 3 * normal(rng, *shape) + np.float32(mean),
             "w": normal(rng, columns),
             "b": normal(rng, columns) if b else None,
             "add": normal(rng, *shape) if add else None,
@@ -78,6 +84,7 @@ OP = Op(
         sample(5, 1023, eps=1e-3),
         sample(127, 3, add=True),
         sample(33, 7, 15),
+        sample(7, 65, mean=1e3),  # a variance from one pass has no digit left here
     ),
     big=sample(1023, 129),
     shapes=shapes,
