@@ -24,6 +24,8 @@ constexpr std::int64_t kBlockB = Vec::width == 16 ? 160 * 1024 : 64 * 1024;
 // Rows are few up to here, and up to K / 32: packing B costs about as much as multiplying it by
 // this many rows, and the sum across lanes that ends each dot product is repaid by K.
 constexpr std::int64_t kFewRows = 16;
+// Up to here rows do not repay packing a B whose rows are contiguous: it is read in place.
+constexpr std::int64_t kInPlaceRows = 8 * kRows;
 // Multiply-adds worth waking a thread for: about ten microseconds of one.
 constexpr std::int64_t kThreadWork = 1 << 18;
 
@@ -47,8 +49,6 @@ struct Problem {
     Epilogue epilogue;
 
     bool a_in_place() const { return a.col_stride == 1; }
-    // Whole panels of B can be read where they are; it is worth it if that happens but once or so.
-    bool b_in_place() const { return b.col_stride == 1 && M <= 4; }
 };
 
 struct Range {
@@ -80,9 +80,16 @@ void finish(const Problem& p, Range rows, Range cols) {
     }
 }
 
-// Rows `rows` of C against every panel of the packed block of B. `a` is a row panel, packed or not.
-void multiply_rows(const Problem& p, Range rows, Range cols, Range ks, const float* a,
-                   const float* panels) {
+// The block of B at hand. Its panels are packed, or its whole panels are read where they are.
+struct Block {
+    Range ks, cols;
+    const float* panels;
+    bool in_place;
+};
+
+// Rows `rows` of C against every panel of a block of B. `a` is a row panel, packed or not.
+void multiply_rows(const Problem& p, Range rows, const Block& block, const float* a) {
+    const Range ks = block.ks, cols = block.cols;
     const bool first = ks.begin == 0, last = ks.end == p.K;
     const auto& kernels = p.a_in_place() ? kDirect : kPacked;
     const std::int64_t count = rows.end - rows.begin;
@@ -92,9 +99,9 @@ void multiply_rows(const Problem& p, Range rows, Range cols, Range ks, const flo
     t.a_stride = p.a.row_stride;
     t.c_stride = p.N;
     for (std::int64_t n = cols.begin; n < cols.end; n += kPanel) {
-        const bool in_place = p.b_in_place() && n + kPanel <= cols.end;
+        const bool in_place = block.in_place && n + kPanel <= cols.end;
         t.b = in_place ? p.b.at(ks.begin, n).data
-                       : panels + (n - cols.begin) / kPanel * panel_stride<kPanel>(t.K);
+                       : block.panels + (n - cols.begin) / kPanel * panel_stride<kPanel>(t.K);
         t.b_stride = in_place ? p.b.row_stride : kPanel;
         const std::int64_t at = rows.begin * p.N + n;
         t.c = p.c + at;
@@ -114,39 +121,42 @@ void multiply_rows(const Problem& p, Range rows, Range cols, Range ks, const flo
 
 // One thread's rectangle of C.
 void multiply(const Problem& p, Range rows, Range cols) {
-    const bool direct = p.a_in_place();
+    const bool a_in_place = p.a_in_place();
+    const bool b_in_place = p.b.col_stride == 1 && rows.end - rows.begin <= kInPlaceRows;
     const std::int64_t blocks = std::max<std::int64_t>(1, (p.K + kBlockK / 2) / kBlockK);
     const std::int64_t length = std::max<std::int64_t>(1, ceil_div(p.K, blocks));
     const std::int64_t most = std::max<std::int64_t>(kPanel, kBlockB / length / kPanel * kPanel);
     const std::int64_t columns = cols.end - cols.begin;
     const std::int64_t width = round_up(ceil_div(columns, ceil_div(columns, most)), kPanel);
-    const std::int64_t height = direct ? rows.end - rows.begin : kRowPanels * kRows;
+    const std::int64_t height = a_in_place ? rows.end - rows.begin : kRowPanels * kRows;
     const std::int64_t room_b = width / kPanel * panel_stride<kPanel>(length);
-    const std::int64_t room_a = direct ? 0 : kRowPanels * panel_stride<kRows>(length);
+    const std::int64_t room_a = a_in_place ? 0 : kRowPanels * panel_stride<kRows>(length);
     float* panels = scratch(static_cast<std::size_t>(room_b + room_a));
     float* row_panels = panels + room_b;
 
     for (std::int64_t n = cols.begin; n < cols.end; n += width) {
-        const Range block{n, std::min(n + width, cols.end)};
         std::int64_t k = 0;
         do {
-            const Range ks{k, std::min(k + length, p.K)};
-            const std::int64_t K = ks.end - ks.begin;
+            const Block block{{k, std::min(k + length, p.K)},
+                              {n, std::min(n + width, cols.end)},
+                              panels,
+                              b_in_place};
+            const std::int64_t K = block.ks.end - k;
             // What is read in place needs no packing, but for a last panel that is not whole.
-            const std::int64_t done = p.b_in_place() ? (block.end - n) / kPanel : 0;
-            pack_panels(panels + done * panel_stride<kPanel>(K), p.b.at(k, n + done * kPanel), K,
-                        block.end - n - done * kPanel);
+            const std::int64_t whole = b_in_place ? (block.cols.end - n) / kPanel : 0;
+            pack_panels(panels + whole * panel_stride<kPanel>(K), p.b.at(k, n + whole * kPanel), K,
+                        block.cols.end - n - whole * kPanel);
             for (std::int64_t m0 = rows.begin; m0 < rows.end; m0 += height) {
                 const std::int64_t m1 = std::min(m0 + height, rows.end);
-                if (!direct) pack_rows(row_panels, p.a.at(m0, k), K, m1 - m0, p.M - m0);
+                if (!a_in_place) pack_rows(row_panels, p.a.at(m0, k), K, m1 - m0, p.M - m0);
                 for (std::int64_t m = m0; m < m1; m += kRows) {
-                    const float* a = direct
-                                         ? p.a.at(m, k).data
-                                         : row_panels + (m - m0) / kRows * panel_stride<kRows>(K);
-                    multiply_rows(p, {m, std::min(m + kRows, m1)}, block, ks, a, panels);
+                    const std::int64_t panel = (m - m0) / kRows;
+                    multiply_rows(p, {m, std::min(m + kRows, m1)}, block,
+                                  a_in_place ? p.a.at(m, k).data
+                                             : row_panels + panel * panel_stride<kRows>(K));
                 }
             }
-            k = ks.end;
+            k = block.ks.end;
         } while (k < p.K);
     }
 }
