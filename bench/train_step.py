@@ -88,9 +88,7 @@ def main() -> None:
         rows.append(row)
         for who in ("byhand", "torch"):
             r = row[who]
-            phases = "  ".join(
-                f"{p} {r[f'{p}_ms']:8.2f} ms" for p in ("forward", "backward", "update")
-            )
+            phases = "  ".join(f"{p} {r[f'{p}_ms']:8.2f} ms" for p in PHASES)
             print(f"{name:6} {who:7} {phases}  {r['gflops']:6.1f} GFLOP/s")
         print(f"{name:6} byhand is {row['times_torch_speed']:.2f} times as fast", flush=True)
     if options.record:
