@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         num_heads=chosen.heads,
         num_layers=chosen.layers,
     )
+    flags.require_memory(config)
     batch = args.batch or chosen.batch
     medians = measure(contestants(config, batch), args.rounds)
     report = {

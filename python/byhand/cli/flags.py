@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+from typing import TYPE_CHECKING
 
 from byhand.errors import UserError
 from byhand.training.run import CHECKPOINTS
+
+if TYPE_CHECKING:
+    from byhand.models import GPTConfig
 
 
 def count(text: str) -> int:
@@ -63,6 +68,22 @@ def add_checkpoint(command: argparse._ActionsContainer, default: str) -> None:
         help="best: the weights with the lowest validation loss; last: the newest "
         f"(default: {default})",
     )
+
+
+def require_memory(config: GPTConfig) -> None:
+    """UserError if the weights, gradients and moments alone would not fit this machine.
+
+    Asking first is kinder than an allocation that fails after minutes of swapping.
+    """
+    C, V = config.embedding_dim, config.vocabulary_size
+    parameters = 12 * config.num_layers * C * C + (V + config.context_size) * C
+    needed = 16 * parameters
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise UserError(
+            f"a model of {parameters / 1e9:,.1f} billion parameters needs {needed / 1e9:,.0f} GB "
+            f"of memory to train, and this machine has {there / 1e9:,.0f} GB"
+        )
 
 
 def use_threads(threads: int | None) -> None:

@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one sentence, without the usage above them."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"byhand: {message} (see {self.prog} --help)", file=sys.stderr)
+        print(f"byhand: {' '.join(message.split())} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
 

@@ -140,8 +140,9 @@ def _start(args: argparse.Namespace, folder: Run) -> int:
         Corpus.of(name if name in corpus_names() else str(Path(name).resolve()), text),
         tokenizer,
     )
+    flags.require_memory(config.model)
     # Everything that can be wrong is found before the folder is touched.
-    trainer = _build(Trainer, config, text, folder, Display())
+    trainer = Trainer(config, text, folder, Display())
     folder.folder.mkdir(parents=True, exist_ok=True)
     with folder.only_writer():
         folder.require_new()
@@ -167,16 +168,6 @@ def _training_settings(numbers: dict[str, Any]) -> TrainingSettings:
     return TrainingSettings(**numbers)
 
 
-def _build(trainer: type[Trainer], config: RunConfig, text: str, *rest: Any) -> Trainer:
-    try:
-        return trainer(config, text, *rest)
-    except UserError:
-        raise
-    # numpy's words for an array that cannot exist
-    except (ValueError, OverflowError) as error:
-        raise UserError(f"a model of this size cannot be made: {error}") from None
-
-
 # --- an old run --------------------------------------------------------------------------------
 
 
@@ -193,7 +184,7 @@ def _resume(args: argparse.Namespace, folder: Run) -> int:
         saved = folder.read_checkpoint(args.checkpoint, config)
         text = load_corpus(args.corpus or config.corpus.name)
         config.corpus.require(text)
-        trainer = _build(Trainer, config, text, folder, Display())
+        trainer = Trainer(config, text, folder, Display())
         trainer.restore(saved, str(folder.checkpoint_path(args.checkpoint)))
         if trainer.step > config.training.steps:
             raise UserError(

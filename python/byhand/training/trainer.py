@@ -166,7 +166,7 @@ class Trainer:
         is_best = loss < self.best_loss
         if is_best:
             self.best_loss, self.best_step = loss, self.step
-            # And `best` before `last`: whoever resumes from that relies on the best one being there.
+            # And `best` before `last`, whose best loss is that of the file beside it.
             self.save("best")
         self.save("last")
         self.report(loss, is_best, sample)

@@ -1,0 +1,251 @@
+"""The commands doing what their help says."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import byhand
+from byhand.cli import bench, train
+from byhand.cli.main import main, parser
+from byhand.presets import PRESETS
+from byhand.training import Run, load
+from byhand.training.checkpoint import read
+from tests.training import small
+
+COMMANDS = ("train", "generate", "eval", "info", "bench")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text and a finished run of it."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "text.txt").write_text(small.text())
+    flags = [*small.SIZES, "--steps", "30", "--lr", "0.02", "--eval-every", "10"]
+    assert main(["train", str(folder / "text.txt"), "--out", str(folder / "run"), *flags]) == 0
+    return folder
+
+
+def output(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main([str(a) for a in arguments]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def test_training_says_what_it_does_and_what_comes_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    text, run = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text(small.text())
+    out = output(capsys, "train", text, "--out", run, "--steps", 4, *small.SIZES)
+    assert f"text: {text}, 2,000 characters (14 different); 200 of them validate" in out
+    assert "model: 1 layers, 2 heads, width 8, context 6: 1," in out
+    assert "step 0 of 4: validation loss 2.6" in out
+    assert "step 4 of 4: validation loss 2." in out
+    assert f"byhand generate {run}" in out.splitlines()[-2]
+    again = output(capsys, "train", "--resume", "--out", run)
+    assert "is finished: 4 steps; a larger --steps would go on" in again
+    longer = output(capsys, "train", "--resume", "--out", run, "--steps", 6)
+    assert "going on from step 4" in longer
+    assert read(run / "last.safetensors").state["step"] == 6
+    assert Run(run).read_config().training.steps == 6
+
+
+def test_the_same_command_with_resume_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A newcomer presses the arrow key and adds --resume; that must be enough."""
+    (tmp_path / "text.txt").write_text(small.text())
+    command = ["train", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run")]
+    command += ["--preset", "tiny", "--seed", "3", "--eval-batches", "1", "--sample-tokens", "0"]
+    sizes = ["--layers", "1", "--width", "8", "--context", "5", "--batch", "2"]
+    output(capsys, *command, *sizes, "--steps", "3")
+    assert "finished" in output(capsys, *command, *sizes, "--steps", "3", "--resume")
+    assert "going on" in output(capsys, *command, *sizes, "--steps", "4", "--resume")
+
+
+def test_a_moved_text_is_found_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    text, run = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text(small.text())
+    output(capsys, "train", text, "--out", run, "--steps", 2, *small.SIZES)
+    text.rename(tmp_path / "moved.txt")
+    moved = tmp_path / "moved.txt"
+    output(capsys, "train", moved, "--out", run, "--resume", "--steps", 3)
+    assert "the validation part" in output(capsys, "eval", run, "--corpus", moved)
+
+
+def test_the_default_folder_is_named_after_corpus_and_preset(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    sizes = ["--layers", "1", "--width", "8", "--context", "4", "--batch", "2"]
+    output(capsys, "train", "--steps", "1", "--eval-batches", "1", *sizes)
+    assert (tmp_path / "runs" / "python-docs-tiny" / "best.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_the_sizes_promised(name: str):
+    sizes = {
+        "tiny": (4, 4, 128, 64, 12),
+        "guide": (6, 6, 384, 64, 64),
+        "baby": (6, 6, 384, 256, 64),
+        "gpt2": (12, 12, 768, 1024, 4),
+    }
+    p = PRESETS[name]
+    assert (p.layers, p.heads, p.width, p.context, p.batch) == sizes[name]
+    config = train._model_config(train._model_sizes(p), 65)
+    parameters = 12 * p.layers * p.width**2 + (65 + p.context) * p.width
+    said = float(p.about.split()[0]) * 1e6
+    assert said == pytest.approx(parameters, rel=0.05)
+    assert config.vocabulary_size == 65
+
+
+def test_defaults_are_those_documented():
+    settings = train._training_settings(train._training_numbers(PRESETS["tiny"]))
+    assert (settings.steps, settings.batch_size, settings.accumulate) == (2000, 12, 1)
+    assert (settings.lr, settings.min_lr, settings.warmup) == (1e-3, 1e-4, 100)
+    assert (settings.beta1, settings.beta2, settings.weight_decay) == (0.9, 0.99, 0.1)
+    assert (settings.clip, settings.val_ratio, settings.seed) == (1.0, 0.1, 0)
+    assert PRESETS["guide"].steps == 5000
+    assert PRESETS["guide"].eval_every == 100
+
+
+def test_generate_writes_the_prompt_and_goes_on(home: Path, capsys: pytest.CaptureFixture[str]):
+    command = ["generate", home / "run", "--prompt", "to be", "--tokens", 40]
+    text = output(capsys, *command)
+    assert text.startswith("to be")
+    assert len(text) == len("to be") + 40 + 1
+    assert set(text) <= set(small.text())
+    assert output(capsys, *command) == text
+    assert output(capsys, *command, "--no-cache") == text
+    assert output(capsys, *command, "--threads", 1) == text
+    assert output(capsys, *command, "--seed", 1) != text
+    greedy = output(capsys, *command, "--temperature", 0)
+    assert output(capsys, *command, "--top-k", 1) == greedy
+    assert len(output(capsys, "generate", home / "run", "--tokens", 7)) == 8
+
+
+def test_eval_is_the_mean_over_every_character(home: Path, capsys: pytest.CaptureFixture[str]):
+    trained = load(home / "run")
+    ids = trained.config.tokenizer.encode(small.text())[1800:]
+    losses = []
+    for start in range(0, len(ids) - 1, 6):
+        x, y = ids[start : start + 6], ids[start + 1 : start + 7]
+        logits = np.asarray(trained.model(x[None, : len(y)])[0], np.float64)
+        log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        losses += [-log_p[t, y[t]] for t in range(len(y))]
+    words = output(capsys, "eval", home / "run").split()
+    assert float(words[1]) == pytest.approx(np.mean(losses), abs=1e-4)
+    bits, perplexity = float(words[5].strip("(")), float(words[8].rstrip(")"))
+    assert bits == pytest.approx(float(words[1]) / math.log(2), abs=1e-3)
+    assert perplexity == pytest.approx(math.exp(float(words[1])), abs=1e-2)
+    assert "over 199 characters: the validation part of" in " ".join(words)
+
+
+def test_eval_takes_other_parts_and_texts(home: Path, capsys: pytest.CaptureFixture[str]):
+    run, other = home / "run", home / "other.txt"
+    other.write_text("to be or not to be")
+    assert "over 1,799 characters: the train part" in output(
+        capsys, "eval", run, "--split", "train"
+    )
+    assert "over 1,999 characters: all of" in output(capsys, "eval", run, "--split", "all")
+    assert "over 17 characters: all of" in output(capsys, "eval", run, "--corpus", other)
+    same = [output(capsys, "eval", run, "--batch", n).split()[1] for n in (1, 7)]
+    assert same[0] == same[1]
+    short = output(capsys, "eval", run, "--context", 3)
+    assert "context 3" in short
+
+
+def test_info_tells_all_that_a_report_needs(capsys: pytest.CaptureFixture[str]):
+    out = output(capsys, "info")
+    for name, value in byhand.info().items():
+        assert name.replace("_", " ") in out
+        if isinstance(value, str):
+            assert value in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]):
+    assert output(capsys, "--version") == f"byhand {byhand.__version__}\n"
+
+
+def test_bench_reports_the_step(capsys: pytest.CaptureFixture[str]):
+    command = ["bench", "--rounds", 2, "--batch", 1]
+    report = json.loads(output(capsys, *command, "--json"))
+    assert report["preset"] == "tiny"
+    result = report["results"]["byhand"]
+    parts = [result[f"{phase}_ms"] for phase in bench.PHASES]
+    assert all(part > 0 for part in parts)
+    assert max(parts) < result["step_ms"]
+    assert result["tokens_per_second"] == pytest.approx(64 / result["step_ms"] * 1e3)
+    table = output(capsys, *command)
+    assert "forward" in table
+    assert "byhand" in table
+    assert "GFLOP/s" in table
+
+
+def test_contestants_take_turns():
+    order = []
+
+    def contestant(name: str, seconds: list[float]) -> bench.Step:
+        def step() -> tuple[float, float, float]:
+            order.append(name)
+            return seconds[len(order) // 2 % len(seconds)], 2.0, 3.0
+
+        return step
+
+    medians = bench.measure(
+        {"a": contestant("a", [1.0]), "b": contestant("b", [4.0])}, rounds=3, warm_up=2
+    )
+    assert order == ["a", "b"] * 5
+    assert medians["a"] == {"forward": 1.0, "backward": 2.0, "update": 3.0, "step": 6.0}
+    assert medians["b"]["step"] == 9.0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_is_explained(command: str, capsys: pytest.CaptureFixture[str]):
+    assert main([command, "--help"]) == 0
+    capsys.readouterr()
+    for action in parser()._subparsers._group_actions[0].choices[command]._actions:  # type: ignore[union-attr]
+        assert action.help
+        assert len(action.help) > 10
+
+
+def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]):
+    out = output(capsys)
+    assert "a first session:" in out
+    for command in COMMANDS:
+        assert f"{command} " in out
+
+
+def test_the_commands_load_nothing_heavy_before_they_need_it():
+    code = (
+        "import sys; from byhand.cli.main import main; main(['--version'])\n"
+        "heavy = {'rich', 'safetensors', 'matplotlib', 'torch', 'http', 'platformdirs'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert out.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_reader_that_leaves_early_is_no_error(home: Path):
+    process = small.command("generate", home / "run", "--tokens", "100000")
+    assert len(process.stdout.read(50)) == 50  # type: ignore[union-attr]
+    process.stdout.close()  # type: ignore[union-attr]
+    assert process.stderr.read() == ""  # type: ignore[union-attr]
+    process.wait(60)
+    process.stderr.close()  # type: ignore[union-attr]
+    assert process.returncode == 1
+
+
+def test_ctrl_c_while_writing_leaves_quietly(home: Path):
+    process = small.command("generate", home / "run", "--tokens", "1000000")
+    assert len(process.stdout.read(50)) == 50  # type: ignore[union-attr]
+    process.send_signal(2)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "\nbyhand: interrupted\n"

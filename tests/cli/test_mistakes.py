@@ -1,0 +1,244 @@
+"""Every mistake on the command line: one sentence on stderr, status 2, nothing overwritten."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from byhand.cli.main import main
+from byhand.training import load
+from byhand.training.checkpoint import pack, read
+from tests.training import small
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("original")
+    (folder / "text.txt").write_text(small.text())
+    config = small.config(folder / "text.txt", steps=4, eval_every=2)
+    trainer = small.new_trainer(folder / "run", config)
+    small.stop_after(trainer, 3)
+    trainer.run()
+    return folder
+
+
+@pytest.fixture
+def home(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: a text, a run that stopped at step 3 of 4, and some bad files."""
+    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "short.txt").write_text("0123456789")
+    (tmp_path / "latin.txt").write_bytes("naïve".encode("latin-1"))
+    (tmp_path / "other.txt").write_text("ÄÖÜ" * 1000)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def snapshot(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+TRAIN = ["train", "text.txt", "--out", "new", *small.SIZES]
+RESUME = ["train", "--out", "run", "--resume"]
+GENERATE = ["generate", "run"]
+
+MISTAKES = [
+    # the command line itself
+    (["fly"], "invalid choice: 'fly'"),
+    (["train", "text.txt", "--speed"], "unrecognized arguments: --speed"),
+    (["train", "text.txt", "--ste"], "unrecognized arguments: --ste"),
+    (["generate"], "required: DIR"),
+    # the corpus
+    (["train", "nowhere.txt"], "there is no corpus or file called 'nowhere.txt'"),
+    (["train", "run"], "run is a folder"),
+    (["train", "empty.txt"], "the corpus empty.txt is empty"),
+    (["train", "latin.txt"], "latin.txt is not UTF-8 text: byte 2 (0xef)"),
+    (["train", "short.txt"], "the training part of the text has 9 tokens, and one window of"),
+    ([*TRAIN, "--context", "300"], "the validation part of the text has 200 tokens"),
+    # sizes and settings
+    ([*TRAIN, "--preset", "huge"], "no preset called 'huge': choose from tiny, guide, baby, gpt2"),
+    ([*TRAIN, "--heads", "3"], "the width 8 cannot be shared evenly by 3 heads"),
+    ([*TRAIN, "--layers", "0"], "argument --layers: must be at least 1, not 0"),
+    ([*TRAIN, "--width", "-8"], "argument --width: must be at least 1, not -8"),
+    ([*TRAIN, "--context", "0"], "argument --context: must be at least 1"),
+    ([*TRAIN, "--batch", "two"], "argument --batch: must be a whole number, not 'two'"),
+    ([*TRAIN, "--batch", "1.5"], "argument --batch: must be a whole number"),
+    ([*TRAIN, "--steps", "0"], "argument --steps: must be at least 1"),
+    ([*TRAIN, "--accumulate", "0"], "argument --accumulate: must be at least 1"),
+    ([*TRAIN, "--lr", "fast"], "argument --lr: must be a number, not 'fast'"),
+    ([*TRAIN, "--lr", "nan"], "argument --lr: must be a number"),
+    ([*TRAIN, "--lr", "0"], "lr must be greater than 0"),
+    ([*TRAIN, "--min-lr", "1"], "min_lr must be between 0 and lr = 0.001"),
+    ([*TRAIN, "--dropout", "1"], "dropout must be in [0, 1), got 1.0"),
+    ([*TRAIN, "--beta2", "1"], "beta2 must be 0 or more and less than 1"),
+    ([*TRAIN, "--val-ratio", "1"], "val_ratio must be between 0 and 1"),
+    ([*TRAIN, "--warmup", "50", "--steps", "9"], "warmup must be at most steps = 9"),
+    ([*TRAIN, "--threads", "0"], "argument --threads: must be at least 1"),
+    ([*TRAIN, "--threads", "9999"], "number of threads must be between 1 and"),
+    ([*TRAIN, "--width", "80000000"], "of memory to train, and this machine has"),
+    ([*TRAIN, "--width", str(2**62), "--heads", "2"], "of memory to train"),
+    # a folder that is taken, or is none
+    (["train", "text.txt", "--out", "run"], "run already holds a run (config.json)"),
+    (["train", "text.txt", "--out", "text.txt"], "text.txt is a file: a run needs a folder"),
+    (["train", "text.txt", "--out", "text.txt/x", *small.SIZES], "text.txt/x: Not a directory"),
+    # resuming
+    (["train", "--out", "nowhere", "--resume"], "there is no folder nowhere"),
+    (["train", "--out", ".", "--resume"], "holds no training run"),
+    ([*RESUME, "--lr", "0.5"], "has --lr 0.001, not 0.5: a resumed run keeps its settings"),
+    ([*RESUME, "--width", "16"], "has --width 8, not 16"),
+    ([*RESUME, "--preset", "tiny"], "has --layers 1, not 4"),
+    ([*RESUME, "--steps", "2"], "the run is at step 3 already, past --steps 2"),
+    (["train", "other.txt", "--out", "run", "--resume"], "no longer the text this run began with"),
+    # writing and measuring
+    (["generate", "nowhere"], "there is no folder nowhere"),
+    (["generate", "."], "holds no training run"),
+    ([*GENERATE, "--prompt", "toé"], "'é' (U+00E9) at position 2 of the text is not among the"),
+    ([*GENERATE, "--tokens", "0"], "argument --tokens: must be at least 1"),
+    ([*GENERATE, "--temperature", "-1"], "the temperature must be 0 or greater, not -1.0"),
+    ([*GENERATE, "--temperature", "inf"], "argument --temperature: must be a number"),
+    ([*GENERATE, "--top-k", "0"], "argument --top-k: must be at least 1"),
+    ([*GENERATE, "--seed", "-1"], "argument --seed: must be at least 0"),
+    ([*GENERATE, "--checkpoint", "worst"], "invalid choice: 'worst'"),
+    (["eval", "run", "--context", "7"], "--context 7 is longer than the model's context of 6"),
+    (["eval", "run", "--corpus", "other.txt"], "'Ä' (U+00C4) at position 0"),
+    (["eval", "run", "--corpus", "empty.txt"], "the corpus empty.txt is empty"),
+    (["bench", "--preset", "huge"], "no preset called 'huge'"),
+    (["bench", "--rounds", "0"], "argument --rounds: must be at least 1"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), MISTAKES, ids=[" ".join(a)[-60:] for a, _ in MISTAKES]
+)
+def test_a_mistake_is_one_sentence(
+    home: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+):
+    before = snapshot(home)
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("byhand: ")
+    assert err.count("\n") == 1
+    assert words in err
+    assert "Traceback" not in out + err
+    after = snapshot(home)
+    after.pop(home / "run" / ".lock", None)
+    assert after == before
+    assert not (home / "new").exists()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(data)
+
+
+def of_a_wider_model(path: Path) -> None:
+    found = read(path)
+    found.state["config"]["model"]["num_layers"] = 2
+    path.write_bytes(pack(found.tensors, found.state))
+
+
+SPOILT = [
+    (cut, "is truncated or something else"),
+    (flip, "is damaged"),
+    (lambda path: path.write_text("my shopping list"), "truncated or something else"),
+    (lambda path: path.unlink(), "there is no checkpoint at"),
+    (of_a_wider_model, "belongs to another configuration than config.json"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "words"), SPOILT)
+@pytest.mark.parametrize("arguments", [GENERATE, ["eval", "run"], RESUME])
+def test_a_spoilt_checkpoint_is_one_sentence(
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    spoil: Callable[[Path], None],
+    words: str,
+):
+    which = "last" if arguments is RESUME else "best"
+    spoil(home / "run" / f"{which}.safetensors")
+    before = snapshot(home)
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("byhand: ")
+    assert f"run/{which}.safetensors" in err
+    assert err.count("\n") == 1
+    assert words in err
+    other = "best" if which == "last" else "last"
+    assert err.endswith(f"{other}.safetensors is sound: use it with --checkpoint {other}\n")
+    after = snapshot(home)
+    after.pop(home / "run" / ".lock", None)
+    assert after == before
+    # The advice works.
+    assert main([*arguments, "--checkpoint", other]) == 0
+
+
+def test_the_corpus_changed_under_the_run(home: Path, capsys: pytest.CaptureFixture[str]):
+    config = (home / "run" / "config.json").read_text()
+    moved = config.replace(str(Path(small_corpus_name(config))), str(home / "text.txt"))
+    (home / "run" / "config.json").write_text(moved)
+    (home / "text.txt").write_text(small.text() + "x")
+    for arguments in (RESUME, ["eval", "run"]):
+        assert main(arguments) == 2
+        assert "no longer the text this run began with" in capsys.readouterr().err
+
+
+def small_corpus_name(config: str) -> str:
+    import json
+
+    return json.loads(config)["corpus"]["name"]
+
+
+def test_a_network_that_is_not_there(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    from byhand.data.download import Download
+
+    def no_network(self: Download, timeout: float) -> bytes:
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *a, **k: str(home / "cache"))
+    monkeypatch.setattr(Download, "_download", no_network)
+    assert main(["train", "shakespeare", "--out", "new"]) == 2
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert "Network is unreachable" in sentence
+    assert "python-docs" in sentence
+    assert "any UTF-8 text file" in sentence
+    assert not (home / "new").exists()
+
+
+def test_a_folder_one_may_not_write(home: Path, capsys: pytest.CaptureFixture[str]):
+    def denied(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied", str(home / "new"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "mkdir", denied)
+        assert main(TRAIN) == 2
+    assert capsys.readouterr().err.endswith(f"byhand: {home}/new: Permission denied\n")
+
+
+def test_a_back_end_that_does_not_exist(home: Path):
+    """The sentence, and no traceback, from a real process."""
+    process = subprocess.run(
+        [sys.executable, "-m", "byhand", "generate", "run"],
+        env={**__import__("os").environ, "BYHAND_CPU": "abacus"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == 2
+    assert process.stderr.startswith("byhand: BYHAND_CPU asks for cpu_abacus")
+    assert process.stderr.count("\n") == 1
+
+
+def test_the_run_used_here_is_sound(original: Path):
+    assert load(original / "run", "last").step == 3
