@@ -132,7 +132,8 @@ def cross_entropy_cases(k: Any, m: Maker, rows: int, classes: int) -> Iterator[C
     logits, targets = m.normal(rows, classes), m.ids(rows, classes)
     dlogits = m.empty(rows, classes)
     loss, count, lse = m.zeros(), m.zeros(), m.zeros(rows)
-    dloss = m.zeros() + np.float32(1)
+    dloss = m.zeros()
+    dloss.fill(1)
     size = logits.nbytes
     options = (-100, 0.0, True)
 
@@ -188,7 +189,8 @@ def optimizer_cases(k: Any, m: Maker, size: int) -> Iterator[Case]:
     ours = lambda: k.adamw_step(w, first, second, g, None, *scalars)  # noqa: E731
     yield Case("adamw_step", *at, 28 * size, ours, adamw)
     yield Case("grad_norm", *at, 4 * size, lambda: k.grad_norm(norm, g), vector_norm)
-    large = m.zeros() + np.float32(10)  # so that clip has something to do
+    large = m.zeros()
+    large.fill(10)  # so that clip has something to do
     yield Case("clip", *at, 8 * size, lambda: k.clip(g, large, 9.99), scale)
 
 
