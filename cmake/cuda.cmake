@@ -45,6 +45,17 @@ function(byhand_find_nvcc result)
   set(${result} "${nvcc}" PARENT_SCOPE)
 endfunction()
 
+# nvcc looks for its libraries in lib64; the toolkit's wheels on PyPI have them in lib.
+function(byhand_toolkit_flags nvcc result)
+  get_filename_component(bin "${nvcc}" DIRECTORY)
+  get_filename_component(root "${bin}" DIRECTORY)
+  if(EXISTS "${root}/lib/libcudart_static.a" AND NOT EXISTS "${root}/lib64")
+    set(${result} "-L${root}/lib" PARENT_SCOPE)
+  else()
+    set(${result} "" PARENT_SCOPE)
+  endif()
+endfunction()
+
 # Compiles and links a small program for every architecture: an nvcc can be there without its
 # headers, its back ends, its runtime library or a host compiler that it accepts. `reason` becomes
 # empty, or the last line that says what went wrong.
@@ -69,6 +80,10 @@ function(byhand_try_nvcc nvcc reason)
   elseif(NOT "$ENV{CUDAHOSTCXX}" STREQUAL "")
     list(APPEND flags "-ccbin=$ENV{CUDAHOSTCXX}")
   endif()
+
+  byhand_toolkit_flags("${nvcc}" toolkit_flags)
+  separate_arguments(toolkit_flags)
+  list(APPEND flags ${toolkit_flags})
 
   set(key "${nvcc} ${flags}")
   if(BYHAND_NVCC_WORKS STREQUAL key)
@@ -121,6 +136,8 @@ macro(byhand_find_cuda)
       byhand_try_nvcc("${byhand_nvcc}" byhand_cuda_error)
       if(byhand_cuda_error STREQUAL "")
         set(CMAKE_CUDA_COMPILER "${byhand_nvcc}")
+        byhand_toolkit_flags("${byhand_nvcc}" byhand_cuda_flags)
+        string(APPEND CMAKE_CUDA_FLAGS " ${byhand_cuda_flags}")
         set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # no CUDA library is needed to import the module
         enable_language(CUDA)
         set(BYHAND_HAVE_CUDA ON)
@@ -146,11 +163,13 @@ macro(byhand_find_cuda)
 endmacro()
 
 function(byhand_cuda_module name)
+  byhand_toolkit_flags("${CMAKE_CUDA_COMPILER}" toolkit_flags)
   file(GLOB sources CONFIGURE_DEPENDS "${BYHAND_CUDA_ROOT}/*.cu" "${BYHAND_CUDA_ROOT}/core/*.cpp")
   byhand_module(${name} csrc/bind.cpp ${sources})
   target_include_directories(${name} PRIVATE "${BYHAND_CUDA_ROOT}")
   target_include_directories(${name} SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
   target_compile_definitions(${name} PRIVATE BYHAND_BACKEND_CUDA)
+  target_link_options(${name} PRIVATE ${toolkit_flags})
   # A kernel that spills its registers is a bug: the build fails.
   target_compile_options(${name} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Werror=all-warnings \
 -Xptxas --warn-on-spills,-Werror -Xcompiler -Wall,-Wextra -lineinfo>")
