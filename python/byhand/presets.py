@@ -25,19 +25,19 @@ class Preset:
 
 PRESETS = {
     "tiny": Preset(
-        "0.8 million parameters: minutes on a laptop's CPU",
+        "0.8 million parameters",
         layers=4, heads=4, width=128, context=64, batch=12, steps=2000,
     ),
     "guide": Preset(
-        "10.7 million parameters, short context",
+        "10.7 million parameters",
         layers=6, heads=6, width=384, context=64, batch=64, dropout=0.2, eval_every=100,
     ),
     "baby": Preset(
-        "10.8 million parameters, context 256: hours on a CPU",
+        "10.8 million parameters",
         layers=6, heads=6, width=384, context=256, batch=64, dropout=0.2,
     ),
     "gpt2": Preset(
-        "86 million parameters, the size of the smallest GPT-2: days on a CPU",
+        "86 million parameters",
         layers=12, heads=12, width=768, context=1024, batch=4, lr=6e-4,
     ),
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -240,6 +241,23 @@ def test_a_reader_that_leaves_early_is_no_error(home: Path):
     process.wait(60)
     process.stderr.close()  # type: ignore[union-attr]
     assert process.returncode == 1
+
+
+def test_a_terminal_that_lacks_a_character_shows_something(tmp_path: Path):
+    (tmp_path / "text.txt").write_text("“é”…\n" * 100)
+    process = subprocess.run(
+        [sys.executable, "-m", "byhand", "train", "text.txt", "--steps", "2", *small.SIZES],
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "?" in process.stdout
+    sample = tmp_path / "runs" / "text-tiny" / "samples" / "step_000000.txt"
+    assert set("“é”…") & set(sample.read_text())
 
 
 def test_ctrl_c_while_writing_leaves_quietly(home: Path):

@@ -101,7 +101,7 @@ def test_killed_at_every_system_call(tmp_path: Path, moment: int):
     assert os.WTERMSIG(in_child(save)) == signal.SIGKILL
     # The new one is there exactly from the rename on, the tenth moment being just after it.
     assert number_in(path) == (2 if moment >= 9 else 1)
-    remove_leftovers(tmp_path)
+    remove_leftovers(path)
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
 
 
@@ -130,7 +130,7 @@ def test_killed_at_sixty_random_moments(tmp_path: Path):
         # What was reported saved is there, or the one that was being saved meanwhile.
         assert number_in(path) in (told[-1], (told[-1] + 1) % len(versions))
         killed_in_mid_save += len(list(tmp_path.iterdir())) > 1
-        remove_leftovers(tmp_path)
+        remove_leftovers(path)
         assert [p.name for p in tmp_path.iterdir()] == ["c"]
     assert killed_in_mid_save > 0, "no kill hit a save: the test shows nothing"
 
@@ -148,8 +148,9 @@ def test_an_error_of_the_disk_leaves_the_old_file(
             raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(files, "os", WatchedOs(act))
-    with pytest.raises(OSError, match=os.strerror(code)):
+    with pytest.raises(OSError, match=os.strerror(code)) as error:
         write_atomically(path, content(2))
+    assert error.value.filename == str(path)
     assert number_in(path) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
 

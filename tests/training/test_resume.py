@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from byhand.training import files, load, log
+from byhand.training import Run, files, load, log
 from byhand.training.checkpoint import read
 from tests.training import small
 from tests.training.test_files import WatchedOs, in_child
@@ -117,7 +117,7 @@ def test_killed_at_every_moment_of_every_save(tmp_path: Path):
         for path in folder.glob("*.safetensors"):
             read(path)
         if moment % 3 == 0:
-            files.remove_leftovers(folder)
+            files.remove_leftovers(*Run(folder).files())
             small.resumed_trainer(folder).run()
             assert small.same_runs(whole, folder)
     assert killed > 60, "too few moments were seen to be all of them"

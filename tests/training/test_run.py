@@ -112,6 +112,9 @@ def test_a_damaged_checkpoint_is_refused_and_the_sound_one_offered(run: Path):
     with pytest.raises(UserError) as error:
         load(run, "last")
     assert "--checkpoint" not in str(error.value)
+    last.unlink()
+    with pytest.raises(UserError, match="ended before its first checkpoint: remove the folder"):
+        load(run, "last")
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(run: Path, tmp_path: Path):
@@ -171,8 +174,10 @@ def test_a_checkpoint_one_cannot_go_on_from_is_refused(
 
 def test_one_process_at_a_time(run: Path):
     (run / ".last.safetensors.tmp").write_bytes(b"left by a killed process")
+    (run / ".notes.tmp").write_bytes(b"not ours")
     with Run(run).only_writer():
         assert not (run / ".last.safetensors.tmp").exists()
+        assert (run / ".notes.tmp").exists()
         with (
             pytest.raises(UserError, match="another process is training"),
             Run(run).only_writer(),

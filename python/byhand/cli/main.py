@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -53,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 2 an error of the user's (one sentence on stderr), 130 stopped by Ctrl-C, 143 by
     SIGTERM.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that cannot show a character of the text shows a question mark.
+        sys.stdout.reconfigure(errors="replace")
     top = parser()
     try:
         args = top.parse_args(arguments)

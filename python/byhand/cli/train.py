@@ -55,7 +55,7 @@ FlagTable = tuple[tuple[str, str, Any, str], ...]
 MODEL_FLAGS: FlagTable = (
     ("--layers", "num_layers", flags.count, "transformer blocks"),
     ("--heads", "num_heads", flags.count, "attention heads in a block; divides the width"),
-    ("--width", "embedding_dim", flags.count, "numbers that describe a token inside the model"),
+    ("--width", "embedding_dim", flags.count, "numbers that describe a token in the model"),
     ("--context", "context_size", flags.count, "the most characters the model sees at once"),
     ("--dropout", "dropout", flags.number, "part of the activations zeroed while training"),
 )
@@ -85,7 +85,7 @@ def add_command(commands: Any) -> None:
         "train",
         help="learn from a text",
         description=DESCRIPTION,
-        epilog=EPILOG,
+        epilog=EPILOG + _presets(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -103,16 +103,20 @@ def add_command(commands: Any) -> None:
     flags.add_threads(command)
     sizes = command.add_argument_group(
         "the model",
-        "A preset sets all sizes, and training to suit them; flags change single ones.",
+        "The preset decides (they are listed at the end); these flags change single sizes.",
     )
     sizes.add_argument(
         "--preset",
         metavar="NAME",
-        help="; ".join(f"{name}: {_describe(p)}" for name, p in PRESETS.items())
-        + " (default: tiny)",
+        help=f"{', '.join(PRESETS)}: the sizes and what suits them (default: tiny)",
     )
     _add(sizes, MODEL_FLAGS)
-    _add(command.add_argument_group("the training"), TRAINING_FLAGS)
+    _add(
+        command.add_argument_group(
+            "the training", "The default is in brackets; where there is none, the preset's."
+        ),
+        TRAINING_FLAGS,
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -280,11 +284,13 @@ def _training_numbers(chosen: Preset) -> dict[str, Any]:
     }
 
 
-def _describe(p: Preset) -> str:
-    return (
-        f"{p.layers} layers, {p.heads} heads, width {p.width}, context {p.context}, "
-        f"batch {p.batch} ({p.about})"
-    )
+def _presets() -> str:
+    columns = ("layers", "heads", "width", "context", "batch", "steps", "lr", "dropout")
+    lines = ["", "presets:", f"{'':8}" + "".join(f"{name:>9}" for name in columns)]
+    for name, chosen in PRESETS.items():
+        numbers = "".join(f"{getattr(chosen, column):>9g}" for column in columns)
+        lines.append(f"  {name:6}{numbers}   {chosen.about}")
+    return "\n".join(lines) + "\n"
 
 
 def _default_folder(args: argparse.Namespace) -> str:

@@ -28,17 +28,19 @@ def write_atomically(path: Path, data: bytes) -> None:
         finally:
             os.close(handle)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # write() and fsync() know only a number
         raise
     _sync_folder(path.parent)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files that killed processes left in `folder`."""
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+def remove_leftovers(*paths: Path) -> None:
+    """Delete the temporary files that killed processes left beside these paths."""
+    for path in paths:
+        _temporary(path).unlink(missing_ok=True)
 
 
 def _temporary(path: Path) -> Path:

@@ -34,13 +34,16 @@ class Run:
     def sample_path(self, step: int) -> Path:
         return self.folder / "samples" / f"step_{step:06d}.txt"
 
+    def files(self) -> list[Path]:
+        """The files a run has, whether or not they exist yet."""
+        checkpoints = [self.checkpoint_path(which) for which in CHECKPOINTS]
+        return [self.config_path, self.log_path, self.plot_path, *checkpoints]
+
     def require_new(self) -> None:
         """UserError if anything lies here that a new run would overwrite."""
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder} is a file: a run needs a folder")
-        ours = [self.config_path, self.log_path, self.plot_path, self.folder / "samples"]
-        ours += [self.checkpoint_path(which) for which in CHECKPOINTS]
-        for path in ours:
+        for path in (*self.files(), self.folder / "samples"):
             if path.exists():
                 raise UserError(
                     f"{self.folder} already holds a run ({path.name}): go on with it by --resume, "
@@ -77,6 +80,11 @@ class Run:
         UserError if it is damaged or of another run; where the other checkpoint is sound, the
         message names it.
         """
+        if not any(self.checkpoint_path(name).exists() for name in CHECKPOINTS):
+            raise UserError(
+                f"the run in {self.folder} ended before its first checkpoint: remove the folder "
+                "and train anew"
+            )
         try:
             return self._read_checkpoint(which, config)
         except UserError as error:
@@ -143,7 +151,7 @@ class Run:
                         f"another process is training in {self.folder} at this moment"
                     ) from None
                 # Some network file systems have no locks; then there is none to respect.
-            remove_leftovers(self.folder)
+            remove_leftovers(*self.files())
             yield
         finally:
             os.close(handle)
