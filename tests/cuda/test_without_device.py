@@ -19,7 +19,8 @@ def bodies() -> set[str]:
     """The kernels that cuda/ has bodies for."""
     found: set[str] = set()
     for path in sorted((ROOT / "cuda").glob("*.cu")):
-        found |= set(re.findall(r"^void (\w+)\((?:Out|Mut) ", path.read_text(encoding="utf-8"), re.M))
+        text = path.read_text(encoding="utf-8")
+        found |= set(re.findall(r"^void (\w+)\((?:Out|Mut) ", text, re.M))
     return found
 
 
