@@ -24,20 +24,21 @@ constexpr std::int64_t kBlockB = Vec::width == 16 ? 160 * 1024 : 64 * 1024;
 // Rows are few up to here, and up to K / 32: packing B costs about as much as multiplying it by
 // this many rows, and the sum across lanes that ends each dot product is repaid by K.
 constexpr std::int64_t kFewRows = 16;
-// Up to here rows do not repay packing a B whose rows are contiguous: it is read in place.
-constexpr std::int64_t kInPlaceRows = 8 * kRows;
+// Packing repays what it costs only if an element is read often enough. Up to this many rows, a B
+// whose rows are contiguous is read in place, and up to this many columns, a transposed A.
+constexpr std::int64_t kInPlaceRows = 8 * kRows, kInPlaceCols = 8 * kPanel;
 // Multiply-adds worth waking a thread for: about ten microseconds of one.
 constexpr std::int64_t kThreadWork = 1 << 18;
 
 using MicroKernel = void (*)(const MicroTile&);
 
-template <bool packed, std::size_t... i>
+template <bool rows_adjacent, std::size_t... i>
 constexpr std::array<MicroKernel, sizeof...(i)> micro_kernels(std::index_sequence<i...>) {
-    return {micro_kernel<packed, i / kPanelVecs + 1, i % kPanelVecs + 1>...};
+    return {micro_kernel<rows_adjacent, i / kPanelVecs + 1, i % kPanelVecs + 1>...};
 }
 using AllTiles = std::make_index_sequence<kRows * kPanelVecs>;
-constexpr auto kDirect = micro_kernels<false>(AllTiles{});
-constexpr auto kPacked = micro_kernels<true>(AllTiles{});
+constexpr auto kColumnsAdjacent = micro_kernels<false>(AllTiles{});
+constexpr auto kRowsAdjacent = micro_kernels<true>(AllTiles{});
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 std::int64_t round_up(std::int64_t a, std::int64_t unit) { return ceil_div(a, unit) * unit; }
@@ -47,8 +48,6 @@ struct Problem {
     Matrix a, b;
     std::int64_t M, N, K;
     Epilogue epilogue;
-
-    bool a_in_place() const { return a.col_stride == 1; }
 };
 
 struct Range {
@@ -87,16 +86,15 @@ struct Block {
     bool in_place;
 };
 
-// Rows `rows` of C against every panel of a block of B. `a` is a row panel, packed or not.
-void multiply_rows(const Problem& p, Range rows, const Block& block, const float* a) {
+// Rows `rows` of C against every panel of a block of B. `a` is the panel of these rows.
+void multiply_rows(const Problem& p, Range rows, const Block& block, Matrix a) {
     const Range ks = block.ks, cols = block.cols;
     const bool first = ks.begin == 0, last = ks.end == p.K;
-    const auto& kernels = p.a_in_place() ? kDirect : kPacked;
+    const auto& kernels = a.col_stride == 1 ? kColumnsAdjacent : kRowsAdjacent;
     const std::int64_t count = rows.end - rows.begin;
     MicroTile t;
     t.K = ks.end - ks.begin;
     t.a = a;
-    t.a_stride = p.a.row_stride;
     t.c_stride = p.N;
     for (std::int64_t n = cols.begin; n < cols.end; n += kPanel) {
         const bool in_place = block.in_place && n + kPanel <= cols.end;
@@ -121,12 +119,12 @@ void multiply_rows(const Problem& p, Range rows, const Block& block, const float
 
 // One thread's rectangle of C.
 void multiply(const Problem& p, Range rows, Range cols) {
-    const bool a_in_place = p.a_in_place();
+    const std::int64_t columns = cols.end - cols.begin;
+    const bool a_in_place = p.a.col_stride == 1 || columns <= kInPlaceCols;
     const bool b_in_place = p.b.col_stride == 1 && rows.end - rows.begin <= kInPlaceRows;
     const std::int64_t blocks = std::max<std::int64_t>(1, (p.K + kBlockK / 2) / kBlockK);
     const std::int64_t length = std::max<std::int64_t>(1, ceil_div(p.K, blocks));
     const std::int64_t most = std::max<std::int64_t>(kPanel, kBlockB / length / kPanel * kPanel);
-    const std::int64_t columns = cols.end - cols.begin;
     const std::int64_t width = round_up(ceil_div(columns, ceil_div(columns, most)), kPanel);
     const std::int64_t height = a_in_place ? rows.end - rows.begin : kRowPanels * kRows;
     const std::int64_t room_b = width / kPanel * panel_stride<kPanel>(length);
@@ -150,10 +148,9 @@ void multiply(const Problem& p, Range rows, Range cols) {
                 const std::int64_t m1 = std::min(m0 + height, rows.end);
                 if (!a_in_place) pack_rows(row_panels, p.a.at(m0, k), K, m1 - m0, p.M - m0);
                 for (std::int64_t m = m0; m < m1; m += kRows) {
-                    const std::int64_t panel = (m - m0) / kRows;
+                    const float* panel = row_panels + (m - m0) / kRows * panel_stride<kRows>(K);
                     multiply_rows(p, {m, std::min(m + kRows, m1)}, block,
-                                  a_in_place ? p.a.at(m, k).data
-                                             : row_panels + panel * panel_stride<kRows>(K));
+                                  a_in_place ? p.a.at(m, k) : Matrix{panel, 1, kRows});
                 }
             }
             k = block.ks.end;
@@ -169,7 +166,7 @@ struct Grid {
 // packing its share of the operands costs in the same unit (an element packed takes as long as
 // about 16 multiply-adds).
 Grid choose_grid(const Problem& p, std::int64_t threads) {
-    const std::int64_t packing = 16, reading = p.a_in_place() ? 2 : 8;
+    const std::int64_t packing = 16, reading = p.a.col_stride == 1 ? 2 : 8;
     Grid best{1, 1};
     std::int64_t best_cost = INT64_MAX;
     for (std::int64_t r = 1; r <= threads; ++r) {

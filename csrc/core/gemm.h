@@ -12,8 +12,9 @@
 //   K, such that a
 //             block of B fits in half of the second-level cache.
 //   panels    That block is packed once into panels of `kPanel` columns: the micro-kernel then
-//             reads it front to back, whatever the layout of B was. Rows of A are read where they
-//             are if K is contiguous; otherwise `kRows` of them at a time are packed as well.
+//             reads it front to back, whatever the layout of B was. The smaller the rectangle, the
+//             less often an element is read again and the less packing repays: rows of A are read
+//             where they are, except a transposed A under many columns, and so is B under few rows.
 //   registers The micro-kernel keeps kRows x kPanel sums in registers, and for each k multiplies
 //   kRows
 //             broadcast numbers of A with one row of the panel: many multiply-adds for few loads.

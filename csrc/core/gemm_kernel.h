@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "gemm.h"
 #include "vec.h"
 
 namespace byhand {
@@ -17,8 +18,7 @@ inline constexpr int kRows = Vec::width == 16 ? 14 : 6, kPanelVecs = 2;
 inline constexpr int kPanel = kPanelVecs * Vec::width;
 
 struct MicroTile {
-    const float* a;
-    std::int64_t a_stride;  // between rows; a packed panel has its rows interleaved instead
+    Matrix a;  // one of its strides is 1: which one, the micro-kernel knows
     const float* b;
     std::int64_t b_stride;  // between consecutive k
     std::int64_t K;
@@ -42,24 +42,26 @@ inline void store_masked(const MicroTile& t, const float* sums, int rows, int st
     }
 }
 
-template <bool packed, int rows, int vecs>
+// In `a` either the rows are adjacent (packed, or A transposed) or the columns, which run over k.
+template <bool rows_adjacent, int rows, int vecs>
 void micro_kernel(const MicroTile& t) {
     constexpr int W = Vec::width;
     Vec sum[rows][vecs];
     for (int i = 0; i < rows; ++i) {
         for (int v = 0; v < vecs; ++v) sum[i][v] = Vec::zero();
     }
-    const float* a = t.a;
+    const float* a = t.a.data;
     const float* b = t.b;
-    const std::int64_t a_stride = packed ? 1 : t.a_stride, b_stride = t.b_stride;
+    const std::int64_t row_stride = rows_adjacent ? 1 : t.a.row_stride;
+    const std::int64_t step = rows_adjacent ? t.a.col_stride : 1, b_stride = t.b_stride;
     for (std::int64_t k = t.K; k > 0; --k) {
         Vec row[vecs];
         for (int v = 0; v < vecs; ++v) row[v] = Vec::load(b + v * W);
         for (int i = 0; i < rows; ++i) {
-            const Vec x = Vec::set(a[i * a_stride]);
+            const Vec x = Vec::set(a[i * row_stride]);
             for (int v = 0; v < vecs; ++v) sum[i][v] = fma(x, row[v], sum[i][v]);
         }
-        a += packed ? kRows : 1;
+        a += step;
         b += b_stride;
     }
     if (t.cols < vecs * W) {
