@@ -237,7 +237,11 @@ struct Binder<std::tuple<A...>> {
             cast_argument<A>(PyTuple_GET_ITEM(args.ptr(), I), kernel, names[I].c_str())...};
         const Stream stream = current_stream();
         py::gil_scoped_release release;
-        f(std::get<I>(views)..., stream);
+        try {
+            f(std::get<I>(views)..., stream);
+        } catch (const TypeError& error) {
+            throw TypeError(std::string(kernel) + ": " + error.what());
+        }
     }
 };
 

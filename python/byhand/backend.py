@@ -40,7 +40,13 @@ Array = Any  # a numpy.ndarray or a cupy.ndarray
 
 _FLOAT32 = np.dtype(np.float32)
 _FLOAT64 = np.dtype(np.float64)
+# Arguments of kernels that are not floating, by name; all others are.
+_NOT_FLOAT = {"ids": np.dtype(np.int64), "targets": np.dtype(np.int64), "mask": np.dtype(np.bool_)}
 _SMALL = 4096  # bytes below which numpy's own allocator is quicker than the pool
+
+
+class MissingKernelError(NotImplementedError, AttributeError):
+    """A back end lacks a kernel. An AttributeError too, so that hasattr() can ask for one."""
 
 
 class Kernels:
@@ -52,9 +58,7 @@ class Kernels:
         self.__dict__.update(functions)
 
     def __getattr__(self, kernel: str) -> Callable[..., None]:
-        if kernel.startswith("__"):
-            raise AttributeError(kernel)
-        raise NotImplementedError(
+        raise MissingKernelError(
             f"{kernel} has no {self.name} kernel; {self.name} has: {', '.join(self.available)}"
         )
 
@@ -283,10 +287,9 @@ def _check_representation(
         raise TypeError(f"{kernel}: {argument} must be an array, got None")
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{kernel}: {argument} must be a numpy array, got {_describe(value)}")
-    if value.dtype != _FLOAT64 and value.dtype not in (np.dtype(np.int64), np.dtype(np.bool_)):
-        raise TypeError(
-            f"{kernel}: {argument} must be float64, int64 or bool, got {_describe(value)}"
-        )
+    expected = _NOT_FLOAT.get(argument, _FLOAT64)
+    if value.dtype != expected:
+        raise TypeError(f"{kernel}: {argument} must be {expected}, got {_describe(value)}")
     if direction in ("Out", "Acc", "Mut", "StridedOut") and not value.flags.writeable:
         raise TypeError(f"{kernel}: {argument} is read-only")
     if not direction.startswith("Strided") and not value.flags.c_contiguous:

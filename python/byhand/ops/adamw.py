@@ -41,6 +41,7 @@ def adamw_step(
     w -= lr / (1 - beta1**t) * m / (np.sqrt(v / (1 - beta2**t)) + eps)
 
 
+@check.door
 def step(
     w: Array,
     m: Array,

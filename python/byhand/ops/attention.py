@@ -96,6 +96,7 @@ def attention_backward(
     dv[...] = _heads_first(used.swapaxes(-1, -2) @ g)
 
 
+@check.door
 def forward(
     q: Array,
     k: Array,
@@ -136,6 +137,7 @@ def forward(
     return o, (q, k, v, o, lse, mask, scale, causal, dropout, seed, offset)
 
 
+@check.door
 def backward(
     dy: Array, saved: Saved, out: tuple[Array, Array, Array] | None = None
 ) -> tuple[Array, Array, Array]:

@@ -59,6 +59,7 @@ def bias_gelu_backward(dx: Out, db: Acc | None, dy: In, x: In, b: In | None, tan
         db += du.sum(axis=tuple(range(x.ndim - 1)))
 
 
+@check.door
 def forward(x: Array, b: Array | None = None, form: str = "tanh") -> tuple[Array, Saved]:
     """x (..., C), b (C,) or None -> y of x's shape, saved.
 
@@ -74,6 +75,7 @@ def forward(x: Array, b: Array | None = None, form: str = "tanh") -> tuple[Array
     return y, (x, b, tanh)
 
 
+@check.door
 def backward(dy: Array, saved: Saved, db: Array | None = None) -> Array:
     """dy (..., C) -> dx of the same shape; adds into db (C,), None when frozen."""
     x, b, tanh = saved

@@ -7,16 +7,45 @@ something is wrong, so a correct call pays for a few tuple comparisons and nothi
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from byhand.backend import Array
 
 Saved: TypeAlias = tuple[Any, ...]  # what a forward door hands to its backward door
+Door = TypeVar("Door", bound=Callable[..., Any])
 
 _INT64 = np.dtype(np.int64)
 _BOOL = np.dtype(np.bool_)
+
+
+def door(function: Door) -> Door:
+    """Decorates a door: something that is no array where one is due becomes a TypeError that names
+    it. A correct call does not pay for looking.
+    """
+    op = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except AttributeError:
+            signature = inspect.signature(function)
+            for name, value in signature.bind(*args, **kwargs).arguments.items():
+                hint = signature.parameters[name].annotation
+                is_array = Array in (hint, *typing.get_args(hint))
+                if is_array and value is not None and not hasattr(value, "shape"):
+                    raise TypeError(
+                        f"{op}: {name} must be an array, got {type(value).__name__}"
+                    ) from None
+            raise
+
+    return typing.cast(Door, guarded)
 
 
 def wrong_shape(op: str, name: str, expected: Any, array: Array) -> ValueError:

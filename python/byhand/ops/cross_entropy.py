@@ -66,6 +66,7 @@ def cross_entropy_backward(
     dlogits[...] = g.reshape(logits.shape)
 
 
+@check.door
 def forward(
     logits: Array,
     targets: Array,
@@ -97,6 +98,7 @@ def forward(
     return loss, (logits, targets, lse, count, ignore_index, smoothing, mean)
 
 
+@check.door
 def backward(dloss: Array | float, saved: Saved, out: Array | None = None) -> Array:
     """dloss (0-d array or number) -> dlogits (..., V), written into `out` when given; `out` may be
     the logits.

@@ -33,6 +33,7 @@ def dropout_backward(dx: Out, dy: In, p: float, seed: int, offset: int) -> None:
     dx[...] = _dropped(dy, p, seed, offset)
 
 
+@check.door
 def forward(
     x: Array, p: float, seed: int, offset: int, add: Array | None = None
 ) -> tuple[Array, Saved]:
@@ -51,6 +52,7 @@ def forward(
     return y, (x.shape, p, seed, offset)
 
 
+@check.door
 def backward(dy: Array, saved: Saved) -> Array:
     """dy (...) -> dx of the same shape. The gradient of `add` is dy."""
     shape, p, seed, offset = saved

@@ -26,6 +26,7 @@ def embedding_backward(dw: Acc | None, dy: In, ids: In) -> None:
         np.add.at(dw, ids.reshape(-1), as_rows(dy))
 
 
+@check.door
 def forward(ids: Array, w: Array, add: Array | None = None) -> tuple[Array, Saved]:
     """ids (...) int64, w (V, C), add (..., C) or None -> y (..., C), saved.
 
@@ -44,6 +45,7 @@ def forward(ids: Array, w: Array, add: Array | None = None) -> tuple[Array, Save
     return y, (ids, w.shape)
 
 
+@check.door
 def backward(dy: Array, saved: Saved, dw: Array | None) -> None:
     """dy (..., C): adds into dw (V, C), None when frozen. Ids have no gradient; that of `add` is
     dy.

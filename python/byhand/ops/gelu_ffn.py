@@ -65,6 +65,7 @@ def gelu_ffn_backward(
     dx[...] = dpre @ w1
 
 
+@check.door
 def forward(
     x: Array,
     w1: Array,
@@ -99,6 +100,7 @@ def forward(
     return y, (x, pre, h, w1, w2, tanh)
 
 
+@check.door
 def backward(
     dy: Array,
     saved: Saved,

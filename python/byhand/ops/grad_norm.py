@@ -34,6 +34,7 @@ def _register_clip() -> None:
 _register_clip()
 
 
+@check.door
 def norm(g: Array) -> Array:
     """g of any shape -> its Euclidean norm, a 0-d array."""
     kernel = kernels(g).grad_norm
@@ -42,6 +43,7 @@ def norm(g: Array) -> Array:
     return out
 
 
+@check.door
 def clip(g: Array, norm: Array, max_norm: float) -> None:
     """Scales g in place so that its norm, which the caller has measured, becomes at most max_norm.
 

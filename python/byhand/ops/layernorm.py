@@ -63,6 +63,7 @@ def _groups(rows: int) -> int:
     return max(1, min(128, rows // 16))
 
 
+@check.door
 def forward(x: Array, w: Array, b: Array | None = None, eps: float = 1e-5) -> tuple[Array, Saved]:
     """x (..., C), w (C,), b (C,) or None -> y of x's shape, saved.
 
@@ -79,6 +80,7 @@ def forward(x: Array, w: Array, b: Array | None = None, eps: float = 1e-5) -> tu
     return y, (x, w, mean, rstd)
 
 
+@check.door
 def backward(
     dy: Array,
     saved: Saved,

@@ -38,6 +38,7 @@ def linear_backward(dx: Out | None, dw: Acc | None, db: Acc | None, dy: In, x: I
         dx[...] = dy @ w
 
 
+@check.door
 def forward(
     x: Array, w: Array, b: Array | None = None, add: Array | None = None
 ) -> tuple[Array, Saved]:
@@ -59,6 +60,7 @@ def forward(
     return y, (x, w)
 
 
+@check.door
 def backward(
     dy: Array,
     saved: Saved,

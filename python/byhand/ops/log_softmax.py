@@ -26,6 +26,7 @@ def log_softmax_backward(dx: Out, dy: In, y: In) -> None:
     dx[...] = dy - np.exp(y) * dy.sum(axis=-1, keepdims=True)
 
 
+@check.door
 def forward(x: Array) -> tuple[Array, Saved]:
     """x (..., C) -> y of the same shape, saved."""
     kernel = kernels(x).log_softmax_forward
@@ -36,6 +37,7 @@ def forward(x: Array) -> tuple[Array, Saved]:
     return y, (y,)
 
 
+@check.door
 def backward(dy: Array, saved: Saved) -> Array:
     """dy (..., C) -> dx of the same shape."""
     (y,) = saved

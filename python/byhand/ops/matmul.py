@@ -44,6 +44,7 @@ def _product_shape(
     return (rows, columns), inner, depth
 
 
+@check.door
 def forward(
     a: Array, b: Array, transpose_a: bool = False, transpose_b: bool = False
 ) -> tuple[Array, Saved]:
@@ -66,6 +67,7 @@ def forward(
     return c, (a, b, transpose_a, transpose_b)
 
 
+@check.door
 def backward(dy: Array, saved: Saved) -> tuple[Array, Array]:
     """dy (M, N) -> (da, db), each of the shape of its input."""
     a, b, transpose_a, transpose_b = saved

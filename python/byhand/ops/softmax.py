@@ -40,6 +40,7 @@ def softmax_backward(dx: Out, dy: In, y: In, scale: float) -> None:
     dx[...] = scale * y * (dy - (dy * y).sum(axis=-1, keepdims=True))
 
 
+@check.door
 def forward(
     x: Array, mask: Array | None = None, scale: float = 1.0, causal: bool = False
 ) -> tuple[Array, Saved]:
@@ -60,6 +61,7 @@ def forward(
     return y, (y, scale)
 
 
+@check.door
 def backward(dy: Array, saved: Saved) -> Array:
     """dy (..., S) -> dx of the same shape."""
     y, scale = saved
