@@ -109,6 +109,11 @@ def zeros(shape: tuple[int, ...], like: Array, dtype: Any = None) -> Array:
     return array
 
 
+def statistics(x: Array) -> Any:
+    """The dtype of what kernels sum up over ``x``: float32 at least, whatever ``x`` is stored as."""
+    return x.dtype if x.dtype.itemsize >= 4 else _FLOAT32
+
+
 # --- CPU modules -------------------------------------------------------------------------------
 
 

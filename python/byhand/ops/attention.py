@@ -15,7 +15,17 @@ import math
 
 import numpy as np
 
-from byhand.backend import Array, In, Out, StridedIn, StridedOut, empty, kernels, reference_kernel
+from byhand.backend import (
+    Array,
+    In,
+    Out,
+    StridedIn,
+    StridedOut,
+    empty,
+    kernels,
+    reference_kernel,
+    statistics,
+)
 from byhand.ops import check, philox
 from byhand.ops.check import Saved
 from byhand.ops.softmax import masked_scores
@@ -132,7 +142,7 @@ def forward(
     if dropout:
         check.probability("attention.forward", "dropout", dropout)
         check.counter("attention.forward", seed, offset)
-    o, lse = empty(shape, q), empty((batch, heads, queries), q)
+    o, lse = empty(shape, q), empty((batch, heads, queries), q, statistics(q))
     kernel(o, lse, q, k, v, mask, scale, causal, dropout, seed, offset)
     return o, (q, k, v, o, lse, mask, scale, causal, dropout, seed, offset)
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from byhand.backend import Array, In, Out, empty, kernels, reference_kernel
+from byhand.backend import Array, In, Out, empty, kernels, reference_kernel, statistics
 from byhand.ops import check
 from byhand.ops.check import Saved
 from byhand.ops.linear import as_rows
@@ -93,7 +93,8 @@ def forward(
         raise check.wrong_value("cross_entropy.forward", "reduction", expected, reduction)
     check.ids("cross_entropy.forward", "targets", targets, shape[-1], ignore_index)
     mean = reduction == "mean"
-    loss, count, lse = empty((), logits), empty((), logits), empty(shape[:-1], logits)
+    f = statistics(logits)
+    loss, count, lse = empty((), logits, f), empty((), logits, f), empty(shape[:-1], logits, f)
     kernel(loss, count, lse, logits, targets, ignore_index, smoothing, mean)
     return loss, (logits, targets, lse, count, ignore_index, smoothing, mean)
 
@@ -105,7 +106,7 @@ def backward(dloss: Array | float, saved: Saved, out: Array | None = None) -> Ar
     """
     logits, targets, lse, count, ignore_index, smoothing, mean = saved
     if isinstance(dloss, (int, float)):
-        number, dloss = dloss, empty((), logits)
+        number, dloss = dloss, empty((), lse)
         dloss.fill(number)
     if dloss.shape != ():
         raise check.wrong_shape("cross_entropy.backward", "dloss", (), dloss)

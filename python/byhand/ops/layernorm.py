@@ -10,7 +10,7 @@ distance from the mean (divided by C, not C - 1), taken in a second pass. Saved:
 
 import numpy as np
 
-from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel
+from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel, statistics
 from byhand.ops import check
 from byhand.ops.check import Saved
 
@@ -75,7 +75,8 @@ def forward(x: Array, w: Array, b: Array | None = None, eps: float = 1e-5) -> tu
         raise check.wrong_shape("layernorm.forward", "w", shape[-1:] or "of x's last axis", w)
     if b is not None and b.shape != w.shape:
         raise check.wrong_shape("layernorm.forward", "b", w.shape, b)
-    y, mean, rstd = empty(shape, x), empty(shape[:-1], x), empty(shape[:-1], x)
+    f = statistics(x)
+    y, mean, rstd = empty(shape, x), empty(shape[:-1], x, f), empty(shape[:-1], x, f)
     kernel(y, mean, rstd, x, w, b, eps)
     return y, (x, w, mean, rstd)
 
@@ -102,6 +103,6 @@ def backward(
         raise check.wrong_shape("layernorm.backward", "dw", w.shape, dw)
     if db is not None and db.shape != w.shape:
         raise check.wrong_shape("layernorm.backward", "db", w.shape, db)
-    dx, work = empty(shape, x), empty((_groups(mean.size), 2, shape[-1]), x)
+    dx, work = empty(shape, x), empty((_groups(mean.size), 2, shape[-1]), mean)
     kernels(x).layernorm_backward(dx, dw, db, work, dy, x, w, mean, rstd, add)
     return dx
