@@ -110,7 +110,7 @@ def zeros(shape: tuple[int, ...], like: Array, dtype: Any = None) -> Array:
 
 
 def statistics(x: Array) -> Any:
-    """The dtype of what kernels sum up over ``x``: float32 at least, whatever ``x`` is stored as."""
+    """The dtype of what kernels sum up over ``x``: float32 at least."""
     return x.dtype if x.dtype.itemsize >= 4 else _FLOAT32
 
 
