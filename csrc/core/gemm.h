@@ -6,18 +6,16 @@
 // and small weights):
 //
 //   threads   C is cut into a grid of rectangles, one per thread. Threads share nothing and wait
-//   for
-//             nobody; the inner dimension is never split between them.
+//             for nobody; the inner dimension is never split between them.
 //   blocks    A thread walks its rectangle in blocks of columns and, inside, of the inner dimension
-//   K, such that a
-//             block of B fits in half of the second-level cache.
+//             K, such that a block of B fits in half of the second-level cache.
 //   panels    That block is packed once into panels of `kPanel` columns: the micro-kernel then
 //             reads it front to back, whatever the layout of B was. The smaller the rectangle, the
 //             less often an element is read again and the less packing repays: rows of A are read
 //             where they are, except a transposed A under many columns, and so is B under few rows.
 //   registers The micro-kernel keeps kRows x kPanel sums in registers, and for each k multiplies
-//   kRows
-//             broadcast numbers of A with one row of the panel: many multiply-adds for few loads.
+//             kRows broadcast numbers of A with one row of the panel: many multiply-adds for few
+//             loads.
 //
 // The order of every sum depends on M, N and K alone: blocks of K have a fixed length, within a
 // block each element of C is one chain of multiply-adds in the order of k, and block sums are added
