@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "core/ids.h"
 #include "core/rows.h"
@@ -10,8 +9,6 @@
 
 namespace byhand {
 namespace {
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // Logits are read from memory once: a block this long stays in the first-level cache between the
 // search for its largest and the sum of its exponentials.
@@ -36,12 +33,6 @@ struct LogSumExp {
         });
     }
 };
-
-float sum_row(const float* x, std::int64_t n) {
-    return sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
-        return sum + Vec::load(x + i, lanes);
-    });
-}
 
 struct RowLoss {
     float loss, lse;

@@ -8,10 +8,8 @@
 namespace byhand {
 namespace {
 
-float row_mean(const float* x, std::int64_t n) {
-    const float sum = sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
-        return sum + Vec::load(x + i, lanes);
-    });
+// A row of no elements has mean 0 and variance 0.
+float mean_of(float sum, std::int64_t n) {
     return sum / static_cast<float>(std::max<std::int64_t>(n, 1));
 }
 
@@ -20,7 +18,7 @@ float row_variance(const float* x, float mean, std::int64_t n) {
         const Vec centred = Vec::load(x + i, lanes, mean) - Vec::set(mean);
         return fma(centred, centred, sum);
     });
-    return sum / static_cast<float>(std::max<std::int64_t>(n, 1));
+    return mean_of(sum, n);
 }
 
 void normalise_row(float* y, const float* x, const float* w, const float* b, float mean, float rstd,
@@ -62,8 +60,7 @@ Means add_to_parameters(float* dw, float* db, const Row& row) {
         fma(dy, xhat, Vec::load(dw + i, lanes)).store(dw + i, lanes);
         (Vec::load(db + i, lanes) + dy).store(db + i, lanes);
     });
-    const float n = static_cast<float>(row.cols);
-    return {sum_g.sum() / n, sum_g_xhat.sum() / n};
+    return {mean_of(sum_g.sum(), row.cols), mean_of(sum_g_xhat.sum(), row.cols)};
 }
 
 void write_dx(float* dx, const Row& row, const Means& mean, const float* add) {
@@ -83,7 +80,7 @@ void layernorm_forward(Out y, Out mean, Out rstd, In x, In w, Maybe<In> b, doubl
     const std::int64_t cols = x.cols();
     for_rows(x.rows(), cols, [=](std::int64_t r) {
         const float* const xr = xp + r * cols;
-        means[r] = row_mean(xr, cols);
+        means[r] = mean_of(sum_row(xr, cols), cols);
         rstds[r] = 1.0f / std::sqrt(row_variance(xr, means[r], cols) + static_cast<float>(eps));
         normalise_row(yp + r * cols, xr, wp, bp, means[r], rstds[r], cols);
     });
@@ -105,8 +102,8 @@ void layernorm_backward(Out dx, Acc dw, Acc db, Out work, In dy, In x, In w, In 
         for (std::int64_t r = g * group_rows; r < end; ++r) {
             const std::int64_t at = r * cols;
             const Row row{dyp + at, xp + at, wp, means[r], rstds[r], cols};
-            const Means mean_of = add_to_parameters(dw_part, db_part, row);
-            write_dx(dxp + at, row, mean_of, addp ? addp + at : nullptr);
+            const Means row_means = add_to_parameters(dw_part, db_part, row);
+            write_dx(dxp + at, row, row_means, addp ? addp + at : nullptr);
         }
     });
     if (dw) add_partials(dw.as<float>(), partials, groups, 2 * cols, cols);

@@ -2,15 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "core/rows.h"
 #include "core/vecmath.h"
 
 namespace byhand {
 namespace {
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // The keys that query i may see under causality are the first ones.
 std::int64_t causal_keys(std::int64_t i, std::int64_t queries, std::int64_t keys) {
@@ -85,9 +82,7 @@ void log_softmax_row(float* y, const float* x, std::int64_t n) {
 }
 
 void log_softmax_backward_row(float* dx, const float* dy, const float* y, std::int64_t n) {
-    const float total = sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
-        return sum + Vec::load(dy + i, lanes);
-    });
+    const float total = sum_row(dy, n);
     for_words(n, [=](std::int64_t i, std::int64_t lanes) {
         const Vec p = exp(Vec::load(y + i, lanes));
         fma(-p, Vec::set(total), Vec::load(dy + i, lanes)).store(dx + i, lanes);

@@ -3,11 +3,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 #include "core/threads.h"
 #include "core/vec.h"
 
 namespace byhand {
+
+inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // Work below this many elements is not worth a second thread.
 inline constexpr std::int64_t kGrain = 16384;
@@ -59,6 +62,12 @@ BYHAND_FLATTEN Vec fold_words(std::int64_t n, Vec start, Step&& step, Join&& joi
 template <class Step>
 BYHAND_FLATTEN float sum_words(std::int64_t n, Step&& step) {
     return fold_words(n, Vec::zero(), step, [](Vec a, Vec b) { return a + b; }).sum();
+}
+
+inline float sum_row(const float* x, std::int64_t n) {
+    return sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
+        return sum + Vec::load(x + i, lanes);
+    });
 }
 
 // The largest word(i, lanes), `least` when n is 0. NaN is passed over. Lanes past the end must not
