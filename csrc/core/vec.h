@@ -13,17 +13,22 @@
 //
 // What every word provides, with the same meaning:
 //
-//   Vec::zero() set(s) load(p) load(p, n) load(p, n, rest)     load(p, n) takes the first n lanes,
-//   fills the others with 0 store(p) store(p, n)                                       (or rest),
-//   and never touches memory past p + n sum() max() folded by halves: always the same order
-//   + - * / unary- fma(a, b, c) = a * b + c                    one rounding wherever the hardware
-//   has it max min abs sqrt round                                     max(a, b) is a > b ? a : b,
-//   so it returns b if a lane is NaN < <= > >= == -> Mask, & | !, select(mask, a, b) comparisons
-//   with NaN are false Mask::first(n) Mask::load(const bool*, n)                  any(mask)
-//   all(mask) below(const uint32_t* p, limit) -> Mask                    unsigned p[i] < limit:
-//   what a dropout mask needs scale2(x, n) = x * 2^n, exponent(x), mantissa(x)           the
-//   floating-point format, for vecmath.h transpose(Vec (&)[width]) the square of width words, for
-//   packing
+//   Vec::zero() set(s) load(p)       load(p, n) takes the first n lanes, fills the others with 0
+//   load(p, n) load(p, n, rest)      or with `rest`, and never touches memory past p + n
+//   store(p) store(p, n)             as much of a word as there is room for
+//   sum() max()                      folded by halves: always in the same order
+//   + - * / unary -                  lane by lane
+//   fma(a, b, c)                     a * b + c, with one rounding wherever the hardware has it
+//   max min abs sqrt round           max(a, b) is a > b ? a : b, so it is b if a lane is NaN
+//   < <= > >= == -> Mask             false if a lane is NaN
+//   & | ! any(m) all(m)              of masks
+//   select(m, a, b)                  a where m holds, else b
+//   Mask::first(n)                   the first n lanes
+//   Mask::load(const bool* p, n)     the first n of p, the rest false
+//   below(const uint32_t* p, limit)  unsigned p[i] < limit: the mask of a dropout
+//   scale2(x, n)                     x * 2^n, for vecmath.h
+//   exponent(x) mantissa(x)          the parts of a normal positive x, for vecmath.h
+//   transpose(Vec (&)[width])        the square of width words, for packing
 #pragma once
 
 #include <cstdint>
