@@ -133,7 +133,9 @@ class Pool {
             const auto now = ticket_.load(std::memory_order_acquire);
             if (now != seen) return now;
             pause();
-            if (i % 64 == 63 && std::chrono::steady_clock::now() > until) break;
+            if (i % 64 != 63) continue;
+            if (std::chrono::steady_clock::now() > until) break;
+            std::this_thread::yield();  // the caller may wait for this very core
         }
         std::unique_lock<std::mutex> lock(mutex_);
         sleepers_.fetch_add(1, std::memory_order_seq_cst);
@@ -145,8 +147,7 @@ class Pool {
     void wait_for_workers() {
         for (int i = 0; pending_.load(std::memory_order_acquire) > 0; ++i) {
             pause();
-            // On a busy machine the worker may wait for this very core.
-            if (i % 512 == 511) std::this_thread::yield();
+            if (i % 128 == 127) std::this_thread::yield();  // a worker may wait for this very core
         }
     }
 
