@@ -12,6 +12,7 @@ import pytest
 
 from byhand.training import Run, files, load, log
 from byhand.training.checkpoint import read
+from byhand.training.log import Log
 from tests.training import small
 from tests.training.test_files import WatchedOs, in_child
 
@@ -63,6 +64,23 @@ def test_the_best_checkpoint_is_as_good_a_start(tmp_path: Path, whole: Path):
     assert resumed.step in (5, 10, 15)
     resumed.run()
     assert small.same_runs(whole, run)
+
+
+def test_a_resumed_run_knows_its_best(tmp_path: Path):
+    trainer = small.new_trainer(tmp_path)
+    small.stop_after(trainer, 7)
+    trainer.run()
+    resumed = small.resumed_trainer(tmp_path)
+    assert (resumed.best_loss, resumed.best_step) == (trainer.best_loss, trainer.best_step)
+    best = (tmp_path / "best.safetensors").read_bytes()
+    resumed.best_loss = 0.0  # as if it could not become better
+    resumed.log = Log(tmp_path / "log.jsonl")
+    resumed.save("last")
+    resumed.log.close()
+    resumed = small.resumed_trainer(tmp_path)
+    resumed.run()
+    assert (tmp_path / "best.safetensors").read_bytes() == best
+    assert load(tmp_path, "last").step == 20
 
 
 def test_a_run_may_be_lengthened(tmp_path: Path):
