@@ -55,6 +55,9 @@ def test_a_signal_saves_and_says_how_to_go_on(
     process = small.command("train", "--resume", "--out", run)
     while "going on" not in (line := process.stdout.readline()):  # type: ignore[union-attr]
         assert line, "it ended without going on"
+    size = (run / "log.jsonl").stat().st_size
+    while (run / "log.jsonl").stat().st_size == size and process.poll() is None:
+        time.sleep(0.01)  # until it trains: before that there is nothing to save
     process.send_signal(number)
     assert small.finish(process)[0] == status
 
