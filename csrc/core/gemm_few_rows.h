@@ -19,21 +19,28 @@ template <int rows, int cols>
 void dot_products(float (&sums)[kDotRows][kDotCols], const float* a, std::int64_t a_stride,
                   const float* b, std::int64_t b_stride, std::int64_t K) {
     Vec sum[rows][cols];
+    BYHAND_UNROLL
     for (int i = 0; i < rows; ++i) {
+        BYHAND_UNROLL
         for (int j = 0; j < cols; ++j) sum[i][j] = Vec::zero();
     }
     const auto step = [&](std::int64_t k, std::int64_t n) __attribute__((always_inline)) {
         Vec y[cols];
+        BYHAND_UNROLL
         for (int j = 0; j < cols; ++j) y[j] = Vec::load(b + j * b_stride + k, n);
+        BYHAND_UNROLL
         for (int i = 0; i < rows; ++i) {
             const Vec x = Vec::load(a + i * a_stride + k, n);
+            BYHAND_UNROLL
             for (int j = 0; j < cols; ++j) sum[i][j] = fma(x, y[j], sum[i][j]);
         }
     };
     std::int64_t k = 0;
     for (; k + Vec::width <= K; k += Vec::width) step(k, Vec::width);
     if (k < K) step(k, K - k);
+    BYHAND_UNROLL
     for (int i = 0; i < rows; ++i) {
+        BYHAND_UNROLL
         for (int j = 0; j < cols; ++j) sums[i][j] = sum[i][j].sum();
     }
 }

@@ -47,7 +47,9 @@ template <bool rows_adjacent, int rows, int vecs>
 void micro_kernel(const MicroTile& t) {
     constexpr int W = Vec::width;
     Vec sum[rows][vecs];
+    BYHAND_UNROLL
     for (int i = 0; i < rows; ++i) {
+        BYHAND_UNROLL
         for (int v = 0; v < vecs; ++v) sum[i][v] = Vec::zero();
     }
     const float* a = t.a.data;
@@ -56,9 +58,12 @@ void micro_kernel(const MicroTile& t) {
     const std::int64_t step = rows_adjacent ? t.a.col_stride : 1, b_stride = t.b_stride;
     for (std::int64_t k = t.K; k > 0; --k) {
         Vec row[vecs];
+        BYHAND_UNROLL
         for (int v = 0; v < vecs; ++v) row[v] = Vec::load(b + v * W);
+        BYHAND_UNROLL
         for (int i = 0; i < rows; ++i) {
             const Vec x = Vec::set(a[i * row_stride]);
+            BYHAND_UNROLL
             for (int v = 0; v < vecs; ++v) sum[i][v] = fma(x, row[v], sum[i][v]);
         }
         a += step;
@@ -66,22 +71,30 @@ void micro_kernel(const MicroTile& t) {
     }
     if (t.cols < vecs * W) {
         float sums[rows * vecs * W];
+        BYHAND_UNROLL
         for (int i = 0; i < rows; ++i) {
+            BYHAND_UNROLL
             for (int v = 0; v < vecs; ++v) sum[i][v].store(sums + (i * vecs + v) * W);
         }
         return store_masked(t, sums, rows, vecs * W);
     }
     if (t.bias) {
+        BYHAND_UNROLL
         for (int i = 0; i < rows; ++i) {
+            BYHAND_UNROLL
             for (int v = 0; v < vecs; ++v) sum[i][v] += Vec::load(t.bias + v * W);
         }
     }
     if (t.add) {
+        BYHAND_UNROLL
         for (int i = 0; i < rows; ++i) {
+            BYHAND_UNROLL
             for (int v = 0; v < vecs; ++v) sum[i][v] += Vec::load(t.add + i * t.c_stride + v * W);
         }
     }
+    BYHAND_UNROLL
     for (int i = 0; i < rows; ++i) {
+        BYHAND_UNROLL
         for (int v = 0; v < vecs; ++v) sum[i][v].store(t.c + i * t.c_stride + v * W);
     }
 }

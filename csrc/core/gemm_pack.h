@@ -49,13 +49,17 @@ inline void pack_transposed(float* to, const float* from, std::int64_t stride, s
         const int filled = static_cast<int>(std::min<std::int64_t>(W, cols - j));
         for (std::int64_t k = 0; k < K; k += W) {
             Vec square[W];
+            BYHAND_UNROLL
             for (int i = 0; i < W; ++i) {
                 square[i] =
                     i < filled ? Vec::load(from + (j + i) * stride + k, K - k) : Vec::zero();
             }
             transpose(square);
             const int left = static_cast<int>(std::min<std::int64_t>(W, K - k));
-            for (int i = 0; i < left; ++i) square[i].store(panel + (k + i) * kPanel);
+            BYHAND_UNROLL
+            for (int i = 0; i < W; ++i) {
+                if (i < left) square[i].store(panel + (k + i) * kPanel);
+            }
         }
     }
 }

@@ -35,6 +35,13 @@
 
 #define BYHAND_INLINE inline __attribute__((always_inline))
 
+// Before a loop over an array of words: unrolled whole, or the array lives in memory.
+#if defined(__clang__)
+#define BYHAND_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define BYHAND_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #include "vec_avx512.h"
 #elif defined(__AVX2__) && defined(__FMA__)

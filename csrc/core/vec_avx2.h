@@ -121,20 +121,24 @@ BYHAND_INLINE Vec mantissa(Vec x) {
 // Three rounds of pair exchange: single lanes, pairs, 128-bit halves.
 BYHAND_INLINE void transpose(Vec (&r)[8]) {
     __m256 t[8];
+    BYHAND_UNROLL
     for (int i = 0; i < 8; i += 2) {
         t[i] = _mm256_unpacklo_ps(r[i].v, r[i + 1].v);
         t[i + 1] = _mm256_unpackhi_ps(r[i].v, r[i + 1].v);
     }
+    BYHAND_UNROLL
     for (int i = 0; i < 8; i += 4) {
         r[i].v = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
         r[i + 1].v = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
         r[i + 2].v = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
         r[i + 3].v = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
     }
+    BYHAND_UNROLL
     for (int i = 0; i < 4; ++i) {
         t[i] = _mm256_permute2f128_ps(r[i].v, r[i + 4].v, 0x20);
         t[i + 4] = _mm256_permute2f128_ps(r[i].v, r[i + 4].v, 0x31);
     }
+    BYHAND_UNROLL
     for (int i = 0; i < 8; ++i) r[i].v = t[i];
 }
 

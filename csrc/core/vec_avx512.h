@@ -103,17 +103,21 @@ BYHAND_INLINE Vec mantissa(Vec x) {
 // Four rounds of pair exchange: single lanes, pairs, then 128-bit quarters twice.
 BYHAND_INLINE void transpose(Vec (&r)[16]) {
     __m512 t[16];
+    BYHAND_UNROLL
     for (int i = 0; i < 16; i += 2) {
         t[i] = _mm512_maskz_unpacklo_ps(0xffff, r[i].v, r[i + 1].v);
         t[i + 1] = _mm512_maskz_unpackhi_ps(0xffff, r[i].v, r[i + 1].v);
     }
+    BYHAND_UNROLL
     for (int i = 0; i < 16; i += 4) {
         r[i].v = _mm512_maskz_shuffle_ps(0xffff, t[i], t[i + 2], 0x44);
         r[i + 1].v = _mm512_maskz_shuffle_ps(0xffff, t[i], t[i + 2], 0xee);
         r[i + 2].v = _mm512_maskz_shuffle_ps(0xffff, t[i + 1], t[i + 3], 0x44);
         r[i + 3].v = _mm512_maskz_shuffle_ps(0xffff, t[i + 1], t[i + 3], 0xee);
     }
+    BYHAND_UNROLL
     for (int i = 0; i < 4; ++i) {
+        BYHAND_UNROLL
         for (int h = 0; h < 2; ++h) {
             t[8 * h + i] =
                 _mm512_maskz_shuffle_f32x4(0xffff, r[8 * h + i].v, r[8 * h + 4 + i].v, 0x88);
@@ -121,6 +125,7 @@ BYHAND_INLINE void transpose(Vec (&r)[16]) {
                 _mm512_maskz_shuffle_f32x4(0xffff, r[8 * h + i].v, r[8 * h + 4 + i].v, 0xdd);
         }
     }
+    BYHAND_UNROLL
     for (int i = 0; i < 4; ++i) {
         r[i].v = _mm512_maskz_shuffle_f32x4(0xffff, t[i], t[8 + i], 0x88);
         r[i + 8].v = _mm512_maskz_shuffle_f32x4(0xffff, t[i], t[8 + i], 0xdd);

@@ -117,6 +117,7 @@ BYHAND_INLINE Vec mantissa(Vec x) { return floats((bits(x) & 0x007fffff) | 0x3f8
 
 BYHAND_INLINE void transpose(Vec (&r)[4]) {
     const Vec::Lanes a = r[0].v, b = r[1].v, c = r[2].v, d = r[3].v;
+    BYHAND_UNROLL
     for (int i = 0; i < 4; ++i) r[i].v = Vec::Lanes{a[i], b[i], c[i], d[i]};
 }
 
