@@ -27,9 +27,10 @@ namespace byhand {
 namespace {
 
 constexpr int kMaxThreads = 256;
-// A training step is a few hundred kernels apart by microseconds: a worker that spins this long
-// before it sleeps is there for the next kernel without a wake-up call.
-constexpr auto kSpin = std::chrono::microseconds(50);
+// A training step is hundreds of kernels with tens of microseconds of Python between them, and to
+// wake a sleeping thread takes as long: a worker waits awake for the next kernel, for this long,
+// giving way to whoever else wants its core.
+constexpr auto kSpin = std::chrono::milliseconds(1);
 
 void pause() {
 #if defined(__x86_64__)
