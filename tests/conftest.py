@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from byhand import backend
+
+# A shell that starts a job in the background has it ignore Ctrl-C, and so would every process that
+# the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def native_backends() -> list[str]:
