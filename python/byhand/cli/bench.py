@@ -128,9 +128,9 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """The median seconds of each phase of each contestant, and of its whole `step`.
 
-    They take turns, one measured step each a round, so that whatever else the machine does meanwhile
-    disturbs all of them alike. An unmeasured step goes before it where there are several: the
-    threads of the contestant before are still awake then, and the caches still hold its data.
+    They take turns, one measured step each a round, so that whatever else the machine does
+    meanwhile disturbs all of them alike. Where there are several, an unmeasured step goes before
+    it: the threads of the contestant before are still awake then, and the caches hold its data.
     """
     if rounds < 1:
         raise UserError(f"the number of rounds must be at least 1, not {rounds}")
