@@ -275,6 +275,7 @@ ids_ok = np.zeros((2, 3), np.int64)
         (lambda m: m.eval() and m.backward(), RuntimeError, "keep nothing"),
         (lambda m: m.to(device="tpu"), ValueError, "'cpu' or 'cuda'"),
         (lambda m: m.to(dtype="float16"), ValueError, "float32, float64"),
+        (lambda m: m.to(dtype="float128x"), ValueError, "float32, float64, got float128x"),
         (lambda m: m.load_state_dict({}), ValueError, "missing parameters"),
     ],
 )

@@ -245,11 +245,18 @@ class Module:
             library = cupy
         elif device is not None:
             raise ValueError(f"device must be 'cpu' or 'cuda', got {device!r}")
-        name = None if dtype is None else np.dtype(dtype).name
-        if name is not None and name not in _DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {name}")
-        self._flatten(library, None if name is None else _DTYPES[name])
+        self._flatten(library, None if dtype is None else _parameter_dtype(dtype))
         return self
+
+
+def _parameter_dtype(dtype: Any) -> Any:
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
+    if name not in _DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {name}")
+    return _DTYPES[name]
 
 
 def _children(module: Module) -> Iterator[tuple[str, Module | Param]]:
