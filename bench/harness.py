@@ -6,6 +6,7 @@ Absolute times depend on the neighbours' load; the ratio of two medians taken in
 from __future__ import annotations
 
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -23,10 +24,15 @@ RESULTS = Path(__file__).parent / "results"
 def in_turns(
     contestants: dict[str, Callable[[], Any]], rounds: int = 15, warmup: int = 3
 ) -> dict[str, float]:
-    """Median seconds of each contestant; round by round, each runs once."""
+    """Median seconds of each contestant; round by round, each runs twice and the second run counts.
+
+    The first one lets the rival's threads fall asleep: OpenMP's spin for milliseconds after the
+    last operation, on a core that the next contestant needs.
+    """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for i in range(warmup + rounds):
         for name, run in contestants.items():
+            run()
             start = time.perf_counter()
             run()
             if i >= warmup:
@@ -36,10 +42,13 @@ def in_turns(
 
 def repeats_for(run: Callable[[], Any], seconds: float) -> int:
     """How often ``run`` must be repeated to take about ``seconds``; at least once."""
-    run()
-    start = time.perf_counter()
-    run()
-    return max(1, round(seconds / max(time.perf_counter() - start, 1e-9)))
+    fastest = math.inf
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < 2 * seconds:
+        start = time.perf_counter()
+        run()
+        fastest = min(fastest, time.perf_counter() - start)
+    return max(1, round(seconds / fastest))
 
 
 def processor() -> str:

@@ -96,24 +96,16 @@ def row_ops() -> Iterator[Case]:
             dy,
             bytes=(2 * size, 3 * size),
         )
-        yield from pair(
-            f"softmax {R}x{C}",
-            lambda x=x: softmax.forward(x),
-            lambda saved, dy=dy: softmax.backward(dy, saved),
-            lambda tx=tx: F.softmax(tx, -1),
-            [tx],
-            dy,
-            bytes=(2 * size, 3 * size),
-        )
-        yield from pair(
-            f"log_softmax {R}x{C}",
-            lambda x=x: log_softmax.forward(x),
-            lambda saved, dy=dy: log_softmax.backward(dy, saved),
-            lambda tx=tx: F.log_softmax(tx, -1),
-            [tx],
-            dy,
-            bytes=(2 * size, 3 * size),
-        )
+        for op, twin in ((softmax, F.softmax), (log_softmax, F.log_softmax)):
+            yield from pair(
+                f"{op.__name__.rpartition('.')[2]} {R}x{C}",
+                lambda op=op, x=x: op.forward(x),
+                lambda saved, op=op, dy=dy: op.backward(dy, saved),
+                lambda twin=twin, tx=tx: twin(tx, -1),
+                [tx],
+                dy,
+                bytes=(2 * size, 3 * size),
+            )
         yield from pair(
             f"bias_gelu {R}x{C}",
             lambda x=x, b=b: bias_gelu.forward(x, b),
