@@ -72,8 +72,8 @@ def test_kernels_called_from_many_threads_at_once(four_threads):
 
 def test_the_gil_is_released_while_a_kernel_runs():
     """Another Python thread gets on with its work while one long kernel call is under way."""
-    a = RNG.standard_normal((1500, 1500), dtype=np.float32)
-    c = np.empty((1500, 1500), np.float32)
+    a = RNG.standard_normal((2500, 2500), dtype=np.float32)
+    c = np.empty((2500, 2500), np.float32)
     ticks = 0
     inside = threading.Event()
     stop = threading.Event()
