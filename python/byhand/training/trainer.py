@@ -167,8 +167,9 @@ class Trainer:
         if is_best:
             self.best_loss, self.best_step = loss, self.step
             # And `best` before `last`, whose best loss is that of the file beside it.
-            self.save("best")
-        self.save("last")
+            self.save("best", "last")
+        else:
+            self.save("last")
         self.report(loss, is_best, sample)
         self.plot.draw_now_and_then()
 
@@ -205,11 +206,16 @@ class Trainer:
 
     # --- saving and resuming -------------------------------------------------------------------
 
-    def save(self, which: str) -> None:
-        """Replace the checkpoint `which`, after everything logged so far is on the disk."""
+    def save(self, *which: str) -> None:
+        """Replace these checkpoints, in this order, after everything logged so far is on the disk.
+
+        The state is packed and hashed once: it is large.
+        """
         self.log.flush()
-        self.run_folder.save_checkpoint(which, checkpoint.pack(self.tensors(), self.state()))
-        self.saved = self.step
+        data = checkpoint.pack(self.tensors(), self.state())
+        for name in which:
+            self.run_folder.save_checkpoint(name, data)
+            self.saved = self.step
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         """The weights and the optimizer's moments, by their names in a checkpoint."""
