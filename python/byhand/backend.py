@@ -120,18 +120,13 @@ def statistics(x: Array) -> Any:
 class _State:
     cpu: Kernels | None = None
     cuda: Kernels | None = None
-    threads: int | None = None
 
 
 _state = _State()
 
 
-@functools.cache
 def _load(name: str) -> ModuleType:
-    module = importlib.import_module(f"byhand._{name}")
-    if _state.threads is not None:
-        module.set_num_threads(_state.threads)
-    return module
+    return importlib.import_module(f"byhand._{name}")
 
 
 @functools.cache
@@ -146,21 +141,25 @@ def built_modules() -> list[str]:
     return [n for n in names if importlib.util.find_spec(f"byhand._{n}") is not None]
 
 
+def _usable_cpu() -> list[str]:
+    built = built_modules()
+    return [n for n in _host.runnable_backends() if n in built]
+
+
 def cpu_modules() -> dict[str, Kernels]:
     """Every CPU back end that is built and that this machine can run, the best one last."""
-    built = built_modules()
-    return {n: _namespace(n) for n in _host.runnable_backends() if n in built}
+    return {name: _namespace(name) for name in _usable_cpu()}
 
 
 def cpu() -> Kernels:
     """The CPU back end in use: the best one, or the one ``BYHAND_CPU`` names."""
     if _state.cpu is None:
-        built = built_modules()
-        names = [n for n in _host.runnable_backends() if n in built]
+        names = _usable_cpu()
         if not names:
+            built = ", ".join(built_modules()) or "none"
             raise RuntimeError(
-                f"no CPU back end can run here: built are {', '.join(built) or 'none'}, this "
-                f"machine runs {', '.join(_host.runnable_backends())}"
+                f"no CPU back end can run here: built are {built}, this machine runs "
+                f"{', '.join(_host.runnable_backends())}"
             )
         wanted = os.environ.get("BYHAND_CPU")
         if wanted is None:
@@ -201,7 +200,6 @@ def set_num_threads(n: int) -> None:
         raise TypeError(f"the number of threads must be an int, got {type(n).__name__}")
     if not 1 <= n <= 256:
         raise ValueError(f"the number of threads must be between 1 and 256, got {n}")
-    _state.threads = int(n)
     for name in cpu_modules():
         _load(name).set_num_threads(int(n))
 
@@ -219,7 +217,7 @@ def cuda_reason() -> str:
         from byhand import _build
 
         return f"byhand was built without CUDA: {_build.CUDA_REASON or 'no reason recorded'}"
-    count, reason = _load_cuda().device_count()
+    count, reason = _load("cuda").device_count()
     if count == 0:
         return f"no CUDA device: {reason}"
     if importlib.util.find_spec("cupy") is None:
@@ -227,18 +225,12 @@ def cuda_reason() -> str:
     return ""
 
 
-@functools.cache
-def _load_cuda() -> Any:
-    return importlib.import_module("byhand._cuda")
-
-
 def cuda() -> Kernels:
     """The CUDA back end. Raises CudaUnavailable with the reason."""
     if _state.cuda is None:
         if reason := cuda_reason():
             raise CudaUnavailable(reason)
-        module = _load_cuda()
-        _state.cuda = Kernels("cuda", {k: getattr(module, k) for k in module.kernels})
+        _state.cuda = _namespace("cuda")
     return _state.cuda
 
 
