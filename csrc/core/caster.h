@@ -6,7 +6,6 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <array>
 #include <sstream>
 #include <string>
 #include <tuple>
@@ -182,7 +181,9 @@ A cast_argument(py::handle object, const char* kernel, const char* name) {
 
 inline Stream current_stream() {
 #if defined(BYHAND_BACKEND_CUDA)
-    static py::object get = py::module_::import("cupy").attr("cuda").attr("get_current_stream");
+    // Never given back: at exit the interpreter may be gone before this is.
+    static const py::handle get =
+        py::object(py::module_::import("cupy").attr("cuda").attr("get_current_stream")).release();
     return Stream{reinterpret_cast<void*>(py::cast<std::uintptr_t>(get().attr("ptr")))};
 #else
     return Stream{};
@@ -220,9 +221,8 @@ struct Binder<std::tuple<A...>> {
         registry.kernels[kernel] = arguments;
         registry.module.def(kernel, [f, kernel, names = std::move(names)](const py::args& args) {
             if (args.size() != count) {
-                fail(kernel, "",
-                     "takes " + std::to_string(count) + " arguments, got " +
-                         std::to_string(args.size()));
+                throw TypeError(std::string(kernel) + ": takes " + std::to_string(count) +
+                                " arguments, got " + std::to_string(args.size()));
             }
             call(f, kernel, names, args, std::index_sequence_for<A...>{});
         });
