@@ -25,30 +25,20 @@ void gelu_ffn_forward(Out y, Out pre, Out h, In x, In w1, Maybe<In> b1, In w2, M
 void gelu_ffn_backward(Out dx, Out dpre, Acc dw1, Acc db1, Acc dw2, Acc db2, In dy, In x, In pre,
                        In h, In w1, In w2, bool tanh, Stream) {
     const std::int64_t R = x.rows(), C = x.cols(), F = w1.rows();
-    const Matrix d = row_major(dy.as<float>(), C);
 
     // Down-projection, read from the bottom up.
-    if (dw2) {
-        Epilogue accumulate;
-        accumulate.add = dw2.as<float>();
-        gemm(dw2.as<float>(), d.transposed(), row_major(h.as<float>(), F), C, F, R, accumulate);
-    }
-    if (db2) add_column_sums(db2.as<float>(), dy.as<float>(), R, C);
+    add_linear_gradients(dw2.as<float>(), db2.as<float>(), dy.as<float>(), h.as<float>(), R, C, F);
     Epilogue through_gelu;
     through_gelu.activation = Epilogue::Activation::gelu_backward;
     through_gelu.tanh = tanh;
     through_gelu.saved = pre.as<float>();
-    gemm(dpre.as<float>(), d, row_major(w2.as<float>(), F), R, F, C, through_gelu);
+    gemm(dpre.as<float>(), row_major(dy.as<float>(), C), row_major(w2.as<float>(), F), R, F, C,
+         through_gelu);
 
     // Up-projection.
-    const Matrix dp = row_major(dpre.as<float>(), F);
-    if (dw1) {
-        Epilogue accumulate;
-        accumulate.add = dw1.as<float>();
-        gemm(dw1.as<float>(), dp.transposed(), row_major(x.as<float>(), C), F, C, R, accumulate);
-    }
-    if (db1) add_column_sums(db1.as<float>(), dpre.as<float>(), R, F);
-    gemm(dx.as<float>(), dp, row_major(w1.as<float>(), C), R, C, F);
+    add_linear_gradients(dw1.as<float>(), db1.as<float>(), dpre.as<float>(), x.as<float>(), R, F,
+                         C);
+    gemm(dx.as<float>(), row_major(dpre.as<float>(), F), row_major(w1.as<float>(), C), R, C, F);
 }
 
 }  // namespace byhand

@@ -242,4 +242,14 @@ void add_column_sums(float* sums, const float* x, std::int64_t R, std::int64_t N
     });
 }
 
+void add_linear_gradients(float* dw, float* db, const float* dy, const float* x, std::int64_t R,
+                          std::int64_t N, std::int64_t K) {
+    if (dw) {
+        Epilogue accumulate;
+        accumulate.add = dw;
+        gemm(dw, row_major(dy, N).transposed(), row_major(x, K), N, K, R, accumulate);
+    }
+    if (db) add_column_sums(db, dy, R, N);
+}
+
 }  // namespace byhand

@@ -68,4 +68,9 @@ void gemm(float* c, Matrix a, Matrix b, std::int64_t M, std::int64_t N, std::int
 // sums (N) += the column sums of x (R,N), in fixed blocks of rows.
 void add_column_sums(float* sums, const float* x, std::int64_t R, std::int64_t N);
 
+// The parameters' gradients of y = x wT + b: dw (N,K) += dyT x and db (N) += column sums of dy,
+// with dy (R,N) and x (R,K). Null means frozen.
+void add_linear_gradients(float* dw, float* db, const float* dy, const float* x, std::int64_t R,
+                          std::int64_t N, std::int64_t K);
+
 }  // namespace byhand
