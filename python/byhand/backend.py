@@ -137,7 +137,7 @@ def _namespace(name: str) -> Kernels:
 
 def built_modules() -> list[str]:
     """Native back ends that this installation contains, such as ``cpu_avx2``."""
-    names = ["cpu_base", "cpu_avx2", "cpu_avx512", "cpu_neon", "cuda"]
+    names = ["cpu_base", "cpu_avx2", "cpu_avx512", "cpu_avx512bf16", "cpu_neon", "cuda"]
     return [n for n in names if importlib.util.find_spec(f"byhand._{n}") is not None]
 
 
