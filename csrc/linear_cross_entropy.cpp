@@ -71,14 +71,15 @@ void linear_cross_entropy_forward(Out loss, Out count, Maybe<Out> dx, Acc dw, Ou
     for (std::int64_t b = 0; b < blocks; ++b) {
         const std::int64_t begin = R * b / blocks, rows = R * (b + 1) / blocks - begin;
         const float* const xb = x.as<float>() + begin * K;
-        gemm(logits, row_major(xb, K), weight.transposed(), rows, V, K);
+        gemm(logits, row_major(xb, K), weight.transposed(), rows, V, K, {}, bf16);
         differentiate({logits, ids + begin, rows, V}, losses, losses + most, ignore_index,
                       smoothing, dx || dw ? &gradient : nullptr);
         for (std::int64_t r = 0; r < rows; ++r) sum += losses[r];
-        if (dx) gemm(dx.as<float>() + begin * K, row_major(logits, V), weight, rows, K, V);
-        add_linear_gradients(dw.as<float>(), nullptr, logits, xb, rows, V, K);
+        if (dx) {
+            gemm(dx.as<float>() + begin * K, row_major(logits, V), weight, rows, K, V, {}, bf16);
+        }
+        add_linear_gradients(dw.as<float>(), nullptr, logits, xb, rows, V, K, bf16);
     }
-    (void)bf16;
     *count.as<float>() = static_cast<float>(kept);
     *loss.as<float>() = total_loss(sum, kept, mean);
 }

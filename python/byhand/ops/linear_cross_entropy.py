@@ -17,6 +17,7 @@ from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel
 from byhand.ops import check
 from byhand.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from byhand.ops.linear import as_rows
+from byhand.ops.precision import operands
 
 
 @reference_kernel
@@ -37,6 +38,7 @@ def linear_cross_entropy_forward(
 ) -> None:
     work[...] = 0  # the native kernels keep a block of logits here
     options = targets, ignore_index, smoothing, mean
+    x, w = operands(bf16, x, w)
     logits = x @ w.T
     lse = np.empty_like(logits[..., 0])
     cross_entropy_forward.__wrapped__(loss, count, lse, logits, *options)
@@ -44,6 +46,7 @@ def linear_cross_entropy_forward(
         return
     dlogits, scale = np.empty_like(logits), np.asarray(dloss, logits.dtype)
     cross_entropy_backward.__wrapped__(dlogits, scale, count, lse, logits, *options)
+    (dlogits,) = operands(bf16, dlogits)
     if dx is not None:
         dx[...] = dlogits @ w
     if dw is not None:
