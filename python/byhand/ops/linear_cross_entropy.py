@@ -40,7 +40,7 @@ def linear_cross_entropy_forward(
     options = targets, ignore_index, smoothing, mean
     x, w = operands(bf16, x, w)
     logits = x @ w.T
-    lse = np.empty_like(logits[..., 0])
+    lse = np.empty(targets.shape, logits.dtype)
     cross_entropy_forward.__wrapped__(loss, count, lse, logits, *options)
     if dx is None and dw is None:
         return
@@ -114,7 +114,5 @@ def forward(
     dx = empty(shape, x) if need_dx else None
     work = empty((_block(targets.size, w.shape[0], block), w.shape[0]), x, f)
     mean = reduction == "mean"
-    kernel(
-        loss, count, dx, dw, work, x, w, targets, ignore_index, smoothing, mean, dloss, bf16
-    )
+    kernel(loss, count, dx, dw, work, x, w, targets, ignore_index, smoothing, mean, dloss, bf16)
     return loss, dx
