@@ -308,6 +308,7 @@ def test_an_error_in_the_middle_leaves_the_model_usable():
     bad[0, 0] = 17
     with pytest.raises(IndexError, match="17"):
         model.loss(ids, bad)
+    assert not model.arena.grads.any()
     model.zero_grad()  # raises if the failed pass had left anything behind
     model.loss(ids, targets)
     model.backward()

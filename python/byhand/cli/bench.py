@@ -21,8 +21,9 @@ PHASES = ("forward", "backward", "update")
 Step = Callable[[], tuple[float, float, float]]
 
 DESCRIPTION = """\
-Time the training step of a preset: the forward pass with the loss, the backward pass, and the
-update (clipping the gradient and AdamW). The numbers are medians over the rounds.
+Time the training step of a preset: the forward pass with the loss and the gradient of the last
+layer, which are made together, the rest of the backward pass, and the update (clipping the gradient
+and AdamW). The numbers are medians over the rounds.
 
 GFLOP/s counts 6 operations for each parameter used in a multiplication and each token, and
 12 * layers * width * context for attention (Chowdhery et al. 2022, appendix B).

@@ -179,10 +179,11 @@ class GPT(Module):
     def loss(self, ids: Array, targets: Array, dloss: float = 1.0) -> Array:
         """Mean cross-entropy in nats over all positions, a 0-d array.
 
-        ids, targets: (B, T) int64; a target of -100 is ignored. ``backward`` then adds ``dloss``
-        times the gradient to every Param.grad. The head's share is added here already, since its
-        logits are never kept: drop a loss that has no backward pass with ``discard_saved`` and
-        ``zero_grad``. A call that fails has added nothing.
+        ids, targets: (B, T) int64; a target of -100 is ignored. ``backward`` adds ``dloss`` times
+        the gradient to every Param.grad. The head's share of it is added here already, unless
+        nothing is saved: its logits never exist as a whole, so nothing else could come back to
+        them. A loss that will have no backward pass is undone by ``discard_saved`` and
+        ``zero_grad``; one that was refused has added nothing.
         """
         self._check_targets(ids, targets)
         weight = self.head.weight

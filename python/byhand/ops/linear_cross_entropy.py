@@ -9,6 +9,7 @@ would cost a third more; so the gradients are computed in the forward call, as i
 Kernel" (2024), and what scales the loss must be known there.
 """
 
+import inspect
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,10 @@ from byhand.ops import check
 from byhand.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from byhand.ops.linear import as_rows
 from byhand.ops.precision import operands
+
+# Without the checks of representation: what they are given is made here, in any precision.
+_losses = inspect.unwrap(cross_entropy_forward)
+_differentiate = inspect.unwrap(cross_entropy_backward)
 
 
 @reference_kernel
@@ -41,11 +46,11 @@ def linear_cross_entropy_forward(
     x, w = operands(bf16, x, w)
     logits = x @ w.T
     lse = np.empty(targets.shape, logits.dtype)
-    cross_entropy_forward.__wrapped__(loss, count, lse, logits, *options)
+    _losses(loss, count, lse, logits, *options)
     if dx is None and dw is None:
         return
     dlogits, scale = np.empty_like(logits), np.asarray(dloss, logits.dtype)
-    cross_entropy_backward.__wrapped__(dlogits, scale, count, lse, logits, *options)
+    _differentiate(dlogits, scale, count, lse, logits, *options)
     (dlogits,) = operands(bf16, dlogits)
     if dx is not None:
         dx[...] = dlogits @ w
@@ -54,15 +59,17 @@ def linear_cross_entropy_forward(
 
 
 def _block(rows: int, classes: int, most: int | None) -> int:
-    """How many rows of logits to make at a time, in ceil(rows / most) blocks as equal as can be.
+    """How many rows of logits to make at a time: at most `most`, in blocks as equal as can be.
 
-    Every block reads w twice and dw once, whatever its size, so few rows cost time: 768 of them are
-    measured to be as fast as all at once. Where that is little memory it may as well be more.
+    Each block reads w twice and dw once, whatever its size: a few rows would cost more time than
+    they save, about 768 are as fast as all at once. Where those are little memory there are more.
     """
     if most is None:
-        most = max(768, 2**22 // max(classes, 1))
-    blocks = max(1, -(-rows // most))
-    return max(1, -(-rows // blocks))
+        usual = max(768, 2**22 // max(classes, 1))
+        blocks = (rows + usual // 2) // usual
+    else:
+        blocks = -(-rows // most)
+    return max(1, -(-rows // max(1, blocks)))
 
 
 @check.door
@@ -87,7 +94,7 @@ def forward(
 
     ignore_index, smoothing and reduction are those of cross_entropy. With bf16 the products take
     their factors rounded to bfloat16. block: the most rows whose logits exist at once, by default
-    the fewest that cost no time.
+    the fewest that cost no time: about 768, more where the vocabulary is small.
 
     IndexError naming the position of a target outside 0..V-1 that is not ignore_index (numpy arrays
     only), ValueError for a shape or an option, TypeError for a dtype; nothing was written then.
