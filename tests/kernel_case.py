@@ -28,7 +28,8 @@ class Sample:
     """One call: arrays in float32, int64 or bool (None where an argument is absent) and options.
 
     frozen: gradients that are not asked for (None is passed). smooth: whether finite differences
-    make sense here. layout: how strided arguments lie in memory.
+    make sense here. layout: how strided arguments lie in memory. slack: relative error granted on
+    top, where a kernel rounds coarsely on the way: what is close to a tie may fall either way.
     """
 
     label: str
@@ -37,6 +38,7 @@ class Sample:
     frozen: frozenset[str] = frozenset()
     smooth: bool = True
     layout: str = "contiguous"
+    slack: float = 0.0
 
 
 @dataclass(frozen=True)
