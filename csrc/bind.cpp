@@ -53,12 +53,12 @@ void bind_common(Registry& registry) {
 void bind_cpu(Registry& registry) {
     KERNEL(bias_gelu_forward, "y x b tanh");
     KERNEL(bias_gelu_backward, "dx db dy x b tanh");
-    KERNEL(linear_forward, "y x w b add");
-    KERNEL(linear_backward, "dx dw db dy x w");
-    KERNEL(gelu_ffn_forward, "y pre h x w1 b1 w2 b2 add tanh");
-    KERNEL(gelu_ffn_backward, "dx dpre dw1 db1 dw2 db2 dy x pre h w1 w2 tanh");
-    KERNEL(matmul_forward, "c a b transpose_a transpose_b");
-    KERNEL(matmul_backward, "da db dc a b transpose_a transpose_b");
+    KERNEL(linear_forward, "y x w b add bf16");
+    KERNEL(linear_backward, "dx dw db dy x w bf16");
+    KERNEL(gelu_ffn_forward, "y pre h x w1 b1 w2 b2 add tanh bf16");
+    KERNEL(gelu_ffn_backward, "dx dpre dw1 db1 dw2 db2 dy x pre h w1 w2 tanh bf16");
+    KERNEL(matmul_forward, "c a b transpose_a transpose_b bf16");
+    KERNEL(matmul_backward, "da db dc a b transpose_a transpose_b bf16");
     KERNEL(attention_forward, "o lse q k v mask scale causal dropout seed offset");
     KERNEL(attention_backward, "dq dk dv do_ q k v o lse mask scale causal dropout seed offset");
     KERNEL(embedding_forward, "y w ids add");

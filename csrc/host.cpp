@@ -24,6 +24,7 @@ py::list runnable_backends() {
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
             names.append("cpu_avx512");
+            if (__builtin_cpu_supports("avx512bf16")) names.append("cpu_avx512bf16");
         }
     }
 #elif defined(__aarch64__)
@@ -47,6 +48,7 @@ py::list instruction_sets() {
     BYHAND_FEATURE("avx512bw");
     BYHAND_FEATURE("avx512dq");
     BYHAND_FEATURE("avx512vl");
+    BYHAND_FEATURE("avx512bf16");
 #undef BYHAND_FEATURE
 #elif defined(__aarch64__)
     names.append("neon");

@@ -8,16 +8,17 @@ namespace byhand {
 // MATH     c = op(a) op(b), where op transposes if asked to
 // SHAPES   op(a) (M,K) f32   op(b) (K,N) f32   c (M,N) f32
 // EFFECTS  writes c
-// NUMERICS products and sums in f32, each sum in the order of K
+// NUMERICS products and sums in f32, each sum in the order of K; bf16 rounds a and b to bfloat16
 // TRAFFIC  2MNK operations
-void matmul_forward(Out c, In a, In b, bool transpose_a, bool transpose_b, Stream stream);
+void matmul_forward(Out c, In a, In b, bool transpose_a, bool transpose_b, bool bf16,
+                    Stream stream);
 
 // MATH     with A = op(a), B = op(b):  dA = dc BT, dB = AT dc, each stored as its operand was
 // SHAPES   da,a and db,b as a and b above   dc (M,N) f32
 // EFFECTS  writes da db; each may be None
-// NUMERICS products and sums in f32
+// NUMERICS products and sums in f32; bf16 rounds dc, a and b to bfloat16
 // TRAFFIC  4MNK operations
 void matmul_backward(Maybe<Out> da, Maybe<Out> db, In dc, In a, In b, bool transpose_a,
-                     bool transpose_b, Stream stream);
+                     bool transpose_b, bool bf16, Stream stream);
 
 }  // namespace byhand

@@ -19,6 +19,8 @@ def native_backends() -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "native" in metafunc.fixturenames:
+        metafunc.parametrize("native", native_backends())
     op = getattr(metafunc.cls, "op", None)
     if op is None:
         return
@@ -31,7 +33,5 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("error", op.errors, ids=lambda error: error.message)
     if "kernel" in metafunc.fixturenames:
         metafunc.parametrize("kernel", op.kernels)
-    if "native" in metafunc.fixturenames:
-        metafunc.parametrize("native", native_backends())
     if "home" in metafunc.fixturenames:
         metafunc.parametrize("home", ["reference", *native_backends()])

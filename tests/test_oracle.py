@@ -83,6 +83,7 @@ class Bug:
 
 
 FORWARD = "torch native"  # a wrong forward pass may still be differentiated correctly
+ROUNDING = "torch native"  # what is rounded has no finite differences
 NUMERIC = "native"  # right in float64
 
 BUGS = [
@@ -142,6 +143,13 @@ BUGS = [
     Bug("db averaged", "linear_backward", "as_rows(dy).sum(axis=0)",
         "as_rows(dy).sum(axis=0) / max(len(as_rows(dy)), 1)"),
     Bug("dx reversed", "linear_backward", "dy @ w", "(dy @ w)[..., ::-1]"),
+    Bug("w not rounded", "linear_forward", "operands(bf16, x, w)",
+        "(*operands(bf16, x), w)", None, ROUNDING),
+    Bug("dy not rounded", "linear_backward", "dy, x, w = operands(bf16, dy, x, w)",
+        "x, w = operands(bf16, x, w)", None, ROUNDING),
+    Bug("bias rounded", "linear_forward", "out + b", "out + operands(bf16, b)[0]", None, ROUNDING),
+    Bug("db from rounded dy", "linear_backward", "as_rows(dy).sum(axis=0)",
+        "as_rows(operands(bf16, dy)[0]).sum(axis=0)", None, ROUNDING),
     # gelu_ffn
     Bug("b1 forgotten", "gelu_ffn_forward", "x @ w1.T + b1", "x @ w1.T"),
     Bug("derivative at h", "gelu_ffn_backward", "gelu_derivative(pre,", "gelu_derivative(h,"),

@@ -15,10 +15,10 @@
 namespace byhand {
 namespace {
 
-// The block of K, give or take a half: kRows rows of A of this length stay in the first-level
-// cache.
+// The block of K in words, give or take a half: kRows rows of A of this length stay in the
+// first-level cache.
 constexpr std::int64_t kBlockK = Vec::width == 16 ? 384 : 320;
-// The block of B, in floats: half of a second-level cache of 1 MB, which processors with AVX-512
+// The block of B, in words: half of a second-level cache of 1 MB, which processors with AVX-512
 // have, or of 512 KB.
 constexpr std::int64_t kBlockB = Vec::width == 16 ? 160 * 1024 : 64 * 1024;
 // Rows are few up to here, and up to K / 32: packing B costs about as much as multiplying it by
@@ -32,13 +32,13 @@ constexpr std::int64_t kThreadWork = 1 << 18;
 
 using MicroKernel = void (*)(const MicroTile&);
 
-template <bool rows_adjacent, std::size_t... i>
+template <class Operand, bool rows_adjacent, std::size_t... i>
 constexpr std::array<MicroKernel, sizeof...(i)> micro_kernels(std::index_sequence<i...>) {
-    return {micro_kernel<rows_adjacent, i / kPanelVecs + 1, i % kPanelVecs + 1>...};
+    return {micro_kernel<Operand, rows_adjacent, i / kPanelVecs + 1, i % kPanelVecs + 1>...};
 }
 using AllTiles = std::make_index_sequence<kRows * kPanelVecs>;
-constexpr auto kColumnsAdjacent = micro_kernels<false>(AllTiles{});
-constexpr auto kRowsAdjacent = micro_kernels<true>(AllTiles{});
+template <class Operand, bool rows_adjacent>
+constexpr auto kMicroKernels = micro_kernels<Operand, rows_adjacent>(AllTiles{});
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 std::int64_t round_up(std::int64_t a, std::int64_t unit) { return ceil_div(a, unit) * unit; }
@@ -86,20 +86,22 @@ struct Block {
     bool in_place;
 };
 
-// Rows `rows` of C against every panel of a block of B. `a` is the panel of these rows.
+// Rows `rows` of C against every panel of a block of B. `a` holds the words of these rows.
+template <class Operand>
 void multiply_rows(const Problem& p, Range rows, const Block& block, Matrix a) {
     const Range ks = block.ks, cols = block.cols;
     const bool first = ks.begin == 0, last = ks.end == p.K;
-    const auto& kernels = a.col_stride == 1 ? kColumnsAdjacent : kRowsAdjacent;
+    const auto& kernels =
+        a.col_stride == 1 ? kMicroKernels<Operand, false> : kMicroKernels<Operand, true>;
     const std::int64_t count = rows.end - rows.begin;
     MicroTile t;
-    t.K = ks.end - ks.begin;
+    t.steps = ceil_div(ks.end - ks.begin, Operand::depth);
     t.a = a;
     t.c_stride = p.N;
     for (std::int64_t n = cols.begin; n < cols.end; n += kPanel) {
         const bool in_place = block.in_place && n + kPanel <= cols.end;
         t.b = in_place ? p.b.at(ks.begin, n).data
-                       : block.panels + (n - cols.begin) / kPanel * panel_stride<kPanel>(t.K);
+                       : block.panels + (n - cols.begin) / kPanel * panel_stride<kPanel>(t.steps);
         t.b_stride = in_place ? p.b.row_stride : kPanel;
         const std::int64_t at = rows.begin * p.N + n;
         t.c = p.c + at;
@@ -118,17 +120,27 @@ void multiply_rows(const Problem& p, Range rows, const Block& block, Matrix a) {
 }
 
 // One thread's rectangle of C.
+template <class Operand>
 void multiply(const Problem& p, Range rows, Range cols) {
     const std::int64_t columns = cols.end - cols.begin;
-    const bool a_in_place = p.a.col_stride == 1 || columns <= kInPlaceCols;
-    const bool b_in_place = p.b.col_stride == 1 && rows.end - rows.begin <= kInPlaceRows;
-    const std::int64_t blocks = std::max<std::int64_t>(1, (p.K + kBlockK / 2) / kBlockK);
-    const std::int64_t length = std::max<std::int64_t>(1, ceil_div(p.K, blocks));
-    const std::int64_t most = std::max<std::int64_t>(kPanel, kBlockB / length / kPanel * kPanel);
+    const bool a_along = p.a.col_stride == 1;
+    const bool a_in_place = Operand::in_place && (a_along || columns <= kInPlaceCols);
+    const bool b_in_place =
+        Operand::in_place && p.b.col_stride == 1 && rows.end - rows.begin <= kInPlaceRows;
+    const std::int64_t all_steps = ceil_div(p.K, Operand::depth);
+    const std::int64_t blocks = std::max<std::int64_t>(1, (all_steps + kBlockK / 2) / kBlockK);
+    const std::int64_t steps = std::max<std::int64_t>(1, ceil_div(all_steps, blocks));
+    const std::int64_t length = steps * Operand::depth;
+    const std::int64_t most = std::max<std::int64_t>(kPanel, kBlockB / steps / kPanel * kPanel);
     const std::int64_t width = round_up(ceil_div(columns, ceil_div(columns, most)), kPanel);
-    const std::int64_t height = a_in_place ? rows.end - rows.begin : kRowPanels * kRows;
-    const std::int64_t room_b = width / kPanel * panel_stride<kPanel>(length);
-    const std::int64_t room_a = a_in_place ? 0 : kRowPanels * panel_stride<kRows>(length);
+    // How many rows of A are at hand at a time, and where.
+    const std::int64_t height = a_in_place ? rows.end - rows.begin
+                                : a_along  ? kRows
+                                           : kRowPanels * kRows;
+    const std::int64_t room_b = width / kPanel * panel_stride<kPanel>(steps);
+    const std::int64_t room_a = a_in_place ? 0
+                                : a_along  ? kRows * row_stride(steps)
+                                           : kRowPanels * panel_stride<kRows>(steps);
     float* panels = scratch(static_cast<std::size_t>(room_b + room_a));
     float* row_panels = panels + room_b;
 
@@ -139,18 +151,25 @@ void multiply(const Problem& p, Range rows, Range cols) {
                               {n, std::min(n + width, cols.end)},
                               panels,
                               b_in_place};
-            const std::int64_t K = block.ks.end - k;
+            const std::int64_t K = block.ks.end - k, words = ceil_div(K, Operand::depth);
             // What is read in place needs no packing, but for a last panel that is not whole.
             const std::int64_t whole = b_in_place ? (block.cols.end - n) / kPanel : 0;
-            pack_panels(panels + whole * panel_stride<kPanel>(K), p.b.at(k, n + whole * kPanel), K,
-                        block.cols.end - n - whole * kPanel);
+            pack_panels<Operand>(panels + whole * panel_stride<kPanel>(words),
+                                 p.b.at(k, n + whole * kPanel), K,
+                                 block.cols.end - n - whole * kPanel);
             for (std::int64_t m0 = rows.begin; m0 < rows.end; m0 += height) {
                 const std::int64_t m1 = std::min(m0 + height, rows.end);
-                if (!a_in_place) pack_rows(row_panels, p.a.at(m0, k), K, m1 - m0, p.M - m0);
+                const Matrix a = p.a.at(m0, k);
+                if (!a_in_place && a_along) pack_rows_along<Operand>(row_panels, a, K, m1 - m0);
+                if (!a_in_place && !a_along) {
+                    pack_rows<Operand>(row_panels, a, K, m1 - m0, p.M - m0);
+                }
                 for (std::int64_t m = m0; m < m1; m += kRows) {
-                    const float* panel = row_panels + (m - m0) / kRows * panel_stride<kRows>(K);
-                    multiply_rows(p, {m, std::min(m + kRows, m1)}, block,
-                                  a_in_place ? p.a.at(m, k) : Matrix{panel, 1, kRows});
+                    const std::int64_t panel = (m - m0) / kRows * panel_stride<kRows>(words);
+                    multiply_rows<Operand>(p, {m, std::min(m + kRows, m1)}, block,
+                                           a_in_place ? p.a.at(m, k)
+                                           : a_along  ? row_major(row_panels, row_stride(words))
+                                                      : Matrix{row_panels + panel, 1, kRows});
                 }
             }
             k = block.ks.end;
@@ -189,17 +208,14 @@ Range part(std::int64_t n, std::int64_t unit, std::int64_t index, std::int64_t p
             std::min(n, units * (index + 1) / parts * unit)};
 }
 
-}  // namespace
-
-void gemm(float* c, Matrix a, Matrix b, std::int64_t M, std::int64_t N, std::int64_t K,
-          const Epilogue& epilogue) {
-    if (M == 0 || N == 0) return;
-    const Problem p{c, a, b, M, N, K, epilogue};
-    if (M <= std::min(kFewRows, K / 32) && a.col_stride == 1 && b.row_stride == 1) {
+template <class Operand>
+void multiply_all(const Problem& p) {
+    const std::int64_t M = p.M, N = p.N, K = p.K;
+    if (M <= std::min(kFewRows, K / 32) && p.a.col_stride == 1 && p.b.row_stride == 1) {
         parallel_for(
             N, std::max<std::int64_t>(kDotCols, kThreadWork / 4 / std::max<std::int64_t>(1, M * K)),
             [&](std::int64_t begin, std::int64_t end) {
-                gemm_few_rows(c, a, b, M, N, K, begin, end, epilogue);
+                gemm_few_rows<Operand>(p.c, p.a, p.b, M, N, K, begin, end, p.epilogue);
                 finish(p, {0, M}, {begin, end});
             });
         return;
@@ -210,9 +226,18 @@ void gemm(float* c, Matrix a, Matrix b, std::int64_t M, std::int64_t N, std::int
         for (std::int64_t i = begin; i < end; ++i) {
             const Range rows = part(M, kRows, i / grid.cols, grid.rows);
             const Range cols = part(N, kPanel, i % grid.cols, grid.cols);
-            if (rows.begin < rows.end && cols.begin < cols.end) multiply(p, rows, cols);
+            if (rows.begin < rows.end && cols.begin < cols.end) multiply<Operand>(p, rows, cols);
         }
     });
+}
+
+}  // namespace
+
+void gemm(float* c, Matrix a, Matrix b, std::int64_t M, std::int64_t N, std::int64_t K,
+          const Epilogue& epilogue, bool bf16) {
+    if (M == 0 || N == 0) return;
+    const Problem p{c, a, b, M, N, K, epilogue};
+    bf16 ? multiply_all<Bfloat16>(p) : multiply_all<Float32>(p);
 }
 
 void add_column_sums(float* sums, const float* x, std::int64_t R, std::int64_t N) {
@@ -243,11 +268,11 @@ void add_column_sums(float* sums, const float* x, std::int64_t R, std::int64_t N
 }
 
 void add_linear_gradients(float* dw, float* db, const float* dy, const float* x, std::int64_t R,
-                          std::int64_t N, std::int64_t K) {
+                          std::int64_t N, std::int64_t K, bool bf16) {
     if (dw) {
         Epilogue accumulate;
         accumulate.add = dw;
-        gemm(dw, row_major(dy, N).transposed(), row_major(x, K), N, K, R, accumulate);
+        gemm(dw, row_major(dy, N).transposed(), row_major(x, K), N, K, R, accumulate, bf16);
     }
     if (db) add_column_sums(db, dy, R, N);
 }

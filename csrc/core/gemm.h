@@ -13,6 +13,8 @@
 //             reads it front to back, whatever the layout of B was. The smaller the rectangle, the
 //             less often an element is read again and the less packing repays: rows of A are read
 //             where they are, except a transposed A under many columns, and so is B under few rows.
+//             In bf16 precision all of both operands is packed: packing is what rounds them, and
+//             puts two neighbours along k into one word (gemm_operand.h).
 //   registers The micro-kernel keeps kRows x kPanel sums in registers, and for each k multiplies
 //             kRows broadcast numbers of A with one row of the panel: many multiply-adds for few
 //             loads.
@@ -61,9 +63,10 @@ struct Epilogue {
     const float* saved = nullptr;  // (M,N), the pre-activation
 };
 
-// Uses slot 0 of each thread's scratch memory. C is contiguous and overlaps neither A nor B.
+// Uses slot 0 of each thread's scratch memory. C is contiguous and overlaps neither A nor B. With
+// `bf16` the operands are rounded to bfloat16, products and sums stay in float32.
 void gemm(float* c, Matrix a, Matrix b, std::int64_t M, std::int64_t N, std::int64_t K,
-          const Epilogue& epilogue = {});
+          const Epilogue& epilogue = {}, bool bf16 = false);
 
 // sums (N) += the column sums of x (R,N), in fixed blocks of rows.
 void add_column_sums(float* sums, const float* x, std::int64_t R, std::int64_t N);
@@ -71,6 +74,6 @@ void add_column_sums(float* sums, const float* x, std::int64_t R, std::int64_t N
 // The parameters' gradients of y = x wT + b: dw (N,K) += dyT x and db (N) += column sums of dy,
 // with dy (R,N) and x (R,K). Null means frozen.
 void add_linear_gradients(float* dw, float* db, const float* dy, const float* x, std::int64_t R,
-                          std::int64_t N, std::int64_t K);
+                          std::int64_t N, std::int64_t K, bool bf16);
 
 }  // namespace byhand

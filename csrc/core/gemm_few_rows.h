@@ -10,12 +10,13 @@
 #include <cstdint>
 
 #include "gemm.h"
+#include "gemm_operand.h"
 
 namespace byhand {
 
 inline constexpr int kDotRows = Vec::width == 16 ? 4 : 2, kDotCols = 4;
 
-template <int rows, int cols>
+template <class Operand, int rows, int cols>
 void dot_products(float (&sums)[kDotRows][kDotCols], const float* a, std::int64_t a_stride,
                   const float* b, std::int64_t b_stride, std::int64_t K) {
     Vec sum[rows][cols];
@@ -27,16 +28,17 @@ void dot_products(float (&sums)[kDotRows][kDotCols], const float* a, std::int64_
     const auto step = [&](std::int64_t k, std::int64_t n) __attribute__((always_inline)) {
         Vec y[cols];
         BYHAND_UNROLL
-        for (int j = 0; j < cols; ++j) y[j] = Vec::load(b + j * b_stride + k, n);
+        for (int j = 0; j < cols; ++j) y[j] = Operand::along(b + j * b_stride + k, n);
         BYHAND_UNROLL
         for (int i = 0; i < rows; ++i) {
-            const Vec x = Vec::load(a + i * a_stride + k, n);
+            const Vec x = Operand::along(a + i * a_stride + k, n);
             BYHAND_UNROLL
-            for (int j = 0; j < cols; ++j) sum[i][j] = fma(x, y[j], sum[i][j]);
+            for (int j = 0; j < cols; ++j) sum[i][j] = Operand::multiply_add(x, y[j], sum[i][j]);
         }
     };
+    constexpr int kStep = Operand::depth * Vec::width;
     std::int64_t k = 0;
-    for (; k + Vec::width <= K; k += Vec::width) step(k, Vec::width);
+    for (; k + kStep <= K; k += kStep) step(k, kStep);
     if (k < K) step(k, K - k);
     BYHAND_UNROLL
     for (int i = 0; i < rows; ++i) {
@@ -45,17 +47,18 @@ void dot_products(float (&sums)[kDotRows][kDotCols], const float* a, std::int64_
     }
 }
 
-template <int cols, int rows = kDotRows>
+template <class Operand, int cols, int rows = kDotRows>
 void dot_products(int m, float (&sums)[kDotRows][kDotCols], const float* a, std::int64_t a_stride,
                   const float* b, std::int64_t b_stride, std::int64_t K) {
-    if (m >= rows) return dot_products<rows, cols>(sums, a, a_stride, b, b_stride, K);
-    if constexpr (rows > 1) dot_products<cols, rows - 1>(m, sums, a, a_stride, b, b_stride, K);
+    if (m >= rows) return dot_products<Operand, rows, cols>(sums, a, a_stride, b, b_stride, K);
+    if constexpr (rows > 1)
+        dot_products<Operand, cols, rows - 1>(m, sums, a, a_stride, b, b_stride, K);
 }
 
 // Columns [begin, end) of all M rows of C (M,N), up to the activation.
-inline void gemm_few_rows(float* c, Matrix a, Matrix b, std::int64_t M, std::int64_t N,
-                          std::int64_t K, std::int64_t begin, std::int64_t end,
-                          const Epilogue& epilogue) {
+template <class Operand>
+void gemm_few_rows(float* c, Matrix a, Matrix b, std::int64_t M, std::int64_t N, std::int64_t K,
+                   std::int64_t begin, std::int64_t end, const Epilogue& epilogue) {
     for (std::int64_t n = begin; n < end;) {
         const int cols = end - n >= kDotCols ? kDotCols : 1;
         for (std::int64_t m = 0; m < M; m += kDotRows) {
@@ -64,9 +67,9 @@ inline void gemm_few_rows(float* c, Matrix a, Matrix b, std::int64_t M, std::int
             const float* y = b.data + n * b.col_stride;
             float sums[kDotRows][kDotCols];
             if (cols == 1) {
-                dot_products<1>(rows, sums, x, a.row_stride, y, b.col_stride, K);
+                dot_products<Operand, 1>(rows, sums, x, a.row_stride, y, b.col_stride, K);
             } else {
-                dot_products<kDotCols>(rows, sums, x, a.row_stride, y, b.col_stride, K);
+                dot_products<Operand, kDotCols>(rows, sums, x, a.row_stride, y, b.col_stride, K);
             }
             for (int i = 0; i < rows; ++i) {
                 for (int j = 0; j < cols; ++j) {

@@ -18,10 +18,10 @@ inline constexpr int kRows = Vec::width == 16 ? 14 : 6, kPanelVecs = 2;
 inline constexpr int kPanel = kPanelVecs * Vec::width;
 
 struct MicroTile {
-    Matrix a;  // one of its strides is 1: which one, the micro-kernel knows
+    Matrix a;  // of words; one of its strides is 1: which one, the micro-kernel knows
     const float* b;
-    std::int64_t b_stride;  // between consecutive k
-    std::int64_t K;
+    std::int64_t b_stride;  // between consecutive steps
+    std::int64_t steps;     // words along k
     float* c;
     std::int64_t c_stride;
     std::int64_t cols;  // columns of C, at most vecs * width
@@ -43,7 +43,7 @@ inline void store_masked(const MicroTile& t, const float* sums, int rows, int st
 }
 
 // In `a` either the rows are adjacent (packed, or A transposed) or the columns, which run over k.
-template <bool rows_adjacent, int rows, int vecs>
+template <class Operand, bool rows_adjacent, int rows, int vecs>
 void micro_kernel(const MicroTile& t) {
     constexpr int W = Vec::width;
     Vec sum[rows][vecs];
@@ -56,7 +56,7 @@ void micro_kernel(const MicroTile& t) {
     const float* b = t.b;
     const std::int64_t row_stride = rows_adjacent ? 1 : t.a.row_stride;
     const std::int64_t step = rows_adjacent ? t.a.col_stride : 1, b_stride = t.b_stride;
-    for (std::int64_t k = t.K; k > 0; --k) {
+    for (std::int64_t k = t.steps; k > 0; --k) {
         Vec row[vecs];
         BYHAND_UNROLL
         for (int v = 0; v < vecs; ++v) row[v] = Vec::load(b + v * W);
@@ -64,7 +64,7 @@ void micro_kernel(const MicroTile& t) {
         for (int i = 0; i < rows; ++i) {
             const Vec x = Vec::set(a[i * row_stride]);
             BYHAND_UNROLL
-            for (int v = 0; v < vecs; ++v) sum[i][v] = fma(x, row[v], sum[i][v]);
+            for (int v = 0; v < vecs; ++v) sum[i][v] = Operand::multiply_add(x, row[v], sum[i][v]);
         }
         a += step;
         b += b_stride;

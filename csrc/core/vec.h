@@ -28,7 +28,15 @@
 //   below(const uint32_t* p, limit)  unsigned p[i] < limit: the mask of a dropout
 //   scale2(x, n)                     x * 2^n, for vecmath.h
 //   exponent(x) mantissa(x)          the parts of a normal positive x, for vecmath.h
+//   round_bf16(x)                    to the nearest bfloat16, ties to even, still as floats
 //   transpose(Vec (&)[width])        the square of width words, for packing
+//
+// Where the processor multiplies bfloat16 itself (BYHAND_BF16_PAIRS is defined then), a word may
+// also hold pairs of them, the first in the lower half of each lane:
+//
+//   pairs_along(a, b)                the 2 * width neighbours a, b as pairs
+//   pairs_across(even, odd)          lane i is the pair even[i], odd[i]
+//   dot_pairs(a, b, sum)             lane by lane sum + a.first * b.first + a.second * b.second
 #pragma once
 
 #include <cstdint>

@@ -118,6 +118,15 @@ BYHAND_INLINE Vec mantissa(Vec x) {
     return {_mm256_castsi256_ps(_mm256_or_si256(fraction, _mm256_set1_epi32(0x3f800000)))};
 }
 
+// To the nearest bfloat16, ties to even; still a float.
+BYHAND_INLINE Vec round_bf16(Vec x) {
+    const __m256i bits = _mm256_castps_si256(x.v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
+    const __m256i top = _mm256_and_si256(sum, _mm256_set1_epi32(-0x10000));
+    return select(x == x, {_mm256_castsi256_ps(top)}, x);
+}
+
 // Three rounds of pair exchange: single lanes, pairs, 128-bit halves.
 BYHAND_INLINE void transpose(Vec (&r)[8]) {
     __m256 t[8];

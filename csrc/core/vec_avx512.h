@@ -92,6 +92,35 @@ BYHAND_INLINE Mask below(const std::uint32_t* p, std::uint32_t limit) {
         _mm512_cmplt_epu32_mask(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(limit)))};
 }
 
+// To the nearest bfloat16, ties to even; still a float.
+BYHAND_INLINE Vec round_bf16(Vec x) {
+    const __m512i bits = _mm512_castps_si512(x.v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
+    const __m512i top = _mm512_and_si512(sum, _mm512_set1_epi32(-0x10000));
+    return select(x == x, {_mm512_castsi512_ps(top)}, x);
+}
+
+#if defined(__AVX512BF16__)
+#define BYHAND_BF16_PAIRS
+
+// Words of two bfloat16, the first of them in the lower half.
+BYHAND_INLINE Vec pairs_along(Vec first, Vec second) {  // neighbours in memory: 2 * width in a row
+    return {(__m512)_mm512_cvtne2ps_pbh(second.v, first.v)};
+}
+BYHAND_INLINE Vec pairs_across(Vec even, Vec odd) {  // word i is even[i], odd[i]
+    const __m512i order =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return {_mm512_castsi512_ps(
+        _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd.v, even.v)))};
+}
+BYHAND_INLINE Vec dot_pairs(Vec a, Vec b,
+                            Vec sum) {  // sum + a.first * b.first + a.second * b.second
+    return {_mm512_dpbf16_ps(sum.v, (__m512bh)a.v, (__m512bh)b.v)};
+}
+#endif
+
 // x * 2^n for integral n, gradual at both ends of the range.
 BYHAND_INLINE Vec scale2(Vec x, Vec n) { return {_mm512_maskz_scalef_ps(0xffff, x.v, n.v)}; }
 // The exponent e and the mantissa m in [1, 2) of a normal positive x = m * 2^e.

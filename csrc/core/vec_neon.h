@@ -101,6 +101,15 @@ BYHAND_INLINE Vec mantissa(Vec x) {
     return {vreinterpretq_f32_s32(vorrq_s32(fraction, vdupq_n_s32(0x3f800000)))};
 }
 
+// To the nearest bfloat16, ties to even; still a float.
+BYHAND_INLINE Vec round_bf16(Vec x) {
+    const uint32x4_t bits = vreinterpretq_u32_f32(x.v);
+    const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    const uint32x4_t sum = vaddq_u32(vaddq_u32(bits, odd), vdupq_n_u32(0x7fff));
+    const uint32x4_t top = vandq_u32(sum, vdupq_n_u32(0xffff0000u));
+    return select(x == x, {vreinterpretq_f32_u32(top)}, x);
+}
+
 BYHAND_INLINE void transpose(Vec (&r)[4]) {
     const float32x4x2_t a = vtrnq_f32(r[0].v, r[1].v);
     const float32x4x2_t b = vtrnq_f32(r[2].v, r[3].v);

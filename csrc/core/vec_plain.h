@@ -115,6 +115,12 @@ BYHAND_INLINE Vec exponent(Vec x) {
 }
 BYHAND_INLINE Vec mantissa(Vec x) { return floats((bits(x) & 0x007fffff) | 0x3f800000); }
 
+// To the nearest bfloat16, ties to even; still a float.
+BYHAND_INLINE Vec round_bf16(Vec x) {
+    const Mask::Lanes odd = (bits(x) >> 16) & 1;
+    return select(x == x, floats((bits(x) + odd + 0x7fff) & -0x10000), x);
+}
+
 BYHAND_INLINE void transpose(Vec (&r)[4]) {
     const Vec::Lanes a = r[0].v, b = r[1].v, c = r[2].v, d = r[3].v;
     BYHAND_UNROLL

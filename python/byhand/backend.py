@@ -36,6 +36,10 @@ Mut = Annotated[np.ndarray, "Mut"]
 StridedIn = Annotated[np.ndarray, "StridedIn"]
 StridedOut = Annotated[np.ndarray, "StridedOut"]
 
+# What products are computed in. In bf16 their factors are rounded to bfloat16, and everything else,
+# every array too, stays float32.
+PRECISIONS = ("float32", "bf16")
+
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 
 _FLOAT32 = np.dtype(np.float32)
@@ -137,7 +141,7 @@ def _namespace(name: str) -> Kernels:
 
 def built_modules() -> list[str]:
     """Native back ends that this installation contains, such as ``cpu_avx2``."""
-    names = ["cpu_base", "cpu_avx2", "cpu_avx512", "cpu_neon", "cuda"]
+    names = ["cpu_base", "cpu_avx2", "cpu_avx512", "cpu_avx512bf16", "cpu_neon", "cuda"]
     return [n for n in names if importlib.util.find_spec(f"byhand._{n}") is not None]
 
 
@@ -170,6 +174,13 @@ def cpu() -> Kernels:
             )
         _state.cpu = _namespace(wanted)
     return _state.cpu
+
+
+def has_bf16() -> bool:
+    """Whether the CPU back end in use multiplies bfloat16 with instructions of its own. Elsewhere
+    bf16 gives the same roundings at the speed of float32.
+    """
+    return cpu().name == "cpu_avx512bf16"
 
 
 @contextmanager

@@ -46,17 +46,20 @@ def gradcheck(
     random directions u; the error is |(f(w + eps u) - f(w - eps u)) / 2 eps - <grad, u>| relative
     to the larger of the two and of 1e-3 of the largest derivative seen.
 
-    The model is cast to float64 for the check and back afterwards; its gradients are zero then.
+    The model is cast to float64 and to products in full precision for the check, and back
+    afterwards; its gradients are zero then.
     Dropout draws the same masks at each evaluation. Raises GradcheckError when an error exceeds
     ``tolerance``.
     """
-    dtype = model.arena.values.dtype
+    dtype, precision = model.arena.values.dtype, model.precision
     model.to(dtype="float64")
+    model.precision = "float32"  # what is rounded has no derivative
     try:
         report = _check(model, inputs, np.random.default_rng(seed), eps, tolerance, directions)
     finally:
         model.discard_saved()
         model.to(dtype=dtype)
+        model.precision = precision
         model.zero_grad()
     if not report.worst[1] <= tolerance:
         raise GradcheckError(

@@ -27,6 +27,7 @@ def info() -> dict[str, Any]:
         "backends_built": backend.built_modules(),
         "cpu_backend": backend.cpu().name,
         "instruction_sets": list(_host.instruction_sets()),
+        "bf16": "instructions" if backend.has_bf16() else "emulated, at float32's speed",
         "threads": backend.get_num_threads(),
         "cuda": backend.cuda_reason() or "available",
     }

@@ -57,6 +57,21 @@ def test_training_says_what_it_does_and_what_comes_next(
     assert Run(run).read_config().training.steps == 6
 
 
+def test_a_run_keeps_its_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    text, run = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text(small.text())
+    command = ("train", text, "--out", run, *small.SIZES, "--precision", "bf16", "--steps", 4)
+    assert ", in bf16" in output(capsys, *command)
+    assert load(run).model.precision == "bf16"
+    assert load(run, precision="float32").model.precision == "float32"
+    assert "going on" in output(capsys, "train", "--out", run, "--resume", "--steps", 5)
+    assert main(["train", "--out", str(run), "--resume", "--precision", "float32"]) == 2
+    assert "has --precision bf16, not float32" in capsys.readouterr().err
+    rounded, exact = (output(capsys, "eval", run, *f) for f in ((), ("--precision", "float32")))
+    losses = [float(line.split()[1]) for line in (rounded, exact)]
+    assert losses[0] == pytest.approx(losses[1], abs=0.01)
+
+
 def test_the_same_command_with_resume_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """A newcomer presses the arrow key and adds --resume; that must be enough."""
     (tmp_path / "text.txt").write_text(small.text())

@@ -13,6 +13,7 @@ import pytest
 
 import byhand
 from byhand import backend
+from byhand.ops.precision import round_bf16
 
 # (M, N, K): few rows, rows that read B in place, both packed; one block of K and several; ragged
 # tiles in each direction; empty sums.
@@ -27,6 +28,7 @@ SHAPES = [
     (257, 67, 129),
     (3, 5, 0),
 ]
+PRECISIONS = pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
 FORMS = list(itertools.product([False, True], repeat=2))
 
 
@@ -44,9 +46,9 @@ def operands(M, N, K, transpose_a, transpose_b):
     return a, b
 
 
-def multiply(kernels, M, N, a, b, transpose_a, transpose_b):
+def multiply(kernels, M, N, a, b, transpose_a, transpose_b, bf16):
     c = np.full((M, N), np.nan, np.float32)
-    kernels.matmul_forward(c, a, b, transpose_a, transpose_b)
+    kernels.matmul_forward(c, a, b, transpose_a, transpose_b, bf16)
     return c
 
 
@@ -55,33 +57,39 @@ def kernels(request):
     return backend.cpu_modules()[request.param]
 
 
+@PRECISIONS
 @pytest.mark.parametrize("form", FORMS, ids=["nn", "nt", "tn", "tt"])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
-def test_against_float64(kernels, shape, form):
+def test_against_float64(kernels, shape, form, bf16):
     M, N, K = shape
     a, b = operands(M, N, K, *form)
+    factors = (round_bf16(x) if bf16 else x for x in (a, b))
     A, B = (
         x.astype(np.float64).T if t else x.astype(np.float64)
-        for x, t in zip((a, b), form, strict=True)
+        for x, t in zip(factors, form, strict=True)
     )
     # The classical bound on a sum of K products, each rounded (Higham 2002, section 3.1).
     bound = (K + 2) * 2.0**-24 * (np.abs(A) @ np.abs(B))
-    assert (np.abs(multiply(kernels, M, N, a, b, *form) - A @ B) <= bound).all()
+    assert (np.abs(multiply(kernels, M, N, a, b, *form, bf16) - A @ B) <= bound).all()
 
 
+@PRECISIONS
 @pytest.mark.parametrize("form", FORMS, ids=["nn", "nt", "tn", "tt"])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
-def test_same_bits_for_any_number_of_threads(kernels, keep_threads, shape, form):
+def test_same_bits_for_any_number_of_threads(kernels, keep_threads, shape, form, bf16):
     M, N, K = shape
     a, b = operands(M, N, K, *form)
     bits = set()
     for threads in (1, 2, 3, 7):
         byhand.set_num_threads(threads)
-        bits.add(multiply(kernels, M, N, a, b, *form).tobytes())
+        bits.add(multiply(kernels, M, N, a, b, *form, bf16).tobytes())
     assert len(bits) == 1
 
 
-def test_gradients_are_added_in_the_same_bits_for_any_number_of_threads(kernels, keep_threads):
+@PRECISIONS
+def test_gradients_are_added_in_the_same_bits_for_any_number_of_threads(
+    kernels, keep_threads, bf16
+):
     rng = np.random.default_rng(0)
     R, N, K = 1030, 131, 140
     dy = rng.standard_normal((R, N), dtype=np.float32)
@@ -92,14 +100,16 @@ def test_gradients_are_added_in_the_same_bits_for_any_number_of_threads(kernels,
     for threads in (1, 2, 3, 7):
         byhand.set_num_threads(threads)
         dw, db = start[0].copy(), start[1].copy()
-        kernels.linear_backward(None, dw, db, dy, x, w)
+        kernels.linear_backward(None, dw, db, dy, x, w, bf16)
         bits.add(dw.tobytes() + db.tobytes())
     assert len(bits) == 1
-    np.testing.assert_allclose(dw, start[0] + dy.T.astype(np.float64) @ x, rtol=0, atol=1e-3)
+    (d, y) = (round_bf16(dy), round_bf16(x)) if bf16 else (dy, x)
+    np.testing.assert_allclose(dw, start[0] + d.T.astype(np.float64) @ y, rtol=0, atol=1e-3)
     np.testing.assert_allclose(db, start[1] + dy.sum(0, dtype=np.float64), rtol=0, atol=1e-3)
 
 
-def test_output_may_be_the_residual(kernels):
+@PRECISIONS
+def test_output_may_be_the_residual(kernels, bf16):
     rng = np.random.default_rng(0)
     R, N, K = 50, 90, 700  # two blocks of K: the residual must be added once, and before it is gone
     x = rng.standard_normal((R, K), dtype=np.float32)
@@ -107,9 +117,10 @@ def test_output_may_be_the_residual(kernels):
     b = rng.standard_normal(N, dtype=np.float32)
     add = rng.standard_normal((R, N), dtype=np.float32)
     apart = np.full((R, N), np.nan, np.float32)
-    kernels.linear_forward(apart, x, w, b, add)
+    kernels.linear_forward(apart, x, w, b, add, bf16)
     within = add.copy()
-    kernels.linear_forward(within, x, w, b, within)
+    kernels.linear_forward(within, x, w, b, within, bf16)
     np.testing.assert_array_equal(within, apart)
+    x, w = (round_bf16(x), round_bf16(w)) if bf16 else (x, w)
     exact = x.astype(np.float64) @ w.T + b + add
     np.testing.assert_allclose(apart, exact, rtol=0, atol=1e-3)

@@ -93,7 +93,7 @@ def test_the_gil_is_released_while_a_kernel_runs():
     try:
         inside.set()
         before = ticks
-        kernel(c, a, a, False, False)
+        kernel(c, a, a, False, False, False)
         after = ticks
     finally:
         sys.setswitchinterval(interval)

@@ -128,6 +128,62 @@ def test_float32_kernels_are_as_exact_as_pytorch(name, options):
         assert relative_error(p.grad, exact) <= allowed, parameter
 
 
+@variants
+@pytest.mark.parametrize("name", backend.cpu_modules())
+def test_bf16_is_as_exact_as_pytorchs_autocast(name, options):
+    """And is bf16 at all: the gradients are off by about 2^-9, not by float32's rounding."""
+    truth, fast = make(**options), make(dtype="float32", **options)
+    twin = torch_twin(fast)
+    import torch
+
+    ids, targets = batch()
+    true_loss = truth.loss(ids, targets)
+    truth.backward()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = twin.loss(torch.from_numpy(ids), torch.from_numpy(targets))
+    expected.backward()
+    fast.precision = "bf16"
+    with backend.use_cpu(name):
+        loss = fast.loss(ids, targets)
+        fast.backward()
+    torch_error = abs(expected.item() - float(true_loss))
+    assert abs(float(loss) - float(true_loss)) <= 2 * torch_error + 1e-3 * float(true_loss)
+    torch_grads = dict(twin.named_parameters())
+    true_grads = dict(truth.named_parameters())
+    errors = []
+    for parameter, p in fast.named_parameters():
+        exact = true_grads[parameter].grad
+        errors.append(relative_error(p.grad, exact))
+        allowed = 2 * relative_error(torch_grads[parameter].grad.numpy(), exact)
+        assert errors[-1] <= allowed, parameter
+    assert max(errors) > 1e-4
+
+
+def test_precision_reaches_every_layer_and_returns():
+    model = make(dtype="float32")
+    assert model.precision == "float32"
+    with model.no_save():
+        ids = batch()[0]
+        plain = model(ids)
+        model.precision = "bf16"
+        assert {m.precision for _, m in model.named_modules()} == {"bf16"}
+        rounded = model(ids)
+        model.precision = "float32"
+        np.testing.assert_array_equal(model(ids), plain)
+    assert 1e-4 < relative_error(rounded, plain) < 0.05
+    assert GPT(model.config, precision="bf16").precision == "bf16"
+    with pytest.raises(ValueError, match="precision must be one of float32, bf16, got 'fp8'"):
+        model.precision = "fp8"
+    assert model.precision == "float32"
+
+
+def test_gradcheck_is_made_in_full_precision():
+    model = make(dtype="float32")
+    model.precision = "bf16"
+    gradcheck(model, *batch())
+    assert model.precision == "bf16"
+
+
 def test_untied_head_and_embedding_are_two_parameters():
     tied, untied = make(tie_weights=True), make(tie_weights=False)
     names = [name for name, _ in tied.named_parameters()]

@@ -32,7 +32,7 @@ def sample(
             "b2": normal(rng, c) if b2 else None,
             "add": normal(rng, *rows, c) if add else None,
         },
-        {"tanh": tanh},
+        {"tanh": tanh, "bf16": False},
         frozen=frozenset(frozen.split()),
     )
 

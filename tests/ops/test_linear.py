@@ -5,13 +5,20 @@ import numpy as np
 from byhand import ops
 from tests.kernel_case import Call, Error, Op, Sample, generator, normal
 from tests.ops.suite import OpSuite
+from tests.ops.test_precision import torch_bf16_product
 
 
 def sample(
-    rows: tuple[int, ...], k: int, n: int, b: bool = True, add: bool = False, frozen: str = ""
+    rows: tuple[int, ...],
+    k: int,
+    n: int,
+    b: bool = True,
+    add: bool = False,
+    frozen: str = "",
+    bf16: bool = False,
 ) -> Sample:
     label = f"{'x'.join(map(str, rows))}-{k}-{n}{'' if b else '-no b'}{'-add' if add else ''}"
-    label += f"-frozen {frozen}" if frozen else ""
+    label += (f"-frozen {frozen}" if frozen else "") + ("-bf16" if bf16 else "")
     rng = generator("linear", label)
     return Sample(
         label,
@@ -21,20 +28,24 @@ def sample(
             "b": normal(rng, n) if b else None,
             "add": normal(rng, *rows, n) if add else None,
         },
+        {"bf16": bf16},
         frozen=frozenset(frozen.split()),
+        smooth=not bf16,
     )
 
 
 def torch_forward(t, o):
     import torch.nn.functional as f
 
-    y = f.linear(t.x, t.w, t.b)
+    y = f.linear(t.x, t.w, t.b) if not o["bf16"] else torch_bf16_product(t.x, t.w.T)
+    if o["bf16"] and t.b is not None:
+        y = y + t.b
     return {"y": y if t.add is None else y + t.add}
 
 
 def door(c: Call):
     a = c.arrays
-    y, saved = ops.linear.forward(a["x"], a["w"], a["b"], a["add"])
+    y, saved = ops.linear.forward(a["x"], a["w"], a["b"], a["add"], c.options["bf16"])
     need = "dx" not in c.into
     dx = ops.linear.backward(c.upstream["dy"], saved, c.into["dw"], c.into["db"], need)
     return {"y": y, "dx": dx} if need else {"y": y}
@@ -69,6 +80,18 @@ OP = Op(
         sample((5,), 33, 1023),
         sample((1023,), 15, 3),
         sample((1,), 257, 129),
+        sample((2, 3), 17, 5, add=True, bf16=True),
+        sample((), 3, 2, bf16=True),
+        sample((0,), 3, 2, bf16=True),
+        sample((3,), 0, 2, bf16=True),
+        sample((3,), 1, 2, b=False, bf16=True),
+        sample((16,), 31, 33, frozen="dw", bf16=True),
+        sample((31,), 16, 127, frozen="dx", bf16=True),
+        sample((127,), 65, 17, frozen="db", bf16=True),
+        sample((5,), 33, 1023, bf16=True),
+        sample((3,), 1025, 33, add=True, bf16=True),
+        sample((1023,), 15, 3, bf16=True),
+        sample((257,), 127, 193, add=True, bf16=True),
     ),
     big=sample((257,), 127, 193, add=True),
     shapes=lambda s: {"y": (*s.arrays["x"].shape[:-1], s.arrays["w"].shape[0])},

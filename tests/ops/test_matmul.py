@@ -5,11 +5,14 @@ import numpy as np
 from byhand import ops
 from tests.kernel_case import Call, Error, Op, Sample, generator, normal
 from tests.ops.suite import OpSuite
+from tests.ops.test_precision import torch_bf16_product
 
 
-def sample(m: int, k: int, n: int, transposed: str = "", frozen: str = "") -> Sample:
+def sample(
+    m: int, k: int, n: int, transposed: str = "", frozen: str = "", bf16: bool = False
+) -> Sample:
     label = f"{m}-{k}-{n}{'-' if transposed else ''}{transposed}"
-    label += f"-frozen {frozen}" if frozen else ""
+    label += (f"-frozen {frozen}" if frozen else "") + ("-bf16" if bf16 else "")
     rng = generator("matmul", label)
     a, b = "a" in transposed, "b" in transposed
     return Sample(
@@ -18,8 +21,9 @@ def sample(m: int, k: int, n: int, transposed: str = "", frozen: str = "") -> Sa
             "a": normal(rng, *((k, m) if a else (m, k))),
             "b": normal(rng, *((n, k) if b else (k, n))),
         },
-        {"transpose_a": a, "transpose_b": b},
+        {"transpose_a": a, "transpose_b": b, "bf16": bf16},
         frozen=frozenset(frozen.split()),
+        smooth=not bf16,
     )
 
 
@@ -30,7 +34,8 @@ def shapes(s: Sample) -> dict[str, tuple[int, ...]]:
 
 
 def torch_forward(t, o):
-    return {"c": (t.a.T if o["transpose_a"] else t.a) @ (t.b.T if o["transpose_b"] else t.b)}
+    a, b = t.a.T if o["transpose_a"] else t.a, t.b.T if o["transpose_b"] else t.b
+    return {"c": torch_bf16_product(a, b) if o["bf16"] else a @ b}
 
 
 def door(c: Call):
@@ -63,6 +68,14 @@ OP = Op(
         sample(3, 1025, 17, "b"),
         sample(17, 5, 1023, "ab"),
         sample(1023, 3, 16),
+        sample(2, 3, 5, bf16=True),
+        sample(3, 0, 2, bf16=True),
+        sample(15, 17, 16, "a", bf16=True),
+        sample(16, 33, 31, "b", frozen="da", bf16=True),
+        sample(33, 31, 17, "ab", frozen="db", bf16=True),
+        sample(127, 15, 33, bf16=True),
+        sample(17, 5, 1023, "ab", bf16=True),
+        sample(257, 129, 193, "a", bf16=True),
     ),
     big=sample(257, 129, 193, "b"),
     shapes=shapes,

@@ -39,6 +39,8 @@ from byhand.training import TrainingSettings, sensible_warmup
         ("clip", -1.0, "0 or more"),
         ("val_ratio", 0.0, "between 0 and 1"),
         ("val_ratio", 1.0, "between 0 and 1"),
+        ("precision", "float16", "precision must be float32 or bf16, not float16"),
+        ("precision", None, "must be float32 or bf16, not None"),
     ],
 )
 def test_a_senseless_setting_is_named(name: str, value: Any, words: str):
@@ -47,8 +49,14 @@ def test_a_senseless_setting_is_named(name: str, value: Any, words: str):
 
 
 def test_json_keeps_every_setting():
-    settings = TrainingSettings(steps=7, lr=1 / 3, warmup=0, seed=2**70)
+    settings = TrainingSettings(steps=7, lr=1 / 3, warmup=0, seed=2**70, precision="bf16")
     assert TrainingSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+def test_settings_from_before_precision_was_one_mean_float32():
+    data = TrainingSettings().to_json()
+    del data["precision"]
+    assert TrainingSettings.from_json(data) == TrainingSettings()
 
 
 @pytest.mark.parametrize(

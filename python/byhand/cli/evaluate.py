@@ -55,6 +55,7 @@ def add_command(commands: Any) -> None:
         metavar="N",
         help="windows computed at once (default: 32)",
     )
+    flags.add_precision(command, "as in training")
     flags.add_threads(command)
 
 
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     from byhand.training.load import load
 
     flags.use_threads(args.threads)
-    trained = load(args.run_folder, args.checkpoint)
+    trained = load(args.run_folder, args.checkpoint, args.precision)
     longest = trained.config.model.context_size
     context = args.context or longest
     if context > longest:

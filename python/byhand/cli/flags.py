@@ -7,6 +7,7 @@ import math
 import os
 from typing import TYPE_CHECKING
 
+from byhand.backend import PRECISIONS
 from byhand.errors import UserError
 from byhand.training.run import CHECKPOINTS
 
@@ -67,6 +68,15 @@ def add_checkpoint(command: argparse._ActionsContainer, default: str) -> None:
         default=default,
         help="best: the weights with the lowest validation loss; last: the newest "
         f"(default: {default})",
+    )
+
+
+def add_precision(command: argparse._ActionsContainer, default: str) -> None:
+    command.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="what products are computed in; bf16 rounds their factors to bfloat16, and is faster "
+        f"where the processor has instructions for it (default: {default})",
     )
 
 

@@ -65,6 +65,7 @@ def add_command(commands: Any) -> None:
         action="store_true",
         help="read the whole window again for every character: the same text, only slower",
     )
+    flags.add_precision(command, "as in training")
     flags.add_threads(command)
 
 
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
     sampling.check(args.temperature, args.top_k)
     flags.use_threads(args.threads)
-    trained = load(args.run_folder, args.checkpoint)
+    trained = load(args.run_folder, args.checkpoint, args.precision)
     tokenizer = trained.config.tokenizer
     prompt = args.prompt or ("\n" if "\n" in tokenizer.characters else tokenizer.characters[0])
     ids = tokenizer.encode(prompt)

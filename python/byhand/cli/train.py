@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from byhand import backend
 from byhand.cli import flags
 from byhand.data import corpus_names, load_corpus
 from byhand.errors import UserError
@@ -111,12 +112,11 @@ def add_command(commands: Any) -> None:
         help=f"{', '.join(PRESETS)}: the sizes and what suits them (default: tiny)",
     )
     _add(sizes, MODEL_FLAGS)
-    _add(
-        command.add_argument_group(
-            "the training", "The default is in brackets; where there is none, the preset's."
-        ),
-        TRAINING_FLAGS,
+    training = command.add_argument_group(
+        "the training", "The default is in brackets; where there is none, the preset's."
     )
+    _add(training, TRAINING_FLAGS)
+    flags.add_precision(training, "float32")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -140,7 +140,7 @@ def _start(args: argparse.Namespace, folder: Run) -> int:
     model = _model_sizes(chosen) | _given(args, MODEL_FLAGS)
     config = RunConfig(
         _model_config(model, len(tokenizer)),
-        _training_settings(_training_numbers(chosen) | _given(args, TRAINING_FLAGS)),
+        _training_settings(_training_numbers(chosen) | _given_training(args)),
         Corpus.of(name if name in corpus_names() else str(Path(name).resolve()), text),
         tokenizer,
     )
@@ -213,9 +213,10 @@ def _require_same(args: argparse.Namespace, config: RunConfig) -> None:
     if args.preset is not None:
         chosen = preset(args.preset)
         wanted = _model_sizes(chosen) | _training_numbers(chosen)
-    wanted |= _given(args, MODEL_FLAGS) | _given(args, TRAINING_FLAGS)
+    wanted |= _given(args, MODEL_FLAGS) | _given_training(args)
     has = config.model.to_dict() | config.training.to_json()
-    for flag, name, _, _ in MODEL_FLAGS + TRAINING_FLAGS:
+    names = {name: flag for flag, name, _, _ in MODEL_FLAGS + TRAINING_FLAGS}
+    for name, flag in {**names, "precision": "--precision"}.items():
         if name in wanted and name != "steps" and wanted[name] != has[name]:
             raise UserError(
                 f"the run in {args.out or _default_folder(args)} has {flag} {has[name]}, not "
@@ -236,7 +237,7 @@ def _train(trainer: Trainer) -> int:
         f"{config.model.embedding_dim}, context {config.model.context_size}: "
         f"{trainer.model.num_parameters():,} parameters\n"
         f"training: {settings.steps} steps of {settings.batch_size * settings.accumulate} windows, "
-        f"drawn from {windows:,}; everything goes to {folder}\n"
+        f"drawn from {windows:,}{_precision(settings.precision)}; everything goes to {folder}\n"
     )
     stopped = trainer.run()
     if stopped is not None:
@@ -255,6 +256,14 @@ def _train(trainer: Trainer) -> int:
     return 0
 
 
+def _precision(precision: str) -> str:
+    """Words for it, where it is not the usual one."""
+    if precision == "float32":
+        return ""
+    emulated = " (emulated: this processor has no instructions for it, so it is not faster)"
+    return f", in {precision}" + ("" if backend.has_bf16() else emulated)
+
+
 def _add(group: argparse._ArgumentGroup, table: FlagTable) -> None:
     for flag, name, kind, explained in table:
         group.add_argument(flag, dest=name, type=kind, metavar="N", help=explained)
@@ -263,6 +272,11 @@ def _add(group: argparse._ArgumentGroup, table: FlagTable) -> None:
 def _given(args: argparse.Namespace, table: FlagTable) -> dict[str, Any]:
     values = {name: getattr(args, name) for _, name, _, _ in table}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _given_training(args: argparse.Namespace) -> dict[str, Any]:
+    chosen = {} if args.precision is None else {"precision": args.precision}
+    return _given(args, TRAINING_FLAGS) | chosen
 
 
 def _model_sizes(chosen: Preset) -> dict[str, Any]:

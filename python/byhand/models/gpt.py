@@ -100,7 +100,8 @@ class GPTCache:
 
 
 class GPT(Module):
-    """A GPT with float32 parameters drawn from ``seed``.
+    """A GPT with float32 parameters drawn from ``seed``; ``precision`` is "float32" or "bf16"
+    (see `Module.precision`).
 
     Weights start as N(0, 0.02²), those that write into the residual stream scaled down by
     1/sqrt(2 * num_layers) (Radford et al., 2019, section 2.3); biases at zero.
@@ -110,7 +111,7 @@ class GPT(Module):
         model.backward()                    # adds the loss's gradient to every Param.grad
     """
 
-    def __init__(self, config: GPTConfig, seed: int = 0):
+    def __init__(self, config: GPTConfig, seed: int = 0, precision: str = "float32"):
         self.config = config
         self.generator = Generator(seed)
         rng = np.random.default_rng(seed)
@@ -134,6 +135,7 @@ class GPT(Module):
         self.head = Linear(C, V, bias=False, rng=rng, std=0.02)
         if config.tie_weights:
             self.head.weight = self.tokens.weight
+        self.precision = precision
         self._flatten()
 
     def forward(self, ids: Array, cache: GPTCache | None = None) -> Array:

@@ -30,7 +30,9 @@ class Linear(Module):
         self.bias = Param(np.zeros(out_dim, np.float32)) if bias else None
 
     def forward(self, x: Array, add: Array | None = None) -> Array:
-        y, saved = linear.forward(x, self.weight.value, self.bias and self.bias.value, add)
+        y, saved = linear.forward(
+            x, self.weight.value, self.bias and self.bias.value, add, self._bf16
+        )
         self.push(saved)
         return y
 

@@ -89,6 +89,7 @@ class Module:
     training: bool = True
     _arena: Arena | None = None
     _saving: bool = True
+    _bf16: bool = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError
@@ -144,6 +145,25 @@ class Module:
         for _, module in self.named_modules():
             module.training = module._saving = training
         return self
+
+    @property
+    def precision(self) -> str:
+        """What the products of linear layers are computed in: "float32", or "bf16", where their
+        factors are rounded to bfloat16 and summed in float32. Parameters, activations, gradients
+        and everything else are float32 either way (Micikevicius et al., 2018, section 3).
+
+        Setting it sets it for every module below; ValueError for another word.
+        """
+        return "bf16" if self._bf16 else "float32"
+
+    @precision.setter
+    def precision(self, precision: str) -> None:
+        if precision not in backend.PRECISIONS:
+            raise ValueError(
+                f"precision must be one of {', '.join(backend.PRECISIONS)}, got {precision!r}"
+            )
+        for _, module in self.named_modules():
+            module._bf16 = precision == "bf16"
 
     # --- the tree ------------------------------------------------------------------------------
 

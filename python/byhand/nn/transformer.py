@@ -121,6 +121,7 @@ class FeedForward(Module):
             down.bias and down.bias.value,
             None if self.dropout.active else add,
             self.form,
+            self._bf16,
         )
         self.push(saved)
         if self.dropout.active:

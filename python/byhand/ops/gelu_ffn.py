@@ -14,6 +14,7 @@ from byhand.ops import check
 from byhand.ops.bias_gelu import gelu, gelu_derivative
 from byhand.ops.check import Saved
 from byhand.ops.linear import as_rows
+from byhand.ops.precision import operands
 
 
 @reference_kernel
@@ -28,10 +29,12 @@ def gelu_ffn_forward(
     b2: In | None,
     add: In | None,
     tanh: bool,
+    bf16: bool,
 ) -> None:
+    x, w1, w2 = operands(bf16, x, w1, w2)
     pre[...] = x @ w1.T if b1 is None else x @ w1.T + b1
     h[...] = gelu(pre, tanh)
-    out = h @ w2.T
+    out = operands(bf16, h)[0] @ w2.T
     if b2 is not None:
         out = out + b2
     y[...] = out if add is None else out + add
@@ -52,17 +55,20 @@ def gelu_ffn_backward(
     w1: In,
     w2: In,
     tanh: bool,
+    bf16: bool,
 ) -> None:
-    if dw2 is not None:
-        dw2 += as_rows(dy).T @ as_rows(h)
     if db2 is not None:
         db2 += as_rows(dy).sum(axis=0)
+    dy, h, w2, x, w1 = operands(bf16, dy, h, w2, x, w1)
+    if dw2 is not None:
+        dw2 += as_rows(dy).T @ as_rows(h)
     dpre[...] = (dy @ w2) * gelu_derivative(pre, tanh)
-    if dw1 is not None:
-        dw1 += as_rows(dpre).T @ as_rows(x)
     if db1 is not None:
         db1 += as_rows(dpre).sum(axis=0)
-    dx[...] = dpre @ w1
+    (d,) = operands(bf16, dpre)
+    if dw1 is not None:
+        dw1 += as_rows(d).T @ as_rows(x)
+    dx[...] = d @ w1
 
 
 @check.door
@@ -74,10 +80,12 @@ def forward(
     b2: Array | None,
     add: Array | None = None,
     form: str = "tanh",
+    bf16: bool = False,
 ) -> tuple[Array, Saved]:
     """x (..., C), w1 (F, C), b1 (F,), w2 (C, F), b2 (C,), add (..., C) -> y (..., C), saved.
 
-    b1, b2 and add may be None. ValueError naming the first argument whose shape does not fit, or a
+    b1, b2 and add may be None. With bf16 the products take their factors rounded to bfloat16, here
+    and in backward. ValueError naming the first argument whose shape does not fit, or a
     form that is neither "tanh" nor "erf".
     """
     kernel = kernels(x).gelu_ffn_forward
@@ -96,8 +104,8 @@ def forward(
         raise check.wrong_shape("gelu_ffn.forward", "add", shape, add)
     inner = (*shape[:-1], hidden)
     y, pre, h = empty(shape, x), empty(inner, x), empty(inner, x)
-    kernel(y, pre, h, x, w1, b1, w2, b2, add, tanh)
-    return y, (x, pre, h, w1, w2, tanh)
+    kernel(y, pre, h, x, w1, b1, w2, b2, add, tanh, bf16)
+    return y, (x, pre, h, w1, w2, tanh, bf16)
 
 
 @check.door
@@ -112,7 +120,7 @@ def backward(
     """dy (..., C) -> dx (..., C); adds into dw1, db1, dw2, db2, each None when frozen. The gradient
     of `add` is dy.
     """
-    x, pre, h, w1, w2, tanh = saved
+    x, pre, h, w1, w2, tanh, bf16 = saved
     if dy.shape != x.shape:
         raise check.wrong_shape("gelu_ffn.backward", "dy", x.shape, dy)
     if dw1 is not None and dw1.shape != w1.shape:
@@ -124,5 +132,5 @@ def backward(
     if db2 is not None and db2.shape != w2.shape[:1]:
         raise check.wrong_shape("gelu_ffn.backward", "db2", w2.shape[:1], db2)
     dx, dpre = empty(x.shape, x), empty(pre.shape, x)
-    kernels(x).gelu_ffn_backward(dx, dpre, dw1, db1, dw2, db2, dy, x, pre, h, w1, w2, tanh)
+    kernels(x).gelu_ffn_backward(dx, dpre, dw1, db1, dw2, db2, dy, x, pre, h, w1, w2, tanh, bf16)
     return dx

@@ -5,7 +5,7 @@
 
 Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors" (1986),
 equations 1, 5, 6 and 7, a whole matrix at a time. w is stored (N, K), a row an output, as the field
-does. Saved: x, w.
+does. Saved: x, w, bf16.
 """
 
 import math
@@ -13,6 +13,7 @@ import math
 from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel
 from byhand.ops import check
 from byhand.ops.check import Saved
+from byhand.ops.precision import operands
 
 
 def as_rows(a: Array) -> Array:
@@ -21,7 +22,8 @@ def as_rows(a: Array) -> Array:
 
 
 @reference_kernel
-def linear_forward(y: Out, x: In, w: In, b: In | None, add: In | None) -> None:
+def linear_forward(y: Out, x: In, w: In, b: In | None, add: In | None, bf16: bool) -> None:
+    x, w = operands(bf16, x, w)
     out = x @ w.T
     if b is not None:
         out = out + b
@@ -29,20 +31,25 @@ def linear_forward(y: Out, x: In, w: In, b: In | None, add: In | None) -> None:
 
 
 @reference_kernel
-def linear_backward(dx: Out | None, dw: Acc | None, db: Acc | None, dy: In, x: In, w: In) -> None:
-    if dw is not None:
-        dw += as_rows(dy).T @ as_rows(x)
+def linear_backward(
+    dx: Out | None, dw: Acc | None, db: Acc | None, dy: In, x: In, w: In, bf16: bool
+) -> None:
     if db is not None:
         db += as_rows(dy).sum(axis=0)
+    dy, x, w = operands(bf16, dy, x, w)
+    if dw is not None:
+        dw += as_rows(dy).T @ as_rows(x)
     if dx is not None:
         dx[...] = dy @ w
 
 
 @check.door
 def forward(
-    x: Array, w: Array, b: Array | None = None, add: Array | None = None
+    x: Array, w: Array, b: Array | None = None, add: Array | None = None, bf16: bool = False
 ) -> tuple[Array, Saved]:
     """x (..., K), w (N, K), b (N,) or None, add (..., N) or None -> y (..., N), saved.
+
+    With bf16 the products take their factors rounded to bfloat16, here and in backward.
 
     ValueError naming the first argument whose shape does not fit.
     """
@@ -56,8 +63,8 @@ def forward(
     if add is not None and add.shape != out:
         raise check.wrong_shape("linear.forward", "add", out, add)
     y = empty(out, x)
-    kernel(y, x, w, b, add)
-    return y, (x, w)
+    kernel(y, x, w, b, add, bf16)
+    return y, (x, w, bf16)
 
 
 @check.door
@@ -73,7 +80,7 @@ def backward(
 
     The gradient of `add` is dy itself.
     """
-    x, w = saved
+    x, w, bf16 = saved
     out = x.shape[:-1] + w.shape[:1]
     if dy.shape != out:
         raise check.wrong_shape("linear.backward", "dy", out, dy)
@@ -82,5 +89,5 @@ def backward(
     if db is not None and db.shape != w.shape[:1]:
         raise check.wrong_shape("linear.backward", "db", w.shape[:1], db)
     dx = empty(x.shape, x) if need_dx else None
-    kernels(x).linear_backward(dx, dw, db, dy, x, w)
+    kernels(x).linear_backward(dx, dw, db, dy, x, w, bf16)
     return dx

@@ -11,10 +11,12 @@ b.
 from byhand.backend import Array, In, Out, empty, kernels, reference_kernel
 from byhand.ops import check
 from byhand.ops.check import Saved
+from byhand.ops.precision import operands
 
 
 @reference_kernel
-def matmul_forward(c: Out, a: In, b: In, transpose_a: bool, transpose_b: bool) -> None:
+def matmul_forward(c: Out, a: In, b: In, transpose_a: bool, transpose_b: bool, bf16: bool) -> None:
+    a, b = operands(bf16, a, b)
     c[...] = (a.T if transpose_a else a) @ (b.T if transpose_b else b)
 
 
@@ -27,7 +29,9 @@ def matmul_backward(
     b: In,
     transpose_a: bool,
     transpose_b: bool,
+    bf16: bool,
 ) -> None:
+    dc, a, b = operands(bf16, dc, a, b)
     if da is not None:
         g = dc @ (b if transpose_b else b.T)
         da[...] = g.T if transpose_a else g
@@ -46,11 +50,16 @@ def _product_shape(
 
 @check.door
 def forward(
-    a: Array, b: Array, transpose_a: bool = False, transpose_b: bool = False
+    a: Array,
+    b: Array,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    bf16: bool = False,
 ) -> tuple[Array, Saved]:
     """a (M, K), or (K, M) with transpose_a; b (K, N), or (N, K) with transpose_b -> c (M, N),
     saved.
 
+    With bf16 the products take their factors rounded to bfloat16, here and in backward.
     ValueError when either is not a matrix or the inner sizes differ.
     """
     kernel = kernels(a).matmul_forward
@@ -63,17 +72,17 @@ def forward(
         expected = (shape[1], inner) if transpose_b else (inner, shape[1])
         raise check.wrong_shape("matmul.forward", "b", expected, b)
     c = empty(shape, a)
-    kernel(c, a, b, transpose_a, transpose_b)
-    return c, (a, b, transpose_a, transpose_b)
+    kernel(c, a, b, transpose_a, transpose_b, bf16)
+    return c, (a, b, transpose_a, transpose_b, bf16)
 
 
 @check.door
 def backward(dy: Array, saved: Saved) -> tuple[Array, Array]:
     """dy (M, N) -> (da, db), each of the shape of its input."""
-    a, b, transpose_a, transpose_b = saved
+    a, b, transpose_a, transpose_b, bf16 = saved
     shape, _, _ = _product_shape(a, b, transpose_a, transpose_b)
     if dy.shape != shape:
         raise check.wrong_shape("matmul.backward", "dy", shape, dy)
     da, db = empty(a.shape, a), empty(b.shape, b)
-    kernels(a).matmul_backward(da, db, dy, a, b, transpose_a, transpose_b)
+    kernels(a).matmul_backward(da, db, dy, a, b, transpose_a, transpose_b, bf16)
     return da, db

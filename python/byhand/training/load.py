@@ -20,8 +20,11 @@ class Trained:
     step: int
 
 
-def load(folder: str | os.PathLike[str], which: str = "best") -> Trained:
-    """The `best` or the `last` model of the run in `folder`.
+def load(
+    folder: str | os.PathLike[str], which: str = "best", precision: str | None = None
+) -> Trained:
+    """The `best` or the `last` model of the run in `folder`, in the precision it was trained in or
+    in another.
 
     UserError if there is none, or it is damaged or of another configuration.
     """
@@ -29,7 +32,7 @@ def load(folder: str | os.PathLike[str], which: str = "best") -> Trained:
     config = run.read_config()
     saved = run.read_checkpoint(which, config)
     weights = saved.group("model")
-    model = GPT(config.model)
+    model = GPT(config.model, precision=precision or config.training.precision)
     require_like(run.checkpoint_path(which), weights, model.state_dict())
     model.load_state_dict(weights)
     model.eval()

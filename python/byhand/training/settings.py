@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from byhand.backend import PRECISIONS
 from byhand.errors import UserError
 
 
@@ -34,10 +35,12 @@ class TrainingSettings:
     sample_tokens: int = 200
     val_ratio: float = 0.1
     seed: int = 0
+    precision: str = "float32"  # of the products: see `Module.precision`
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            self._check_kind(field.name, field.type == "int")
+            if field.type != "str":
+                self._check_kind(field.name, field.type == "int")
         for name in ("steps", "batch_size", "accumulate", "eval_every", "eval_batches"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         for name in ("warmup", "sample_tokens", "seed"):
@@ -50,6 +53,7 @@ class TrainingSettings:
         for name in ("weight_decay", "clip"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         self._check("val_ratio", 0 < self.val_ratio < 1, "between 0 and 1")
+        self._check("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS))
 
     def _check(self, name: str, good: bool, wanted: str) -> None:
         if not good:
@@ -69,6 +73,7 @@ class TrainingSettings:
         """The settings that `to_json` described. UserError names what is missing or unknown."""
         if not isinstance(data, dict):
             raise UserError("the training settings are missing")
+        data = {"precision": "float32", **data}  # runs from before there was a choice
         known = {field.name for field in dataclasses.fields(cls)}
         for name in sorted(known ^ set(data)):
             fault = "missing" if name in known else "unknown"

@@ -55,7 +55,7 @@ class Trainer:
         self.run_folder = run
         self.display = display
         self.sampler = RandomSampler(len(self.dataset), settings.batch_size, settings.seed)
-        self.model = GPT(config.model, seed=settings.seed)
+        self.model = GPT(config.model, settings.seed, settings.precision)
         self.optimizer = AdamW(
             self.model,
             lr=settings.lr,
