@@ -24,7 +24,9 @@ class Case:
     """One thing to compute, by byhand and by others, and how much there is to compute or to move.
 
     ``flops`` counts the operations of what is bound by arithmetic, ``bytes`` the traffic of what is
-    bound by memory (the TRAFFIC line of its contract); one of them is 0.
+    bound by memory (the TRAFFIC line of its contract); one of them is 0. ``stream`` is the kind of
+    that traffic, one of byhand.roof.STREAMS: a copy writes another array than it reads, a triad
+    reads two, an update writes what it has read.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Case:
     rivals: dict[str, Run]
     flops: float = 0.0
     bytes: float = 0.0
+    stream: str = "copy"
     bf16: bool = False
 
 
@@ -84,6 +87,7 @@ class Pair:
     flops: float = 0.0
     backward_flops: float = 2.0
     bytes: tuple[float, float] = (0.0, 0.0)
+    streams: tuple[str, str] = ("copy", "triad")
     bf16: bool = False
     others: tuple[dict[str, Run], dict[str, Run]] = field(default_factory=lambda: ({}, {}))
 
@@ -98,6 +102,7 @@ class Pair:
                 forward | self.others[0],
                 self.flops,
                 self.bytes[0],
+                self.streams[0],
                 self.bf16,
             ),
             Case(
@@ -106,6 +111,7 @@ class Pair:
                 backward | self.others[1],
                 self.flops * self.backward_flops,
                 self.bytes[1],
+                self.streams[1],
                 self.bf16,
             ),
         ]

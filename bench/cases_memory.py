@@ -106,6 +106,7 @@ def dropout_pair(R: int, C: int) -> Pair:
         {"torch": Twin(lambda: F.dropout(tx, 0.2), [tx])},
         dy,
         bytes=(2.0 * x.nbytes, 2.0 * x.nbytes),
+        streams=("copy", "copy"),
     )
 
 
@@ -119,22 +120,31 @@ def cross_entropy_pair(R: int, V: int) -> Pair:
         {"torch": Twin(lambda: F.cross_entropy(tl, tt), [tl])},
         one,
         bytes=(1.0 * logits.nbytes, 2.0 * logits.nbytes),
+        streams=("read", "copy"),
     )
 
 
 def embedding_pair(R: int, V: int, C: int) -> Pair:
-    """PyTorch's backward pass writes a gradient of the whole table, ours adds into the one there
-    is; the traffic is that of the rows looked up."""
+    """Our backward pass adds into the table's gradient, as PyTorch's index_add_ does; its autograd
+    writes a new gradient of the whole table. The traffic is that of the rows looked up."""
     ids, w, dy = RNG.integers(0, V, R), floats(V, C), floats(R, C)
     dw, numpy_dw = np.zeros_like(w), np.zeros_like(w)
     ti, tw = torch.from_numpy(ids), leaf(w)
+    twin = Twin(lambda: F.embedding(ti, tw), [tw])
+    torch_dw, torch_dy = torch.zeros_like(tw), torch.from_numpy(dy)
+    backward = {
+        "torch": lambda: torch_dw.index_add_(0, ti, torch_dy),
+        "torch's autograd": twin.runs(dy)[1],
+        "numpy": lambda: np.add.at(numpy_dw, ids, dy),
+    }
     return Pair(
         lambda: embedding.forward(ids, w),
         lambda saved: embedding.backward(dy, saved, dw),
-        {"torch": Twin(lambda: F.embedding(ti, tw), [tw])},
+        {"torch": twin},
         dy,
         bytes=(2.0 * dy.nbytes, 3.0 * dy.nbytes),
-        others=({"numpy": lambda: w[ids]}, {"numpy": lambda: np.add.at(numpy_dw, ids, dy)}),
+        streams=("copy", "update"),
+        others=({"numpy": lambda: w[ids]}, backward),
     )
 
 
@@ -145,9 +155,14 @@ def adamw_case(name: str, N: int) -> list[Case]:
     p = leaf(w.copy())
     p.grad = torch.from_numpy(g.copy())
     twin = torch.optim.AdamW([p], **settings, fused=True)
-    step = {"torch": twin.step}
     return [
-        Case(name, lambda: adamw.step(w, m, v, g, t=1, decayed=N, **settings), step, bytes=28.0 * N)
+        Case(
+            name,
+            lambda: adamw.step(w, m, v, g, t=1, decayed=N, **settings),
+            {"torch": twin.step},
+            bytes=28.0 * N,
+            stream="update",
+        )
     ]
 
 
@@ -160,6 +175,7 @@ def norm_case(name: str, N: int) -> list[Case]:
             lambda: grad_norm.norm(g),
             {"torch": lambda: torch.linalg.vector_norm(t), "numpy": lambda: np.linalg.norm(g)},
             bytes=4.0 * N,
+            stream="read",
         )
     ]
 
@@ -178,6 +194,7 @@ def clip_case(name: str, N: int) -> list[Case]:
             lambda: grad_norm.clip(g, norm, float(factor)),
             {"torch": lambda: t.mul_(float(factor)), "numpy": multiply},
             bytes=8.0 * N,
+            stream="update",
         )
     ]
 

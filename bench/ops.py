@@ -4,7 +4,7 @@
 
 Each row counts the floating-point operations of a compute-bound op, or the bytes that a
 memory-bound op must move (the TRAFFIC line of its contract). The roof takes its turn like the
-others: multiply-adds in registers, or the triad a = b + s c over arrays that no cache holds. A
+others: multiply-adds in registers, or a stream of the same kind over arrays that no cache holds. A
 memory-bound op whose arrays fit the caches has no roof here.
 """
 
@@ -32,9 +32,11 @@ class Roofs:
     """The probes that are timed beside the ops."""
 
     def __init__(self) -> None:
-        self.multiply_adds = roof.multiply_adds()
-        self.bf16_dots = roof.bf16_dots()
-        self.triad = roof.triad(roof.outside_caches())
+        # Long enough for the threads of the contestant before to have fallen asleep.
+        self.multiply_adds = roof.multiply_adds(seconds=0.02)
+        self.bf16_dots = roof.bf16_dots(seconds=0.02)
+        size = roof.outside_caches()
+        self.streams = {name: stream(size) for name, stream in roof.STREAMS.items()}
         self.cache = roof.last_level_cache()
 
     def of(self, case: Case) -> roof.Probe | None:
@@ -42,7 +44,7 @@ class Roofs:
         if case.flops:
             return self.bf16_dots if case.bf16 else self.multiply_adds
         # Four times: of arrays that are just larger than the caches a part is always there.
-        return self.triad if case.bytes > 4 * self.cache else None
+        return self.streams[case.stream] if case.bytes > 4 * self.cache else None
 
 
 def many(run: Run, repeats: int) -> Run:
@@ -56,12 +58,11 @@ def many(run: Run, repeats: int) -> Run:
 def measure(case: Case, roofs: Roofs, rounds: int) -> dict[str, object]:
     repeats = repeats_for(case.byhand, 0.01)
     contestants = {"byhand": case.byhand, **case.rivals}
-    runs = {who: many(run, repeats) for who, run in contestants.items()}
     limit = roofs.of(case)
-    if limit is not None:
-        runs[ROOF] = limit.run
-    # numpy's matrix products leave threads behind that spin.
-    rest = 0.02 if case.flops and "numpy" in runs else 0.0
+    runs = {ROOF: limit.run} if limit is not None else {}
+    runs |= {who: many(run, repeats) for who, run in contestants.items()}
+    # numpy comes last: its matrix products leave threads behind that spin for a tenth of a second.
+    rest = 0.2 if case.flops and "numpy" in runs else 0.0
     seconds = in_turns(runs, rounds, seconds=SECONDS, rest=rest)
     amount = case.flops or case.bytes
     rate = amount * repeats / seconds["byhand"]
@@ -84,11 +85,13 @@ def line(row: dict) -> str:
     text = f"{percent:6.0f} %" if percent is not None else f"{'in cache':>8}"
     if percent is None and row["limit"] == "arithmetic":
         text = f"{'':8}"
-    halves = us.get("torch, bf16 arrays")
+    more = ", ".join(
+        f"{who} {time:.1f}" for who, time in us.items() if who not in ("byhand", "torch", "numpy")
+    )
     return (
         f"{row['op']:38}{us['byhand']:12.1f}{us['torch']:12.1f}{numpy}"
         f"{row['times_torch_speed']:8.2f}{row['rate']:9.1f} {row['unit']:8}{text}"
-        + (f"   (bf16 arrays in PyTorch: {halves:.1f})" if halves else "")
+        + (f"   ({more})" if more else "")
     )
 
 

@@ -34,7 +34,7 @@ void bf16_dot_probe(Mut y, double s, double t, std::int64_t rounds, Stream strea
 //
 // MATH     y = x        sums[g] = sum of the g-th of G equal slices of x        y = a + s * b
 // SHAPES   y,x,a,b (N) f32    sums (G) f32
-// EFFECTS  writes y, sums
+// EFFECTS  writes y, sums | y may be a
 // NUMERICS sums in f32, in an order that depends on N and G only
 // TRAFFIC  copy 2N, read N, triad 3N elements
 void copy_probe(Out y, In x, Stream stream);

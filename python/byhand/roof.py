@@ -20,6 +20,7 @@ from byhand import backend
 _CPUS = Path("/sys/devices/system/cpu")
 _ASSUMED_CACHE = 32 << 20  # where the system does not say
 _LARGEST = 256 << 20  # bytes of one array: enough on any cache worth the name, and fits a laptop
+_SHORT = 0.005  # seconds
 _CHAIN = 12 * 16  # floats of a row of the chains: whole words of any width, see roof.cpp
 
 
@@ -37,10 +38,13 @@ class Roof:
 
     ``gflops`` are float32 multiply-adds (two operations each), ``bf16_gflops`` those of the
     bfloat16 dot product with float32 sums, None where the back end has no such instruction.
-    ``copy``, ``read`` and ``triad`` (a = b + s c) are in GB/s over arrays of ``array_bytes`` each,
-    far larger than the ``cache_bytes`` of the last-level caches. They count the bytes that the
-    program asks for: 2, 1 and 3 arrays. That the processor also reads what an ordinary store
-    overwrites is not counted, neither here nor in the traffic of a kernel.
+
+    The streams of memory are in GB/s over arrays of ``array_bytes`` each, far larger than the
+    ``cache_bytes`` of the last-level caches: ``copy`` y = a, ``read`` the sum of a, ``triad``
+    y = a + s b, ``update`` a = a + s b. They count the bytes that the program asks for: 2, 1, 3 and
+    3 arrays. The processor also reads what an ordinary store is about to overwrite, which is not
+    counted, neither here nor in the traffic of a kernel; so copy and triad, which write what they
+    have not read, stay below update.
     """
 
     backend: str
@@ -50,6 +54,7 @@ class Roof:
     copy: float
     read: float
     triad: float
+    update: float
     cache_bytes: int
     array_bytes: int
 
@@ -59,7 +64,7 @@ def measure(array_bytes: int | None = None, runs: int = 12) -> Roof:
 
     The best, because a roof is what nothing exceeds: a neighbour's load only ever lowers a run.
     On a machine whose memory bus is shared the bandwidth may still change from minute to minute;
-    a bench that divides by it times `triad` in turns with what it divides.
+    a bench that divides by it times a stream in turns with what it divides.
     """
     size = array_bytes or outside_caches()
     bf16 = bf16_dots()
@@ -68,23 +73,21 @@ def measure(array_bytes: int | None = None, runs: int = 12) -> Roof:
         threads=backend.get_num_threads(),
         gflops=_best(multiply_adds(), runs),
         bf16_gflops=None if bf16 is None else _best(bf16, runs),
-        copy=_best(copy(size), runs),
-        read=_best(read(size), runs),
-        triad=_best(triad(size), runs),
+        **{name: _best(stream(size), runs) for name, stream in STREAMS.items()},
         cache_bytes=last_level_cache(),
         array_bytes=size,
     )
 
 
-def multiply_adds() -> Probe:
-    """Float32 multiply-adds on all threads, for some milliseconds."""
-    return _chains(backend.cpu().multiply_add_probe, 2)
+def multiply_adds(seconds: float = _SHORT) -> Probe:
+    """Float32 multiply-adds on all threads, for about `seconds`."""
+    return _chains(backend.cpu().multiply_add_probe, 2, seconds)
 
 
-def bf16_dots() -> Probe | None:
+def bf16_dots(seconds: float = _SHORT) -> Probe | None:
     """Bfloat16 dot products on all threads; None where the back end has no instruction for them."""
     probe = getattr(backend.cpu(), "bf16_dot_probe", None)
-    return None if probe is None else _chains(probe, 4)
+    return None if probe is None else _chains(probe, 4, seconds)
 
 
 def copy(size: int) -> Probe:
@@ -106,6 +109,15 @@ def triad(size: int) -> Probe:
     return Probe(lambda: kernel(y, a, b, 0.5), 3.0 * y.nbytes)
 
 
+def update(size: int) -> Probe:
+    """a = a + s b over arrays of `size` bytes."""
+    (a, b), kernel = _arrays(2, size), backend.cpu().triad_probe
+    return Probe(lambda: kernel(a, a, b, 1e-3), 3.0 * a.nbytes)
+
+
+STREAMS = {"copy": copy, "read": read, "triad": triad, "update": update}
+
+
 def outside_caches() -> int:
     """A size in bytes for arrays that no cache holds."""
     return min(max(4 * last_level_cache(), 64 << 20), _LARGEST)
@@ -123,14 +135,14 @@ def _arrays(count: int, size: int) -> list[np.ndarray]:
     return arrays
 
 
-def _chains(kernel: Callable[..., None], operations: int) -> Probe:
+def _chains(kernel: Callable[..., None], operations: int, seconds: float) -> Probe:
     y = np.ones((backend.get_num_threads(), _CHAIN), np.float32)
 
     def probe(rounds: int) -> Probe:
         return Probe(lambda: kernel(y, 0.5, 0.5, rounds), float(operations * y.size * rounds))
 
     rounds = 1000
-    while _shortest(probe(rounds), 1) < 0.005:
+    while _shortest(probe(rounds), 1) < seconds:
         rounds *= 2
     return probe(rounds)
 

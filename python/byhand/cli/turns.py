@@ -26,17 +26,17 @@ def take_turns(
 
     Where there are several, a run that does not count goes before each one that does: the threads
     of the contestant before are still awake then (OpenMP's spin for milliseconds after their last
-    work), and the caches hold its data. Long runs need none. `rest` is slept before each
-    contestant, for threads that spin longer. After `seconds` there is no new round, once one has
+    work), and the caches hold its data. Long runs need none. `rest` is slept before each round, for
+    threads that spin longer. After `seconds` there is no new round, once one has
     warmed up and three have counted.
     """
     taken: dict[str, list[Taken]] = {name: [] for name in contestants}
     short = dict.fromkeys(contestants, len(contestants) > 1)
     begin, turn = time.perf_counter(), 0
     while turn < warm_up + rounds:
+        if rest:
+            time.sleep(rest)
         for name, run in contestants.items():
-            if rest:
-                time.sleep(rest)
             if short[name]:
                 start = time.perf_counter()
                 run()
