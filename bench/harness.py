@@ -96,7 +96,7 @@ def record(name: str, rows: list[dict[str, Any]], key: str) -> Path:
     about = circumstances()
     taken = {row[key]: {**row, "date": about["date"], "commit": about["commit"]} for row in rows}
     old = json.loads(path.read_text()) if path.exists() else {"rows": []}
-    if all(old.get(fact) == about.get(fact) for fact in ("processor", "threads", "torch")):
+    if all(old.get(fact) == about.get(fact) for fact in ("processor", "cpu_backend", "threads", "torch")):
         taken = {row[key]: row for row in old["rows"] if key in row} | taken
     path.write_text(json.dumps({**about, "rows": list(taken.values())}, indent=1) + "\n")
     return path
