@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "core/cache.h"
 #include "core/gemm_few_rows.h"
 #include "core/gemm_kernel.h"
 #include "core/gemm_pack.h"
@@ -18,9 +19,9 @@ namespace {
 // The block of K in words, give or take a half: kRows rows of A of this length stay in the
 // first-level cache.
 constexpr std::int64_t kBlockK = Vec::width == 16 ? 384 : 320;
-// The block of B, in words: half of a second-level cache of 1 MB, which processors with AVX-512
-// have, or of 512 KB.
-constexpr std::int64_t kBlockB = Vec::width == 16 ? 160 * 1024 : 64 * 1024;
+// The part of the second-level cache that a block of B takes; rows of A and of C pass through the
+// rest. How wide a block is changes no bits: each sum runs along K.
+constexpr double kCachePart = 0.6;
 // Rows are few up to here, and up to K / 32: packing B costs about as much as multiplying it by
 // this many rows, and the sum across lanes that ends each dot product is repaid by K.
 constexpr std::int64_t kFewRows = 16;
@@ -131,7 +132,8 @@ void multiply(const Problem& p, Range rows, Range cols) {
     const std::int64_t blocks = std::max<std::int64_t>(1, (all_steps + kBlockK / 2) / kBlockK);
     const std::int64_t steps = std::max<std::int64_t>(1, ceil_div(all_steps, blocks));
     const std::int64_t length = steps * Operand::depth;
-    const std::int64_t most = std::max<std::int64_t>(kPanel, kBlockB / steps / kPanel * kPanel);
+    const auto room = static_cast<std::int64_t>(kCachePart * second_level_cache() / sizeof(float));
+    const std::int64_t most = std::max<std::int64_t>(kPanel, room / steps / kPanel * kPanel);
     const std::int64_t width = round_up(ceil_div(columns, ceil_div(columns, most)), kPanel);
     // How many rows of A are at hand at a time, and where.
     const std::int64_t height = a_in_place ? rows.end - rows.begin

@@ -8,7 +8,7 @@
 //   threads   C is cut into a grid of rectangles, one per thread. Threads share nothing and wait
 //             for nobody; the inner dimension is never split between them.
 //   blocks    A thread walks its rectangle in blocks of columns and, inside, of the inner dimension
-//             K, such that a block of B fits in half of the second-level cache.
+//             K, such that a block of B takes its part of the second-level cache.
 //   panels    That block is packed once into panels of `kPanel` columns: the micro-kernel then
 //             reads it front to back, whatever the layout of B was. The smaller the rectangle, the
 //             less often an element is read again and the less packing repays: rows of A are read
