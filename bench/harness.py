@@ -9,14 +9,17 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import byhand
+from byhand import roof
 from byhand.cli.turns import take_turns
 
 RESULTS = Path(__file__).parent / "results"
+SAME = ("processor", "cpu_backend", "threads", "torch")  # what rows of one file have in common
 
 
 def in_turns(
@@ -63,7 +66,7 @@ def processor() -> str:
 
 
 def circumstances() -> dict[str, Any]:
-    """What a figure means nothing without: machine, versions, date, commit."""
+    """What a figure means nothing without: machine, its roof, versions, date, commit."""
     git = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         capture_output=True,
@@ -75,6 +78,7 @@ def circumstances() -> dict[str, Any]:
         "commit": git.stdout.strip() or "unknown",
         "processor": processor(),
         **byhand.info(),
+        "roof": asdict(roof.measure()),
     }
     try:
         import torch
@@ -96,7 +100,10 @@ def record(name: str, rows: list[dict[str, Any]], key: str) -> Path:
     about = circumstances()
     taken = {row[key]: {**row, "date": about["date"], "commit": about["commit"]} for row in rows}
     old = json.loads(path.read_text()) if path.exists() else {"rows": []}
-    if all(old.get(fact) == about.get(fact) for fact in ("processor", "cpu_backend", "threads", "torch")):
+    if all(
+        old.get(fact) == about.get(fact)
+        for fact in ("processor", "cpu_backend", "threads", "torch")
+    ):
         taken = {row[key]: row for row in old["rows"] if key in row} | taken
     path.write_text(json.dumps({**about, "rows": list(taken.values())}, indent=1) + "\n")
     return path
