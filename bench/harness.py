@@ -1,7 +1,4 @@
-"""Measuring fairly on a noisy machine: contestants take turns, medians are compared.
-
-Absolute times depend on the neighbours' load; the ratio of two medians taken in turns hardly does.
-"""
+"""What the benches share: medians taken in turns, and results that say where they come from."""
 
 from __future__ import annotations
 
@@ -12,32 +9,39 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import byhand
+from byhand import roof
+from byhand.cli.turns import take_turns
 
 RESULTS = Path(__file__).parent / "results"
+SAME = ("processor", "cpu_backend", "threads", "torch")  # what rows of one file have in common
 
 
 def in_turns(
-    contestants: dict[str, Callable[[], Any]], rounds: int = 15, warmup: int = 3
+    contestants: dict[str, Callable[[], Any]],
+    rounds: int = 15,
+    warm_up: int = 3,
+    seconds: float = math.inf,
+    rest: float = 0.0,
 ) -> dict[str, float]:
-    """Median seconds of each contestant; round by round, each runs twice and the second run counts.
+    """Median seconds of each contestant; they take turns as in `byhand bench`."""
 
-    The first one lets the rival's threads fall asleep: OpenMP's spin for milliseconds after the
-    last operation, on a core that the next contestant needs.
-    """
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for i in range(warmup + rounds):
-        for name, run in contestants.items():
-            run()
+    def timed(run: Callable[[], Any]) -> Callable[[], float]:
+        def once() -> float:
             start = time.perf_counter()
             run()
-            if i >= warmup:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+            return time.perf_counter() - start
+
+        return once
+
+    runs = {name: timed(run) for name, run in contestants.items()}
+    taken = take_turns(runs, rounds, warm_up, seconds, rest)
+    return {name: statistics.median(values) for name, values in taken.items()}
 
 
 def repeats_for(run: Callable[[], Any], seconds: float) -> int:
@@ -62,7 +66,7 @@ def processor() -> str:
 
 
 def circumstances() -> dict[str, Any]:
-    """What a figure means nothing without: machine, versions, date, commit."""
+    """What a figure means nothing without: machine, its roof, versions, date, commit."""
     git = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         capture_output=True,
@@ -74,6 +78,7 @@ def circumstances() -> dict[str, Any]:
         "commit": git.stdout.strip() or "unknown",
         "processor": processor(),
         **byhand.info(),
+        "roof": asdict(roof.measure()),
     }
     try:
         import torch
@@ -84,9 +89,21 @@ def circumstances() -> dict[str, Any]:
     return found
 
 
-def record(name: str, rows: list[dict[str, Any]]) -> Path:
-    """Writes one result file, machine and all."""
+def record(name: str, rows: list[dict[str, Any]], key: str) -> Path:
+    """Writes one result file, machine and all.
+
+    Rows of the same machine and PyTorch that were not measured this time stay; a row is known by
+    its `key`, and says when and of which commit it was taken.
+    """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({**circumstances(), "rows": rows}, indent=1) + "\n")
+    about = circumstances()
+    taken = {row[key]: {**row, "date": about["date"], "commit": about["commit"]} for row in rows}
+    old = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    if all(
+        old.get(fact) == about.get(fact)
+        for fact in ("processor", "cpu_backend", "threads", "torch")
+    ):
+        taken = {row[key]: row for row in old["rows"] if key in row} | taken
+    path.write_text(json.dumps({**about, "rows": list(taken.values())}, indent=1) + "\n")
     return path

@@ -1,263 +1,105 @@
-"""Every op, byhand and PyTorch in turns, forward and backward apart.
+"""Every op, forward and backward apart, by byhand, PyTorch and numpy in turns, and the roof too.
 
-    python bench/ops.py [NAME ...] [--rounds N] [--threads N] [--record]
+    python bench/ops.py [GROUP ...] [--only TEXT] [--rounds N] [--threads N] [--record]
 
 Each row counts the floating-point operations of a compute-bound op, or the bytes that a
-memory-bound op must move (the TRAFFIC line of its contract): GFLOP/s or GB/s.
+memory-bound op must move (the TRAFFIC line of its contract). The roof takes its turn like the
+others: multiply-adds in registers, or a stream of the same kind over arrays that no cache holds. A
+memory-bound op whose arrays fit the caches has no roof here.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import gc
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 
 import byhand
-from byhand.ops import (
-    adamw,
-    attention,
-    bias_gelu,
-    cross_entropy,
-    embedding,
-    gelu_ffn,
-    layernorm,
-    linear,
-    log_softmax,
-    softmax,
-)
+import cases_compute
+import cases_memory
+from byhand import roof
+from byhand._host import pool_trim
+from cases import Case, Run, Spec
 from harness import in_turns, record, repeats_for
 
-RNG = np.random.default_rng(0)
+GROUPS: dict[str, list[Spec]] = cases_memory.GROUPS | cases_compute.GROUPS
+SECONDS = 1.0  # for a case, about
+ROOF = "roof"
 
 
-@dataclass
-class Case:
-    """Two ways to compute one thing, and how much there is to compute or to move."""
+class Roofs:
+    """The probes that are timed beside the ops."""
 
-    name: str
-    byhand: Callable[[], object]
-    torch: Callable[[], object]
-    flops: float = 0.0
-    bytes: float = 0.0
+    def __init__(self) -> None:
+        # Long enough for the threads of the contestant before to have fallen asleep.
+        self.multiply_adds = roof.multiply_adds(seconds=0.02)
+        self.bf16_dots = roof.bf16_dots(seconds=0.02)
+        size = roof.outside_caches()
+        self.streams = {name: stream(size) for name, stream in roof.STREAMS.items()}
+        self.cache = roof.last_level_cache()
 
-
-def floats(*shape: int) -> np.ndarray:
-    return RNG.standard_normal(shape, dtype=np.float32)
-
-
-def tensor(x: np.ndarray, grad: bool = False) -> torch.Tensor:
-    return torch.from_numpy(x).requires_grad_(grad)
-
-
-def pair(
-    name: str,
-    forward: Callable[[], tuple[object, object]],
-    backward: Callable[[object], object],
-    twin: Callable[[], torch.Tensor],
-    leaves: list[torch.Tensor],
-    dy: np.ndarray,
-    flops: float = 0.0,
-    bytes: tuple[float, float] = (0.0, 0.0),
-    backward_flops: float = 2.0,
-) -> Iterator[Case]:
-    """The forward case and the backward case of one op; `bytes` of each."""
-    saved = forward()[1]
-    graph = twin()
-    upstream = torch.from_numpy(dy)
-
-    def torch_forward() -> None:
-        with torch.no_grad():
-            twin()
-
-    def torch_backward() -> None:
-        torch.autograd.grad(graph, leaves, upstream, retain_graph=True)
-
-    back = f"{name} backward"
-    yield Case(f"{name} forward", forward, torch_forward, flops, bytes[0])
-    yield Case(back, lambda: backward(saved), torch_backward, flops * backward_flops, bytes[1])
+    def of(self, case: Case) -> roof.Probe | None:
+        """What limits a case; None when it runs in the caches or the machine has no such unit."""
+        if case.flops:
+            return self.bf16_dots if case.bf16 else self.multiply_adds
+        # Four times: of arrays that are just larger than the caches a part is always there.
+        return self.streams[case.stream] if case.bytes > 4 * self.cache else None
 
 
-def row_ops() -> Iterator[Case]:
-    for R, C in ((768, 128), (4096, 384), (16384, 768)):
-        x, w, b, dy = floats(R, C), floats(C), floats(C), floats(R, C)
-        dw, db = np.zeros_like(w), np.zeros_like(b)
-        tx, tw, tb = tensor(x, True), tensor(w, True), tensor(b, True)
-        size = 4.0 * R * C
-        yield from pair(
-            f"layernorm {R}x{C}",
-            lambda x=x, w=w, b=b: layernorm.forward(x, w, b),
-            lambda saved, dy=dy, dw=dw, db=db: layernorm.backward(dy, saved, dw, db),
-            lambda tx=tx, tw=tw, tb=tb, C=C: F.layer_norm(tx, (C,), tw, tb),
-            [tx, tw, tb],
-            dy,
-            bytes=(2 * size, 3 * size),
-        )
-        for op, twin in ((softmax, F.softmax), (log_softmax, F.log_softmax)):
-            yield from pair(
-                f"{op.__name__.rpartition('.')[2]} {R}x{C}",
-                lambda op=op, x=x: op.forward(x),
-                lambda saved, op=op, dy=dy: op.backward(dy, saved),
-                lambda twin=twin, tx=tx: twin(tx, -1),
-                [tx],
-                dy,
-                bytes=(2 * size, 3 * size),
-            )
-        yield from pair(
-            f"bias_gelu {R}x{C}",
-            lambda x=x, b=b: bias_gelu.forward(x, b),
-            lambda saved, dy=dy, db=db: bias_gelu.backward(dy, saved, db),
-            lambda tx=tx, tb=tb: F.gelu(tx + tb, approximate="tanh"),
-            [tx, tb],
-            dy,
-            bytes=(2 * size, 3 * size),
-        )
+def many(run: Run, repeats: int) -> Run:
+    def loop() -> None:
+        for _ in range(repeats):
+            run()
+
+    return loop
 
 
-def loss_ops() -> Iterator[Case]:
-    for R, V in ((768, 65), (4096, 65), (256, 50257)):
-        logits, targets = floats(R, V), RNG.integers(0, V, R)
-        tl, tt = tensor(logits, True), torch.from_numpy(targets)
-        one = np.ones((), np.float32)
-        size = 4.0 * R * V
-        yield from pair(
-            f"cross_entropy {R}x{V}",
-            lambda logits=logits, targets=targets: cross_entropy.forward(logits, targets),
-            lambda saved, one=one: cross_entropy.backward(one, saved),
-            lambda tl=tl, tt=tt: F.cross_entropy(tl, tt),
-            [tl],
-            one,
-            bytes=(size, 2 * size),
-        )
-
-
-def table_ops() -> Iterator[Case]:
-    for R, V, C in ((768, 65, 128), (4096, 65, 384), (4096, 50257, 768)):
-        ids, w, dy = RNG.integers(0, V, R), floats(V, C), floats(R, C)
-        dw = np.zeros_like(w)
-        ti, tw = torch.from_numpy(ids), tensor(w, True)
-        size = 4.0 * R * C
-        yield from pair(
-            f"embedding {R} of {V}x{C}",
-            lambda ids=ids, w=w: embedding.forward(ids, w),
-            lambda saved, dy=dy, dw=dw: embedding.backward(dy, saved, dw),
-            lambda ti=ti, tw=tw: F.embedding(ti, tw),
-            [tw],
-            dy,
-            bytes=(2 * size, 3 * size),
-        )
-
-
-def matrix_ops() -> Iterator[Case]:
-    for R, C in ((768, 128), (4096, 384)):
-        for N, K in ((3 * C, C), (C, C), (65, C)):
-            x, w, b, dy = floats(R, K), floats(N, K), floats(N), floats(R, N)
-            dw, db = np.zeros_like(w), np.zeros_like(b)
-            tx, tw, tb = tensor(x, True), tensor(w, True), tensor(b, True)
-            yield from pair(
-                f"linear {R}x{K} to {N}",
-                lambda x=x, w=w, b=b: linear.forward(x, w, b),
-                lambda saved, dy=dy, dw=dw, db=db: linear.backward(dy, saved, dw, db),
-                lambda tx=tx, tw=tw, tb=tb: F.linear(tx, tw, tb),
-                [tx, tw, tb],
-                dy,
-                flops=2.0 * R * N * K,
-            )
-        x, dy = floats(R, C), floats(R, C)
-        w1, b1, w2, b2 = floats(4 * C, C), floats(4 * C), floats(C, 4 * C), floats(C)
-        grads = [np.zeros_like(p) for p in (w1, b1, w2, b2)]
-        leaves = [tensor(p, True) for p in (x, w1, b1, w2, b2)]
-        yield from pair(
-            f"gelu_ffn {R}x{C}",
-            lambda x=x, p=(w1, b1, w2, b2): gelu_ffn.forward(x, *p),
-            lambda saved, dy=dy, grads=grads: gelu_ffn.backward(dy, saved, *grads),
-            lambda t=leaves: F.linear(
-                F.gelu(F.linear(t[0], t[1], t[2]), approximate="tanh"), t[3], t[4]
-            ),
-            leaves,
-            dy,
-            flops=16.0 * R * C * C,
-        )
-
-
-def attention_ops() -> Iterator[Case]:
-    for B, H, T, D in ((12, 4, 64, 32), (64, 6, 64, 64), (16, 6, 256, 64), (4, 12, 1024, 64)):
-        qkv, do = floats(B, T, 3, H, D), floats(B, T, H, D)
-        dqkv = np.empty_like(qkv)
-        out = tuple(dqkv[:, :, i] for i in range(3))
-        t = tensor(qkv, True)
-
-        def twin(t: torch.Tensor = t) -> torch.Tensor:
-            q, k, v = (t[:, :, i].transpose(1, 2) for i in range(3))
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
-
-        yield from pair(
-            f"attention {B}x{H}x{T}x{D}",
-            lambda q=qkv: attention.forward(q[:, :, 0], q[:, :, 1], q[:, :, 2], causal=True),
-            lambda saved, do=do, out=out: attention.backward(do, saved, out=out),
-            twin,
-            [t],
-            do,
-            flops=2.0 * B * H * T * T * D,
-            backward_flops=2.5,
-        )
-
-
-def optimizer_ops() -> Iterator[Case]:
-    for N in (800_000, 10_700_000):
-        w, g = floats(N), floats(N)
-        m, v = np.zeros_like(w), np.zeros_like(w)
-        settings = dict(lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1)
-        p = tensor(w.copy(), True)
-        p.grad = torch.from_numpy(g.copy())
-        twin = torch.optim.AdamW([p], **settings, fused=True)
-        yield Case(
-            f"adamw {N}",
-            lambda w=w, m=m, v=v, g=g, s=settings, N=N: adamw.step(w, m, v, g, t=1, decayed=N, **s),
-            twin.step,
-            bytes=28.0 * N,
-        )
-
-
-GROUPS = {
-    "rows": row_ops,
-    "loss": loss_ops,
-    "table": table_ops,
-    "matrix": matrix_ops,
-    "attention": attention_ops,
-    "optimizer": optimizer_ops,
-}
-
-
-def measure(case: Case, rounds: int) -> dict[str, object]:
+def measure(case: Case, roofs: Roofs, rounds: int) -> dict[str, object]:
     repeats = repeats_for(case.byhand, 0.01)
-
-    def many(run: Callable[[], object]) -> Callable[[], None]:
-        def loop() -> None:
-            for _ in range(repeats):
-                run()
-
-        return loop
-
-    seconds = in_turns({"byhand": many(case.byhand), "torch": many(case.torch)}, rounds)
-    rate, unit = (case.flops, "GFLOP/s") if case.flops else (case.bytes, "GB/s")
+    contestants = {"byhand": case.byhand, **case.rivals}
+    limit = roofs.of(case)
+    runs = {ROOF: limit.run} if limit is not None else {}
+    runs |= {who: many(run, repeats) for who, run in contestants.items()}
+    # numpy comes last: its matrix products leave threads behind that spin for a tenth of a second.
+    rest = 0.2 if case.flops and "numpy" in runs else 0.0
+    seconds = in_turns(runs, rounds, seconds=SECONDS, rest=rest)
+    amount = case.flops or case.bytes
+    rate = amount * repeats / seconds["byhand"]
     return {
         "op": case.name,
-        "byhand_us": round(1e6 * seconds["byhand"] / repeats, 2),
-        "torch_us": round(1e6 * seconds["torch"] / repeats, 2),
-        "times_torch_speed": round(seconds["torch"] / seconds["byhand"], 2),
-        "rate": round(rate * repeats / seconds["byhand"] / 1e9, 1),
-        "unit": unit,
+        "us": {who: round(1e6 * seconds[who] / repeats, 2) for who in contestants},
+        "times_torch_speed": round(seconds["torch"] / seconds["byhand"], 3),
+        "rate": round(rate / 1e9, 1),
+        "unit": "GFLOP/s" if case.flops else "GB/s",
+        "bytes": case.bytes,
+        "percent_of_roof": limit and round(100 * rate / (limit.amount / seconds[ROOF]), 1),
+        "limit": "arithmetic" if case.flops else "memory" if limit else "caches",
     }
+
+
+def line(row: dict) -> str:
+    us = row["us"]
+    numpy = f"{us['numpy']:12.1f}" if "numpy" in us else f"{'':12}"
+    percent = row["percent_of_roof"]
+    text = f"{percent:6.0f} %" if percent is not None else f"{'in cache':>8}"
+    if percent is None and row["limit"] == "arithmetic":
+        text = f"{'':8}"
+    more = ", ".join(
+        f"{who} {time:.1f}" for who, time in us.items() if who not in ("byhand", "torch", "numpy")
+    )
+    return (
+        f"{row['op']:38}{us['byhand']:12.1f}{us['torch']:12.1f}{numpy}"
+        f"{row['times_torch_speed']:8.2f}{row['rate']:9.1f} {row['unit']:8}{text}"
+        + (f"   ({more})" if more else "")
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("groups", nargs="*", default=list(GROUPS), metavar="|".join(GROUPS))
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", default="", metavar="TEXT", help="rows whose name contains it")
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=byhand.get_num_threads())
     parser.add_argument("--record", action="store_true", help="write bench/results/ops.json")
     options = parser.parse_args()
@@ -266,19 +108,23 @@ def main() -> None:
     byhand.set_num_threads(options.threads)
     torch.set_num_threads(options.threads)
 
-    rows = []
-    print(f"{'op':34}{'byhand us':>12}{'torch us':>12}{'ratio':>8}{'rate':>16}")
+    roofs, rows = Roofs(), []
+    print(
+        f"{'op':38}{'byhand us':>12}{'torch us':>12}{'numpy us':>12}{'ratio':>8}{'rate':>18}"
+        f"{'of roof':>8}"
+    )
     for group in options.groups:
-        for case in GROUPS[group]():
-            row = measure(case, options.rounds)
-            rows.append(row)
-            print(
-                f"{row['op']:34}{row['byhand_us']:12.1f}{row['torch_us']:12.1f}"
-                f"{row['times_torch_speed']:8.2f}{row['rate']:9.1f} {row['unit']}",
-                flush=True,
-            )
+        for spec in GROUPS[group]:
+            if not any(options.only in name for name in spec.names):
+                continue
+            for case in spec.build():
+                rows.append(measure(case, roofs, options.rounds))
+                print(line(rows[-1]), flush=True)
+            del case
+            gc.collect()
+            pool_trim()
     if options.record:
-        print("wrote", record("ops", rows))
+        print("wrote", record("ops", rows, key="op"))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@
 #if defined(BYHAND_BACKEND_CUDA)
 #include "core/device.h"
 #else
+#include "core/roof.h"
 #include "core/threads.h"
 #include "core/vec.h"
 #include "core/vecmath_probe.h"
@@ -68,6 +69,18 @@ void bind_cpu(Registry& registry) {
     KERNEL(dropout_forward, "y x add p seed offset");
     KERNEL(dropout_backward, "dx dy p seed offset");
 }
+
+// No operations: they show the module and the machine to the tests and to the bench.
+void bind_probes(Registry& registry) {
+    KERNEL(vecmath_probe, "y x function");
+    KERNEL(multiply_add_probe, "y s t rounds");
+    KERNEL(copy_probe, "y x");
+    KERNEL(read_probe, "sums x");
+    KERNEL(triad_probe, "y a b s");
+#if defined(__AVX512BF16__)
+    KERNEL(bf16_dot_probe, "y s t rounds");
+#endif
+}
 #endif
 
 }  // namespace
@@ -88,7 +101,7 @@ PYBIND11_MODULE(BYHAND_MODULE, module) {
     bind_device(module);
 #else
     bind_cpu(registry);
-    KERNEL(vecmath_probe, "y x function");
+    bind_probes(registry);
     module.attr("vector_width") = Vec::width;
     module.def("num_threads", &num_threads);
     module.def("set_num_threads", &set_num_threads);

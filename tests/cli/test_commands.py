@@ -1,6 +1,5 @@
 """The commands doing what their help says."""
 
-import json
 import math
 import os
 import subprocess
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 import byhand
-from byhand.cli import bench, train
+from byhand.cli import train
 from byhand.cli.main import main, parser
 from byhand.presets import PRESETS
 from byhand.training import Run, load
@@ -185,40 +184,6 @@ def test_info_tells_all_that_a_report_needs(capsys: pytest.CaptureFixture[str]):
 
 def test_version(capsys: pytest.CaptureFixture[str]):
     assert output(capsys, "--version") == f"byhand {byhand.__version__}\n"
-
-
-def test_bench_reports_the_step(capsys: pytest.CaptureFixture[str]):
-    command = ["bench", "--rounds", 2, "--batch", 1]
-    report = json.loads(output(capsys, *command, "--json"))
-    assert report["preset"] == "tiny"
-    result = report["results"]["byhand"]
-    parts = [result[f"{phase}_ms"] for phase in bench.PHASES]
-    assert all(part > 0 for part in parts)
-    assert max(parts) < result["step_ms"]
-    assert result["tokens_per_second"] == pytest.approx(64 / result["step_ms"] * 1e3)
-    table = output(capsys, *command)
-    assert "forward" in table
-    assert "byhand" in table
-    assert "GFLOP/s" in table
-
-
-def test_contestants_take_turns():
-    order: list[str] = []
-
-    def contestant(name: str, seconds: float) -> bench.Step:
-        def step() -> tuple[float, float, float]:
-            order.append(name)
-            warming = len(order) <= 2 * 2 * 4
-            return (100.0 if warming else seconds), 2.0, 3.0
-
-        return step
-
-    medians = bench.measure(
-        {"a": contestant("a", 1.0), "b": contestant("b", 4.0)}, rounds=3, warm_up=4
-    )
-    assert order == ["a", "a", "b", "b"] * 7  # the first of each two is not measured
-    assert medians["a"] == {"forward": 1.0, "backward": 2.0, "update": 3.0, "step": 6.0}
-    assert medians["b"]["step"] == 9.0
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -58,7 +58,7 @@ def test_gradcheck_rejects_a_wrong_backward_pass(monkeypatch):
 
 def torch_twin(model: GPT):
     pytest.importorskip("torch")
-    from torch_twin import twin_of
+    from byhand.cli.bench_torch import twin_of
 
     return twin_of(model)
 
@@ -70,7 +70,7 @@ def test_float64_equals_pytorch(options):
     twin = torch_twin(model)
     import torch
 
-    from torch_twin import adamw
+    from byhand.cli.bench_torch import adamw
 
     ids, targets = batch()
     with model.no_save():

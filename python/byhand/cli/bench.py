@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from byhand.cli import flags
-from byhand.errors import UserError
+from byhand.cli.turns import take_turns
 from byhand.presets import PRESETS, preset
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from byhand.models import GPTConfig
 
 # What a contestant's step returns: the seconds of each of its phases.
 PHASES = ("forward", "backward", "update")
 Step = Callable[[], tuple[float, float, float]]
 
+# The 124M model on short sequences: at its full context one step takes minutes on few cores.
+SIZES = {"gpt2": dict(vocabulary=50257, context=64)}
+CHARACTERS = 65  # of Tiny Shakespeare: the vocabulary of the other presets
+SECONDS = 20.0  # for a preset, about
+
 DESCRIPTION = """\
-Time the training step of a preset: the forward pass with the loss and the gradient of the last
-layer, which are made together, the rest of the backward pass, and the update (clipping the gradient
-and AdamW). The numbers are medians over the rounds.
+Time the training step of a preset: the forward pass with the loss (ours makes the last layer's
+gradient there too), the backward pass, and the update (clipping the gradient and AdamW). The
+numbers are medians over the rounds. First comes the roof: what this machine can do at most. If
+PyTorch is installed, the same model in PyTorch takes turns with ours; its bf16 is autocast.
 
 GFLOP/s counts 6 operations for each parameter used in a multiplication and each token, and
 12 * layers * width * context for attention (Chowdhery et al. 2022, appendix B).
 """
+
+NO_TORCH = "PyTorch is not installed: pip install torch to compare"
 
 
 def add_command(commands: Any) -> None:
@@ -43,72 +56,139 @@ def add_command(commands: Any) -> None:
         "--preset",
         default="tiny",
         metavar="NAME",
-        help=f"which model: {', '.join(PRESETS)} (default: tiny)",
+        help=f"which model: {', '.join(PRESETS)} (on sequences of 64) or all (default: tiny)",
+    )
+    command.add_argument(
+        "--precision",
+        default="both",
+        choices=("float32", "bf16", "both"),
+        help="what products are computed in (default: both)",
     )
     command.add_argument(
         "--batch", type=flags.count, metavar="N", help="windows in a batch (default: the preset's)"
     )
     command.add_argument(
-        "--rounds",
+        "--context",
         type=flags.count,
-        default=20,
         metavar="N",
-        help="steps measured, after three that are not (default: 20)",
+        help="tokens in a window (default: the preset's)",
     )
     command.add_argument(
         "--vocabulary",
         type=flags.count,
-        default=65,
         metavar="N",
-        help="different tokens (default: 65, the characters of Tiny Shakespeare)",
+        help="different tokens (default: 65, the characters of Tiny Shakespeare; gpt2 50257)",
+    )
+    command.add_argument(
+        "--rounds",
+        type=flags.count,
+        metavar="N",
+        help="steps measured of each contestant (default: up to 20, fewer where they are slow)",
+    )
+    command.add_argument(
+        "--no-torch", action="store_true", help="leave PyTorch out even if it is installed"
     )
     command.add_argument("--json", action="store_true", help="print one line of JSON instead")
     flags.add_threads(command)
 
 
 def run(args: argparse.Namespace) -> int:
-    from byhand.models import GPTConfig
+    from byhand import roof
 
+    names = list(PRESETS) if args.preset == "all" else [args.preset]
+    chosen = {name: sizes(name, args) for name in names}
+    precisions = ("float32", "bf16") if args.precision == "both" else (args.precision,)
+    torch = not args.no_torch and has_torch()
+    for name, size in chosen.items():
+        copies = len(precisions) * (2 if torch else 1)
+        flags.require_memory(config_of(name, size), copies)
     flags.use_threads(args.threads)
-    chosen = preset(args.preset)
-    config = GPTConfig(
-        vocabulary_size=args.vocabulary,
-        context_size=chosen.context,
-        embedding_dim=chosen.width,
-        num_heads=chosen.heads,
-        num_layers=chosen.layers,
-    )
-    flags.require_memory(config)
-    batch = args.batch or chosen.batch
-    medians = measure(contestants(config, batch), args.rounds)
-    report = {
-        "preset": args.preset,
-        "batch": batch,
-        "context": chosen.context,
-        **machine(),
-        "results": {name: summary(phases, config, batch) for name, phases in medians.items()},
-    }
-    print(json.dumps(report) if args.json else table(report))
+    if torch:
+        share_threads()
+    report: dict[str, Any] = {**machine(torch), "roof": asdict(roof.measure()), "presets": {}}
+    say = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
+    say(heading(report))
+    if not torch and not args.no_torch:
+        say(NO_TORCH)
+    for name, size in chosen.items():
+        config, batch = config_of(name, size), size["batch"]
+        steps = contestants(config, batch, precisions, torch)
+        seconds = math.inf if args.rounds else SECONDS
+        medians = measure(steps, args.rounds or 20, seconds)
+        results = {who: summary(phases, config, batch) for who, phases in medians.items()}
+        report["presets"][name] = {**size, "results": results}
+        say(table(name, report))
+    if args.json:
+        print(json.dumps(report))
     return 0
 
 
-def contestants(config: GPTConfig, batch: int) -> dict[str, Step]:
+def sizes(name: str, args: argparse.Namespace | None = None) -> dict[str, int]:
+    """Vocabulary, context and batch of a preset's bench; flags have the last word."""
+    p = preset(name)
+    found = dict(vocabulary=CHARACTERS, context=p.context, batch=p.batch) | SIZES.get(name, {})
+    return {key: getattr(args, key, None) or value for key, value in found.items()}
+
+
+def config_of(name: str, size: Mapping[str, int]) -> GPTConfig:
+    from byhand.models import GPTConfig
+
+    p = preset(name)
+    return GPTConfig(
+        vocabulary_size=size["vocabulary"],
+        context_size=size["context"],
+        embedding_dim=p.width,
+        num_heads=p.heads,
+        num_layers=p.layers,
+    )
+
+
+def has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
+def share_threads() -> None:
+    """PyTorch gets as many threads as our kernels."""
+    import torch
+
+    import byhand
+
+    torch.set_num_threads(byhand.get_num_threads())
+
+
+def contestants(
+    config: GPTConfig, batch: int, precisions: tuple[str, ...], torch: bool, compiled: bool = False
+) -> dict[str, Step]:
     """The training steps to time, by name; all on the same sizes and the same number of threads."""
-    return {"byhand": byhand_step(config, batch)}
+    steps = {}
+    for precision in precisions:
+        steps[f"byhand {precision}"] = byhand_step(config, batch, precision)
+        if torch:
+            from byhand.cli.bench_torch import torch_step
+
+            steps[f"PyTorch {precision}"] = torch_step(config, batch, precision)
+            if compiled:
+                steps[f"PyTorch {precision} compiled"] = torch_step(config, batch, precision, True)
+    return steps
 
 
-def byhand_step(config: GPTConfig, batch: int) -> Step:
-    """One training step of ours on random tokens, as a function of no arguments."""
+def random_batch(config: GPTConfig, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and targets, (batch, context) each."""
     import numpy as np
 
+    shape = (batch, config.context_size + 1)
+    ids = np.random.default_rng(0).integers(config.vocabulary_size, size=shape)
+    return np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:])
+
+
+def byhand_step(config: GPTConfig, batch: int, precision: str = "float32") -> Step:
+    """One training step of ours on random tokens, as a function of no arguments."""
     from byhand.models import GPT
     from byhand.optim import AdamW
 
-    model = GPT(config)
+    model = GPT(config, precision=precision)
     optimizer = AdamW(model, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
-    shape = (batch, config.context_size + 1)
-    ids = np.random.default_rng(0).integers(config.vocabulary_size, size=shape)
-    x, y = np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:])
+    x, y = random_batch(config, batch)
 
     def step() -> tuple[float, float, float]:
         start = time.perf_counter()
@@ -125,30 +205,18 @@ def byhand_step(config: GPTConfig, batch: int) -> Step:
 
 
 def measure(
-    steps: Mapping[str, Step], rounds: int, warm_up: int = 3
+    steps: Mapping[str, Step], rounds: int, seconds: float = math.inf, warm_up: int = 3
 ) -> dict[str, dict[str, float]]:
     """The median seconds of each phase of each contestant, and of its whole `step`.
 
-    They take turns, one measured step each a round, so that whatever else the machine does
-    meanwhile disturbs all of them alike. Where there are several, an unmeasured step goes before
-    it: the threads of the contestant before are still awake then, and the caches hold its data.
+    They take turns, so that whatever else the machine does meanwhile disturbs all of them alike.
     """
-    if rounds < 1:
-        raise UserError(f"the number of rounds must be at least 1, not {rounds}")
-    times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in steps}
-    for turn in range(warm_up + rounds):
-        for name, step in steps.items():
-            if len(steps) > 1:
-                step()
-            phases = step()
-            if turn >= warm_up:
-                times[name].append(phases)
     return {
         name: {
             **{phase: statistics.median(t[i] for t in taken) for i, phase in enumerate(PHASES)},
             "step": statistics.median(map(sum, taken)),
         }
-        for name, taken in times.items()
+        for name, taken in take_turns(steps, rounds, warm_up, seconds).items()
     }
 
 
@@ -169,22 +237,57 @@ def flops_per_token(config: GPTConfig) -> float:
     return 6.0 * multiplied + 12.0 * L * C * config.context_size
 
 
-def machine() -> dict[str, Any]:
+def times_torch(who: str, results: Mapping[str, Mapping[str, float]]) -> float | None:
+    """How many times as fast as PyTorch in the same precision; None without a rival."""
+    rival = results.get(who.replace("byhand", "PyTorch"))
+    if rival is None or not who.startswith("byhand"):
+        return None
+    return rival["step_ms"] / results[who]["step_ms"]
+
+
+def machine(torch: bool) -> dict[str, Any]:
     import byhand
 
     about = byhand.info()
-    return {name: about[name] for name in ("version", "cpu_backend", "threads")}
+    found = {name: about[name] for name in ("version", "cpu_backend", "threads")}
+    if torch:
+        from torch import __version__
+
+        found["torch"] = str(__version__)
+    return found
 
 
-def table(report: Mapping[str, Any]) -> str:
-    """The report for people."""
+def heading(report: Mapping[str, Any]) -> str:
+    """What runs here, and the roof."""
+    roof, torch = report["roof"], report.get("torch")
+    bf16 = roof["bf16_gflops"]
+    return (
+        f"byhand {report['version']} ({report['cpu_backend']})"
+        + (f" beside PyTorch {torch}" if torch else "")
+        + f" on {report['threads']} threads\n"
+        f"roof: {roof['gflops']:,.0f} GFLOP/s in float32, "
+        + (f"{bf16:,.0f} in bf16; " if bf16 else "no bf16 instructions; ")
+        + f"memory {roof['triad']:.0f} GB/s (triad), {roof['read']:.0f} (read)"
+    )
+
+
+def table(name: str, report: Mapping[str, Any]) -> str:
+    """One preset's results for people."""
+    size = report["presets"][name]
+    results, roof = size["results"], report["roof"]
     lines = [
-        f"preset {report['preset']}, batch {report['batch']}, context {report['context']}; "
-        f"{report['cpu_backend']}, {report['threads']} threads",
-        f"{'':10}{'forward':>12}{'backward':>12}{'update':>12}{'step':>12}"
-        f"{'tokens/s':>12}{'GFLOP/s':>10}",
+        f"\n{name}: batch {size['batch']}, context {size['context']}, "
+        f"vocabulary {size['vocabulary']:,}",
+        f"{'':16}{'forward':>12}{'backward':>12}{'update':>12}{'step':>12}"
+        f"{'tokens/s':>11}{'GFLOP/s':>9}{'of roof':>9}{'x PyTorch':>11}",
     ]
-    for name, r in report["results"].items():
+    for who, r in results.items():
         times = "".join(f"{r[f'{phase}_ms']:>9.2f} ms" for phase in (*PHASES, "step"))
-        lines.append(f"{name:10}{times}{r['tokens_per_second']:>12,.0f}{r['gflops']:>10.1f}")
+        limit = roof["bf16_gflops"] if "bf16" in who else roof["gflops"]
+        share = f"{100 * r['gflops'] / limit:>7.0f} %" if limit else f"{'':9}"
+        ratio = times_torch(who, results)
+        lines.append(
+            f"{who:16}{times}{r['tokens_per_second']:>11,.0f}{r['gflops']:>9.0f}{share}"
+            + (f"{ratio:>11.2f}" if ratio else "")
+        )
     return "\n".join(lines)

@@ -80,14 +80,15 @@ def add_precision(command: argparse._ActionsContainer, default: str) -> None:
     )
 
 
-def require_memory(config: GPTConfig) -> None:
-    """UserError if the weights, gradients and moments alone would not fit this machine.
+def require_memory(config: GPTConfig, copies: int = 1) -> None:
+    """UserError if the weights, gradients and moments alone would not fit this machine; `copies` of
+    the model live at once.
 
     Asking first is kinder than an allocation that fails after minutes of swapping.
     """
     C, V = config.embedding_dim, config.vocabulary_size
     parameters = 12 * config.num_layers * C * C + (V + config.context_size) * C
-    needed = 16 * parameters
+    needed = 16 * parameters * copies
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise UserError(

@@ -21,6 +21,7 @@ Saved: TypeAlias = tuple[Any, ...]  # what a forward door hands to its backward 
 Door = TypeVar("Door", bound=Callable[..., Any])
 
 _INT64 = np.dtype(np.int64)
+_UINT64 = np.dtype(np.uint64)
 _BOOL = np.dtype(np.bool_)
 
 
@@ -95,8 +96,10 @@ def ids(op: str, name: str, array: Array, size: int, ignore: int | None = None) 
         raise TypeError(f"{op}: {name} must have dtype int64, got {array.dtype}")
     if not isinstance(array, np.ndarray) or not array.size:
         return
-    # Seen as unsigned, a negative id is a huge one, so one pass finds both kinds.
-    if int(array.view(np.uint64).max()) < size:
+    # Seen as unsigned, a negative id is a huge one, so one pass finds both kinds. The largest by its
+    # position: argmax() is compiled code all through, max() passes through Python.
+    unsigned = array.view(_UINT64)
+    if unsigned.item(unsigned.argmax()) < size:
         return
     bad = (array < 0) | (array >= size)
     if ignore is not None:

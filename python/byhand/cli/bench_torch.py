@@ -1,17 +1,22 @@
-"""The same GPT in PyTorch: the second oracle of the tests and the opponent of the benches.
+"""The same GPT in PyTorch: the opponent of the benches and the second oracle of the tests.
 
 Written as a PyTorch user would write it for speed: one matrix for q, k, v, the fused
 scaled_dot_product_attention, fused AdamW. Parameter names are byhand's, so a state dict carries
-over by name.
+over by name. The only module of the package that needs PyTorch; nothing imports it unless asked.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from byhand.cli.bench import Step
+    from byhand.models import GPTConfig
 
 
 class Attention(nn.Module):
@@ -56,9 +61,7 @@ class Block(nn.Module):
 
 
 class TorchGPT(nn.Module):
-    """``config`` is a byhand.GPTConfig."""
-
-    def __init__(self, config: Any):
+    def __init__(self, config: GPTConfig):
         super().__init__()
         C, V = config.embedding_dim, config.vocabulary_size
         self.tokens = nn.Embedding(V, C)
@@ -108,3 +111,30 @@ def adamw(
         {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
+
+
+def torch_step(config: GPTConfig, batch: int, precision: str, compiled: bool = False) -> Step:
+    """The training step of `byhand.cli.bench.byhand_step` in PyTorch; bf16 is its autocast."""
+    from byhand.cli.bench import random_batch
+
+    twin = TorchGPT(config)
+    optimizer = adamw(twin, lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, fused=True)
+    x, y = (torch.from_numpy(ids) for ids in random_batch(config, batch))
+    compute_loss = torch.compile(twin.loss) if compiled else twin.loss
+    bf16 = precision == "bf16"
+
+    def step() -> tuple[float, float, float]:
+        start = time.perf_counter()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            loss = compute_loss(x, y)
+        loss.item()
+        forward = time.perf_counter()
+        loss.backward()
+        backward = time.perf_counter()
+        torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        update = time.perf_counter()
+        return forward - start, backward - forward, update - backward
+
+    return step
