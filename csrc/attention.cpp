@@ -1,8 +1,9 @@
-// Attention on the CPU, in tiles of 64 queries by 64 keys that live in the first caches:
+// Attention on the CPU, in tiles of queries by keys that live in the first caches:
 //
-//     attention_tiles.h     the small matrix products and the packing
+//     attention_tiles.h     the small matrix products, packing and prefetching
 //     attention_scores.h    one tile of scores: staircase, mask, dropout
-//     attention_forward.h   the online softmax over the tiles of a block of queries
+//     attention_forward.h   the softmax over the tiles of a range of queries
+//     attention_few.h       the same for a handful of queries, as in decoding
 //     attention_backward.h  the gradients of a range of queries and a range of keys
 //
 // Here the work is cut into parts for the threads. No sum is ever shared between two of them, and
@@ -10,6 +11,7 @@
 #include "attention.h"
 
 #include "attention_backward.h"
+#include "attention_few.h"
 #include "attention_forward.h"
 #include "core/threads.h"
 
@@ -28,13 +30,63 @@ constexpr int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / s
 // Large and small blocks in turn: under the causal rule every slice of them is about as much work.
 int64_t interleaved(int64_t i, int64_t n) { return i % 2 == 0 ? i / 2 : n - 1 - i / 2; }
 
+// Runs work(unit, the unit after it or null) on the units [begin, end).
+template <class Unit, class Work>
+void in_turn(int64_t begin, int64_t end, Unit unit, Work work) {
+    auto now = unit(begin);
+    for (int64_t u = begin; u < end; ++u) {
+        const bool last = u + 1 == end;
+        const auto next = unit(last ? u : u + 1);
+        work(now, last ? nullptr : &next);
+        now = next;
+    }
+}
+
+void forward_many(const Out& o, const Out& lse, const Problem& p) {
+    // Results do not depend on how blocks are put together, so the number of threads may choose:
+    // long ranges, unless some threads would be idle.
+    int64_t length = kBlocks * kTile;
+    const auto ranges = [&] { return blocks_of(p.T, length); };
+    while (length > kTile && p.heads() * ranges() < 4 * num_threads()) length /= 2;
+    const double flops = 4.0 * std::min(p.T, length) * p.S * p.D;
+    const auto unit = [&](int64_t u) {
+        const int64_t i = interleaved(u % ranges(), ranges()) * length;
+        return Range{u / ranges(), i, std::min(i + length, p.T)};
+    };
+    parallel_for(p.heads() * ranges(), grain(flops), [&](int64_t begin, int64_t end) {
+        in_turn(begin, end, unit, [&](const Range& range, const Range* next) {
+            forward_range(o, lse, p, range, next);
+        });
+    });
+}
+
+void forward_few(const Out& o, const Out& lse, const Problem& p) {
+    const int64_t chunks = std::max<int64_t>(blocks_of(p.S, kChunk), 1);
+    const int64_t size = partial_size(p.T, p.D);
+    float* memory = scratch(static_cast<std::size_t>(p.heads() * chunks * size), 1);
+    const double flops = 4.0 * p.T * std::min(p.S, kChunk) * p.D;
+    parallel_for(p.heads() * chunks, grain(flops), [&](int64_t begin, int64_t end) {
+        for (int64_t u = begin; u < end; ++u) {
+            const int64_t j = u % chunks * kChunk;
+            forward_few(p, u / chunks, j, std::min(j + kChunk, p.S), partial(memory + u * size));
+        }
+    });
+    for (int64_t bh = 0; bh < p.heads(); ++bh) {
+        const Running run = partial(memory + bh * chunks * size);
+        for (int64_t n = 1; n < chunks; ++n) {
+            merge(run, partial(memory + (bh * chunks + n) * size), p.T, p.D);
+        }
+        finish(o, lse, p, bh, 0, p.T, run);
+    }
+}
+
 // Five products a tile; a head is one unit of work.
 void backward_by_heads(const Gradients& g, const Problem& p) {
     const double flops = 10.0 * p.T * p.S * p.D;
+    const auto unit = [&](int64_t bh) { return Part{bh, 0, p.T, 0, p.S, true, true}; };
     parallel_for(p.heads(), grain(flops), [&](int64_t begin, int64_t end) {
-        for (int64_t bh = begin; bh < end; ++bh) {
-            backward_part(g, p, {bh, 0, p.T, 0, p.S, true, true});
-        }
+        in_turn(begin, end, unit,
+                [&](const Part& part, const Part* next) { backward_part(g, p, part, next); });
     });
 }
 
@@ -48,14 +100,14 @@ void backward_by_blocks(const Gradients& g, const Problem& p) {
         for (int64_t u = begin; u < end; ++u) {
             const int64_t j = interleaved(u % key_blocks, key_blocks) * kKeys;
             const int64_t j_end = std::min(j + kKeys, p.S);
-            backward_part(g, p, {u / key_blocks, 0, p.T, j, j_end, false, true});
+            backward_part(g, p, {u / key_blocks, 0, p.T, j, j_end, false, true}, nullptr);
         }
     });
     parallel_for(p.heads() * query_blocks, grain(query_flops), [&](int64_t begin, int64_t end) {
         for (int64_t u = begin; u < end; ++u) {
             const int64_t i = interleaved(u % query_blocks, query_blocks) * kTile;
             const int64_t i_end = std::min(i + kTile, p.T);
-            backward_part(g, p, {u / query_blocks, i, i_end, 0, p.S, true, false});
+            backward_part(g, p, {u / query_blocks, i, i_end, 0, p.S, true, false}, nullptr);
         }
     });
 }
@@ -66,15 +118,7 @@ void attention_forward(Out o, Out lse, StridedIn q, StridedIn k, StridedIn v, Ma
                        double scale, bool causal, double dropout, std::uint64_t seed,
                        std::uint64_t offset, Stream) {
     const Problem p{q, k, v, mask, static_cast<float>(scale), causal, dropout, seed, offset};
-    const bool few = p.T <= kFewQueries;
-    const int64_t blocks = few ? std::min<int64_t>(p.T, 1) : blocks_of(p.T, kTile);
-    const double flops = 4.0 * std::min(p.T, kTile) * p.S * p.D;
-    parallel_for(p.heads() * blocks, grain(flops), [&](int64_t begin, int64_t end) {
-        for (int64_t u = begin; u < end; ++u) {
-            const int64_t bh = u / blocks, i0 = interleaved(u % blocks, blocks) * kTile;
-            few ? forward_few(o, lse, p, bh) : forward_block(o, lse, p, bh, i0);
-        }
-    });
+    p.T <= kFewQueries ? forward_few(o, lse, p) : forward_many(o, lse, p);
 }
 
 void attention_backward(StridedOut dq, StridedOut dk, StridedOut dv, In do_, StridedIn q,

@@ -2,13 +2,14 @@
 //
 // p = exp(s - lse) is made again tile by tile (Dao et al. 2022). A block of queries stays in place
 // while the keys pass by: its dq is complete when they have. dk and dv of all keys of the range add
-// up in scratch meanwhile. Every sum runs over keys, or over queries, in ascending order, however
-// the ranges are cut.
+// up meanwhile, in scratch, or where the caller wants them if there is but one block. Every sum
+// runs over keys, or over queries, in ascending order, however the ranges are cut.
+//
+// The factor `scale` of dq and dk goes into do before it meets v, so that ds has it already.
 #pragma once
 
 #include "attention_scores.h"
 #include "core/threads.h"
-#include "core/vecmath.h"
 
 namespace byhand {
 namespace tiles {
@@ -23,6 +24,10 @@ struct Gradients {
 struct Part {
     int64_t bh, i_begin, i_end, j_begin, j_end;
     bool queries, keys;
+
+    int64_t key_count() const { return j_end - j_begin; }
+    bool one_block() const { return i_end - i_begin <= kTile; }
+    bool one_tile() const { return key_count() <= kTile; }
 };
 
 struct BackwardScratch {
@@ -50,54 +55,84 @@ struct BackwardScratch {
     }
 };
 
-// The keys of a part in whole words, and where the gradients of keys and values add up.
+// The keys of a part, and where the gradients of keys and values add up.
 struct KeyRows {
-    Rows k;
-    float *dk, *dv;
+    Rows k, v;
+    Target dk, dv;
+    bool in_place;  // dk and dv are the caller's
 
-    KeyRows(Rows source, int64_t keys, int64_t D) {
-        const int64_t size = keys * padded(D);
-        dk = scratch(static_cast<std::size_t>(3 * size), 1);
-        dv = dk + size;
-        k = whole_words(dv + size, source, keys, D);
-        fill_zero(dk, 2 * size);
+    KeyRows(const Gradients& g, const Problem& p, const Part& part) {
+        const int64_t count = part.key_count(), width = padded(p.D), size = count * width;
+        float* memory = scratch(static_cast<std::size_t>(4 * size), 1);
+        k = p.head(p.k, part.bh).from(part.j_begin);
+        v = p.head(p.v, part.bh).from(part.j_begin);
+        // One block of queries meets each key once: not worth a copy.
+        if (!part.one_block() || width != p.D) {
+            k = packed_rows(memory, k, count, p.D);
+            v = packed_rows(memory + size, v, count, p.D);
+        }
+        in_place = part.one_block() && width == p.D;
+        if (in_place) {
+            dk = p.head(g.dk, part.bh).from(part.j_begin);
+            dv = p.head(g.dv, part.bh).from(part.j_begin);
+        } else {
+            dk = {memory + 2 * size, width};
+            dv = {memory + 3 * size, width};
+            if (part.keys) fill_zero(dk.data, 2 * size);
+        }
     }
 };
 
-// The queries of a block in whole words.
+// A block of queries in whole words, and where its gradient adds up.
 struct QueryRows {
     Rows q, do_;
+    Target dq;
+    bool in_place;  // dq is the caller's
+    bool fresh = true;
 };
 
-// Head bh of a contiguous (B, T, H, D) tensor, from query i0 on.
-inline Rows contiguous(const In& x, const Problem& p, int64_t bh, int64_t i0) {
-    return {x.as<float>() + ((bh / p.H * p.T + i0) * p.H + bh % p.H) * p.D, p.H * p.D};
-}
-
-inline float dot(const float* x, const float* y, int64_t n) {
-    Vec sum = Vec::zero();
-    for (int64_t i = 0; i < n; i += Vec::width) {
-        sum = fma(Vec::load(x + i, n - i), Vec::load(y + i, n - i), sum);
+// delta[i] = scale * x[i] . y[i], in whole words of i. The lanes of the rows' sums are added after
+// they have been transposed, all rows at once.
+inline void dots(float* delta, Rows x, Rows y, int64_t rows, int64_t columns, float scale) {
+    for (int64_t i = 0; i < rows; i += Vec::width) {
+        Vec sums[Vec::width];
+        for (int64_t k = 0; k < Vec::width; ++k) {
+            sums[k] = Vec::zero();
+            for (int64_t c = 0; i + k < rows && c < columns; c += Vec::width) {
+                const int64_t n = columns - c;
+                sums[k] =
+                    fma(Vec::load(x.row(i + k) + c, n), Vec::load(y.row(i + k) + c, n), sums[k]);
+            }
+        }
+        transpose(sums);
+        for (int64_t n = Vec::width / 2; n > 0; n /= 2) {
+            for (int64_t k = 0; k < n; ++k) sums[k] += sums[k + n];
+        }
+        (Vec::set(scale) * sums[0]).store(delta + i);
     }
-    return sum.sum();
 }
 
-inline QueryRows load_queries(const BackwardScratch& w, const Problem& p, const Gradients& g,
-                              int64_t bh, int64_t i0, int64_t queries) {
-    const Rows q = p.head(p.q, bh).from(i0);
-    const Rows do_ = contiguous(g.do_, p, bh, i0), o = contiguous(g.o, p, bh, i0);
+inline QueryRows load_queries(const BackwardScratch& w, const Gradients& g, const Problem& p,
+                              const Part& part, int64_t i0, int64_t queries) {
+    const Rows q = p.head(p.q, part.bh).from(i0);
+    const Rows do_ = p.head(g.do_, part.bh).from(i0), o = p.head(g.o, part.bh).from(i0);
     pack_transposed(w.q_turned, q, queries, p.D, p.scale);
-    pack_transposed(w.do_turned, do_, queries, p.D, 1.0f);
-    fill_zero(w.dq, queries * padded(p.D));
+    pack_transposed(w.do_turned, do_, queries, p.D, p.scale);
     // Lanes without a query, and queries that saw no key, get p = exp(s - inf) = 0.
     std::fill_n(w.lse, kTile, INFINITY);
-    fill_zero(w.delta, kTile);
-    const float* lse = g.lse.as<float>() + bh * p.T + i0;
+    const float* lse = g.lse.as<float>() + part.bh * p.T + i0;
     for (int64_t i = 0; i < queries; ++i) {
         if (lse[i] != kMinusInfinity) w.lse[i] = lse[i];
-        w.delta[i] = dot(do_.row(i), o.row(i), p.D);
     }
-    return {whole_words(w.q, q, queries, p.D), whole_words(w.do_, do_, queries, p.D)};
+    dots(w.delta, do_, o, queries, p.D, p.scale);
+    const int64_t width = padded(p.D);
+    const bool in_place = part.one_tile() && width == p.D;
+    const Target dq = in_place ? p.head(g.dq, part.bh).from(i0) : Target{w.dq, width};
+    if (part.one_tile()) {
+        return {whole_words(w.q, q, queries, p.D), whole_words(w.do_, do_, queries, p.D), dq,
+                in_place};
+    }
+    return {packed_rows(w.q, q, queries, p.D), packed_rows(w.do_, do_, queries, p.D), dq, in_place};
 }
 
 // s -> p and dp -> ds = p * (dp - delta).
@@ -107,7 +142,7 @@ inline void softmax_gradient(const BackwardScratch& w, const Tile& t) {
         const int64_t rows = t.rows_at(i);
         for (int64_t j = 0; j < rows; ++j) {
             const int64_t at = j * kTile + i;
-            const Vec p = exp(Vec::load(w.p + at) - lse);
+            const Vec p = exp_score(Vec::load(w.p + at) - lse);
             p.store(w.p + at);
             (p * (Vec::load(w.ds + at) - delta)).store(w.ds + at);
         }
@@ -116,50 +151,118 @@ inline void softmax_gradient(const BackwardScratch& w, const Tile& t) {
     }
 }
 
-inline void backward_tile(const BackwardScratch& w, const QueryRows& queries, const KeyRows& keys,
-                          const Problem& p, const Tile& t, const Part& part) {
+inline void clear_rows(Target y, int64_t rows, int64_t columns) {
+    for (int64_t i = 0; i < rows; ++i) fill_zero(y.row(i), columns);
+}
+
+inline void backward_tile(const BackwardScratch& w, QueryRows& queries, const KeyRows& keys,
+                          const Problem& p, const Tile& t, const Part& part, Ahead& ahead) {
     const int64_t width = padded(p.D), j = t.j0 - part.j_begin;
-    scores(w.p, t, p.head(p.k, t.bh).from(t.j0), w.q_turned, p.D);
-    scores(w.ds, t, p.head(p.v, t.bh).from(t.j0), w.do_turned, p.D);
-    apply_masks(w.p, p, t, w.work);
+    const Target dk = keys.dk.from(j), dv = keys.dv.from(j);
+    const Seen seen = p.mask ? look(p, t, w.work) : Seen::all;
+    if (seen == Seen::none) {
+        if (part.keys && keys.in_place) {
+            clear_rows(dk, t.keys, p.D);
+            clear_rows(dv, t.keys, p.D);
+        }
+        return;
+    }
+    scores(w.p, t, keys.k.from(j), w.q_turned, p.D, ahead);
+    scores(w.ds, t, keys.v.from(j), w.do_turned, p.D, ahead);
+    apply_causal(w.p, t);
+    if (seen == Seen::some) apply_mask(w.p, p, t, w.work);
     if (p.dropout > 0) {
         draw_tile(w.factors, p, t, w.work);
         multiply_tile(w.ds, t, w.factors);
     }
     softmax_gradient(w, t);
-    if (part.queries) add_over_keys(w.dq, t, w.ds, keys.k.from(j), width);
+    if (part.queries) {
+        const Start start = queries.fresh ? Start::zero : Start::add;
+        sum_over_keys(queries.dq, t, w.ds, keys.k.from(j), width, start, ahead);
+        queries.fresh = false;
+    }
     if (part.keys) {
-        add_over_queries(keys.dk + j * width, t, w.ds, queries.q, width);
+        const Start start = keys.in_place ? Start::zero : Start::add;
+        sum_over_queries(dk, t, w.ds, queries.q, width, start, ahead);
         if (p.dropout > 0) multiply_tile(w.p, t, w.factors);
-        add_over_queries(keys.dv + j * width, t, w.p, queries.do_, width);
+        sum_over_queries(dv, t, w.p, queries.do_, width, start, ahead);
     }
 }
 
-// Writes rows [begin, begin + count) of head bh.
-inline void write_rows(const StridedOut& y, const Problem& p, int64_t bh, int64_t begin,
-                       int64_t count, const float* x, float scale) {
-    float* head = y.as<float>() + bh / p.H * y.stride[0] + bh % p.H * y.stride[2];
-    for (int64_t i = 0; i < count; ++i) {
-        unpack_row(head + (begin + i) * y.stride[1], x + i * padded(p.D), p.D, Vec::set(scale));
+inline void write_rows(Target y, const float* x, int64_t rows, int64_t columns) {
+    for (int64_t i = 0; i < rows; ++i) {
+        std::memcpy(y.row(i), x + i * padded(columns),
+                    static_cast<std::size_t>(columns) * sizeof(float));
     }
 }
 
-inline void backward_part(const Gradients& g, const Problem& p, const Part& part) {
-    const BackwardScratch w(p.D);
-    const int64_t count = part.j_end - part.j_begin;
-    const KeyRows keys(p.head(p.k, part.bh).from(part.j_begin), count, p.D);
-    for (int64_t i0 = part.i_begin; i0 < part.i_end; i0 += kTile) {
-        const int64_t count_i = std::min(kTile, p.T - i0);
-        const int64_t j_end = std::min(part.j_end, p.keys_seen(i0 + count_i - 1));
-        const QueryRows queries = load_queries(w, p, g, part.bh, i0, count_i);
-        for (int64_t j0 = part.j_begin; j0 < j_end; j0 += kTile) {
-            backward_tile(w, queries, keys, p, tile_at(p, part.bh, i0, j0, j_end), part);
+inline void finish_queries(const Gradients& g, const Problem& p, const Part& part, int64_t i0,
+                           int64_t count, const QueryRows& queries) {
+    const Target dq = p.head(g.dq, part.bh).from(i0);
+    if (queries.fresh) {
+        clear_rows(dq, count, p.D);
+    } else if (!queries.in_place) {
+        write_rows(dq, queries.dq.data, count, p.D);
+    }
+}
+
+// Keys from j_end on were seen by nobody.
+inline void finish_keys(const Gradients& g, const Problem& p, const Part& part, int64_t j_end,
+                        const KeyRows& keys) {
+    const Target dk = p.head(g.dk, part.bh).from(part.j_begin);
+    const Target dv = p.head(g.dv, part.bh).from(part.j_begin);
+    if (!keys.in_place) {
+        write_rows(dk, keys.dk.data, part.key_count(), p.D);
+        write_rows(dv, keys.dv.data, part.key_count(), p.D);
+        return;
+    }
+    const int64_t seen = std::max<int64_t>(j_end - part.j_begin, 0);
+    clear_rows(dk.from(seen), part.key_count() - seen, p.D);
+    clear_rows(dv.from(seen), part.key_count() - seen, p.D);
+}
+
+// What is needed after the block of queries at i0, and where this block's results go.
+inline Ahead what_follows(const Gradients& g, const Problem& p, const Part& part, int64_t i0,
+                          const Part* next) {
+    Ahead ahead((part.key_count() + kTile - 1) / kTile * (5 * kTile / kStrip));
+    int64_t bh = part.bh, i = i0 + kTile, i_end = part.i_end;
+    if (part.queries) ahead.write(p.head(g.dq, bh).from(i0), std::min(kTile, i_end - i0), p.D);
+    if (i >= i_end) {
+        if (part.keys) {
+            ahead.write(p.head(g.dk, bh).from(part.j_begin), part.key_count(), p.D);
+            ahead.write(p.head(g.dv, bh).from(part.j_begin), part.key_count(), p.D);
         }
-        if (part.queries) write_rows(g.dq, p, part.bh, i0, count_i, w.dq, p.scale);
+        if (next == nullptr) return ahead;
+        bh = next->bh;
+        i = next->i_begin;
+        i_end = next->i_end;
+        ahead.read(p.head(p.k, bh).from(next->j_begin), next->key_count(), p.D);
+        ahead.read(p.head(p.v, bh).from(next->j_begin), next->key_count(), p.D);
     }
-    if (!part.keys) return;
-    write_rows(g.dk, p, part.bh, part.j_begin, count, keys.dk, p.scale);
-    write_rows(g.dv, p, part.bh, part.j_begin, count, keys.dv, 1.0f);
+    const int64_t count = std::min(kTile, i_end - i);
+    ahead.read(p.head(p.q, bh).from(i), count, p.D);
+    ahead.read(p.head(g.do_, bh).from(i), count, p.D);
+    ahead.read(p.head(g.o, bh).from(i), count, p.D);
+    return ahead;
+}
+
+inline void backward_part(const Gradients& g, const Problem& p, const Part& part,
+                          const Part* next) {
+    const BackwardScratch w(p.D);
+    const KeyRows keys(g, p, part);
+    int64_t j_end = part.j_begin;
+    for (int64_t i0 = part.i_begin; i0 < part.i_end; i0 += kTile) {
+        Ahead ahead = what_follows(g, p, part, i0, next);
+        const int64_t count = std::min(kTile, part.i_end - i0);
+        j_end = std::min(part.j_end, p.keys_seen(i0 + count - 1));
+        QueryRows queries = load_queries(w, g, p, part, i0, count);
+        for (int64_t j0 = part.j_begin; j0 < j_end; j0 += kTile) {
+            const Tile tile = tile_at(p, part.bh, i0, count, j0, j_end);
+            backward_tile(w, queries, keys, p, tile, part, ahead);
+        }
+        if (part.queries) finish_queries(g, p, part, i0, count, queries);
+    }
+    if (part.keys) finish_keys(g, p, part, j_end, keys);
 }
 
 }  // namespace tiles

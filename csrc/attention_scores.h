@@ -14,6 +14,7 @@
 #include "attention_tiles.h"
 #include "core/array.h"
 #include "core/philox_words.h"
+#include "core/vecmath.h"
 
 namespace byhand {
 namespace tiles {
@@ -42,11 +43,20 @@ struct Problem {
     Rows head(const StridedIn& x, int64_t bh) const {
         return {x.as<float>() + bh / H * x.stride[0] + bh % H * x.stride[2], x.stride[1]};
     }
+    Target head(const StridedOut& x, int64_t bh) const {
+        return {x.as<float>() + bh / H * x.stride[0] + bh % H * x.stride[2], x.stride[1]};
+    }
+    // The same of a contiguous one, of T queries.
+    Rows head(const In& x, int64_t bh) const { return {x.as<float>() + start(bh), H * D}; }
+    Target head(const Out& x, int64_t bh) const { return {x.as<float>() + start(bh), H * D}; }
     // Where the mask says whether query i sees key j.
     const bool* seen(int64_t bh, int64_t i, int64_t j) const {
         return mask.as<bool>() + bh / H * mask.stride[0] + bh % H * mask.stride[1] +
                i * mask.stride[2] + j * mask.stride[3];
     }
+
+  private:
+    int64_t start(int64_t bh) const { return (bh / H * T * H + bh % H) * D; }
 };
 
 // Queries [i0, i0 + queries) against keys [j0, j0 + keys) of head bh.
@@ -56,48 +66,64 @@ struct Tile {
 
     int64_t columns() const { return padded(queries); }
     bool whole() const { return edge >= keys; }
-    int64_t strip() const { return whole() ? kTile : kStrip; }
     int64_t keys_seen(int64_t i) const { return std::clamp<int64_t>(i + edge, 0, keys); }
     int64_t first_query(int64_t j) const { return std::clamp<int64_t>(j - edge + 1, 0, queries); }
     // Rows of scores that some lane of the word at column i sees.
     int64_t rows_at(int64_t i) const { return keys_seen(i + Vec::width - 1); }
 };
 
-// The tile at (i0, j0), of the keys before j_end.
-inline Tile tile_at(const Problem& p, int64_t bh, int64_t i0, int64_t j0, int64_t j_end) {
+// The tile of `queries` queries at (i0, j0), of the keys before j_end.
+inline Tile tile_at(const Problem& p, int64_t bh, int64_t i0, int64_t queries, int64_t j0,
+                    int64_t j_end) {
     const int64_t keys = std::min(kTile, j_end - j0);
     const int64_t edge = p.causal ? i0 - j0 + p.S - p.T + 1 : keys;
-    return {bh, i0, j0, std::min(kTile, p.T - i0), keys, edge};
+    return {bh, i0, j0, queries, keys, edge};
 }
 
 // s[j][i] = a[j] . b[:, i] over D, for what the staircase leaves: the scores from keys and packed
 // queries, and the backward pass's dp from values and packed do.
-inline void scores(float* s, const Tile& t, Rows a, const float* b, int64_t D) {
-    for (int64_t j = 0; j < t.keys; j += t.strip()) {
-        const int64_t rows = std::min(t.strip(), t.keys - j);
+inline void scores(float* s, const Tile& t, Rows a, const float* b, int64_t D, Ahead& ahead) {
+    for (int64_t j = 0; j < t.keys; j += kStrip) {
+        const int64_t rows = std::min(kStrip, t.keys - j);
         const int64_t i = round_down(t.first_query(j), Vec::width);
         product(s + j * kTile + i, kTile, Straight{a.row(j), a.stride}, b + i, kTile, rows,
                 t.columns() - i, D, Start::zero);
+        ahead.step();
     }
 }
 
-// y[i] += sum_j x[j][i] b[j] for the queries of the tile: o from p and v, dq from ds and k.
-inline void add_over_keys(float* y, const Tile& t, const float* x, Rows b, int64_t width) {
-    for (int64_t i = 0; i < t.queries; i += t.strip()) {
-        const int64_t rows = std::min(t.strip(), t.queries - i);
-        product(y + i * width, width, Transposed{x + i, kTile}, b.data, b.stride, rows, width,
-                t.keys_seen(i + rows - 1), Start::add);
+// y[i] = or += sum_j x[j][i] b[j] for the queries of the tile: o from p and v, dq from ds and k.
+inline void sum_over_keys(Target y, const Tile& t, const float* x, Rows b, int64_t width,
+                          Start start, Ahead& ahead) {
+    for (int64_t i = 0; i < t.queries; i += kStrip) {
+        const int64_t rows = std::min(kStrip, t.queries - i);
+        product(y.row(i), y.stride, Transposed{x + i, kTile}, b.data, b.stride, rows, width,
+                t.keys_seen(i + rows - 1), start);
+        ahead.step();
     }
 }
 
-// y[j] += sum_i x[j][i] b[i] for the keys of the tile: dv from p and do, dk from ds and q.
-inline void add_over_queries(float* y, const Tile& t, const float* x, Rows b, int64_t width) {
-    for (int64_t j = 0; j < t.keys; j += t.strip()) {
-        const int64_t rows = std::min(t.strip(), t.keys - j);
+// y[j] = or += sum_i x[j][i] b[i] for the keys of the tile: dv from p and do, dk from ds and q.
+inline void sum_over_queries(Target y, const Tile& t, const float* x, Rows b, int64_t width,
+                             Start start, Ahead& ahead) {
+    for (int64_t j = 0; j < t.keys; j += kStrip) {
+        const int64_t rows = std::min(kStrip, t.keys - j);
         const int64_t i = t.first_query(j);
-        product(y + j * width, width, Straight{x + j * kTile + i, kTile}, b.row(i), b.stride, rows,
-                width, t.queries - i, Start::add);
+        product(y.row(j), y.stride, Straight{x + j * kTile + i, kTile}, b.row(i), b.stride, rows,
+                width, t.queries - i, start);
+        ahead.step();
     }
+}
+
+// e^x for x <= 88 in two thirds of the operations of exp: no upper clamp, one constant for log(2)
+// and one power less. The relative error is at most 2 units in the last place for x > -16 and grows
+// to 5 where e^x vanishes; e^0 = 1.
+BYHAND_INLINE Vec exp_score(Vec x) {
+    x = max(Vec::set(-104.0f), x);
+    const Vec n = round(x * Vec::set(1.44269504f));
+    const Vec r = fma(n, Vec::set(-0.693147182f), x);
+    const Vec q = polynomial(r, {1.0f, 0.499992311f, 0.166671142f, 0.0418902002f, 0.00831251498f});
+    return scale2(fma(q, r, Vec::set(1.0f)), n);
 }
 
 inline void zero_below(float* x, const Tile& t, int64_t i) {
@@ -118,39 +144,52 @@ inline void apply_causal(float* s, const Tile& t) {
     }
 }
 
-// A mask that is the same for every query of the tile, as padding is.
-inline void apply_key_mask(float* s, const Tile& t, const bool* seen, int64_t stride) {
-    for (int64_t j = 0; j < t.keys; ++j) {
-        if (!seen[j * stride]) std::fill_n(s + j * kTile, t.columns(), kMinusInfinity);
-    }
+// Which keys of a tile the mask shows to which of its queries.
+enum class Seen { all, some, none };
+
+// The mask of a row of keys, one word of it.
+inline Mask seen_word(const bool* seen, int64_t stride, int64_t n) {
+    if (stride == 1) return Mask::load(seen, n);
+    bool gathered[Vec::width];
+    for (int64_t j = 0; j < std::min<int64_t>(n, Vec::width); ++j) gathered[j] = seen[j * stride];
+    return Mask::load(gathered, n);
 }
 
-// Any other mask; work holds two tiles.
-inline void apply_full_mask(float* s, const Tile& t, const bool* seen, int64_t stride_i,
-                            int64_t stride_j, float* work) {
-    float* turned = work + kTile * kTile;
-    for (int64_t i = 0; i < t.queries; ++i) {
-        for (int64_t j = 0; j < t.keys; ++j) {
-            work[i * kTile + j] = seen[i * stride_i + j * stride_j];
+// Looks at the mask of a tile before any score is computed, because a tile that nobody sees need
+// not be. work[i][j] is 0 where query i sees key j, else -inf; one query stands for all of them if
+// the mask is the same for all, as padding is.
+inline Seen look(const Problem& p, const Tile& t, float* work) {
+    const int64_t *stride = p.mask.stride, rows = stride[2] == 0 ? 1 : t.queries;
+    bool all_seen = true, any_seen = false;
+    for (int64_t i = 0; i < rows; ++i) {
+        const bool* seen = p.seen(t.bh, t.i0 + i, t.j0);
+        for (int64_t j = 0; j < t.keys; j += Vec::width) {
+            const Mask word = seen_word(seen + j * stride[3], stride[3], t.keys - j);
+            select(word, Vec::zero(), Vec::set(kMinusInfinity)).store(work + i * kTile + j);
+            any_seen = any_seen || any(word);
+            all_seen = all_seen && all(word | !Mask::first(t.keys - j));
         }
     }
+    return all_seen ? Seen::all : any_seen ? Seen::some : Seen::none;
+}
+
+// Scores that the mask hides become -inf; work is what look() wrote, and one tile more.
+inline void apply_mask(float* s, const Problem& p, const Tile& t, float* work) {
+    if (p.mask.stride[2] == 0) {
+        for (int64_t j = 0; j < t.keys; ++j) {
+            if (work[j] != 0) std::fill_n(s + j * kTile, t.columns(), kMinusInfinity);
+        }
+        return;
+    }
+    float* turned = work + kTile * kTile;
     pack_transposed(turned, {work, kTile}, t.queries, t.keys, 1.0f);
     for (int64_t j = 0; j < t.keys; ++j) {
         for (int64_t i = 0; i < t.columns(); i += Vec::width) {
-            float* word = s + j * kTile + i;
-            const Mask unseen = Vec::load(turned + j * kTile + i) == Vec::zero();
-            select(unseen, Vec::set(kMinusInfinity), Vec::load(word)).store(word);
+            const int64_t at = j * kTile + i;
+            const Vec hidden = Vec::load(turned + at);
+            select(hidden == Vec::zero(), Vec::load(s + at), hidden).store(s + at);
         }
     }
-}
-
-inline void apply_masks(float* s, const Problem& p, const Tile& t, float* work) {
-    apply_causal(s, t);
-    if (!p.mask) return;
-    const int64_t* stride = p.mask.stride;
-    const bool* seen = p.seen(t.bh, t.i0, t.j0);
-    if (stride[2] == 0) return apply_key_mask(s, t, seen, stride[3]);
-    apply_full_mask(s, t, seen, stride[2], stride[3], work);
 }
 
 // The dropout factors of the keys [j0, j0 + keys) of one query, keys <= kTile; j0 is a multiple of

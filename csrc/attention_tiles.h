@@ -19,7 +19,7 @@ namespace tiles {
 
 using std::int64_t;
 
-// Queries by keys of one tile of scores. 64 keys are one block of Philox words.
+// Queries and keys of one tile of scores. 64 keys are one block of Philox words.
 constexpr int64_t kTile = 64;
 static_assert(kTile % Vec::width == 0, "a tile has whole words");
 
@@ -53,6 +53,15 @@ struct Rows {
     Rows from(int64_t i) const { return {row(i), stride}; }
 };
 
+// The same, to be written.
+struct Target {
+    float* data;
+    int64_t stride;
+
+    float* row(int64_t i) const { return data + i * stride; }
+    Target from(int64_t i) const { return {row(i), stride}; }
+};
+
 // The left factor of a product, element (r, k) of a.
 struct Straight {
     const float* data;
@@ -71,6 +80,12 @@ struct Transposed {
 
 enum class Start { zero, add };
 
+#if defined(__clang__)
+#define BYHAND_UNROLL_4 _Pragma("clang loop unroll_count(4)")
+#else
+#define BYHAND_UNROLL_4 _Pragma("GCC unroll 4")
+#endif
+
 // Rows of a result held in registers, two words of each: what the register file has room for.
 constexpr int kBlock = Vec::width >= 16 ? 8 : 6;
 
@@ -84,6 +99,7 @@ inline void product_block(float* c, int64_t ldc, Left a, const float* b, int64_t
             sum[r][n] = start == Start::add ? Vec::load(c + r * ldc + n * Vec::width) : Vec::zero();
         }
     }
+    BYHAND_UNROLL_4
     for (int64_t k = 0; k < depth; ++k) {
         Vec right[N];
         for (int n = 0; n < N; ++n) right[n] = Vec::load(b + k * ldb + n * Vec::width);
@@ -157,21 +173,64 @@ inline void pack_rows(float* tile, Rows x, int64_t rows, int64_t columns, float 
     }
 }
 
-// The rows themselves if they are whole words already, else a packed copy.
-inline Rows whole_words(float* tile, Rows x, int64_t rows, int64_t columns) {
-    if (columns == padded(columns)) return x;
+inline Rows packed_rows(float* tile, Rows x, int64_t rows, int64_t columns) {
     pack_rows(tile, x, rows, columns, 1.0f);
     return {tile, padded(columns)};
 }
 
-// Rows of one head are short and far apart, so the hardware does not see the next one coming. Asks
-// for them ahead of time, into the second cache.
-inline void prefetch(Rows x, int64_t rows, int64_t columns) {
-    constexpr int64_t kLine = 16;
-    for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t c = 0; c < columns; c += kLine) __builtin_prefetch(x.row(i) + c, 0, 2);
-    }
+// The rows themselves if they are whole words already, else a packed copy.
+inline Rows whole_words(float* tile, Rows x, int64_t rows, int64_t columns) {
+    return columns == padded(columns) ? x : packed_rows(tile, x, rows, columns);
 }
+
+// Rows of one head are short and far apart, so the hardware does not see the next one coming. Asks
+// for those that are needed soon, into the second cache, a few at a time: between two products,
+// because a memory that is asked for everything at once forgets some of it.
+class Ahead {
+  public:
+    // step() will be called about so often.
+    explicit Ahead(int64_t steps) : steps_(std::max<int64_t>(steps, 1)) {}
+
+    void read(Rows x, int64_t rows, int64_t columns) {
+        add({x.data, x.stride, rows, columns, false});
+    }
+    void write(Target x, int64_t rows, int64_t columns) {
+        add({x.data, x.stride, rows, columns, true});
+    }
+
+    void step() {
+        const int64_t end = std::min(next_ + (rows_ + steps_ - 1) / steps_, rows_);
+        for (; next_ < end; ++next_) {
+            for (int n = 0; n < count_; ++n) ask(ranges_[n], next_);
+        }
+    }
+
+  private:
+    struct Range {
+        const float* data;
+        int64_t stride, rows, columns;
+        bool write;
+    };
+    static constexpr int kRanges = 8;
+
+    void add(const Range& range) {
+        ranges_[count_++] = range;
+        rows_ = std::max(rows_, range.rows);
+    }
+    // Always inline: g++ 12 takes a function that only prefetches for one without effect.
+    static BYHAND_INLINE void ask(const Range& x, int64_t i) {
+        constexpr int64_t kLine = 16;
+        if (i >= x.rows) return;
+        const float* row = x.data + i * x.stride;
+        for (int64_t c = 0; c < x.columns; c += kLine) {
+            x.write ? __builtin_prefetch(row + c, 1, 2) : __builtin_prefetch(row + c, 0, 2);
+        }
+    }
+
+    Range ranges_[kRanges];
+    int count_ = 0;
+    int64_t steps_, next_ = 0, rows_ = 0;
+};
 
 // y[c] = scale * x[c], a row out of a tile into the caller's memory.
 inline void unpack_row(float* y, const float* x, int64_t columns, Vec scale) {
