@@ -15,6 +15,7 @@
 #include "grad_norm.h"
 #include "layernorm.h"
 #include "linear.h"
+#include "linear_cross_entropy.h"
 #include "matmul.h"
 #include "softmax.h"
 
@@ -55,6 +56,8 @@ void bind_cpu(Registry& registry) {
     KERNEL(bias_gelu_backward, "dx db dy x b tanh");
     KERNEL(linear_forward, "y x w b add bf16");
     KERNEL(linear_backward, "dx dw db dy x w bf16");
+    KERNEL(linear_cross_entropy_forward,
+           "loss count dx dw work x w targets ignore_index smoothing mean dloss bf16");
     KERNEL(gelu_ffn_forward, "y pre h x w1 b1 w2 b2 add tanh bf16");
     KERNEL(gelu_ffn_backward, "dx dpre dw1 db1 dw2 db2 dy x pre h w1 w2 tanh bf16");
     KERNEL(matmul_forward, "c a b transpose_a transpose_b bf16");

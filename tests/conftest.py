@@ -27,7 +27,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "sample" in metafunc.fixturenames:
         samples = op.samples
         if metafunc.function.__name__ == "test_finite_differences":
-            samples = [s for s in samples if op.backward is not None and s.smooth]
+            samples = [s for s in samples if op.derives is not None and s.smooth]
         metafunc.parametrize("sample", samples, ids=lambda sample: sample.label)
     if "error" in metafunc.fixturenames:
         metafunc.parametrize("error", op.errors, ids=lambda error: error.message)

@@ -28,7 +28,8 @@ class Sample:
     """One call: arrays in float32, int64 or bool (None where an argument is absent) and options.
 
     frozen: gradients that are not asked for (None is passed). smooth: whether finite differences
-    make sense here. layout: how strided arguments lie in memory.
+    make sense here. layout: how strided arguments lie in memory. slack: relative error granted on
+    top, where a kernel rounds coarsely on the way: what is close to a tie may fall either way.
     """
 
     label: str
@@ -37,6 +38,7 @@ class Sample:
     frozen: frozenset[str] = frozenset()
     smooth: bool = True
     layout: str = "contiguous"
+    slack: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Error:
 class Op:
     """What the oracle needs to know of an op.
 
+    backward: None where nothing is differentiated, or where the forward kernel itself makes the
+        gradients: then it takes the upstream ones too, as numbers.
     shapes: the shapes of all results but gradients, and the full shape of a broadcast mask.
     upstream: differentiable result -> the argument that holds its gradient.
     gradients: differentiable input -> the argument that receives its gradient.
@@ -85,6 +89,11 @@ class Op:
             if sample.arrays.get(name) is not None:
                 shapes[gradient] = sample.arrays[name].shape
         return shapes
+
+    @property
+    def derives(self) -> str | None:
+        """The kernel that makes the gradients."""
+        return self.backward or (self.forward if self.gradients else None)
 
     @property
     def kernels(self) -> tuple[str, ...]:
@@ -263,13 +272,13 @@ def upstream(op: Op, sample: Sample) -> Arrays:
     """A random gradient for every differentiable result: never ones, which many errors survive."""
     shapes = op.shapes(sample)
     rng = generator(op.name, sample.label, "upstream")
-    return {dy: normal(rng, *shapes[y]) for y, dy in op.upstream.items()}
+    given: Arrays = {dy: normal(rng, *shapes[y]) for y, dy in op.upstream.items()}
+    return given if op.backward else {dy: float(value) for dy, value in given.items()}
 
 
 def accumulators(op: Op, sample: Sample) -> Arrays:
     """What gradients are added to: random numbers, or None where frozen or without an input."""
-    assert op.backward is not None or not op.gradients
-    kinds = {n: d for n, d, _ in directions(op.backward)} if op.backward else {}
+    kinds = {n: d for n, d, _ in directions(op.derives)} if op.derives else {}
     rng = generator(op.name, sample.label, "accumulators")
     found: Arrays = {}
     for name, gradient in op.gradients.items():

@@ -191,6 +191,14 @@ BUGS = [
         "pass"),
     Bug("no maximum", "cross_entropy_forward", "np.exp(logits - top)",
         "(np.exp(logits) / np.exp(top))", None, FORWARD),
+    # linear_cross_entropy
+    Bug("dloss ignored", "linear_cross_entropy_forward", "np.asarray(dloss,", "np.asarray(1,"),
+    Bug("dw = for +=", "linear_cross_entropy_forward", "dw += ", "dw[...] = "),
+    Bug("dx of the logits", "linear_cross_entropy_forward", "dlogits @ w", "logits @ w"),
+    Bug("x not rounded", "linear_cross_entropy_forward", "x, w = operands(bf16, x, w)",
+        "(w,) = operands(bf16, w)", None, ROUNDING),
+    Bug("dlogits not rounded", "linear_cross_entropy_forward",
+        "(dlogits,) = operands(bf16, dlogits)", "pass", None, "torch"),
     # embedding
     Bug("overwritten", "embedding_backward", "np.add.at(dw, ids.reshape(-1), as_rows(dy))",
         "dw[ids.reshape(-1)] = as_rows(dy)"),

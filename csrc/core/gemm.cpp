@@ -87,9 +87,39 @@ struct Block {
     bool in_place;
 };
 
+// The rows of A that are wanted next, fetched into the second-level cache a share at each tile:
+// memory works while the micro-kernel computes.
+class Ahead {
+  public:
+    // The `rows` x `cols` elements at the beginning of a, during the next `tiles` tiles.
+    Ahead(Matrix a, std::int64_t rows, std::int64_t cols, std::int64_t tiles)
+        : row_(a.data),
+          stride_(a.row_stride),
+          rows_(rows),
+          cols_(cols),
+          share_(ceil_div(rows * ceil_div(cols, kLine), tiles)) {}
+
+    void fetch() {
+        for (std::int64_t i = 0; i < share_ && rows_ > 0; ++i) {
+            __builtin_prefetch(row_ + col_, 0, 2);
+            col_ += kLine;
+            if (col_ >= cols_) {
+                col_ = 0;
+                row_ += stride_;
+                --rows_;
+            }
+        }
+    }
+
+  private:
+    static constexpr std::int64_t kLine = 64 / sizeof(float);
+    const float* row_;
+    std::int64_t stride_, rows_, cols_, share_, col_ = 0;
+};
+
 // Rows `rows` of C against every panel of a block of B. `a` holds the words of these rows.
 template <class Operand>
-void multiply_rows(const Problem& p, Range rows, const Block& block, Matrix a) {
+void multiply_rows(const Problem& p, Range rows, const Block& block, Matrix a, Ahead& ahead) {
     const Range ks = block.ks, cols = block.cols;
     const bool first = ks.begin == 0, last = ks.end == p.K;
     const auto& kernels =
@@ -114,6 +144,7 @@ void multiply_rows(const Problem& p, Range rows, const Block& block, Matrix a) {
         for (std::int64_t i = 0; i < count; ++i) {
             for (std::int64_t j = 0; j < t.cols; j += 16) __builtin_prefetch(t.c + i * p.N + j, 1);
         }
+        ahead.fetch();
         const std::int64_t vecs = ceil_div(t.cols, Vec::width);
         kernels[(count - 1) * kPanelVecs + vecs - 1](t);
         if (last) finish(p, rows, {n, n + t.cols});
@@ -136,9 +167,9 @@ void multiply(const Problem& p, Range rows, Range cols) {
     const std::int64_t most = std::max<std::int64_t>(kPanel, room / steps / kPanel * kPanel);
     const std::int64_t width = round_up(ceil_div(columns, ceil_div(columns, most)), kPanel);
     // How many rows of A are at hand at a time, and where.
-    const std::int64_t height = a_in_place ? rows.end - rows.begin
-                                : a_along  ? kRows
-                                           : kRowPanels * kRows;
+    const std::int64_t height = a_along      ? kRows
+                                : a_in_place ? rows.end - rows.begin
+                                             : kRowPanels * kRows;
     const std::int64_t room_b = width / kPanel * panel_stride<kPanel>(steps);
     const std::int64_t room_a = a_in_place ? 0
                                 : a_along  ? kRows * row_stride(steps)
@@ -166,12 +197,15 @@ void multiply(const Problem& p, Range rows, Range cols) {
                 if (!a_in_place && !a_along) {
                     pack_rows<Operand>(row_panels, a, K, m1 - m0, p.M - m0);
                 }
+                Ahead ahead(p.a.at(m1, k), a_along ? std::min(height, rows.end - m1) : 0, K,
+                            ceil_div(block.cols.end - n, kPanel));
                 for (std::int64_t m = m0; m < m1; m += kRows) {
                     const std::int64_t panel = (m - m0) / kRows * panel_stride<kRows>(words);
                     multiply_rows<Operand>(p, {m, std::min(m + kRows, m1)}, block,
                                            a_in_place ? p.a.at(m, k)
                                            : a_along  ? row_major(row_panels, row_stride(words))
-                                                      : Matrix{row_panels + panel, 1, kRows});
+                                                      : Matrix{row_panels + panel, 1, kRows},
+                                           ahead);
                 }
             }
             k = block.ks.end;

@@ -243,8 +243,8 @@ def test_gradients_add_up_over_micro_batches():
     whole = model.arena.grads.copy()
     model.zero_grad()
     for half in (slice(0, 2), slice(2, 4)):
-        model.loss(ids[half], targets[half])
-        model.backward(0.5)
+        model.loss(ids[half], targets[half], 0.5)
+        model.backward()
     assert relative_error(model.arena.grads, whole) < 1e-12
 
 
@@ -308,6 +308,7 @@ def test_an_error_in_the_middle_leaves_the_model_usable():
     bad[0, 0] = 17
     with pytest.raises(IndexError, match="17"):
         model.loss(ids, bad)
+    assert not model.arena.grads.any()
     model.zero_grad()  # raises if the failed pass had left anything behind
     model.loss(ids, targets)
     model.backward()

@@ -79,7 +79,7 @@ class OpSuite:
         def cast(arrays: dict[str, Any]) -> dict[str, Any]:
             found = {}
             for name, array in arrays.items():
-                if array is not None:
+                if isinstance(array, np.ndarray):
                     array = array.astype(dtype) if array.dtype.kind == "f" else array.copy()
                 found[name] = array
             return found
@@ -90,6 +90,8 @@ class OpSuite:
         into, expected_into = (cast(accumulators(op, sample)) for _ in range(2))
         kernels = backend.kernels(np.empty(0, dtype))
         env = {**cast(sample.arrays), **sample.options}
+        if op.backward is None:
+            env.update({**given, **expected_into})
         shapes = op.result_shapes(sample)
         expected = run(kernels, op.forward, env, shapes, dtype)
         if op.backward is not None:
@@ -97,7 +99,7 @@ class OpSuite:
             expected = {**expected, **run(kernels, op.backward, env, shapes, dtype)}
         mutable = {n for k in op.kernels for n, d, _ in directions(k) if d == "Mut"}
         for name, array in {**arrays, **given}.items():
-            if array is not None and name not in mutable:
+            if isinstance(array, np.ndarray) and name not in mutable:
                 array.flags.writeable = False
         got = op.door(Call(arrays, sample.options, given, into))
         for name, array in got.items():

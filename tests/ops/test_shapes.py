@@ -15,6 +15,7 @@ from tests.ops import (
     test_gelu_ffn,
     test_layernorm,
     test_linear,
+    test_linear_cross_entropy,
     test_matmul,
     test_softmax,
 )
@@ -88,6 +89,17 @@ def test_attention_of_any_shape(
 def test_cross_entropy_of_any_shape(rows: int, v: int, smoothing: float, mean: bool) -> None:
     sample = test_cross_entropy.sample(rows, v, smoothing=smoothing, mean=mean)
     check(test_cross_entropy.OP, sample, 1)
+
+
+@drawn
+@given(
+    rows=SMALL, k=SMALL, v=SOME, block=SOME, bf16=st.booleans(), frozen=st.sampled_from(["", "dw"])
+)
+def test_linear_cross_entropy_of_any_shape(
+    rows: int, k: int, v: int, block: int, bf16: bool, frozen: str
+) -> None:
+    sample = test_linear_cross_entropy.sample((rows,), k, v, block, bf16=bf16, frozen=frozen)
+    check(test_linear_cross_entropy.OP, sample, 1)
 
 
 @drawn

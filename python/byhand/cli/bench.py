@@ -31,10 +31,10 @@ CHARACTERS = 65  # of Tiny Shakespeare: the vocabulary of the other presets
 SECONDS = 20.0  # for a preset, about
 
 DESCRIPTION = """\
-Time the training step of a preset: the forward pass with the loss, the backward pass, and the
-update (clipping the gradient and AdamW). The numbers are medians over the rounds. First comes the
-roof: what this machine can do at most. If PyTorch is installed, the same model in PyTorch takes
-turns with ours; its bf16 is autocast.
+Time the training step of a preset: the forward pass with the loss (ours makes the last layer's
+gradient there too), the backward pass, and the update (clipping the gradient and AdamW). The
+numbers are medians over the rounds. First comes the roof: what this machine can do at most. If
+PyTorch is installed, the same model in PyTorch takes turns with ours; its bf16 is autocast.
 
 GFLOP/s counts 6 operations for each parameter used in a multiplication and each token, and
 12 * layers * width * context for attention (Chowdhery et al. 2022, appendix B).

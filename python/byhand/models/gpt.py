@@ -22,7 +22,7 @@ from byhand.backend import Array
 from byhand.nn.layers import Dropout, Embedding, LayerNorm, Linear
 from byhand.nn.module import Generator, Module
 from byhand.nn.transformer import Block, KeyValueCache
-from byhand.ops import cross_entropy
+from byhand.ops import linear_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -147,11 +147,12 @@ class GPT(Module):
         """
         if cache is None:
             with self._forget_on_error():
-                return self._forward(ids, None)
+                return self.head(self._trunk(ids, None))
         with self.no_save():
-            return self._forward(ids, cache)
+            return self.head(self._trunk(ids, cache))
 
-    def _forward(self, ids: Array, cache: GPTCache | None) -> Array:
+    def _trunk(self, ids: Array, cache: GPTCache | None) -> Array:
+        """All but the head: ids (B, T) -> (B, T, C)."""
         start = 0 if cache is None else cache.length
         self._check_ids("ids", ids, start)
         B, T = ids.shape
@@ -161,36 +162,47 @@ class GPT(Module):
         x = self.dropout(self.positions(positions, add=self.tokens(ids)))
         for i, block in enumerate(self.blocks):
             x = block(x, None if cache is None else cache.layers[i])
-        return self.head(self.norm(x))
+        return self.norm(x)
 
     def backward_logits(self, dlogits: Array) -> None:
         """The backward pass of ``forward``: adds to every Param.grad. dlogits (B, T, V)."""
-        d = self.norm.backward(self.head.backward(dlogits))
+        self._backward_trunk(self.head.backward(dlogits))
+
+    def _backward_trunk(self, dy: Array) -> None:
+        d = self.norm.backward(dy)
         for block in reversed(self.blocks):
             d = block.backward(d)
         d = self.dropout.backward(d)
         self.positions.backward(d)
         self.tokens.backward(d)
 
-    def loss(self, ids: Array, targets: Array) -> Array:
+    def loss(self, ids: Array, targets: Array, dloss: float = 1.0) -> Array:
         """Mean cross-entropy in nats over all positions, a 0-d array.
 
-        ids, targets: (B, T) int64; a target of -100 is ignored.
+        ids, targets: (B, T) int64; a target of -100 is ignored. ``backward`` adds ``dloss`` times
+        the gradient to every Param.grad. The head's share of it is added here already, unless
+        nothing is saved: its logits never exist as a whole, so nothing else could come back to
+        them. A loss that will have no backward pass is undone by ``discard_saved`` and
+        ``zero_grad``; one that was refused has added nothing.
         """
         self._check_targets(ids, targets)
+        weight = self.head.weight
         with self._forget_on_error():
-            logits = self._forward(ids, None)
-            loss, saved = cross_entropy.forward(logits, targets)
-            self.push((logits, saved))
+            loss, dx = linear_cross_entropy.forward(
+                self._trunk(ids, None),
+                weight.value,
+                targets,
+                weight.grad if self._saving else None,
+                need_dx=self._saving,
+                dloss=dloss,
+                bf16=self._bf16,
+            )
+            self.push(dx)
         return loss
 
-    def backward(self, dloss: float = 1.0) -> None:
-        """Adds dloss times the gradient of the last ``loss`` to every Param.grad."""
-        logits, saved = self.pop()
-        scale = backend.empty((), logits)
-        scale[...] = dloss
-        # Nobody else holds the logits: their gradient takes their place.
-        self.backward_logits(cross_entropy.backward(scale, saved, out=logits))
+    def backward(self) -> None:
+        """Adds to every Param.grad what the last ``loss`` has not added yet."""
+        self._backward_trunk(self.pop())
 
     def new_cache(self, batch_size: int = 1) -> GPTCache:
         """An empty key-value cache for ``batch_size`` sequences of up to context_size tokens."""

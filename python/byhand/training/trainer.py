@@ -111,8 +111,8 @@ class Trainer:
         loss = 0.0
         for _ in range(settings.accumulate):
             x, y = self.dataset.batch(next(self.sampler))
-            loss += float(self.model.loss(x, y)) / settings.accumulate
-            self.model.backward(1.0 / settings.accumulate)
+            loss += float(self.model.loss(x, y, 1 / settings.accumulate)) / settings.accumulate
+            self.model.backward()
         self.require_finite("training loss", loss)
         norm = self.optimizer.step(clip_norm=settings.clip or None)
         if norm is not None:

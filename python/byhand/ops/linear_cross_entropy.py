@@ -1,0 +1,125 @@
+"""A linear layer without bias and the cross-entropy of its outputs, in one go.
+
+    logits = x wT,      loss and dlogits as in cross_entropy
+    dx = dlogits w,     dw = dlogitsT x
+
+For large vocabularies: the logits, by far the largest activation of a language model, exist only
+for a block of rows at a time. They are gone when a backward pass would come, and making them again
+would cost a third more; so the gradients are computed in the forward call, as in Hsu et al., "Liger
+Kernel" (2024), and what scales the loss must be known there.
+"""
+
+import inspect
+from typing import Literal
+
+import numpy as np
+
+from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel, statistics
+from byhand.ops import check
+from byhand.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from byhand.ops.linear import as_rows
+from byhand.ops.precision import operands
+
+# Without the checks of representation: what they are given is made here, in any precision.
+_losses = inspect.unwrap(cross_entropy_forward)
+_differentiate = inspect.unwrap(cross_entropy_backward)
+
+
+@reference_kernel
+def linear_cross_entropy_forward(
+    loss: Out,
+    count: Out,
+    dx: Out | None,
+    dw: Acc | None,
+    work: Out,
+    x: In,
+    w: In,
+    targets: In,
+    ignore_index: int,
+    smoothing: float,
+    mean: bool,
+    dloss: float,
+    bf16: bool,
+) -> None:
+    work[...] = 0  # the native kernels keep a block of logits here
+    options = targets, ignore_index, smoothing, mean
+    x, w = operands(bf16, x, w)
+    logits = x @ w.T
+    lse = np.empty(targets.shape, logits.dtype)
+    _losses(loss, count, lse, logits, *options)
+    if dx is None and dw is None:
+        return
+    dlogits, scale = np.empty_like(logits), np.asarray(dloss, logits.dtype)
+    _differentiate(dlogits, scale, count, lse, logits, *options)
+    (dlogits,) = operands(bf16, dlogits)
+    if dx is not None:
+        dx[...] = dlogits @ w
+    if dw is not None:
+        dw += as_rows(dlogits).T @ as_rows(x)
+
+
+def _block(rows: int, classes: int, most: int | None) -> int:
+    """How many rows of logits to make at a time: at most `most`, in blocks as equal as can be.
+
+    Each block reads w twice and dw once, whatever its size: a few rows would cost more time than
+    they save, about 768 are as fast as all at once. Where those are little memory there are more.
+    """
+    if most is None:
+        usual = max(768, 2**22 // max(classes, 1))
+        blocks = (rows + usual // 2) // usual
+    else:
+        blocks = -(-rows // most)
+    return max(1, -(-rows // max(1, blocks)))
+
+
+@check.door
+def forward(
+    x: Array,
+    w: Array,
+    targets: Array,
+    dw: Array | None = None,
+    need_dx: bool = True,
+    ignore_index: int = -100,
+    smoothing: float = 0.0,
+    reduction: Literal["mean", "sum"] = "mean",
+    dloss: float = 1.0,
+    bf16: bool = False,
+    block: int | None = None,
+) -> tuple[Array, Array | None]:
+    """x (..., K), w (V, K), targets (...) int64 -> loss, a 0-d array, and dx (..., K).
+
+    Adds into dw (V, K), None when frozen. There is no backward: the gradients are those of dloss
+    times the loss. dx is None unless need_dx; with neither, as for evaluation, the call takes a
+    third of the time.
+
+    ignore_index, smoothing and reduction are those of cross_entropy. With bf16 the products take
+    their factors rounded to bfloat16. block: the most rows whose logits exist at once, by default
+    the fewest that cost no time: about 768, more where the vocabulary is small.
+
+    IndexError naming the position of a target outside 0..V-1 that is not ignore_index (numpy arrays
+    only), ValueError for a shape or an option, TypeError for a dtype; nothing was written then.
+    """
+    kernel = kernels(x).linear_cross_entropy_forward
+    op, shape = "linear_cross_entropy.forward", x.shape
+    if not shape:
+        raise check.wrong_shape(op, "x", "(..., K)", x)
+    if w.ndim != 2 or w.shape[1:] != shape[-1:]:
+        raise check.wrong_shape(op, "w", f"(V, {shape[-1]})", w)
+    if targets.shape != shape[:-1]:
+        raise check.wrong_shape(op, "targets", shape[:-1], targets)
+    if dw is not None and dw.shape != w.shape:
+        raise check.wrong_shape(op, "dw", w.shape, dw)
+    if not 0.0 <= smoothing <= 1.0:
+        raise check.wrong_value(op, "smoothing", "in 0..1", smoothing)
+    if reduction not in ("mean", "sum"):
+        raise check.wrong_value(op, "reduction", "'mean' or 'sum'", reduction)
+    if block is not None and block < 1:
+        raise check.wrong_value(op, "block", "at least 1", block)
+    check.ids(op, "targets", targets, w.shape[0], ignore_index)
+    f = statistics(x)
+    loss, count = empty((), x, f), empty((), x, f)
+    dx = empty(shape, x) if need_dx else None
+    work = empty((_block(targets.size, w.shape[0], block), w.shape[0]), x, f)
+    mean = reduction == "mean"
+    kernel(loss, count, dx, dw, work, x, w, targets, ignore_index, smoothing, mean, dloss, bf16)
+    return loss, dx
