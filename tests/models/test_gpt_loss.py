@@ -64,11 +64,11 @@ def test_a_loss_without_a_backward_pass_can_be_undone():
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_the_logits_of_a_batch_never_exist_at_once(training):
-    V, rows = 20_000, 4 * 512
+    V, rows = 20_000, 8 * 512
     model = GPT(GPTConfig(V, 512, 8, 1, 1), seed=0)
     if not training:
         model.eval()
-    ids = np.random.default_rng(0).integers(0, V, (2, 4, 512))
+    ids = np.random.default_rng(0).integers(0, V, (2, 8, 512))
 
     def step() -> None:
         model.loss(ids[0], ids[1])

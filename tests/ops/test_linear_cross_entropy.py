@@ -290,7 +290,7 @@ def test_a_call_that_fails_has_added_nothing() -> None:
 @pytest.mark.parametrize("gradients", [False, True], ids=["loss", "gradients"])
 def test_the_logits_never_exist_as_a_whole(gradients: bool) -> None:
     """A step takes the memory of one block of rows, whatever the number of rows."""
-    R, K, V = 2000, 8, 20_000
+    R, K, V = 2100, 8, 20_000
     s = sample((R,), K, V, block=R).arrays
     dw = np.zeros_like(s["w"]) if gradients else None
     forward(s["x"], s["w"], s["targets"], dw, gradients)
@@ -298,7 +298,7 @@ def test_the_logits_never_exist_as_a_whole(gradients: bool) -> None:
     _host.pool_reset_peak()
     forward(s["x"], s["w"], s["targets"], dw, gradients)
     used = _host.pool_stats()["peak"] - before
-    assert used < 4 * R * V * 0.45
+    assert used < 4 * R * V * 0.6
     _host.pool_reset_peak()
     forward(s["x"], s["w"], s["targets"], dw, gradients, block=10)
     assert _host.pool_stats()["peak"] - before < 4 * 20 * V + 8 * 4 * R * K
@@ -308,7 +308,7 @@ def test_how_many_rows_are_a_block() -> None:
     block = ops.linear_cross_entropy._block
     # Small vocabularies are done at once, of large ones about as many rows as are worth a block.
     assert [block(rows, 65, None) for rows in (0, 1, 4096)] == [1, 1, 4096]
-    assert [block(rows, 50257, None) for rows in (5, 1151, 1152, 4096)] == [5, 1151, 576, 820]
-    assert block(10**6, 10**6, None) == 769
+    assert [block(rows, 50257, None) for rows in (5, 1535, 1536, 4097)] == [5, 1535, 768, 1025]
+    assert block(10**6, 10**6, None) == 1024
     assert block(5, 0, None) == 5
     assert [block(10, 7, most) for most in (1, 3, 4, 9, 10, 11)] == [1, 3, 4, 5, 10, 10]

@@ -62,10 +62,10 @@ def _block(rows: int, classes: int, most: int | None) -> int:
     """How many rows of logits to make at a time: at most `most`, in blocks as equal as can be.
 
     Each block reads w twice and dw once, whatever its size: a few rows would cost more time than
-    they save, about 768 are as fast as all at once. Where those are little memory there are more.
+    they save, about 1024 are as fast as all at once. Where those are little memory there are more.
     """
     if most is None:
-        usual = max(768, 2**22 // max(classes, 1))
+        usual = max(1024, 2**22 // max(classes, 1))
         blocks = (rows + usual // 2) // usual
     else:
         blocks = -(-rows // most)
@@ -94,7 +94,7 @@ def forward(
 
     ignore_index, smoothing and reduction are those of cross_entropy. With bf16 the products take
     their factors rounded to bfloat16. block: the most rows whose logits exist at once, by default
-    the fewest that cost no time: about 768, more where the vocabulary is small.
+    the fewest that cost no time: about 1024, more where the vocabulary is small.
 
     IndexError naming the position of a target outside 0..V-1 that is not ignore_index (numpy arrays
     only), ValueError for a shape or an option, TypeError for a dtype; nothing was written then.
