@@ -59,7 +59,7 @@ void bind_cpu(Registry& registry) {
     KERNEL(linear_cross_entropy_forward,
            "loss count dx dw work x w targets ignore_index smoothing mean dloss bf16");
     KERNEL(gelu_ffn_forward, "y pre h x w1 b1 w2 b2 add tanh bf16");
-    KERNEL(gelu_ffn_backward, "dx dpre dw1 db1 dw2 db2 dy x pre h w1 w2 tanh bf16");
+    KERNEL(gelu_ffn_backward, "dx h dpre dw1 db1 dw2 db2 dy x pre w1 w2 tanh bf16");
     KERNEL(matmul_forward, "c a b transpose_a transpose_b bf16");
     KERNEL(matmul_backward, "da db dc a b transpose_a transpose_b bf16");
     KERNEL(attention_forward, "o lse q k v mask scale causal dropout seed offset");

@@ -1,46 +1,68 @@
 #include "gelu_ffn.h"
 
+#include <cstdint>
+#include <stdexcept>
+
 #include "core/gemm.h"
 
 namespace byhand {
+namespace {
+
+// Calls body(begin, rows) for each block of R rows. The hidden layer is four times as wide as its
+// neighbours: a block of it that was just written is read back from the caches.
+template <class Body>
+void for_blocks(std::int64_t R, std::int64_t most, Body&& body) {
+    if (most < 1) throw std::invalid_argument("h must have at least one row");
+    const std::int64_t blocks = (R + most - 1) / most;
+    for (std::int64_t b = 0; b < blocks; ++b) {
+        const std::int64_t begin = R * b / blocks;
+        body(begin, R * (b + 1) / blocks - begin);
+    }
+}
+
+}  // namespace
 
 void gelu_ffn_forward(Out y, Out pre, Out h, In x, In w1, Maybe<In> b1, In w2, Maybe<In> b2,
                       Maybe<In> add, bool tanh, bool bf16, Stream) {
-    const std::int64_t R = x.rows(), C = x.cols(), F = w1.rows();
+    const std::int64_t C = x.cols(), F = w1.rows();
+    const Matrix up_weight = row_major(w1.as<float>(), C).transposed();
+    const Matrix down_weight = row_major(w2.as<float>(), F).transposed();
     Epilogue up;
     up.bias = b1.as<float>();
     up.activation = Epilogue::Activation::gelu;
     up.tanh = tanh;
     up.activated = h.as<float>();
-    gemm(pre.as<float>(), row_major(x.as<float>(), C), row_major(w1.as<float>(), C).transposed(), R,
-         F, C, up, bf16);
-
     Epilogue down;
     down.bias = b2.as<float>();
-    down.add = add.as<float>();
-    gemm(y.as<float>(), row_major(h.as<float>(), F), row_major(w2.as<float>(), F).transposed(), R,
-         C, F, down, bf16);
+    for_blocks(x.rows(), h.rows(), [&](std::int64_t r, std::int64_t rows) {
+        gemm(pre.as<float>() + r * F, row_major(x.as<float>() + r * C, C), up_weight, rows, F, C,
+             up, bf16);
+        down.add = add ? add.as<float>() + r * C : nullptr;
+        gemm(y.as<float>() + r * C, row_major(h.as<float>(), F), down_weight, rows, C, F, down,
+             bf16);
+    });
 }
 
-void gelu_ffn_backward(Out dx, Out dpre, Acc dw1, Acc db1, Acc dw2, Acc db2, In dy, In x, In pre,
-                       In h, In w1, In w2, bool tanh, bool bf16, Stream) {
-    const std::int64_t R = x.rows(), C = x.cols(), F = w1.rows();
-
-    // Down-projection, read from the bottom up.
-    add_linear_gradients(dw2.as<float>(), db2.as<float>(), dy.as<float>(), h.as<float>(), R, C, F,
-                         bf16);
+void gelu_ffn_backward(Out dx, Out h, Out dpre, Acc dw1, Acc db1, Acc dw2, Acc db2, In dy, In x,
+                       In pre, In w1, In w2, bool tanh, bool bf16, Stream) {
+    const std::int64_t C = x.cols(), F = w1.rows();
+    float* const d = dpre.as<float>();
     Epilogue through_gelu;
     through_gelu.activation = Epilogue::Activation::gelu_backward;
     through_gelu.tanh = tanh;
-    through_gelu.saved = pre.as<float>();
-    gemm(dpre.as<float>(), row_major(dy.as<float>(), C), row_major(w2.as<float>(), F), R, F, C,
-         through_gelu, bf16);
-
-    // Up-projection.
-    add_linear_gradients(dw1.as<float>(), db1.as<float>(), dpre.as<float>(), x.as<float>(), R, F, C,
-                         bf16);
-    gemm(dx.as<float>(), row_major(dpre.as<float>(), F), row_major(w1.as<float>(), C), R, C, F, {},
-         bf16);
+    through_gelu.activated = h.as<float>();
+    for_blocks(x.rows(), h.rows(), [&](std::int64_t r, std::int64_t rows) {
+        const float *const dyr = dy.as<float>() + r * C, *const xr = x.as<float>() + r * C;
+        // Down-projection, read from the bottom up.
+        through_gelu.saved = pre.as<float>() + r * F;
+        gemm(d, row_major(dyr, C), row_major(w2.as<float>(), F), rows, F, C, through_gelu, bf16);
+        add_linear_gradients(dw2.as<float>(), db2.as<float>(), dyr, h.as<float>(), rows, C, F,
+                             bf16);
+        // Up-projection.
+        add_linear_gradients(dw1.as<float>(), db1.as<float>(), d, xr, rows, F, C, bf16);
+        gemm(dx.as<float>() + r * C, row_major(d, F), row_major(w1.as<float>(), C), rows, C, F, {},
+             bf16);
+    });
 }
 
 }  // namespace byhand

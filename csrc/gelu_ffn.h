@@ -7,22 +7,24 @@ namespace byhand {
 
 // MATH     pre = x w1T + b1;  h = gelu(pre);  y = h w2T + b2 + add     (GELU: Hendrycks and Gimpel
 //          2016, the tanh form or the exact one)
-// SHAPES   x,y,add (R,C) f32   pre,h (R,F) f32   w1 (F,C) f32   b1 (F) f32   w2 (C,F) f32
-//          b2 (C) f32
-// EFFECTS  writes pre h y | y may be add
+// SHAPES   x,y,add (R,C) f32   pre (R,F) f32   w1 (F,C) f32   b1 (F) f32   w2 (C,F) f32
+//          b2 (C) f32   h (block,F) f32, block > 0: the most rows whose hidden layer exists at once
+// EFFECTS  writes pre y, spoils h | y may be add
 // NUMERICS products and sums in f32; bf16 rounds x, w1, h and w2 to bfloat16 for the products
-// TRAFFIC  4RCF operations; bias, GELU and residual cost no pass of their own
+// TRAFFIC  4RCF operations; bias, GELU and residual cost no pass of their own, h stays in the
+// caches
 void gelu_ffn_forward(Out y, Out pre, Out h, In x, In w1, Maybe<In> b1, In w2, Maybe<In> b2,
                       Maybe<In> add, bool tanh, bool bf16, Stream stream);
 
 // MATH     dpre = (dy w2) gelu'(pre);  dx = dpre w1;  dw1 += dpreT x;  db1 += column sums of dpre;
-//          dw2 += dyT h;  db2 += column sums of dy
-// SHAPES   dx,dy,x (R,C) f32   dpre,pre,h (R,F) f32   parameters as above
-// EFFECTS  writes dx dpre (dpre is work for the caller), adds into dw1 db1 dw2 db2
-// NUMERICS products and sums in f32; sums over R in fixed blocks; bf16 rounds the operands of the
-//          four products to bfloat16
-// TRAFFIC  8RCF operations; GELU's derivative costs no pass of its own
-void gelu_ffn_backward(Out dx, Out dpre, Acc dw1, Acc db1, Acc dw2, Acc db2, In dy, In x, In pre,
-                       In h, In w1, In w2, bool tanh, bool bf16, Stream stream);
+//          h = gelu(pre);  dw2 += dyT h;  db2 += column sums of dy
+// SHAPES   dx,dy,x (R,C) f32   pre (R,F) f32   h,dpre (block,F) f32   parameters as above
+// EFFECTS  writes dx, adds into dw1 db1 dw2 db2, spoils h dpre
+// NUMERICS products and sums in f32; the R rows are cut into ceil(R/block) blocks, as equal as can
+//          be, and gradients of parameters are summed block after block; bf16 rounds the operands
+//          of the four products to bfloat16
+// TRAFFIC  8RCF operations; GELU and its derivative cost no pass of their own
+void gelu_ffn_backward(Out dx, Out h, Out dpre, Acc dw1, Acc db1, Acc dw2, Acc db2, In dy, In x,
+                       In pre, In w1, In w2, bool tanh, bool bf16, Stream stream);
 
 }  // namespace byhand

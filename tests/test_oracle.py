@@ -152,10 +152,10 @@ BUGS = [
         "as_rows(operands(bf16, dy)[0]).sum(axis=0)", None, ROUNDING),
     # gelu_ffn
     Bug("b1 forgotten", "gelu_ffn_forward", "x @ w1.T + b1", "x @ w1.T"),
-    Bug("derivative at h", "gelu_ffn_backward", "gelu_derivative(pre,", "gelu_derivative(h,"),
-    Bug("dw2 from pre", "gelu_ffn_backward", "as_rows(dy).T @ as_rows(h)",
+    Bug("derivative at h", "gelu_ffn_backward", "gelu_derivative(pre,", "gelu_derivative(hidden,"),
+    Bug("dw2 from pre", "gelu_ffn_backward", "as_rows(dy).T @ as_rows(hidden)",
         "as_rows(dy).T @ as_rows(pre)"),
-    Bug("db1 before the gate", "gelu_ffn_backward", "as_rows(dpre).sum(axis=0)",
+    Bug("db1 before the gate", "gelu_ffn_backward", "as_rows(d).sum(axis=0)",
         "as_rows(dy @ w2).sum(axis=0)"),
     Bug("dw1 = for +=", "gelu_ffn_backward", "dw1 += ", "dw1[...] = "),
     # matmul

@@ -65,7 +65,9 @@ void activate(const Problem& p, Range rows, Range cols) {
             if (forward) {
                 gelu(x).store(p.epilogue.activated + at, n);
             } else {
-                (x * derivative(Vec::load(p.epilogue.saved + at, n))).store(p.c + at, n);
+                const Vec u = Vec::load(p.epilogue.saved + at, n);
+                gelu(u).store(p.epilogue.activated + at, n);
+                (x * derivative(u)).store(p.c + at, n);
             }
         }
     }

@@ -52,7 +52,7 @@ struct Epilogue {
     enum class Activation {
         none,
         gelu,          // activated = gelu(c); c keeps the pre-activation
-        gelu_backward  // c = c * gelu'(saved)
+        gelu_backward  // c = c * gelu'(saved), activated = gelu(saved)
     };
 
     const float* bias = nullptr;  // (N)

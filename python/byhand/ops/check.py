@@ -96,8 +96,8 @@ def ids(op: str, name: str, array: Array, size: int, ignore: int | None = None) 
         raise TypeError(f"{op}: {name} must have dtype int64, got {array.dtype}")
     if not isinstance(array, np.ndarray) or not array.size:
         return
-    # Seen as unsigned, a negative id is a huge one, so one pass finds both kinds. The largest by its
-    # position: argmax() is compiled code all through, max() passes through Python.
+    # Seen as unsigned, a negative id is a huge one, so one pass finds both kinds. The largest by
+    # its position: argmax() is compiled code all through, max() passes through Python.
     unsigned = array.view(_UINT64)
     if unsigned.item(unsigned.argmax()) < size:
         return

@@ -6,8 +6,11 @@
 
 Vaswani et al., "Attention is all you need" (2017), equation 2, with the GELU of Radford et al.
 (2018). One op, so that bias, GELU and residual happen while a tile of the product is still in the
-cache. Saved: x, pre, h, w1, w2.
+cache, and so that h, the widest activation, exists for a block of rows at a time: the backward pass
+makes it again from pre, for which it evaluates the GELU's derivative anyway. Saved: x, pre, w1, w2.
 """
+
+import math
 
 from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel
 from byhand.ops import check
@@ -33,8 +36,9 @@ def gelu_ffn_forward(
 ) -> None:
     x, w1, w2 = operands(bf16, x, w1, w2)
     pre[...] = x @ w1.T if b1 is None else x @ w1.T + b1
-    h[...] = gelu(pre, tanh)
-    out = operands(bf16, h)[0] @ w2.T
+    h[...] = 0  # the native kernels keep a block of the hidden layer here
+    (hidden,) = operands(bf16, gelu(pre, tanh))
+    out = hidden @ w2.T
     if b2 is not None:
         out = out + b2
     y[...] = out if add is None else out + add
@@ -43,6 +47,7 @@ def gelu_ffn_forward(
 @reference_kernel
 def gelu_ffn_backward(
     dx: Out,
+    h: Out,
     dpre: Out,
     dw1: Acc | None,
     db1: Acc | None,
@@ -51,7 +56,6 @@ def gelu_ffn_backward(
     dy: In,
     x: In,
     pre: In,
-    h: In,
     w1: In,
     w2: In,
     tanh: bool,
@@ -59,16 +63,25 @@ def gelu_ffn_backward(
 ) -> None:
     if db2 is not None:
         db2 += as_rows(dy).sum(axis=0)
-    dy, h, w2, x, w1 = operands(bf16, dy, h, w2, x, w1)
+    h[...] = dpre[...] = 0  # blocks of what follows, for the native kernels
+    dy, hidden, w2, x, w1 = operands(bf16, dy, gelu(pre, tanh), w2, x, w1)
     if dw2 is not None:
-        dw2 += as_rows(dy).T @ as_rows(h)
-    dpre[...] = (dy @ w2) * gelu_derivative(pre, tanh)
+        dw2 += as_rows(dy).T @ as_rows(hidden)
+    d = (dy @ w2) * gelu_derivative(pre, tanh)
     if db1 is not None:
-        db1 += as_rows(dpre).sum(axis=0)
-    (d,) = operands(bf16, dpre)
+        db1 += as_rows(d).sum(axis=0)
+    (d,) = operands(bf16, d)
     if dw1 is not None:
         dw1 += as_rows(d).T @ as_rows(x)
     dx[...] = d @ w1
+
+
+def block(rows: int, hidden: int) -> int:
+    """How many rows of the hidden layer to make at a time: some megabytes of it, in blocks as equal
+    as can be. Each block packs the weights and reads their gradients once, so not a few rows.
+    """
+    most = max(256, 2**21 // max(hidden, 1))
+    return max(1, -(-rows // max(1, -(-rows // most))))
 
 
 @check.door
@@ -103,9 +116,10 @@ def forward(
     if add is not None and add.shape != shape:
         raise check.wrong_shape("gelu_ffn.forward", "add", shape, add)
     inner = (*shape[:-1], hidden)
-    y, pre, h = empty(shape, x), empty(inner, x), empty(inner, x)
+    y, pre = empty(shape, x), empty(inner, x)
+    h = empty((block(math.prod(shape[:-1]), hidden), hidden), x)
     kernel(y, pre, h, x, w1, b1, w2, b2, add, tanh, bf16)
-    return y, (x, pre, h, w1, w2, tanh, bf16)
+    return y, (x, pre, w1, w2, tanh, bf16)
 
 
 @check.door
@@ -120,7 +134,7 @@ def backward(
     """dy (..., C) -> dx (..., C); adds into dw1, db1, dw2, db2, each None when frozen. The gradient
     of `add` is dy.
     """
-    x, pre, h, w1, w2, tanh, bf16 = saved
+    x, pre, w1, w2, tanh, bf16 = saved
     if dy.shape != x.shape:
         raise check.wrong_shape("gelu_ffn.backward", "dy", x.shape, dy)
     if dw1 is not None and dw1.shape != w1.shape:
@@ -131,6 +145,8 @@ def backward(
         raise check.wrong_shape("gelu_ffn.backward", "dw2", w2.shape, dw2)
     if db2 is not None and db2.shape != w2.shape[:1]:
         raise check.wrong_shape("gelu_ffn.backward", "db2", w2.shape[:1], db2)
-    dx, dpre = empty(x.shape, x), empty(pre.shape, x)
-    kernels(x).gelu_ffn_backward(dx, dpre, dw1, db1, dw2, db2, dy, x, pre, h, w1, w2, tanh, bf16)
+    hidden = w1.shape[0]
+    work = (block(math.prod(x.shape[:-1]), hidden), hidden)
+    dx, h, dpre = empty(x.shape, x), empty(work, x), empty(work, x)
+    kernels(x).gelu_ffn_backward(dx, h, dpre, dw1, db1, dw2, db2, dy, x, pre, w1, w2, tanh, bf16)
     return dx
