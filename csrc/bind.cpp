@@ -44,6 +44,8 @@ void bind_common(Registry& registry) {
     KERNEL(cross_entropy_forward, "loss count lse logits targets ignore_index smoothing mean");
     KERNEL(cross_entropy_backward,
            "dlogits dloss count lse logits targets ignore_index smoothing mean");
+    KERNEL(cross_entropy_gradient,
+           "loss count lse logits dloss targets ignore_index smoothing mean");
     KERNEL(adamw_step, "w m v g norm decayed lr beta1 beta2 eps weight_decay t max_norm");
     KERNEL(grad_norm, "norm g");
     KERNEL(clip, "g norm max_norm");

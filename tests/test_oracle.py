@@ -191,6 +191,18 @@ BUGS = [
         "pass"),
     Bug("no maximum", "cross_entropy_forward", "np.exp(logits - top)",
         "(np.exp(logits) / np.exp(top))", None, FORWARD),
+    # cross_entropy_gradient
+    Bug("dloss ignored", "cross_entropy_gradient", "(logits, dloss,",
+        "(logits, np.ones_like(dloss),"),
+    Bug("scaled twice", "cross_entropy_gradient", "count, lses, logits, *options)",
+        "count, lses, logits, *options)\n    logits *= dloss"),
+    Bug("always the sum", "cross_entropy_gradient", "(logits, dloss, count, lses, logits, *options)",
+        "(logits, dloss, count, lses, logits, *options[:-1], False)"),
+    Bug("logits left", "cross_entropy_gradient", "_backward(logits, ",
+        "_backward(logits.copy(), "),
+    Bug("loss of the gradient", "cross_entropy_gradient", "_backward(logits, dloss",
+        "_forward(loss, count, lses.copy(), 2 * logits, *options)\n    _backward(logits, dloss",
+        None, FORWARD),
     # linear_cross_entropy
     Bug("dloss ignored", "linear_cross_entropy_forward", "np.asarray(dloss,", "np.asarray(1,"),
     Bug("dw = for +=", "linear_cross_entropy_forward", "dw += ", "dw[...] = "),

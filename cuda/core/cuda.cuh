@@ -70,6 +70,22 @@ BYHAND_DEVICE V shuffle_xor(V value, int lanes) {
 }
 BYHAND_DEVICE void sync_block() { __syncthreads(); }
 
+// The shared memory that the launch gave to this block, aligned to 16 bytes.
+BYHAND_DEVICE void* shared_memory() {
+    extern __shared__ uint4 bytes[];
+    return bytes;
+}
+
+// Starts a copy of 16 bytes from global to shared memory, both aligned, that passes through no
+// register; the calling thread, and no other, finds them there after wait_for_copies.
+BYHAND_DEVICE void start_copy(void* shared, const void* global) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                     static_cast<unsigned>(__cvta_generic_to_shared(shared))),
+                 "l"(global)
+                 : "memory");
+}
+BYHAND_DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 inline void check(const char* what, cudaError_t error) {
     if (error == cudaSuccess) return;
     cudaGetLastError();  // also clears it, so that the next call does not report it again
@@ -91,15 +107,58 @@ inline unsigned blocks_for(int64_t n, int64_t each) {
     return static_cast<unsigned>(std::min((n + each - 1) / each, kMaxGrid));
 }
 
+// Dynamic shared memory for each block of a launch.
+struct SharedBytes {
+    std::size_t count = 0;
+};
+
+// What a block may have of it; more than 48 KiB is for kernels that ask.
+inline std::size_t most_shared_bytes() {
+    int device = 0, bytes = 0;
+    check("cudaGetDevice", cudaGetDevice(&device));
+    check("cudaDeviceGetAttribute",
+          cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    return static_cast<std::size_t>(bytes);
+}
+
+template <class... P>
+void ask_for(const char* name, void (*kernel)(P...), SharedBytes shared) {
+    if (shared.count <= 48 * 1024) return;
+    check(name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     static_cast<int>(shared.count)));
+}
+
+// How many blocks the device runs at the same time: the grid of a kernel whose blocks go from row
+// to row and prepare the next one while they write.
+template <class... P>
+int64_t resident_blocks(const char* name, void (*kernel)(P...), dim3 block, SharedBytes shared) {
+    int device = 0, processors = 0, each = 0;
+    ask_for(name, kernel, shared);
+    check(name, cudaGetDevice(&device));
+    check(name, cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+    const auto threads = static_cast<int>(block.x * block.y * block.z);
+    check(name,
+          cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads, shared.count));
+    return std::max<int64_t>(1, static_cast<int64_t>(processors) * each);
+}
+
 template <class... P, class... A>
-void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, Stream stream,
-            A... arguments) {
+void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, SharedBytes shared,
+            Stream stream, A... arguments) {
+    ask_for(name, kernel, shared);
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = block;
+    config.dynamicSmemBytes = shared.count;
     config.stream = static_cast<cudaStream_t>(stream.handle);
     check(name, cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...));
     if (sync_after_launch()) check(name, cudaStreamSynchronize(config.stream));
+}
+
+template <class... P, class... A>
+void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, Stream stream,
+            A... arguments) {
+    launch(name, kernel, grid, block, SharedBytes{}, stream, arguments...);
 }
 
 // Calls f with a zero of the storage type that `a` has.
