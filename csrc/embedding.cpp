@@ -39,7 +39,7 @@ void embedding_forward(Out y, In w, In ids, Maybe<In> add, Stream) {
 
 // Threads share the columns, not the rows: each goes through all the rows in ascending order, so
 // nothing is sorted, nothing is raced for, and the work is even however often an id occurs.
-void embedding_backward(Acc dw, In dy, In ids, Stream) {
+void embedding_backward(Acc dw, Out, In dy, In ids, Stream) {
     if (!dw) return;
     float* const dwp = dw.as<float>();
     const float* const dyp = dy.as<float>();

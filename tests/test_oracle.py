@@ -196,8 +196,8 @@ BUGS = [
         "(logits, np.ones_like(dloss),"),
     Bug("scaled twice", "cross_entropy_gradient", "count, lses, logits, *options)",
         "count, lses, logits, *options)\n    logits *= dloss"),
-    Bug("always the sum", "cross_entropy_gradient", "(logits, dloss, count, lses, logits, *options)",
-        "(logits, dloss, count, lses, logits, *options[:-1], False)"),
+    Bug("always the sum", "cross_entropy_gradient", "dloss, count, lses, logits, *options)",
+        "dloss, count, lses, logits, *options[:-1], False)"),
     Bug("logits left", "cross_entropy_gradient", "_backward(logits, ",
         "_backward(logits.copy(), "),
     Bug("loss of the gradient", "cross_entropy_gradient", "_backward(logits, dloss",
@@ -288,14 +288,14 @@ def writes_between_strided_rows(*arguments: Any) -> None:
         writable(dq, dq.shape[-1] + 1)[-1] = 0
 
 
-def adds_by_thread(dw: Any, dy: Any, ids: Any) -> None:
+def adds_by_thread(dw: Any, work: Any, dy: Any, ids: Any) -> None:
     if dw is not None:
         threads = backend.get_num_threads()
         for part in range(threads):
             np.add.at(dw, ids.reshape(-1)[part::threads], dy.reshape(ids.size, -1)[part::threads])
 
 
-def adds_in_any_order(dw: Any, dy: Any, ids: Any) -> None:
+def adds_in_any_order(dw: Any, work: Any, dy: Any, ids: Any) -> None:
     if dw is not None:
         order = np.random.default_rng().permutation(ids.size)
         np.add.at(dw, ids.reshape(-1)[order], dy.reshape(ids.size, dw.shape[1])[order])
