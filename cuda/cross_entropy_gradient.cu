@@ -137,7 +137,8 @@ __global__ void __launch_bounds__(P::Team::kThreads, 2)
     typename P::Team team;
     const int rank = team.rank(), width = P::K * P::V * team.size();
     const int cols = static_cast<int>(a.cols);
-    T* const stage = static_cast<T*>(shared_memory());
+    BYHAND_DYNAMIC_SHARED(memory);
+    T* const stage = reinterpret_cast<T*>(memory);
     const float scale = a.scale(), smoothing = a.options.smoothing;
     Partial mine = {0.0, 0};
 
@@ -149,13 +150,14 @@ __global__ void __launch_bounds__(P::Team::kThreads, 2)
 #pragma unroll
         for (int k = 0; k < P::K; ++k) {
             const int at = start + (k * team.size() + rank) * P::V;
-            if (at < end) start_copy(stage + at, row.body + at);
+            if (at < end) copy_async16(stage + at, row.body + at);
         }
     };
     const auto fetch_all = [&](int64_t r) {
         if (!is_kept(r)) return;
         const LongRow<T> row(a.logits + r * a.cols, cols);
         for (int start = 0; start < held; start += width) fetch(row, start);
+        copy_async_commit();
     };
     fetch_all(blockIdx.x);
     for (int64_t r = blockIdx.x; r < a.rows; r += gridDim.x) {
@@ -185,7 +187,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, 2)
             if (smoothing > 0.0f) total += sum_of(z, team, start, end);
         };
         for (int start = here; start < row.end; start += width) take_in(row.body, start, row.end);
-        wait_for_copies();
+        copy_async_wait<0>();
         for (int start = 0; start < here; start += width) take_in(stage, start, here);
         all.raise(fmaxf(all.top, at_edge));
         all.sum += exp_for<T>(at_edge - all.base());
@@ -213,6 +215,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, 2)
             give_out(stage, start, here);
             if (more) fetch(following, start);
         }
+        copy_async_commit();
         if (has_edge) {
             float v[1] = {gradient.of(exp_for<T>(at_edge - base))};
             gradient.cut(v, row.before + edge);
@@ -245,13 +248,12 @@ int launch_gradient(const char* name, const Gradient<T>& a, Stream stream) {
     const dim3 block(static_cast<unsigned>(
         std::min<int64_t>(kThreads, (packs / 4 + kWarp - 1) / kWarp * kWarp)));
     // The team's own shared memory is a few hundred bytes.
-    const auto most = static_cast<int64_t>((most_shared_bytes() - 1024) / 16);
-    const int64_t held = std::min(packs, most) * V;
-    const SharedBytes shared{static_cast<std::size_t>(held) * sizeof(T)};
-    const int64_t resident = resident_blocks(name, kernel, block, shared);
+    const int64_t held = std::min<int64_t>(packs, (most_shared_bytes() - 1024) / 16) * V;
+    const int bytes = static_cast<int>(held * static_cast<int64_t>(sizeof(T)));
+    const int64_t resident = resident_blocks(name, kernel, block, bytes);
     const int teams = static_cast<int>(std::min({a.rows, resident, int64_t{kPartials}}));
-    launch(name, kernel, dim3(static_cast<unsigned>(teams)), block, shared, stream, a,
-           static_cast<int>(held));
+    launch_shared(name, kernel, dim3(static_cast<unsigned>(teams)), block, bytes, stream, a,
+                  static_cast<int>(held));
     return teams;
 }
 
@@ -263,8 +265,8 @@ void cross_entropy_gradient(Out loss, Out count, Maybe<Out> lse, Mut logits, In 
     const int64_t rows = logits.rows(), cols = logits.cols();
     const Options options = options_of(ignore_index, smoothing, mean);
     const int slot = slot_of(stream);
-    if (cols > std::numeric_limits<int>::max()) {
-        throw std::invalid_argument("cross_entropy_gradient: logits have too many classes");
+    if (cols > 1 << 30) {
+        throw std::invalid_argument("cross_entropy_gradient: more than 2^30 classes");
     }
     float *loss_to = loss.as<float>(), *count_to = count.as<float>(), *lses = lse.as<float>();
     const float* d = dloss.as<float>();
