@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +35,13 @@ def on_gpu() -> Any:
 def device_kernels(request: Any) -> Any:
     """Both of them, one after the other."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def cache_dir(request: Any, tmp_path_factory: Any) -> Path:
+    """Where compiled test kernels are kept from run to run."""
+    cache = getattr(request.config, "cache", None)
+    return Path(cache.mkdir("cuda")) if cache else tmp_path_factory.mktemp("cuda")
 
 
 @pytest.fixture
