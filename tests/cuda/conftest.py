@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +21,8 @@ def on_cpu() -> Any:
 
 @pytest.fixture(scope="session")
 def on_gpu() -> Any:
-    """The CUDA kernels on the GPU, taking numpy arrays. Skips, saying why, where there is none; with
-    BYHAND_REQUIRE=cuda that is a failure.
+    """The CUDA kernels on the GPU, taking numpy arrays. Skips, saying why, where there is none;
+    with BYHAND_REQUIRE=cuda that is a failure.
     """
     if reason := backend.cuda_reason():
         if "cuda" in os.environ.get("BYHAND_REQUIRE", "").split(","):
@@ -34,6 +35,13 @@ def on_gpu() -> Any:
 def device_kernels(request: Any) -> Any:
     """Both of them, one after the other."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def cache_dir(request: Any, tmp_path_factory: Any) -> Path:
+    """Where compiled test kernels are kept from run to run."""
+    cache = getattr(request.config, "cache", None)
+    return Path(cache.mkdir("cuda")) if cache else tmp_path_factory.mktemp("cuda")
 
 
 @pytest.fixture
