@@ -23,10 +23,8 @@ void SharedMemory::begin(std::size_t dynamic_bytes) {
     static_bytes_ = 0;
     placed_.clear();
     dynamic_ = nullptr;
-    if (dynamic_bytes > 0) {
-        dynamic_site_ = {"the dynamic shared memory", {}, dynamic_bytes, 128};
-        dynamic_ = carve(dynamic_site_);
-    }
+    dynamic_site_ = {"the dynamic shared memory", {}, dynamic_bytes, 128};
+    if (dynamic_bytes > 0) dynamic_ = carve(dynamic_site_);
 }
 
 void SharedMemory::end() {
