@@ -93,6 +93,7 @@ unsigned vote(const char* what, V value, unsigned mask, Where where, F agree) {
 }
 
 void require_aligned(const char* what, const void* p, Where where);
+void require_global(const char* what, const void* p, Where where);
 
 }  // namespace host
 
@@ -193,6 +194,7 @@ inline uint4 load16(const void* p, Where where = Where::here()) {
 }
 inline void store16(void* p, uint4 value, Where where = Where::here()) {
     host::require_aligned("store16", p, where);
+    host::require_global("store16", p, where);
     *static_cast<uint4*>(p) = value;
 }
 
