@@ -166,7 +166,7 @@ void Context::start_on(const Stack& stack, void (*entry)()) {
 #endif
 }
 
-void Context::switch_to(Context& from, Context& to, [[maybe_unused]] bool last) {
+BYHAND_NO_TSAN void Context::switch_to(Context& from, Context& to, [[maybe_unused]] bool last) {
 #if BYHAND_ASAN
     t_left = &from;
     __sanitizer_start_switch_fiber(last ? nullptr : &from.fake_stack_, to.low_, to.bytes_);

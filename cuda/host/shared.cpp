@@ -23,6 +23,7 @@ void SharedMemory::begin(std::size_t dynamic_bytes) {
     static_bytes_ = 0;
     placed_.clear();
     dynamic_ = nullptr;
+    dynamic_site_ = {};
     if (dynamic_bytes > 0) {
         dynamic_site_ = {"the dynamic shared memory", {}, dynamic_bytes, 128};
         dynamic_ = carve(dynamic_site_);
