@@ -34,12 +34,14 @@ def test_bfloat16(op, sample, device_kernels):
 
 
 @pytest.mark.parametrize(("op", "sample"), [*EVERY, *WIDE], ids=name_of)
-def test_same_bits(op, sample, device_kernels):
+def test_same_bits_every_time_and_under_every_schedule(op, sample, device_kernels):
     for stage in oracle.stages(op, sample, bare_reference()):
-        runs = [
-            run(device_kernels, stage.kernel, stage.env, stage.shapes, np.float32, Memory())
-            for _ in range(3)
-        ]
+        runs = []
+        for way in device_kernels.again():
+            with way:
+                runs.append(
+                    run(device_kernels, stage.kernel, stage.env, stage.shapes, np.float32, Memory())
+                )
         for name in runs[0].keys() - op.scratch:
             assert len({r[name].tobytes() for r in runs}) == 1, name
 

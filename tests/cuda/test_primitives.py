@@ -11,11 +11,10 @@ import pytest
 
 from byhand import backend
 from tests.cuda import compile
+from tests.cuda.schedules import SCHEDULES
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 BF16 = np.dtype(ml_dtypes.bfloat16)
-SCHEDULES = ("forward late", "reverse early", "random:3 late", "warp-greedy early",
-             "warp-greedy-reverse late")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
