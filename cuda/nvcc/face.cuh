@@ -32,12 +32,12 @@ BYHAND_DEVICE unsigned pack_bf16(float low, float high) {
            static_cast<unsigned>(__bfloat16_as_ushort(__float2bfloat16(high))) << 16;
 }
 BYHAND_DEVICE int count_bits(unsigned bits) { return __popc(bits); }
-BYHAND_DEVICE float fast_exp(float x) { return __expf(x); }
 BYHAND_DEVICE float fast_exp2(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+BYHAND_DEVICE float fast_exp(float x) { return fast_exp2(x * 1.44269504f); }
 
 // --- Threads ---------------------------------------------------------------------------------
 
