@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import importlib
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from byhand import backend
+from tests.cuda import machine_code
 from tests.cuda.device import OnDevice
 
 
@@ -28,3 +30,14 @@ def cuda_module() -> Any:
     if "cuda" not in backend.built_modules():
         pytest.skip(backend.cuda_reason())
     return importlib.import_module("byhand._cuda")
+
+
+@pytest.fixture(scope="session")
+def machine() -> list[machine_code.Kernel]:
+    """Every kernel of the compiled module, read from its machine code."""
+    if "cuda" not in backend.built_modules():
+        pytest.skip(backend.cuda_reason())
+    try:
+        return machine_code.kernels(Path(importlib.import_module("byhand._cuda").__file__ or ""))
+    except machine_code.MissingTool as error:
+        pytest.skip(str(error))
