@@ -72,7 +72,7 @@ def cases(home: Home, only: str) -> Iterator[Case]:
 
 
 def bench(home: Home, only: str, seconds: float, rounds: int = ROUNDS) -> dict[str, Any]:
-    """The result of all cases that `only` matches; those that `seconds` leave no time for say so."""
+    """The result of the cases that `only` matches; those that come too late say so."""
     begin = time.monotonic()
     copy_once, copied = home.copier()
     copy = copied / in_turns(home, {"copy": copy_once}, rounds)["copy"][0] * 1e3
@@ -87,7 +87,7 @@ def bench(home: Home, only: str, seconds: float, rounds: int = ROUNDS) -> dict[s
             rows.append(gpu_report.row(*about, copy, {}, late))
         else:
             rows.append(measure(home, case, copy, rounds))
-        print("  ".join(cell for cell in gpu_report.cells(rows[-1]) if cell), flush=True)
+        print(gpu_report.line(rows[-1]), flush=True)
         home.free()
     clocks["after"] = home.clocks()
     about = {} if home.dry else circumstances()
@@ -126,6 +126,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.on_cpu and getattr(options, "out", None):
         parser.error("--on-cpu measures no GPU: there is nothing to write with --out")
+    try:
+        re.compile(options.only)
+    except re.error as error:
+        parser.error(f"--only is no regular expression: {error}")
     try:
         home: Home = OnCpu() if options.on_cpu else Gpu()
     except backend.CudaUnavailable as error:

@@ -78,7 +78,6 @@ class Maker:
     def ids(self, rows: int, classes: int) -> Any:
         return self.xp.asarray(self._rng.integers(0, classes, rows, dtype=np.int64))
 
-
     def case(
         self, kernel: str, arguments: dict[str, Any], x: Any, passes: int, rival: Rival
     ) -> Case:
@@ -87,10 +86,13 @@ class Maker:
         return Case(kernel, x.shape, self.dtype, passes * x.nbytes, calls, rival)
 
 
+TORCH_DEVICE = "cuda"
+
+
 def torch_normal(dtype: str, *shape: int) -> Any:
     import torch
 
-    return torch.randn(shape, device="cuda").to(getattr(torch, dtype))
+    return torch.randn(shape, device=TORCH_DEVICE).to(getattr(torch, dtype))
 
 
 # --- One function an op --------------------------------------------------------------------------
@@ -173,7 +175,7 @@ def cross_entropy(m: Maker, rows: int, classes: int) -> Iterator[Case]:
             import torch
 
             a = torch_normal(m.dtype, rows, classes).requires_grad_()
-            t = torch.randint(0, classes, (rows,), device="cuda")
+            t = torch.randint(0, classes, (rows,), device=TORCH_DEVICE)
             f = torch.nn.functional.cross_entropy
             kept = f(a, t)  # a graph to go back through
             return lambda: run(lambda: f(a, t), kept, a)

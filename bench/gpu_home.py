@@ -12,7 +12,13 @@ import numpy as np
 
 from byhand import backend
 
-CLOCKS = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "clocks_throttle_reasons.active")
+CLOCKS = (
+    "clocks.sm",
+    "clocks.mem",
+    "temperature.gpu",
+    "power.draw",
+    "clocks_throttle_reasons.active",
+)
 
 
 class Gpu:

@@ -86,7 +86,7 @@ def row(
         "ms": round(ours[0], 4) if ours else f"not run: {not_run['ours']}",
         "spread": round(ours[1], 3) if ours else None,
         "gb_per_s": round(bandwidth / 1e9, 1) if bandwidth else None,
-        "of_copy": round(bandwidth / copy, 3) if bandwidth else None,
+        "of_copy": round(bandwidth / copy, 4) if bandwidth else None,
         "torch_ms": round(torch[0], 4) if torch else f"not run: {not_run['torch']}",
         "times_torch_speed": round(torch[0] / ours[0], 2) if ours and torch else None,
     }
@@ -112,6 +112,13 @@ def cells(entry: dict[str, Any]) -> list[str]:
     ]
 
 
+def line(entry: dict[str, Any]) -> str:
+    """The same for the terminal."""
+    widths = (25, 16, 9, 10, 5, 6, 5, 10, 5)
+    padded = zip(cells(entry), widths, strict=True)
+    return "  ".join(cell.strip("`").ljust(width) for cell, width in padded).rstrip()
+
+
 HEAD = ["kernel", "shape", "dtype", "time", "spread", "GB/s", "of copy", "PyTorch"]
 
 
@@ -121,7 +128,11 @@ def markdown(result: dict[str, Any]) -> str:
     about = [
         gpu["name"],
         f"copy {result['copy_gb_per_s']:,.0f} GB/s read and written",
-        *(f"{what} {gpu[key]}" for what, key in (("driver", "driver"), ("cupy", "cupy")) if key in gpu),
+        *(
+            f"{what} {gpu[key]}"
+            for what, key in (("driver", "driver"), ("cupy", "cupy"))
+            if key in gpu
+        ),
         *([f"PyTorch {result['torch']}"] if "torch" in result else []),
         f"{result['date'][:10]}, commit {result['commit']}",
     ]
