@@ -261,8 +261,9 @@ def cuda_on_cpu() -> Kernels:
     (``ml_dtypes``): for tests, and never picked on its own.
 
     A block's threads take turns in the order that ``cuda_on_cpu_schedule`` sets. What CUDA leaves
-    undefined, such as a barrier that not all threads reach, is a RuntimeError that names the kernel,
-    the source line, the block and the threads. Raises CudaUnavailable when it was not built.
+    undefined, such as a barrier that not all threads reach, is a RuntimeError that names the
+    kernel, the source line, the block and the threads. Raises CudaUnavailable where it is not
+    built.
     """
     if "cuda_on_cpu" not in built_modules():
         raise CudaUnavailable("byhand was built without the CUDA kernels for the CPU")
@@ -275,8 +276,8 @@ def cuda_on_cpu_schedule(schedule: str) -> Iterator[None]:
 
     The order is ``forward`` or ``reverse`` (round robin), ``random:SEED``, ``warp-greedy`` or
     ``warp-greedy-reverse`` (a warp runs as far as it can before the next one starts); after a blank
-    comes ``early`` or ``late``: whether asynchronous copies happen when they are issued or when they
-    are waited for. Outside of any block it is what ``BYHAND_SCHEDULE`` says, else ``forward late``.
+    comes ``early`` or ``late``: whether asynchronous copies happen when they are issued or when
+    they are waited for. Elsewhere it is what ``BYHAND_SCHEDULE`` says, or ``forward late``.
     Raises ValueError for anything else.
     """
     cuda_on_cpu()

@@ -22,8 +22,8 @@ def on_cpu() -> Any:
 
 @pytest.fixture(scope="session")
 def on_gpu() -> Any:
-    """The CUDA kernels on the GPU, taking numpy arrays. Skips, saying why, where there is none; with
-    BYHAND_REQUIRE=cuda that is a failure.
+    """The CUDA kernels on the GPU, taking numpy arrays. Skips, saying why, where there is none;
+    with BYHAND_REQUIRE=cuda that is a failure.
     """
     if reason := backend.cuda_reason():
         if "cuda" in os.environ.get("BYHAND_REQUIRE", "").split(","):
