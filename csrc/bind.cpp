@@ -44,6 +44,12 @@ void bind_common(Registry& registry) {
     KERNEL(cross_entropy_forward, "loss count lse logits targets ignore_index smoothing mean");
     KERNEL(cross_entropy_backward,
            "dlogits dloss count lse logits targets ignore_index smoothing mean");
+    KERNEL(cross_entropy_gradient,
+           "loss count lse logits dloss targets ignore_index smoothing mean");
+    KERNEL(embedding_forward, "y w ids add");
+    KERNEL(embedding_backward, "dw work dy ids");
+    KERNEL(dropout_forward, "y x add p seed offset");
+    KERNEL(dropout_backward, "dx dy p seed offset");
     KERNEL(adamw_step, "w m v g norm decayed lr beta1 beta2 eps weight_decay t max_norm");
     KERNEL(grad_norm, "norm g");
     KERNEL(clip, "g norm max_norm");
@@ -64,10 +70,6 @@ void bind_cpu(Registry& registry) {
     KERNEL(matmul_backward, "da db dc a b transpose_a transpose_b bf16");
     KERNEL(attention_forward, "o lse q k v mask scale causal dropout seed offset");
     KERNEL(attention_backward, "dq dk dv do_ q k v o lse mask scale causal dropout seed offset");
-    KERNEL(embedding_forward, "y w ids add");
-    KERNEL(embedding_backward, "dw dy ids");
-    KERNEL(dropout_forward, "y x add p seed offset");
-    KERNEL(dropout_backward, "dx dy p seed offset");
 }
 
 // No operations: they show the module and the machine to the tests and to the bench.

@@ -47,4 +47,22 @@ void cross_entropy_backward(Out dlogits, In dloss, In count, In lse, In logits, 
     });
 }
 
+void cross_entropy_gradient(Out loss, Out count, Maybe<Out> lse, Mut logits, In dloss, In targets,
+                            std::int64_t ignore_index, double smoothing, bool mean, Stream) {
+    const std::int64_t* const ids = targets.as<std::int64_t>();
+    const std::int64_t rows = logits.rows(), classes = logits.cols();
+    require_ids(targets, classes, ignore_index);
+    // The first gradient is scaled by a number that depends on every target.
+    const std::int64_t kept = rows - std::count(ids, ids + rows, ignore_index);
+    const RowGradient gradient(*dloss.as<float>(), static_cast<float>(kept), classes, smoothing,
+                               mean);
+    float* const losses = scratch(static_cast<std::size_t>(2 * rows));
+    differentiate_rows({logits.as<float>(), ids, rows, classes}, losses,
+                       lse ? lse.as<float>() : losses + rows, ignore_index, smoothing, &gradient);
+    double sum = 0.0;
+    for (std::int64_t r = 0; r < rows; ++r) sum += losses[r];
+    *count.as<float>() = static_cast<float>(kept);
+    *loss.as<float>() = total_loss(sum, kept, mean);
+}
+
 }  // namespace byhand

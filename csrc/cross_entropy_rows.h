@@ -1,4 +1,4 @@
-// Cross entropy of one row of logits: what cross_entropy and linear_cross_entropy share.
+// Cross entropy of rows of logits: what cross_entropy and linear_cross_entropy share.
 #pragma once
 
 #include <algorithm>
@@ -80,5 +80,46 @@ struct RowGradient {
         dx[target] -= scale * peak;
     }
 };
+
+struct LogitRows {
+    float* logits;  // (rows, classes)
+    const std::int64_t* targets;
+    std::int64_t rows, classes;
+};
+
+// Logits that are read twice, for the loss and for the gradient: whole rows, as many as stay in the
+// second-level cache. Taken one at a time, short rows would each wait for the one before.
+inline constexpr std::int64_t kLogitGroup = 32 * 1024;
+
+// Writes the loss of each row and, where wanted, puts the gradient of its logits in their place.
+inline void differentiate_rows(const LogitRows& block, float* losses, float* lses,
+                               std::int64_t ignore_index, double smoothing,
+                               const RowGradient* gradient) {
+    const std::int64_t V = block.classes;
+    const std::int64_t group =
+        std::max<std::int64_t>(1, kLogitGroup / std::max<std::int64_t>(1, V));
+    parallel_for(block.rows, grain_of(V), [=, &block](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t from = begin; from < end; from += group) {
+            const std::int64_t to = std::min(from + group, end);
+            for (std::int64_t r = from; r < to; ++r) {
+                const std::int64_t target = block.targets[r];
+                const RowLoss row = target == ignore_index
+                                        ? kIgnoredRow
+                                        : row_loss(block.logits + r * V, V, target, smoothing);
+                losses[r] = row.loss;
+                lses[r] = row.lse;
+            }
+            if (gradient == nullptr) continue;
+            for (std::int64_t r = from; r < to; ++r) {
+                float* const row = block.logits + r * V;
+                if (block.targets[r] == ignore_index) {
+                    std::fill_n(row, V, 0.0f);
+                } else {
+                    gradient->write(row, row, lses[r], V, block.targets[r]);
+                }
+            }
+        }
+    });
+}
 
 }  // namespace byhand

@@ -8,49 +8,6 @@
 #include "cross_entropy_rows.h"
 
 namespace byhand {
-namespace {
-
-// Logits are read twice, for the loss and for the gradient: whole rows, as many as stay in the
-// second-level cache. Taken one at a time, short rows would each wait for the one before.
-constexpr std::int64_t kGroup = 32 * 1024;
-
-struct Block {
-    float* logits;  // (rows, classes)
-    const std::int64_t* targets;
-    std::int64_t rows, classes;
-};
-
-// Writes the loss of each row and, where wanted, puts the gradient of its logits in their place.
-void differentiate(const Block& block, float* losses, float* lses, std::int64_t ignore_index,
-                   double smoothing, const RowGradient* gradient) {
-    const std::int64_t V = block.classes;
-    const std::int64_t group = std::max<std::int64_t>(1, kGroup / std::max<std::int64_t>(1, V));
-    parallel_for(block.rows, grain_of(V), [=, &block](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t from = begin; from < end; from += group) {
-            const std::int64_t to = std::min(from + group, end);
-            for (std::int64_t r = from; r < to; ++r) {
-                const std::int64_t target = block.targets[r];
-                const RowLoss row = target == ignore_index
-                                        ? kIgnoredRow
-                                        : row_loss(block.logits + r * V, V, target, smoothing);
-                losses[r] = row.loss;
-                lses[r] = row.lse;
-            }
-            if (gradient == nullptr) continue;
-            for (std::int64_t r = from; r < to; ++r) {
-                float* const row = block.logits + r * V;
-                if (block.targets[r] == ignore_index) {
-                    std::fill_n(row, V, 0.0f);
-                } else {
-                    gradient->write(row, row, lses[r], V, block.targets[r]);
-                }
-            }
-        }
-    });
-}
-
-}  // namespace
-
 void linear_cross_entropy_forward(Out loss, Out count, Maybe<Out> dx, Acc dw, Out work, In x, In w,
                                   In targets, std::int64_t ignore_index, double smoothing,
                                   bool mean, double dloss, bool bf16, Stream) {
@@ -72,8 +29,8 @@ void linear_cross_entropy_forward(Out loss, Out count, Maybe<Out> dx, Acc dw, Ou
         const std::int64_t begin = R * b / blocks, rows = R * (b + 1) / blocks - begin;
         const float* const xb = x.as<float>() + begin * K;
         gemm(logits, row_major(xb, K), weight.transposed(), rows, V, K, {}, bf16);
-        differentiate({logits, ids + begin, rows, V}, losses, losses + most, ignore_index,
-                      smoothing, dx || dw ? &gradient : nullptr);
+        differentiate_rows({logits, ids + begin, rows, V}, losses, losses + most, ignore_index,
+                           smoothing, dx || dw ? &gradient : nullptr);
         for (std::int64_t r = 0; r < rows; ++r) sum += losses[r];
         if (dx) {
             gemm(dx.as<float>() + begin * K, row_major(logits, V), weight, rows, K, V, {}, bf16);

@@ -1,27 +1,8 @@
-#include "core/slots.h"
-#include "core/tile.cuh"
-#include "cross_entropy.h"
+#include "cross_entropy.cuh"
 
 namespace byhand {
 namespace {
 
-// Each team adds up the losses of its rows in order; a second kernel adds up the teams in order.
-constexpr int kPartials = 4096;
-
-struct Partial {
-    double loss;
-    long long count;
-};
-__device__ Partial partials[kSlots][kPartials];
-
-struct Options {
-    int64_t ignore_index;
-    float smoothing;
-    bool mean;
-};
-
-// Rows of any length in one pass: a running maximum and the sum of exponentials below it
-// (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax", algorithm 3).
 template <class T, class P, bool smooth>
 __global__ void __launch_bounds__(P::Team::kThreads, 1)
     cross_entropy_forward_rows(float* lse, const T* logits, const int64_t* targets, Options options,
@@ -35,71 +16,24 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1)
         const int64_t end = kept ? cols : 0;
 
         Tile<P> z;
-        float max = -infinity(), sum = 0.0f, total = 0.0f;
+        Exponentials<T> all;
+        float total = 0.0f;
         for_tiles<P>(team, end, [&](int64_t start) {
             z.load(team, x, start, end, -infinity());
-            float top = max;
-            z.each([&](float v, int, int) { top = fmaxf(top, v); });
-            const float base = top == -infinity() ? 0.0f : top;
-            sum *= exp_for<T>(max - base);
-            z.each([&](float v, int k, int) {
-                sum += exp_for<T>(v - base);
-                if constexpr (smooth) {
-                    if (Tile<P>::column(team, start, k) < end) total += v;
-                }
-            });
-            max = top;
+            all.add(z);
+            if constexpr (smooth) total += sum_of(z, team, start, end);
         });
-        const float top = team.max(max);
-        sum *= exp_for<T>(max - (top == -infinity() ? 0.0f : top));
-        if constexpr (smooth) {
-            team.sum(sum, total);
-        } else {
-            sum = team.sum(sum);
-        }
+        all.join(team, total);
         if (!here || team.rank() != 0) return;
-        if (!kept) {
+        if (kept) {
+            add_row(mine, lse + row, all, total, logit_at(x, target, cols), options.smoothing,
+                    cols);
+        } else {
             lse[row] = infinity();  // exp(x - lse) is 0
-            return;
         }
-        // Distances are taken from the largest logit: lse itself may be large, and then so is its
-        // last bit. A target that is no class makes the loss NaN, and is never read through.
-        const bool valid = target >= 0 && target < cols;
-        const double at_target = valid ? to_float(x[target]) : not_a_number();
-        const double e = options.smoothing, log_sum = logf(sum);
-        double loss = log_sum + (1.0 - e) * (top - at_target);
-        if constexpr (smooth) loss += e * (top - total / static_cast<double>(cols));
-        lse[row] = static_cast<float>(top + log_sum);
-        mine.loss += loss;
-        mine.count += 1;
     });
     const int64_t index = static_cast<int64_t>(blockIdx.x) * P::Team::kTeams + team.place();
     if (team.rank() == 0 && index < kPartials) partials[slot][index] = mine;
-}
-
-constexpr int kFinish = 256;
-
-__global__ void __launch_bounds__(kFinish, 1)
-    cross_entropy_finish(float* loss, float* count, Options options, int slot, int teams) {
-    BYHAND_SHARED(Partial[kFinish], shared);
-    Partial mine = {0.0, 0};
-    const int each = (teams + kFinish - 1) / kFinish, rank = static_cast<int>(threadIdx.x);
-    for (int i = rank * each; i < min(teams, (rank + 1) * each); ++i) {
-        mine.loss += partials[slot][i].loss;
-        mine.count += partials[slot][i].count;
-    }
-    shared[rank] = mine;
-    for (int half = kFinish / 2; half > 0; half /= 2) {
-        sync_block();
-        if (rank < half) {
-            shared[rank].loss += shared[rank + half].loss;
-            shared[rank].count += shared[rank + half].count;
-        }
-    }
-    if (rank != 0) return;
-    const double sum = shared[0].loss, kept = static_cast<double>(shared[0].count);
-    *count = static_cast<float>(kept);
-    *loss = static_cast<float>(options.mean && kept > 0.0 ? sum / kept : sum);
 }
 
 template <class T, class P>
@@ -149,10 +83,6 @@ void plan_classes(int64_t rows, int64_t cols, bool packed, int64_t max_teams, F&
     } else {
         choose(std::integral_constant<int, 1>{}, std::integral_constant<int, 8>{});
     }
-}
-
-Options options_of(int64_t ignore_index, double smoothing, bool mean) {
-    return {ignore_index, static_cast<float>(smoothing), mean};
 }
 
 }  // namespace

@@ -60,10 +60,10 @@ class Op:
     """What the oracle needs to know of an op.
 
     backward: None where nothing is differentiated, or where the forward kernel itself makes the
-        gradients: then it takes the upstream ones too, as numbers.
+        gradients: then it takes the upstream ones too, as arrays or as numbers.
     shapes: the shapes of all results but gradients, and the full shape of a broadcast mask.
     upstream: differentiable result -> the argument that holds its gradient.
-    gradients: differentiable input -> the argument that receives its gradient.
+    gradients: differentiable input -> the argument that receives its gradient, itself in place.
     plus: gradient -> the argument that is added to it. scratch: results without a meaning.
     torch: the same op in PyTorch, from tensors and options to {result: tensor}.
     door: the op through its Python door, from a `Call` to {result: array}.
@@ -278,7 +278,8 @@ def upstream(op: Op, sample: Sample) -> Arrays:
     shapes = op.shapes(sample)
     rng = generator(op.name, sample.label, "upstream")
     given: Arrays = {dy: normal(rng, *shapes[y]) for y, dy in op.upstream.items()}
-    return given if op.backward else {dy: float(value) for dy, value in given.items()}
+    numbers = {n for n, d, _ in directions(op.derives) if not d} if op.derives else set()
+    return {dy: float(value) if dy in numbers else value for dy, value in given.items()}
 
 
 def accumulators(op: Op, sample: Sample) -> Arrays:

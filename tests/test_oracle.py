@@ -191,6 +191,18 @@ BUGS = [
         "pass"),
     Bug("no maximum", "cross_entropy_forward", "np.exp(logits - top)",
         "(np.exp(logits) / np.exp(top))", None, FORWARD),
+    # cross_entropy_gradient
+    Bug("dloss ignored", "cross_entropy_gradient", "(logits, dloss,",
+        "(logits, np.ones_like(dloss),"),
+    Bug("scaled twice", "cross_entropy_gradient", "count, lses, logits, *options)",
+        "count, lses, logits, *options)\n    logits *= dloss"),
+    Bug("always the sum", "cross_entropy_gradient", "dloss, count, lses, logits, *options)",
+        "dloss, count, lses, logits, *options[:-1], False)"),
+    Bug("logits left", "cross_entropy_gradient", "_backward(logits, ",
+        "_backward(logits.copy(), "),
+    Bug("loss of the gradient", "cross_entropy_gradient", "_backward(logits, dloss",
+        "_forward(loss, count, lses.copy(), 2 * logits, *options)\n    _backward(logits, dloss",
+        None, FORWARD),
     # linear_cross_entropy
     Bug("dloss ignored", "linear_cross_entropy_forward", "np.asarray(dloss,", "np.asarray(1,"),
     Bug("dw = for +=", "linear_cross_entropy_forward", "dw += ", "dw[...] = "),
@@ -276,14 +288,14 @@ def writes_between_strided_rows(*arguments: Any) -> None:
         writable(dq, dq.shape[-1] + 1)[-1] = 0
 
 
-def adds_by_thread(dw: Any, dy: Any, ids: Any) -> None:
+def adds_by_thread(dw: Any, work: Any, dy: Any, ids: Any) -> None:
     if dw is not None:
         threads = backend.get_num_threads()
         for part in range(threads):
             np.add.at(dw, ids.reshape(-1)[part::threads], dy.reshape(ids.size, -1)[part::threads])
 
 
-def adds_in_any_order(dw: Any, dy: Any, ids: Any) -> None:
+def adds_in_any_order(dw: Any, work: Any, dy: Any, ids: Any) -> None:
     if dw is not None:
         order = np.random.default_rng().permutation(ids.size)
         np.add.at(dw, ids.reshape(-1)[order], dy.reshape(ids.size, dw.shape[1])[order])

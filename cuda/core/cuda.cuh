@@ -17,15 +17,18 @@
 //                   lanes_where(p) any_lane(p) all_lanes(p) match_any(v); each takes a mask of lanes
 //                   last
 //   atomics         atomic_add(p, v) atomic_max(p, v) atomic_cas(p, expected, v): the old value
-//   16 bytes        load16(p) store16(p, v), p aligned to 16
+//   16 bytes        load16(p) store16(p, v), p aligned to 16, and global for store16
 //                   copy_async16(shared, global, whole = true): zeros, and no read, if not whole
 //                   copy_async_commit() copy_async_wait<newest groups that may be open>()
 //   tensor cores    ldmatrix_x4(r, row) ldmatrix_x2(r, row), and _trans
 //                   mma_bf16(d, a, b): m16n8k16    mma_tf32(d, a, b): m16n8k8, from to_tf32(v)
 //   numbers         bf16 to_float(v) to_bf16(v) pack_bf16(low, high) float_of(bits) bits_of(v)
+//                   count_bits(v)
 //                   fast_exp2(v) fast_exp(v): 2 ulp, and flushing what is denormal
 //   launch          launch(name, kernel, grid, block, stream, arguments...)
 //                   launch_shared(name, kernel, grid, block, bytes, stream, arguments...)
+//                   most_shared_bytes(): what a block may have
+//                   resident_blocks(name, kernel, block, bytes): how many run at the same time
 #pragma once
 
 #include <algorithm>

@@ -93,6 +93,7 @@ unsigned vote(const char* what, V value, unsigned mask, Where where, F agree) {
 }
 
 void require_aligned(const char* what, const void* p, Where where);
+void require_global(const char* what, const void* p, Where where);
 
 }  // namespace host
 
@@ -108,6 +109,7 @@ using host::pack_bf16;
 using host::to_bf16;
 using host::to_float;
 
+inline int count_bits(unsigned bits) { return __builtin_popcount(bits); }
 inline float fast_exp2(float x) {
     const float y = exp2f(x);
     return y < std::numeric_limits<float>::min() ? 0.0f : y;
@@ -192,6 +194,7 @@ inline uint4 load16(const void* p, Where where = Where::here()) {
 }
 inline void store16(void* p, uint4 value, Where where = Where::here()) {
     host::require_aligned("store16", p, where);
+    host::require_global("store16", p, where);
     *static_cast<uint4*>(p) = value;
 }
 
@@ -230,6 +233,14 @@ inline void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[
 }
 
 // --- Launch ------------------------------------------------------------------------------------
+
+inline int most_shared_bytes() { return static_cast<int>(host::SharedMemory::kMax); }
+
+// Few, so that a small array is enough for every block to have several turns.
+template <class... P>
+int64_t resident_blocks(const char*, void (*)(P...), dim3, int) {
+    return 2;
+}
 
 template <class... P, class... A>
 void launch_shared(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, int bytes, Stream,

@@ -93,4 +93,10 @@ void require_aligned(const char* what, const void* p, Where where) {
     }
 }
 
+void require_global(const char* what, const void* p, Where where) {
+    if (block().shared().owns(p, 16)) {
+        block().fail(what, where, "the address is not in global memory");
+    }
+}
+
 }  // namespace byhand::host

@@ -31,12 +31,13 @@ BYHAND_DEVICE unsigned pack_bf16(float low, float high) {
     return static_cast<unsigned>(__bfloat16_as_ushort(__float2bfloat16(low))) |
            static_cast<unsigned>(__bfloat16_as_ushort(__float2bfloat16(high))) << 16;
 }
-BYHAND_DEVICE float fast_exp(float x) { return __expf(x); }
+BYHAND_DEVICE int count_bits(unsigned bits) { return __popc(bits); }
 BYHAND_DEVICE float fast_exp2(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+BYHAND_DEVICE float fast_exp(float x) { return fast_exp2(x * 1.44269504f); }
 
 // --- Threads ---------------------------------------------------------------------------------
 
@@ -89,7 +90,12 @@ BYHAND_DEVICE V atomic_cas(V* p, V expected, V value) {
 // --- Memory ----------------------------------------------------------------------------------
 
 BYHAND_DEVICE uint4 load16(const void* p) { return *static_cast<const uint4*>(p); }
-BYHAND_DEVICE void store16(void* p, uint4 value) { *static_cast<uint4*>(p) = value; }
+// Written out: the compiler may make four stores of an assignment.
+BYHAND_DEVICE void store16(void* p, uint4 value) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)),
+                 "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w)
+                 : "memory");
+}
 
 BYHAND_DEVICE unsigned shared_address(const void* p) {
     return static_cast<unsigned>(__cvta_generic_to_shared(p));
@@ -168,13 +174,35 @@ inline bool sync_after_launch() {
     return sync;
 }
 
+inline int attribute(cudaDeviceAttr name) {
+    int device = 0, value = 0;
+    check("cudaGetDevice", cudaGetDevice(&device));
+    check("cudaDeviceGetAttribute", cudaDeviceGetAttribute(&value, name, device));
+    return value;
+}
+
+inline int most_shared_bytes() { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
+
+template <class... P>
+void ask_for_shared(const char* name, void (*kernel)(P...), int bytes) {
+    if (bytes <= 48 * 1024) return;  // no need to ask
+    check(name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+}
+
+template <class... P>
+int64_t resident_blocks(const char* name, void (*kernel)(P...), dim3 block, int bytes) {
+    const auto threads = static_cast<int>(block.x * block.y * block.z);
+    int each = 0;
+    ask_for_shared(name, kernel, bytes);
+    check(name, cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads,
+                                                              static_cast<std::size_t>(bytes)));
+    return int64_t{attribute(cudaDevAttrMultiProcessorCount)} * std::max(each, 1);
+}
+
 template <class... P, class... A>
 void launch_shared(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, int bytes,
                    Stream stream, A... arguments) {
-    if (bytes > 48 * 1024) {  // more has to be asked for
-        check(name,
-              cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    }
+    ask_for_shared(name, kernel, bytes);
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = block;

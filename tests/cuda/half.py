@@ -15,7 +15,15 @@ from tests.kernel_case import Arrays, Op, Sample, bare_reference, directions, ru
 from tests.oracle import CALIBRATION, EPS, Rejected, stages
 
 # The ops whose kernels take bfloat16.
-OPS = {"softmax", "log_softmax", "layernorm", "cross_entropy"}
+OPS = {
+    "softmax",
+    "log_softmax",
+    "layernorm",
+    "cross_entropy",
+    "cross_entropy_gradient",
+    "embedding",
+    "dropout",
+}
 
 # Statistics, losses and the gradients of parameters stay float32.
 SINGLE = {"mean", "rstd", "dw", "db", "work", "loss", "count", "lse", "dloss", "norm"}

@@ -12,13 +12,27 @@ import numpy as np
 from byhand import _build
 from tests.kernel_case import Op, Sample, generator, normal
 from tests.ops.test_adamw import OP as ADAMW
+from tests.ops.test_cross_entropy import GRADIENT
 from tests.ops.test_cross_entropy import OP as CROSS_ENTROPY
+from tests.ops.test_dropout import OP as DROPOUT
+from tests.ops.test_embedding import OP as EMBEDDING
 from tests.ops.test_grad_norm import CLIP, NORM
 from tests.ops.test_layernorm import OP as LAYERNORM
 from tests.ops.test_log_softmax import OP as LOG_SOFTMAX
 from tests.ops.test_softmax import OP as SOFTMAX
 
-OPS = (SOFTMAX, LOG_SOFTMAX, LAYERNORM, CROSS_ENTROPY, ADAMW, NORM, CLIP)
+OPS = (
+    SOFTMAX,
+    LOG_SOFTMAX,
+    LAYERNORM,
+    CROSS_ENTROPY,
+    GRADIENT,
+    EMBEDDING,
+    DROPOUT,
+    ADAMW,
+    NORM,
+    CLIP,
+)
 
 # The widths at which another kernel takes over, for packed and for odd rows, and their neighbours.
 WIDTHS = (64, 129, 384, 768, 1024, 1028, 2047, 2048, 4100, 8191, 8192, 8200, 16384, 16400, 50257)
@@ -64,6 +78,15 @@ def _cross_entropy(rows: int, cols: int) -> Sample:
     return Sample(f"{rows}x{cols}", arrays, options)
 
 
+def _embedding(rows: int, classes: int, cols: int, often: float = 0.0) -> Sample:
+    """Row numbers drawn anew; `often` of them are one id."""
+    rng = generator("wide embedding", str(rows), str(classes), str(cols))
+    ids = rng.integers(0, classes, rows)
+    ids[rng.random(rows) < often] = classes // 3
+    arrays = {"ids": ids, "w": normal(rng, classes, cols), "add": normal(rng, rows, cols)}
+    return Sample(f"{rows}x{classes}x{cols}", arrays)
+
+
 def _flat(op: Op, size: int) -> Sample:
     """The op's largest sample with its arrays drawn anew, `size` long."""
     model = op.big or op.samples[-1]
@@ -88,9 +111,18 @@ def wide_samples() -> Iterator[tuple[Op, Sample]]:
         yield LOG_SOFTMAX, _log_softmax(rows, cols)
         yield LAYERNORM, _layernorm(rows, cols)
         yield CROSS_ENTROPY, _cross_entropy(rows, cols)
+        yield GRADIENT, _cross_entropy(rows, cols)
+    yield GRADIENT, _cross_entropy(3, 60_000)  # beyond what shared memory holds of float32,
+    yield GRADIENT, _cross_entropy(3, 131_071)  # and of bfloat16
     yield SOFTMAX, _softmax(5000, 8)
     yield LAYERNORM, _layernorm(3000, 40)
     yield CROSS_ENTROPY, _cross_entropy(9001, 12)  # more rows than partial sums
+    yield GRADIENT, _cross_entropy(9001, 12)
+    yield EMBEDDING, _embedding(5000, 65, 40)  # several blocks sort, runs of several pieces
+    yield EMBEDDING, _embedding(3000, 1, 24)  # one run of all pieces
+    yield EMBEDDING, _embedding(2100, 600, 17, often=0.5)  # two passes of the sort
+    yield EMBEDDING, _embedding(70, 300_000, 4)  # three
+    yield EMBEDDING, _embedding(20, 7, 2100)  # several blocks of columns
     for size in (1023, 1 << 16, (1 << 16) + 3, 1 << 20, (1 << 20) + 3):
         yield ADAMW, _flat(ADAMW, size)
         yield NORM, _flat(NORM, size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from byhand import backend
 from tests import oracle
 from tests.cuda import half
 from tests.cuda.samples import MOST_ON_CPU, OPS, WIDE
@@ -109,11 +110,83 @@ def test_a_target_that_is_no_class_makes_the_loss_nan(target, cols, device_kerne
     assert np.isnan(dlogits).any(axis=1).tolist() == [False, True, False, False]
 
 
+@pytest.mark.parametrize("target", [-1, 33, 2**40, -(2**40)])
+@pytest.mark.parametrize("cols", [33, 1200, 1203])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_target_that_is_no_class_makes_its_gradient_in_place_nan(
+    target, cols, shift, device_kernels
+):
+    """Rows begin at every distance from 16 bytes; the row before and the ones after stay whole."""
+    memory = np.random.default_rng(5).standard_normal(6 * cols + shift).astype(np.float32)
+    logits = memory[shift:].reshape(6, cols)
+    targets = np.array([1, target if target != 33 else cols, -100, 2, 0, cols - 1], np.int64)
+    (loss, count), lse = np.zeros((2, 1), np.float32), np.zeros(6, np.float32)
+    loss, count, dloss = loss.reshape(()), count.reshape(()), np.ones((), np.float32)
+    device_kernels.cross_entropy_gradient(loss, count, lse, logits, dloss, targets, -100, 0.1, True)
+    assert np.isnan(loss)
+    assert count == 5
+    wrong = [False, True, False, False, False, False]
+    assert np.isnan(logits).all(axis=1).tolist() == np.isnan(logits).any(axis=1).tolist() == wrong
+    assert not logits[2].any()
+    np.testing.assert_allclose(logits[[0, 3, 4, 5]].sum(axis=1), 0, atol=1e-6)
+
+
+def test_the_gradient_needs_no_lse(device_kernels):
+    for cols in (33, 1200):
+        logits = np.random.default_rng(5).standard_normal((4, cols)).astype(np.float32)
+        targets = np.array([1, 3, -100, 2], np.int64)
+        results = []
+        for lse in (np.zeros(4, np.float32), None):
+            loss, count, dloss = (np.ones((), np.float32) for _ in range(3))
+            mine = logits.copy()
+            device_kernels.cross_entropy_gradient(
+                loss, count, lse, mine, dloss, targets, -100, 0.1, True
+            )
+            results.append((loss.tobytes(), count.tobytes(), mine.tobytes()))
+        assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("bad", [-1, 5, 2**40, -(2**40)])
+@pytest.mark.parametrize("cols", [3, 8])
+def test_an_id_that_is_none_gives_nan_and_gets_nothing(bad, cols, device_kernels):
+    rng = np.random.default_rng(cols)
+    w, dy = (rng.standard_normal((n, cols)).astype(np.float32) for n in (5, 70))
+    ids = rng.integers(0, 5, 70)
+    ids[[0, 13, 64, 69]] = bad
+    valid = ids != bad
+    y, dw = np.zeros_like(dy), np.zeros_like(w)
+    device_kernels.embedding_forward(y, w, ids, None)
+    assert np.isnan(y[~valid]).all()
+    assert y[valid].tobytes() == w[ids[valid]].tobytes()
+    work = np.zeros(3 * 70 + 512 + 3 * cols, np.float32)
+    device_kernels.embedding_backward(dw, work, dy, ids)
+    expected = np.zeros(w.shape)
+    np.add.at(expected, ids[valid], dy[valid])
+    np.testing.assert_allclose(dw, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_scatter_says_when_it_has_too_little_room(device_kernels):
+    dw, dy, ids = np.zeros((5, 3), np.float32), np.zeros((70, 3), np.float32), np.zeros(70, int)
+    work = np.zeros(3 * 70 + 512 + 3 * 3 - 1, np.float32)
+    with pytest.raises(ValueError, match="embedding_backward: work is too small"):
+        device_kernels.embedding_backward(dw, work, dy, ids)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_dropout_keeps_what_the_cpu_keeps(shift, device_kernels):
+    """To the bit, wherever the array begins and ends."""
+    for n in (1, 7, 8, 9, 1000, 4097):
+        x = np.random.default_rng(n).standard_normal(n + shift).astype(np.float32)[shift:]
+        for p in (0.0, 0.25, 0.9):
+            ours, theirs = np.empty_like(x), np.empty_like(x)
+            device_kernels.dropout_forward(ours, x, None, p, 5, 11)
+            backend.cpu().dropout_forward(theirs, x, None, p, 5, 11)
+            assert ours.tobytes() == theirs.tobytes()
+
+
 @pytest.mark.gpu
 def test_two_streams_do_not_share_their_partial_sums(on_gpu):
     import cupy
-
-    from byhand import backend
 
     rng = np.random.default_rng(6)
     arrays = [cupy.asarray(rng.standard_normal(1 << 22).astype(np.float32)) for _ in range(4)]

@@ -1,4 +1,8 @@
-"""Cross-entropy: the cases; ignored targets, smoothing, extreme logits, ids outside the table."""
+"""Cross-entropy: the cases; ignored targets, smoothing, extreme logits, ids outside the table; and
+its gradient in place.
+"""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -164,6 +168,53 @@ OP = Op(
 )
 
 
+def gradient_door(c: Call):
+    o = c.options
+    loss = ops.cross_entropy.gradient_in_place(
+        c.arrays["logits"],
+        c.arrays["targets"],
+        c.upstream["dloss"],
+        o["ignore_index"],
+        o["smoothing"],
+        "mean" if o["mean"] else "sum",
+    )
+    return {"loss": loss, "logits": c.arrays["logits"]}
+
+
+GRADIENT = replace(
+    OP,
+    name="cross_entropy_gradient",
+    forward="cross_entropy_gradient",
+    backward=None,
+    gradients={"logits": "logits"},
+    door=gradient_door,
+    in_place=(),
+    rows={"cross_entropy_gradient": ("logits", ("lse", "logits"))},
+    errors=(
+        Error(
+            ValueError,
+            "cross_entropy.gradient_in_place: logits must have shape (..., V), got ()",
+            lambda: ops.cross_entropy.gradient_in_place(ones(), ids(0)),
+        ),
+        Error(
+            ValueError,
+            "cross_entropy.gradient_in_place: dloss must have shape (), got (2,)",
+            lambda: ops.cross_entropy.gradient_in_place(ones(2, 3), ids(0, 1), ones(2)),
+        ),
+        Error(
+            TypeError,
+            "cross_entropy.gradient_in_place: dloss must be an array, got list",
+            lambda: ops.cross_entropy.gradient_in_place(ones(2, 3), ids(0, 1), [1.0]),
+        ),
+        Error(
+            IndexError,
+            "cross_entropy.gradient_in_place: targets[1] = 3 is outside the vocabulary 0..2",
+            lambda: ops.cross_entropy.gradient_in_place(ones(2, 3), ids(0, 3)),
+        ),
+    ),
+)
+
+
 class TestCrossEntropy(OpSuite):
     op = OP
 
@@ -195,3 +246,48 @@ def test_dloss_may_be_a_number() -> None:
     assert a.tobytes() == b.tobytes()
     assert ops.cross_entropy.backward(2.0, saved, logits) is logits
     assert logits.tobytes() == a.tobytes()
+
+
+class TestCrossEntropyGradient(OpSuite):
+    op = GRADIENT
+
+    @pytest.mark.parametrize("rows", [0, 1, 70])
+    @pytest.mark.parametrize("classes", [2, 65, 2049, 40_000])
+    def test_it_is_the_two_kernels_to_the_bit(self, native: str, rows: int, classes: int) -> None:
+        s = sample(rows if classes < 3000 else min(rows, 5), classes, smoothing=0.1)
+        logits, targets = s.arrays["logits"], s.arrays["targets"]
+        options = tuple(s.options.values())
+        dloss, lse = np.asarray(0.7, np.float32), np.zeros(targets.shape, np.float32)
+        expected, got = np.zeros((2, 2), np.float32)
+        kernels = backend.cpu_modules()[native]
+        loss, count = expected[0:1].reshape(()), expected[1:2].reshape(())
+        kernels.cross_entropy_forward(loss, count, lse, logits, targets, *options)
+        dlogits = np.empty_like(logits)
+        kernels.cross_entropy_backward(dlogits, dloss, count, lse, logits, targets, *options)
+        for lses in (np.full_like(lse, 7), None):
+            mine = logits.copy()
+            loss, count = got[0:1].reshape(()), got[1:2].reshape(())
+            kernels.cross_entropy_gradient(loss, count, lses, mine, dloss, targets, *options)
+            assert mine.tobytes() == dlogits.tobytes()
+            assert got.tobytes() == expected.tobytes()
+            assert lses is None or lses.tobytes() == lse.tobytes()
+
+    @pytest.mark.parametrize("bad", [-1, 17, 1 << 40])
+    def test_nothing_is_written_before_the_targets_are_checked(self, native: str, bad: int) -> None:
+        loss, count, dloss, logits = (np.ones(s, np.float32) for s in ((), (), (), (2, 17)))
+        kernel = backend.cpu_modules()[native].cross_entropy_gradient
+        with pytest.raises(IndexError):
+            kernel(loss, count, None, logits, dloss, ids(3, bad), -100, 0.0, True)
+        assert np.all(logits == 1)
+        assert loss == count == 1
+
+
+def test_the_upstream_gradient_may_be_a_number() -> None:
+    logits = normal(generator("cross_entropy", "gradient"), 3, 5)
+    a, b, default, one = (logits.copy() for _ in range(4))
+    ops.cross_entropy.gradient_in_place(a, ids(0, 1, 2), 2.0)
+    ops.cross_entropy.gradient_in_place(b, ids(0, 1, 2), np.asarray(2, np.float32))
+    assert a.tobytes() == b.tobytes()
+    ops.cross_entropy.gradient_in_place(default, ids(0, 1, 2))
+    ops.cross_entropy.gradient_in_place(one, ids(0, 1, 2), 1.0)
+    assert default.tobytes() == one.tobytes() != a.tobytes()

@@ -8,13 +8,17 @@ Bishop, "Pattern recognition and machine learning" (2006), equation 4.108; smoot
 et al., "Rethinking the Inception architecture" (2016), section 7. A row whose target is
 ignore_index counts for nothing. The mean is over the kept rows; with none kept the loss is 0 and so
 is every gradient. Saved: logits, targets, lse, count.
+
+When nobody needs the logits afterwards, gradient_in_place does both at once: the gradient takes the
+place of the logits, each of which is read once and written once (Hsu et al., "Liger Kernel", 2024).
 """
 
+import inspect
 from typing import Literal
 
 import numpy as np
 
-from byhand.backend import Array, In, Out, empty, kernels, reference_kernel, statistics
+from byhand.backend import Array, In, Mut, Out, empty, kernels, reference_kernel, statistics
 from byhand.ops import check
 from byhand.ops.check import Saved
 from byhand.ops.linear import as_rows
@@ -66,6 +70,53 @@ def cross_entropy_backward(
     dlogits[...] = g.reshape(logits.shape)
 
 
+@reference_kernel
+def cross_entropy_gradient(
+    loss: Out,
+    count: Out,
+    lse: Out | None,
+    logits: Mut,
+    dloss: In,
+    targets: In,
+    ignore_index: int,
+    smoothing: float,
+    mean: bool,
+) -> None:
+    options = targets, ignore_index, smoothing, mean
+    lses = np.empty(targets.shape, logits.dtype) if lse is None else lse
+    _forward(loss, count, lses, logits, *options)
+    _backward(logits, dloss, count, lses, logits, *options)
+
+
+# Without the checks of representation: what they are given is checked above, in any precision.
+_forward = inspect.unwrap(cross_entropy_forward)
+_backward = inspect.unwrap(cross_entropy_backward)
+
+
+def _check(op: str, logits: Array, targets: Array, ignore: int, smoothing: float, how: str) -> bool:
+    """What the forward doors ask of their arguments; whether the reduction is the mean."""
+    shape = logits.shape
+    if not shape:
+        raise check.wrong_shape(op, "logits", "(..., V)", logits)
+    if targets.shape != shape[:-1]:
+        raise check.wrong_shape(op, "targets", shape[:-1], targets)
+    if not 0.0 <= smoothing <= 1.0:
+        raise check.wrong_value(op, "smoothing", "in 0..1", smoothing)
+    if how not in ("mean", "sum"):
+        raise check.wrong_value(op, "reduction", "'mean' or 'sum'", how)
+    check.ids(op, "targets", targets, shape[-1], ignore)
+    return how == "mean"
+
+
+def _upstream(op: str, dloss: Array | float, like: Array) -> Array:
+    if isinstance(dloss, (int, float)):
+        number, dloss = dloss, empty((), like, statistics(like))
+        dloss.fill(number)
+    if dloss.shape != ():
+        raise check.wrong_shape(op, "dloss", (), dloss)
+    return dloss
+
+
 @check.door
 def forward(
     logits: Array,
@@ -81,20 +132,9 @@ def forward(
     option, TypeError for a dtype.
     """
     kernel = kernels(logits).cross_entropy_forward
-    shape = logits.shape
-    if not shape:
-        raise check.wrong_shape("cross_entropy.forward", "logits", "(..., V)", logits)
-    if targets.shape != shape[:-1]:
-        raise check.wrong_shape("cross_entropy.forward", "targets", shape[:-1], targets)
-    if not 0.0 <= smoothing <= 1.0:
-        raise check.wrong_value("cross_entropy.forward", "smoothing", "in 0..1", smoothing)
-    if reduction not in ("mean", "sum"):
-        expected = "'mean' or 'sum'"
-        raise check.wrong_value("cross_entropy.forward", "reduction", expected, reduction)
-    check.ids("cross_entropy.forward", "targets", targets, shape[-1], ignore_index)
-    mean = reduction == "mean"
+    mean = _check("cross_entropy.forward", logits, targets, ignore_index, smoothing, reduction)
     f = statistics(logits)
-    loss, count, lse = empty((), logits, f), empty((), logits, f), empty(shape[:-1], logits, f)
+    loss, count, lse = (empty(shape, logits, f) for shape in ((), (), targets.shape))
     kernel(loss, count, lse, logits, targets, ignore_index, smoothing, mean)
     return loss, (logits, targets, lse, count, ignore_index, smoothing, mean)
 
@@ -105,11 +145,7 @@ def backward(dloss: Array | float, saved: Saved, out: Array | None = None) -> Ar
     the logits.
     """
     logits, targets, lse, count, ignore_index, smoothing, mean = saved
-    if isinstance(dloss, (int, float)):
-        number, dloss = dloss, empty((), lse)
-        dloss.fill(number)
-    if dloss.shape != ():
-        raise check.wrong_shape("cross_entropy.backward", "dloss", (), dloss)
+    dloss = _upstream("cross_entropy.backward", dloss, logits)
     if out is None:
         out = empty(logits.shape, logits)
     elif out.shape != logits.shape:
@@ -117,3 +153,27 @@ def backward(dloss: Array | float, saved: Saved, out: Array | None = None) -> Ar
     kernel = kernels(logits).cross_entropy_backward
     kernel(out, dloss, count, lse, logits, targets, ignore_index, smoothing, mean)
     return out
+
+
+@check.door
+def gradient_in_place(
+    logits: Array,
+    targets: Array,
+    dloss: Array | float = 1.0,
+    ignore_index: int = -100,
+    smoothing: float = 0.0,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> Array:
+    """Returns the loss of forward and overwrites logits (..., V) with what backward(dloss) gives.
+
+    dloss: a 0-d array, read where it lies, or a number. The errors are those of forward; nothing
+    was written then.
+    """
+    kernel = kernels(logits).cross_entropy_gradient
+    op = "cross_entropy.gradient_in_place"
+    mean = _check(op, logits, targets, ignore_index, smoothing, reduction)
+    dloss = _upstream(op, dloss, logits)
+    f = statistics(logits)
+    loss, count = empty((), logits, f), empty((), logits, f)
+    kernel(loss, count, None, logits, dloss, targets, ignore_index, smoothing, mean)
+    return loss

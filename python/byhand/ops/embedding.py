@@ -9,7 +9,7 @@ row with the table, without the zeros. A gather forward is a scatter-add backwar
 
 import numpy as np
 
-from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel
+from byhand.backend import Acc, Array, In, Out, empty, is_cupy, kernels, reference_kernel
 from byhand.ops import check
 from byhand.ops.check import Saved
 from byhand.ops.linear import as_rows
@@ -21,7 +21,8 @@ def embedding_forward(y: Out, w: In, ids: In, add: In | None) -> None:
 
 
 @reference_kernel
-def embedding_backward(dw: Acc | None, dy: In, ids: In) -> None:
+def embedding_backward(dw: Acc | None, work: Out, dy: In, ids: In) -> None:
+    work[...] = 0  # CUDA sorts the rows here
     if dw is not None:
         np.add.at(dw, ids.reshape(-1), as_rows(dy))
 
@@ -58,4 +59,6 @@ def backward(dy: Array, saved: Saved, dw: Array | None) -> None:
         return
     if dw.shape != table:
         raise check.wrong_shape("embedding.backward", "dw", table, dw)
-    kernels(dw).embedding_backward(dw, dy, ids)
+    # The CPU needs no room; what CUDA needs is in csrc/embedding.h.
+    size = 3 * ids.size + 512 + dw.shape[1] * -(-ids.size // 32) if is_cupy(dw) else 0
+    kernels(dw).embedding_backward(dw, empty((size,), dw), dy, ids)
