@@ -1,26 +1,44 @@
 #!/usr/bin/env bash
-# Builds, tests and measures the CUDA kernels on a machine with a GPU. Needs no network: numpy,
-# cupy, pytest and the build tools (scikit-build-core, pybind11, cmake or ninja) must be there.
-#
-#   bench/gpu.sh                    results go to bench/results
-#   OUT=/some/folder bench/gpu.sh   or there
-#   PYTHON=python3.12, SKIP="build tests sanitizer bench" (any of them)
+# Builds, checks and measures the CUDA kernels on a machine with a GPU, without a network: numpy,
+# cupy, ml_dtypes, pytest and the build tools (scikit-build-core, pybind11, cmake, ninja) must be
+# there; what else is missing says "not run".
+usage="\
+bench/gpu.sh check   the kernels against the reference and against themselves on the CPU, twice for
+                     equal bits, then under compute-sanitizer
+bench/gpu.sh bench   times beside a plain copy and PyTorch: \$OUT/<gpu>/kernels.json and .md
+
+Each takes less than 8 minutes (LIMIT, in seconds). OUT is bench/results by default; PYTHON names the
+interpreter; BUILD is where the package is built, build/gpu by default: the second part reuses it.
+Logs go to \$BUILD/logs, or to \$LOGS."
 set -uo pipefail
-cd "$(dirname "$0")/.."
-OUT=${OUT:-bench/results}
+cd "$(dirname "$0")/.." || exit
+
+part=${1:-}
+case $part in
+    check | bench) ;;
+    help | -h | --help) echo "$usage" && exit 0 ;;
+    *) echo "$usage" >&2 && exit 2 ;;
+esac
 PYTHON=${PYTHON:-python3}
-SKIP=" ${SKIP:-} "
-mkdir -p "$OUT"
-OUT=$(cd "$OUT" && pwd)
-export BYHAND_REQUIRE=cuda PYTHONUNBUFFERED=1
+LIMIT=${LIMIT:-470}
+mkdir -p "${OUT:=bench/results}" "${BUILD:=build/gpu}"
+OUT=$(cd "$OUT" && pwd) BUILD=$(cd "$BUILD" && pwd)
+mkdir -p "${LOGS:=$BUILD/logs}"
+LOGS=$(cd "$LOGS" && pwd)
+export BYHAND_REQUIRE=cuda PYTHONUNBUFFERED=1 PYTHONPATH="$BUILD/site${PYTHONPATH:+:$PYTHONPATH}"
 failed=()
 
-wanted() { [[ "$SKIP" != *" $1 "* ]]; }
-step() { # name, command...
-    local name=$1 log="$OUT/gpu_$1.log" start=$SECONDS
-    shift
+step() { # name, seconds at most, command...: its output goes to a log, its end to the terminal
+    local name=$1 most=$2 log=$LOGS/$1.log start=$SECONDS left=$((LIMIT - SECONDS))
+    shift 2
+    if [ "$left" -le 0 ]; then
+        echo "== $name: not run, the time was up"
+        failed+=("$name")
+        return 1
+    fi
     echo "== $name: $*"
-    if "$@" >"$log" 2>&1; then
+    if timeout "$((left < most ? left : most))" "$@" > "$log" 2>&1; then
+        tail -n 1 "$log"
         echo "   done in $((SECONDS - start)) s"
     else
         failed+=("$name")
@@ -31,41 +49,29 @@ step() { # name, command...
 }
 
 echo "== machine"
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "nvidia-smi: not run"
-"${CUDACXX:-nvcc}" --version 2>/dev/null | tail -n 2 || echo "nvcc: not found"
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader ||
+    echo "nvidia-smi: not found"
+"${CUDACXX:-nvcc}" --version 2> /dev/null | tail -n 2 || echo "nvcc: not found"
 
-if wanted build; then
-    BYHAND=$(mktemp -d)
-    # Installed beside the checkout, not over what the machine has.
-    if step build env CMAKE_ARGS="-DBYHAND_CUDA=ON ${CMAKE_ARGS:-}" \
-        "$PYTHON" -m pip install --no-build-isolation --no-deps --no-index --target "$BYHAND" .; then
-        export PYTHONPATH="$BYHAND${PYTHONPATH:+:$PYTHONPATH}"
-    else
-        exit 1
-    fi
-fi
+# Installed beside the checkout, not over what the machine has.
+step build 300 "$PYTHON" -m pip install --no-build-isolation --no-deps --no-index --upgrade \
+    --target "$BUILD/site" -C build-dir="$BUILD/cmake" -C cmake.define.BYHAND_CUDA=ON . || exit 1
 
-if wanted tests; then
-    step tests "$PYTHON" -m pytest -p no:cacheprovider tests/cuda -q && tail -n 1 "$OUT/gpu_tests.log"
-else
-    echo "== tests: not run"
-fi
-
-sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
-if wanted sanitizer && [ -n "$sanitizer" ]; then
-    # Kernels of every kind on small shapes.
+if [ "$part" = check ]; then
+    step tests 300 "$PYTHON" -m pytest -p no:cacheprovider -q -m gpu tests/cuda
+    sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)
     for tool in memcheck racecheck synccheck; do
-        step "$tool" timeout 300 "$sanitizer" --tool "$tool" --error-exitcode 9 \
-            "$PYTHON" bench/gpu.py --small
+        if [ -n "$sanitizer" ]; then
+            step "$tool" 150 "$sanitizer" --tool "$tool" --error-exitcode 9 \
+                "$PYTHON" bench/gpu.py run
+        else
+            echo "== $tool: not run, compute-sanitizer was not found"
+        fi
     done
 else
-    echo "== compute-sanitizer: not run${sanitizer:+ (skipped)}"
-fi
-
-if wanted bench; then
-    step bench "$PYTHON" bench/gpu.py --out "$OUT/gpu.json" && cat "$OUT/gpu_bench.log"
-else
-    echo "== bench: not run"
+    left=$((LIMIT - SECONDS - 30))
+    step bench 480 "$PYTHON" bench/gpu.py bench --out "$OUT" --minutes "$((left / 60))" &&
+        cat "$LOGS/bench.log"
 fi
 
 if [ ${#failed[@]} -gt 0 ]; then

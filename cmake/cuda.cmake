@@ -108,7 +108,9 @@ function(byhand_try_nvcc nvcc reason)
     string(REGEX MATCH "[^\n]+" line "${output}")
   endif()
   string(STRIP "${line}" line)
-  if(NOT line)
+  if(NOT line AND status MATCHES "^[0-9]+$")
+    set(line "it ends with status ${status} and says nothing")
+  elseif(NOT line)
     set(line "${status}")
   endif()
   set(${reason} "${line}" PARENT_SCOPE)
@@ -170,9 +172,10 @@ function(byhand_cuda_module name)
   target_include_directories(${name} SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
   target_compile_definitions(${name} PRIVATE BYHAND_BACKEND_CUDA)
   target_link_options(${name} PRIVATE ${toolkit_flags})
-  # A kernel that spills its registers is a bug: the build fails.
+  # A kernel that spills its registers is a bug: the build fails. Fused multiply-add is written where
+  # it is meant, as in C++: then the same kernel gives the same bits on the GPU and on the CPU.
   target_compile_options(${name} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Werror=all-warnings \
--Xptxas --warn-on-spills,-Werror -Xcompiler -Wall,-Wextra -lineinfo>")
+-Xptxas --warn-on-spills,-Werror --fmad=false -Xcompiler -Wall,-Wextra -lineinfo>")
   if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13.0)
     # Line tables triple the size of the machine code; compressed they cost little.
     target_compile_options(${name} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:--compress-mode=size>")

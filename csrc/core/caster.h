@@ -141,8 +141,14 @@ inline bool view_cupy(Array& a, py::handle object, const char* kernel) {
     if (a.dtype == DType::none) {
         fail(kernel, a.name, "must be float32, bfloat16, int64 or bool, got " + describe(object));
     }
-    const auto shape = py::cast<std::vector<py::ssize_t>>(object.attr("shape"));
-    const auto strides = py::cast<std::vector<py::ssize_t>>(object.attr("strides"));
+    const auto numbers = [&](const char* attribute) {
+        std::vector<py::ssize_t> found;
+        for (const py::handle each : py::tuple(object.attr(attribute))) {
+            found.push_back(py::cast<py::ssize_t>(each));
+        }
+        return found;
+    };
+    const auto shape = numbers("shape"), strides = numbers("strides");
     a.data = reinterpret_cast<void*>(py::cast<std::uintptr_t>(object.attr("data").attr("ptr")));
     fill_shape(a, kernel, a.name, static_cast<py::ssize_t>(shape.size()), shape.data(),
                strides.data(), dtype.itemsize());

@@ -4,7 +4,7 @@ Hand-written C++ and CUDA kernels, and a hand-written backward pass for every mo
 """
 
 from byhand import backend, nn, ops, optim
-from byhand.backend import get_num_threads, set_num_threads
+from byhand.backend import cuda_reason, get_num_threads, set_num_threads
 from byhand.gradcheck import gradcheck
 from byhand.info import __version__, info
 from byhand.models import GPT, GPTConfig
@@ -14,6 +14,7 @@ __all__ = [
     "GPTConfig",
     "__version__",
     "backend",
+    "cuda_reason",
     "get_num_threads",
     "gradcheck",
     "info",

@@ -229,11 +229,18 @@ def cuda_reason() -> str:
         from byhand import _build
 
         return f"byhand was built without CUDA: {_build.CUDA_REASON or 'no reason recorded'}"
-    count, reason = _load("cuda").device_count()
+    try:
+        count, reason = _load("cuda").device_count()
+    except ImportError as error:
+        return f"the CUDA kernels cannot be loaded: {error}"
     if count == 0:
         return f"no CUDA device: {reason}"
     if importlib.util.find_spec("cupy") is None:
         return "cupy is not installed; install byhand with the extra: pip install 'byhand[cuda]'"
+    try:
+        importlib.import_module("cupy")
+    except ImportError as error:
+        return f"cupy cannot be imported: {error}"
     return ""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from byhand import backend
+from tests.cuda import machine_code
 from tests.cuda.device import OnCpu, OnDevice
 from tests.cuda.schedules import SCHEDULES
 
@@ -64,3 +65,14 @@ def cuda_module() -> Any:
     if "cuda" not in backend.built_modules():
         pytest.skip(backend.cuda_reason())
     return importlib.import_module("byhand._cuda")
+
+
+@pytest.fixture(scope="session")
+def machine() -> list[machine_code.Kernel]:
+    """Every kernel of the compiled module, read from its machine code."""
+    if "cuda" not in backend.built_modules():
+        pytest.skip(backend.cuda_reason())
+    try:
+        return machine_code.kernels(Path(importlib.import_module("byhand._cuda").__file__ or ""))
+    except machine_code.MissingTool as error:
+        pytest.skip(str(error))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
+import gpu_cases
 from byhand import backend
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +74,65 @@ def test_without_a_device_the_backend_refuses_with_the_reason(cuda_module):
     assert reason in backend.cuda_reason()
     with pytest.raises(backend.CudaUnavailable, match=re.escape(reason)):
         backend.cuda()
+
+
+def test_nothing_of_cuda_is_linked(cuda_module):
+    """The runtime is inside the module, the driver is looked for when it is needed."""
+    ldd = shutil.which("ldd")
+    if ldd is None:
+        pytest.skip("ldd was not found")
+    out = subprocess.run([ldd, cuda_module.__file__], capture_output=True, text=True, check=True)
+    assert "libc.so" in out.stdout
+    assert not re.findall(r"lib(?:cuda|cudart|nvidia)\S*", out.stdout)
+
+
+class LooksLikeCupy:
+    """A numpy array with the attributes that kernels read of a cupy array."""
+
+    __cuda_array_interface__: ClassVar[dict] = {}
+
+    def __init__(self, host: np.ndarray):
+        self.host = host
+        self.dtype, self.shape, self.strides = host.dtype, host.shape, host.strides
+        self.data = SimpleNamespace(ptr=host.ctypes.data)
+
+
+@pytest.fixture
+def refused(cuda_module, monkeypatch) -> str:
+    """The reason why no kernel can be launched here; everything before the launch can be tested."""
+    count, reason = cuda_module.device_count()
+    if count:
+        pytest.skip("this machine has a GPU")
+    stream = SimpleNamespace(ptr=0)
+    cupy = SimpleNamespace(cuda=SimpleNamespace(get_current_stream=lambda: stream))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    return reason
+
+
+@pytest.mark.parametrize("case", gpu_cases.small(np), ids=str)
+def test_every_launch_without_a_device_is_an_error_that_says_why(case, cuda_module, refused):
+    for kernel, arguments in case.calls:
+        there = {
+            name: LooksLikeCupy(value) if isinstance(value, np.ndarray) else value
+            for name, value in arguments.items()
+        }
+        with pytest.raises(RuntimeError, match=rf"^{kernel}: {re.escape(refused)}$"):
+            replace(case, calls=((kernel, there),)).run(cuda_module)
+
+
+@pytest.mark.parametrize(
+    ("g", "sentence"),
+    [
+        (np.ones(4), "g must be float32, bfloat16, int64 or bool, got a .* of dtype float64"),
+        (np.ones((4, 6), np.float32).T, r"g must be C-contiguous, got strides \(4, 24\)"),
+        (np.ones((1,) * 9, np.float32), "g has 9 dimensions, at most 6 are supported"),
+        (np.ones(4, np.int64), "g must be float32"),
+    ],
+)
+def test_cupy_arrays_that_no_kernel_takes_are_refused_by_name(g, sentence, cuda_module, refused):
+    norm = LooksLikeCupy(np.ones((), np.float32))
+    with pytest.raises(TypeError, match=rf"^clip: {sentence}"):
+        cuda_module.clip(LooksLikeCupy(g), norm, 1.0)
 
 
 def test_numpy_arrays_are_refused_by_name(cuda_module):

@@ -1,0 +1,257 @@
+"""The calls that bench/gpu.py times: the kernels on full shapes and, for checks, on small ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from byhand import backend
+
+F32 = "float32"
+DTYPES = ("bfloat16", F32)
+Rival = Callable[[], Callable[[], Any]]  # makes PyTorch's arrays -> what is to be timed
+
+
+@dataclass(frozen=True)
+class Case:
+    """Kernels called one after the other with these arguments, by name; absent ones are None.
+
+    bytes: what the contract's TRAFFIC line allows to be moved.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    calls: tuple[tuple[str, dict[str, Any]], ...] = field(repr=False)
+    rival: Rival | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.name} {'x'.join(map(str, self.shape))} {self.dtype}"
+
+    def run(self, kernels: Any) -> None:
+        for kernel, arguments in self.calls:
+            names = [name for name, _, _ in getattr(backend.reference, kernel).directions]
+            if unknown := arguments.keys() - set(names):
+                raise TypeError(f"{kernel} has no argument {', '.join(sorted(unknown))}")
+            getattr(kernels, kernel)(*(arguments.get(name) for name in names))
+
+
+class Maker:
+    """Arrays for one storage type on one home: xp is numpy or cupy."""
+
+    def __init__(self, xp: Any, dtype: str, groups: int = 1):
+        self.xp = xp
+        self.dtype = dtype
+        self.groups = groups  # of rows, in the backward passes that add up parameters' gradients
+        self._rng = np.random.default_rng(7)
+        # Drawn on the host, so that every home is given the same numbers; large arrays repeat them.
+        self._pool = xp.asarray(self._rng.standard_normal((1 << 22) + 3, dtype=np.float32))
+
+    def storage(self, dtype: str | None = None) -> Any:
+        if (dtype or self.dtype) == "bfloat16":
+            import ml_dtypes
+
+            return np.dtype(ml_dtypes.bfloat16)
+        return np.dtype(dtype or self.dtype)
+
+    def normal(self, *shape: int, dtype: str | None = None) -> Any:
+        flat = self.xp.empty(math.prod(shape), self.storage(dtype))
+        at = int(self._rng.integers(len(self._pool)))
+        done = 0
+        while done < flat.size:
+            piece = self._pool[at : at + flat.size - done]
+            flat[done : done + piece.size] = piece.astype(flat.dtype)
+            done, at = done + piece.size, 0
+        return flat.reshape(shape)
+
+    def empty(self, *shape: int, dtype: str | None = None) -> Any:
+        return self.xp.empty(shape, self.storage(dtype))
+
+    def full(self, value: float, *shape: int) -> Any:
+        return self.xp.full(shape, value, np.float32)
+
+    def ids(self, rows: int, classes: int) -> Any:
+        return self.xp.asarray(self._rng.integers(0, classes, rows, dtype=np.int64))
+
+    def case(
+        self, kernel: str, arguments: dict[str, Any], x: Any, passes: int, rival: Rival
+    ) -> Case:
+        """One kernel that reads or writes as much as `passes` arrays like x."""
+        calls = ((kernel, arguments),)
+        return Case(kernel, x.shape, self.dtype, passes * x.nbytes, calls, rival)
+
+
+TORCH_DEVICE = "cuda"
+
+
+def torch_normal(dtype: str, *shape: int) -> Any:
+    import torch
+
+    return torch.randn(shape, device=TORCH_DEVICE).to(getattr(torch, dtype))
+
+
+# --- One function an op --------------------------------------------------------------------------
+
+
+def softmax(m: Maker, rows: int, cols: int) -> Iterator[Case]:
+    x, dy, y, to = (m.normal(rows, cols) for _ in range(4))
+
+    def forward() -> Callable[[], Any]:
+        import torch
+
+        a = torch_normal(m.dtype, rows, cols)
+        return lambda: torch.softmax(a, -1)
+
+    def backward() -> Callable[[], Any]:
+        import torch
+
+        g, p = torch_normal(m.dtype, rows, cols), torch_normal(m.dtype, rows, cols).softmax(-1)
+        return lambda: torch.ops.aten._softmax_backward_data(g, p, -1, p.dtype)
+
+    options = {"scale": 1.0, "causal": False}
+    yield m.case("softmax_forward", {"y": to, "x": x, **options}, x, 2, forward)
+    arguments = {"dx": to, "dy": dy, "y": y, "scale": 1.0}
+    yield m.case("softmax_backward", arguments, x, 3, backward)
+
+
+def log_softmax(m: Maker, rows: int, cols: int) -> Iterator[Case]:
+    x, dy, y, to = (m.normal(rows, cols) for _ in range(4))
+
+    def forward() -> Callable[[], Any]:
+        import torch
+
+        a = torch_normal(m.dtype, rows, cols)
+        return lambda: torch.log_softmax(a, -1)
+
+    def backward() -> Callable[[], Any]:
+        import torch
+
+        g, p = torch_normal(m.dtype, rows, cols), torch_normal(m.dtype, rows, cols).log_softmax(-1)
+        return lambda: torch.ops.aten._log_softmax_backward_data(g, p, -1, p.dtype)
+
+    yield m.case("log_softmax_forward", {"y": to, "x": x}, x, 2, forward)
+    yield m.case("log_softmax_backward", {"dx": to, "dy": dy, "y": y}, x, 3, backward)
+
+
+def layernorm(m: Maker, rows: int, cols: int) -> Iterator[Case]:
+    x, dy, to = (m.normal(rows, cols) for _ in range(3))
+    w, b = m.normal(cols), m.normal(cols)
+    mean, rstd = m.full(0, rows), m.full(1, rows)
+    dw, db, work = m.full(0, cols), m.full(0, cols), m.full(0, m.groups, 2, cols)
+
+    def forward() -> Callable[[], Any]:
+        import torch.nn.functional as f
+
+        a, s, t = (torch_normal(m.dtype, *shape) for shape in ((rows, cols), (cols,), (cols,)))
+        return lambda: f.layer_norm(a, (cols,), s, t)
+
+    def backward() -> Callable[[], Any]:
+        import torch
+
+        a, g = torch_normal(m.dtype, rows, cols), torch_normal(m.dtype, rows, cols)
+        s, t = torch_normal(m.dtype, cols), torch_normal(m.dtype, cols)
+        _, mu, r = torch.native_layer_norm(a, (cols,), s, t, 1e-5)
+        every = [True, True, True]
+        return lambda: torch.ops.aten.native_layer_norm_backward(g, a, (cols,), mu, r, s, t, every)
+
+    saved = {"x": x, "w": w, "mean": mean, "rstd": rstd}
+    yield m.case("layernorm_forward", {"y": to, "b": b, "eps": 1e-5, **saved}, x, 2, forward)
+    arguments = {"dx": to, "dw": dw, "db": db, "work": work, "dy": dy, **saved}
+    yield m.case("layernorm_backward", arguments, x, 3, backward)
+
+
+def cross_entropy(m: Maker, rows: int, classes: int) -> Iterator[Case]:
+    logits, dlogits = m.normal(rows, classes), m.empty(rows, classes)
+    targets = m.ids(rows, classes)
+    loss, count, dloss, lse = m.full(0), m.full(rows), m.full(1), m.full(math.log(classes), rows)
+
+    def torch_loss(run: Callable[[Any, Any, Any], Any]) -> Rival:
+        def build() -> Callable[[], Any]:
+            import torch
+
+            a = torch_normal(m.dtype, rows, classes).requires_grad_()
+            t = torch.randint(0, classes, (rows,), device=TORCH_DEVICE)
+            f = torch.nn.functional.cross_entropy
+            kept = f(a, t)  # a graph to go back through
+            return lambda: run(lambda: f(a, t), kept, a)
+
+        return build
+
+    def gradient(loss: Any, a: Any, again: bool) -> Any:
+        import torch
+
+        return torch.autograd.grad(loss, a, retain_graph=again)
+
+    options = {"ignore_index": -100, "smoothing": 0.0, "mean": True}
+    inputs = {"count": count, "lse": lse, "logits": logits, "targets": targets, **options}
+    there = ("cross_entropy_forward", {"loss": loss, **inputs})
+    back = ("cross_entropy_backward", {"dlogits": dlogits, "dloss": dloss, **inputs})
+    yield m.case(*there, logits, 1, torch_loss(lambda f, kept, a: f()))
+    yield m.case(*back, logits, 2, torch_loss(lambda f, kept, a: gradient(kept, a, True)))
+    both = torch_loss(lambda f, kept, a: gradient(f(), a, False))
+    # Against the floor: one read of the logits and one write of their gradient.
+    size = 2 * logits.nbytes
+    yield Case("cross_entropy, both", logits.shape, m.dtype, size, (there, back), both)
+
+
+def optimizer(m: Maker, size: int) -> Iterator[Case]:
+    w, g = m.normal(size), m.normal(size)
+    first, second, norm, large = m.full(0, size), m.full(0, size), m.full(0), m.full(10)
+
+    def adamw() -> Callable[[], Any]:
+        import torch
+
+        p = torch_normal(m.dtype, size).requires_grad_()
+        p.grad = torch_normal(m.dtype, size)
+        return torch.optim.AdamW([p], lr=1e-3, fused=True).step
+
+    def vector_norm() -> Callable[[], Any]:
+        import torch
+
+        a = torch_normal(m.dtype, size)
+        return lambda: torch.linalg.vector_norm(a)
+
+    def scale() -> Callable[[], Any]:
+        a = torch_normal(m.dtype, size)
+        return lambda: a.mul_(0.999)
+
+    state = {"w": w, "m": first, "v": second, "g": g, "decayed": size // 2}
+    betas = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01}
+    yield m.case("adamw_step", {**state, **betas, "t": 10, "max_norm": 1.0}, w, 7, adamw)
+    yield m.case("grad_norm", {"norm": norm, "g": g}, g, 1, vector_norm)
+    # A norm above the limit, so that there is something to scale.
+    yield m.case("clip", {"g": g, "norm": large, "max_norm": 9.99}, g, 2, scale)
+
+
+# --- Which shapes --------------------------------------------------------------------------------
+
+
+def small(xp: Any) -> Iterator[Case]:
+    """A warp a row, a block a row, several tiles a row; packed, and element by element."""
+    for dtype in DTYPES:
+        m = Maker(xp, dtype, groups=4)
+        for cols in (96, 97, 3000, 3001, 20000, 20001):
+            yield from softmax(m, 6, cols)
+            yield from log_softmax(m, 6, cols)
+            yield from layernorm(m, 6, cols)
+            yield from cross_entropy(m, 6, cols)
+    yield from optimizer(Maker(xp, F32), 1003)
+
+
+def full(xp: Any, groups: int) -> Iterator[Case]:
+    """The shapes that are timed: no array that matters fits in a cache of 60 MB."""
+    for dtype in DTYPES:
+        m = Maker(xp, dtype, groups)
+        for cols in (256, 1024, 4096, 16384, 32768):
+            yield from softmax(m, (1 << 26) // cols, cols)
+        yield from log_softmax(m, 1 << 14, 1 << 12)
+        for rows, cols in ((65536, 768), (65536, 1024), (16384, 4096), (8192, 16384)):
+            yield from layernorm(m, rows, cols)
+        for rows, classes in ((1 << 20, 65), (8192, 50257), (8192, 50304), (4096, 131072)):
+            yield from cross_entropy(m, rows, classes)
+    yield from optimizer(Maker(xp, F32), 124_439_808)

@@ -1,0 +1,155 @@
+"""The results of bench/gpu.py: the fields they must have, and the table made of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from tables import number, table
+
+NUMBER = (int, float)
+# Every field of a file and of a row, and what it is.
+FILE: dict[str, Any] = {
+    "format": int,
+    "date": str,
+    "commit": str,
+    "gpu": dict,
+    "clocks": dict,
+    "copy_gb_per_s": NUMBER,
+    "rows": list,
+}
+ROW: dict[str, Any] = {
+    "kernel": str,
+    "shape": list,
+    "dtype": str,
+    "ms": (*NUMBER, str),
+    "spread": (*NUMBER, type(None)),
+    "gb_per_s": (*NUMBER, type(None)),
+    "of_copy": (*NUMBER, type(None)),
+    "torch_ms": (*NUMBER, str),
+    "times_torch_speed": (*NUMBER, type(None)),
+}
+
+
+class Malformed(ValueError):
+    """A result file that lacks what its readers rely on."""
+
+
+def check(result: dict[str, Any]) -> None:
+    """Raises Malformed, naming the field, unless the result is whole."""
+    _fields("the file", result, FILE)
+    if not isinstance(result["gpu"].get("name"), str):
+        raise Malformed("the file: gpu has no name")
+    for i, row in enumerate(result["rows"]):
+        _fields(f"row {i}", row, ROW)
+        for field in ("ms", "torch_ms"):
+            if isinstance(row[field], str) and not row[field].startswith("not run: "):
+                raise Malformed(f"row {i}: {field} says neither a time nor why it was not run")
+
+
+def _fields(where: str, found: dict[str, Any], fields: dict[str, Any]) -> None:
+    for name, kind in fields.items():
+        if name not in found:
+            raise Malformed(f"{where} has no {name}")
+        if not isinstance(found[name], kind) or isinstance(found[name], bool):
+            raise Malformed(f"{where}: {name} is {found[name]!r}")
+
+
+def folder(gpu: str) -> str:
+    """The folder for this GPU's results: nvidia-h100-80gb-hbm3."""
+    return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+
+
+def row(
+    kernel: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    size: int,
+    copy: float,
+    times: dict[str, tuple[float, float]],
+    not_run: dict[str, str],
+) -> dict[str, Any]:
+    """One row of a result.
+
+    times: who ran -> (median milliseconds, spread); not_run: who did not -> why. copy: bytes per
+    second of the copy in this run. The spread is the middle eighty percent of the times, as a
+    share of their median.
+    """
+    ours, torch = times.get("ours"), times.get("torch")
+    bandwidth = size / ours[0] * 1e3 if ours else None
+    return {
+        "kernel": kernel,
+        "shape": list(shape),
+        "dtype": dtype,
+        "ms": round(ours[0], 4) if ours else f"not run: {not_run['ours']}",
+        "spread": round(ours[1], 3) if ours else None,
+        "gb_per_s": round(bandwidth / 1e9, 1) if bandwidth else None,
+        "of_copy": round(bandwidth / copy, 4) if bandwidth else None,
+        "torch_ms": round(torch[0], 4) if torch else f"not run: {not_run['torch']}",
+        "times_torch_speed": round(torch[0] / ours[0], 2) if ours and torch else None,
+    }
+
+
+def cells(entry: dict[str, Any]) -> list[str]:
+    def time(value: Any) -> str:
+        return value if isinstance(value, str) else f"{value:.3f} ms"
+
+    def share(value: float | None) -> str:
+        return "" if value is None else f"{value:.0%}"
+
+    return [
+        f"`{entry['kernel']}`",
+        " x ".join(map(str, entry["shape"])),
+        entry["dtype"],
+        time(entry["ms"]),
+        share(entry["spread"]),
+        number(entry["gb_per_s"], 0),
+        share(entry["of_copy"]),
+        time(entry["torch_ms"]),
+        number(entry["times_torch_speed"], 2),
+    ]
+
+
+def line(entry: dict[str, Any]) -> str:
+    """The same for the terminal."""
+    widths = (25, 16, 9, 10, 5, 6, 5, 10, 5)
+    padded = zip(cells(entry), widths, strict=True)
+    return "  ".join(cell.strip("`").ljust(width) for cell, width in padded).rstrip()
+
+
+HEAD = ["kernel", "shape", "dtype", "time", "spread", "GB/s", "of copy", "PyTorch"]
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table, and what its numbers mean nothing without."""
+    gpu = result["gpu"]
+    about = [
+        gpu["name"],
+        f"copy {result['copy_gb_per_s']:,.0f} GB/s read and written",
+        *(
+            f"{what} {gpu[key]}"
+            for what, key in (("driver", "driver"), ("cupy", "cupy"))
+            if key in gpu
+        ),
+        *([f"PyTorch {result['torch']}"] if "torch" in result else []),
+        f"{result['date'][:10]}, commit {result['commit']}",
+    ]
+    clocks = "; ".join(
+        f"{when}: " + ", ".join(f"{name} {value}" for name, value in found.items())
+        for when, found in result["clocks"].items()
+        if found
+    )
+    rows = table([*HEAD, "times as fast"], [cells(entry) for entry in result["rows"]])
+    return "\n\n".join([", ".join(about) + ".", rows, *([f"Clocks {clocks}."] if clocks else [])])
+
+
+def write(result: dict[str, Any], under: Path) -> Path:
+    """Writes kernels.json and kernels.md to the GPU's folder. Raises Malformed."""
+    check(result)
+    to = under / folder(result["gpu"]["name"])
+    to.mkdir(parents=True, exist_ok=True)
+    (to / "kernels.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (to / "kernels.md").write_text(markdown(result) + "\n", encoding="utf-8")
+    return to

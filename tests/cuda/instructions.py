@@ -1,0 +1,73 @@
+"""Which instructions the kernels must have and must not have."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from tests.cuda.machine_code import Kernel
+
+LOAD = r"LDG\.E(\.\w+)*\.128(\.\w+)*"
+STORE = r"STG\.E(\.\w+)*\.128(\.\w+)*"
+EXP2 = r"MUFU\.EX2"
+
+# In no kernel, and why.
+FORBIDDEN = {
+    r"(LDL|STL)(\.\w+)*": "local memory costs more than the arithmetic",
+    r"(RED|REDG|ATOM|ATOMG|ATOMS)(\.\w+)*": "atomics add in any order: results must repeat",
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What kernels of this name need. loads, stores: accesses of 16 bytes for each pack of a
+    thread's tile, where the kernel is packed; needs: instructions that must occur.
+    """
+
+    kernel: str  # a regular expression for the beginning of its name
+    loads: int = 1
+    stores: int = 1
+    needs: tuple[str, ...] = ()
+
+
+# The first that matches counts. A kernel without a rule loads and stores 16 bytes at least once.
+RULES = (
+    Rule("softmax_forward_rows", needs=(EXP2,)),
+    Rule("softmax_backward_rows<.*true>$", loads=2, needs=(EXP2,)),  # of log_softmax
+    Rule("softmax_backward_rows", loads=2),
+    Rule("layernorm_forward_rows", loads=3),  # x w b
+    Rule("layernorm_backward_rows", loads=4),  # dy x w add
+    Rule("layernorm_backward_long", loads=4),
+    Rule("cross_entropy_forward_rows", stores=0, needs=(EXP2,)),
+    Rule("cross_entropy_backward_rows", needs=(EXP2,)),
+    Rule("adamw_update", loads=4, stores=3),  # w m v g, w m v
+    Rule("grad_norm_squares", loads=4, stores=0),
+    Rule("clip_scale"),
+)
+
+
+def rule(kernel: Kernel) -> Rule:
+    return next((r for r in RULES if re.match(r.kernel, kernel.name)), Rule(kernel.stem))
+
+
+def complaints(kernel: Kernel) -> list[str]:
+    """A sentence for each instruction that is missing or must not be there."""
+    where = f"{kernel.name} on {kernel.arch}"
+    found = []
+    for opcode, why in FORBIDDEN.items():
+        names = sorted(n for n in kernel.instructions if re.fullmatch(opcode, n))
+        if names:
+            found.append(f"{where} has {', '.join(names)}: {why}")
+    needed = rule(kernel)
+    for opcode in needed.needs:
+        if not kernel.count(opcode):
+            found.append(f"{where} has no instruction that matches {opcode}")
+    if not kernel.packed:
+        if wide := kernel.count(LOAD) + kernel.count(STORE):
+            found.append(f"{where} has {wide} accesses of 16 bytes to unaligned rows")
+        return found
+    for what, opcode, each in (("loads", LOAD, needed.loads), ("stores", STORE, needed.stores)):
+        wide, wanted = kernel.count(opcode), each * kernel.packs
+        if wide < wanted:
+            found.append(f"{where} has {wide} {what} of 16 bytes instead of {wanted} at least")
+    return found

@@ -1,0 +1,132 @@
+"""Whether a build has CUDA kernels is never an accident: configuring with good, broken and missing
+compilers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SILENT = "it ends with status 1 and says nothing"
+
+
+@pytest.fixture(scope="module")
+def cmake() -> list[str]:
+    """The command that configures this checkout."""
+    pybind11 = pytest.importorskip("pybind11")
+    program = shutil.which("cmake")
+    if program is None:
+        pytest.skip("cmake was not found")
+    found = [program, f"-DPython_EXECUTABLE={sys.executable}"]
+    found += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", "-S", str(ROOT)]
+    return [*found, "-G", "Ninja"] if shutil.which("ninja") else found
+
+
+Configure = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def configure(cmake: list[str], tmp_path: Path) -> Configure:
+    """Runs CMake -> (status, what it printed on one line, the recorded reason)."""
+
+    def run(*options: str, **environment: str) -> tuple[int, str, str]:
+        inherited = {k: v for k, v in os.environ.items() if k not in ("CUDACXX", "CUDAHOSTCXX")}
+        done = subprocess.run(
+            [*cmake, "-B", str(tmp_path), *options],
+            env={**inherited, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        build = tmp_path / "_build.py"
+        recorded = build.read_text(encoding="utf-8") if build.exists() else ""
+        reason = re.search(r'^CUDA_REASON = "(.*?)"', recorded, re.M)
+        return done.returncode, " ".join(done.stdout.split()), reason[1] if reason else ""
+
+    return run
+
+
+@pytest.fixture(params=["says nothing", "says why", "is not there", "is not a program"])
+def broken(request, tmp_path) -> tuple[str, str]:
+    """An nvcc that does not work, and the reason to be given."""
+    nvcc = tmp_path / "broken nvcc"
+    if request.param == "is not there":
+        return str(nvcc), "No such file or directory"
+    script, mode, reason = {
+        "says nothing": ("#!/bin/sh\nexit 1\n", 0o755, SILENT),
+        "says why": (
+            "#!/bin/sh\necho 'compiling'\necho 'nvcc fatal: unsupported GNU version' >&2\nexit 2\n",
+            0o755,
+            "nvcc fatal: unsupported GNU version",
+        ),
+        "is not a program": ("", 0o644, "Permission denied"),
+    }[request.param]
+    nvcc.write_text(script, encoding="utf-8")
+    nvcc.chmod(mode)
+    return str(nvcc), reason
+
+
+@pytest.mark.parametrize("wish", ["", "ON"])
+def test_a_broken_nvcc_is_an_error(wish, broken, configure):
+    nvcc, reason = broken
+    status, output, recorded = configure(f"-DBYHAND_CUDA={wish}", f"-DCMAKE_CUDA_COMPILER={nvcc}")
+    assert status != 0
+    assert output.count("CMake Error") == 1
+    assert f"{nvcc} does not work: {reason} Repair it, or build without CUDA" in output
+    assert recorded == ""
+
+
+def test_auto_goes_on_without_it_and_records_the_reason(broken, configure):
+    nvcc, reason = broken
+    status, output, recorded = configure("-DBYHAND_CUDA=AUTO", f"-DCMAKE_CUDA_COMPILER={nvcc}")
+    assert status == 0, output
+    assert f"CUDA kernels: none, {nvcc} does not work" in output
+    assert recorded == f"{nvcc} does not work: {reason}"
+
+
+def test_the_environment_names_the_compiler(configure):
+    status, output, _ = configure(CUDACXX="/nowhere/nvcc -allow-unsupported-compiler")
+    assert status != 0
+    assert "/nowhere/nvcc does not work: No such file or directory" in output
+
+
+def test_a_missing_host_compiler_is_an_error(configure):
+    if shutil.which("nvcc") is None:
+        pytest.skip("nvcc was not found")
+    status, output, _ = configure(CUDAHOSTCXX="/nowhere/g++")
+    assert status != 0
+    assert re.search(r"nvcc does not work: .*/nowhere/g\+\+", output)
+
+
+def test_off_looks_for_nothing(configure):
+    status, output, recorded = configure("-DBYHAND_CUDA=OFF", CUDACXX="/nowhere/nvcc")
+    assert status == 0, output
+    assert "Checking that" not in output
+    assert recorded == "it was switched off (BYHAND_CUDA=OFF)"
+
+
+@pytest.mark.parametrize("wish", ["", "AUTO"])
+def test_no_nvcc_is_a_build_without_cuda(wish, configure):
+    status, output, recorded = configure(f"-DBYHAND_CUDA={wish}", "-DBYHAND_NVCC=")
+    assert status == 0, output
+    assert recorded == "nvcc was not found (set CUDACXX or put it on the PATH)"
+
+
+def test_no_nvcc_is_an_error_where_cuda_was_asked_for(configure):
+    status, output, _ = configure("-DBYHAND_CUDA=ON", "-DBYHAND_NVCC=")
+    assert status != 0
+    assert "BYHAND_CUDA=ON, but nvcc was not found" in output
+
+
+def test_a_wish_must_be_a_known_word(configure):
+    status, output, _ = configure("-DBYHAND_CUDA=PERHAPS")
+    assert status != 0
+    assert "BYHAND_CUDA must be ON, OFF or AUTO, got PERHAPS" in output

@@ -1,0 +1,225 @@
+"""The harness of bench/gpu.py, run without a GPU; and its calls against the reference."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpu
+import gpu_cases
+import gpu_report
+from byhand import backend
+from tests.cuda.agreement import check_agreement, check_call
+
+SMALL = tuple(gpu_cases.small(np))
+RESULTS = Path(gpu.__file__).parent / "results"
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_each_call_is_right_and_repeats(case, device_kernels):
+    for kernel, arguments in case.calls:
+        once, again = (check_call(device_kernels, kernel, arguments) for _ in range(2))
+        for name in once:
+            assert once[name].tobytes() == again[name].tobytes(), name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_each_call_gives_the_same_on_the_cpu(case, on_gpu, on_cpu):
+    for kernel, arguments in case.calls:
+        results = [check_call(kernels, kernel, arguments) for kernels in (on_gpu, on_cpu)]
+        check_agreement(kernel, *results)
+
+
+def test_every_cuda_kernel_is_timed(on_cpu):
+    timed = {kernel for case in SMALL for kernel, _ in case.calls}
+    assert timed == set(on_cpu.available)
+
+
+def test_the_large_shapes_are_the_same_calls():
+    class Shapes:
+        """Stands for cupy and makes arrays that take no memory."""
+
+        float32 = np.float32
+
+        @staticmethod
+        def empty(shape, dtype):
+            return np.broadcast_to(np.empty((), dtype), shape)
+
+        @staticmethod
+        def full(shape, value, dtype):
+            return np.broadcast_to(np.full((), value, dtype), shape)
+
+        asarray = staticmethod(np.asarray)
+
+    class Maker(gpu_cases.Maker):
+        def normal(self, *shape, dtype=None):
+            return self.empty(*shape, dtype=dtype)
+
+    class Kernels:
+        """Accepts everything."""
+
+        def __getattr__(self, kernel):
+            return lambda *arguments: None
+
+    before, gpu_cases.Maker = gpu_cases.Maker, Maker
+    try:
+        full = list(gpu_cases.full(Shapes, 528))
+    finally:
+        gpu_cases.Maker = before
+    assert {case.name for case in full} == {case.name for case in SMALL}
+    for case in full:
+        case.run(Kernels())
+        assert case.bytes > 100e6 or case.name == "clip", case
+
+
+@pytest.mark.parametrize("case", [case for case in SMALL if "x3000 " in str(case)], ids=str)
+def test_pytorch_can_do_its_side(case, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(gpu_cases, "TORCH_DEVICE", "cpu")
+    run = case.rival()
+    for _ in range(2):
+        run()
+
+
+def test_an_argument_that_no_kernel_has_is_refused():
+    case = next(case for case in SMALL if case.name == "clip")
+    ((kernel, arguments),) = case.calls
+    wrong = gpu_cases.Case("clip", (1,), "float32", 1, ((kernel, {**arguments, "limit": 1.0}),))
+    with pytest.raises(TypeError, match="clip has no argument limit"):
+        wrong.run(backend.reference)
+
+
+# --- The program ---------------------------------------------------------------------------------
+
+
+def test_a_dry_run_of_the_bench(on_cpu, capsys):
+    assert gpu.main(["bench", "--on-cpu", "--only", r"softmax_forward 6x9[67]|clip"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("softmax_forward") == 4
+    assert said.count("clip") == 1
+    assert "not run: a dry run" in said
+    assert said.rstrip().endswith("none of these numbers is a measurement")
+
+
+def test_a_dry_run_of_every_kernel(on_cpu, capsys):
+    assert gpu.main(["run", "--on-cpu"]) == 0
+    assert capsys.readouterr().out == "every kernel ran\n"
+
+
+def test_without_a_gpu_it_says_why(capsys):
+    if not (reason := backend.cuda_reason()):
+        pytest.skip("this machine has CUDA")
+    assert gpu.main(["bench"]) == 1
+    assert capsys.readouterr().out == f"not run: {reason}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["bench", "--on-cpu", "--out", "results"], "--on-cpu measures no GPU"),
+        (["bench", "--only", "("], "--only is no regular expression"),
+        (["measure"], "invalid choice"),
+        ([], "required"),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments, sentence, capsys):
+    with pytest.raises(SystemExit) as stop:
+        gpu.main(arguments)
+    assert stop.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_when_the_time_is_up_the_rest_says_so(on_cpu, capsys):
+    from gpu_home import OnCpu
+
+    result = gpu.bench(OnCpu(), "clip|grad_norm", seconds=-1, rounds=2)
+    assert [row["ms"] for row in result["rows"]] == ["not run: the time was up"] * 2
+    gpu_report.check(result)
+
+
+# --- Results -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def result() -> dict:
+    """What a GPU might have given: made up."""
+    case = ("softmax_forward", (65536, 1024), "bfloat16", 1 << 28)
+    times = {"ours": (0.1, 0.01), "torch": (0.12, 0.02)}
+    rows = [
+        gpu_report.row(*case, 3e12, times, {}),
+        gpu_report.row(*case, 3e12, {"ours": (0.1, 0.01)}, {"torch": "no PyTorch here"}),
+    ]
+    return {
+        "format": 1,
+        "date": "2026-01-02T03:04:05",
+        "commit": "abcdef",
+        "gpu": {"name": "Made-Up GPU 80GB", "driver": 13000, "cupy": "14.2.0"},
+        "clocks": {"before": {"clocks.sm": "1980 MHz"}, "after": {}},
+        "copy_gb_per_s": 3000.0,
+        "rows": rows,
+    }
+
+
+def test_a_row_is_computed_from_the_times(result):
+    first, second = result["rows"]
+    assert first["gb_per_s"] == 2684.4  # 2^28 bytes in 0.1 ms
+    assert first["of_copy"] == 0.8948
+    assert first["times_torch_speed"] == 1.2
+    assert second["torch_ms"] == "not run: no PyTorch here"
+    assert second["times_torch_speed"] is None
+
+
+def test_results_go_to_the_folder_of_their_gpu(result, tmp_path, capsys):
+    to = gpu_report.write(result, tmp_path)
+    assert to == tmp_path / "made-up-gpu-80gb"
+    assert json.loads((to / "kernels.json").read_text()) == result
+    table = (to / "kernels.md").read_text()
+    expected = "| `softmax_forward` | 65536 x 1024 | bfloat16 | 0.100 ms | 1% | 2,684 | 89% |"
+    assert f"{expected} 0.120 ms | 1.20 |" in table
+    assert f"{expected} not run: no PyTorch here |  |" in table
+    assert table.startswith("Made-Up GPU 80GB, copy 3,000 GB/s read and written, driver 13000")
+    assert "Clocks before: clocks.sm 1980 MHz." in table
+    assert gpu.main(["table", str(to / "kernels.json")]) == 0
+    assert capsys.readouterr().out == table
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda r: r.pop("copy_gb_per_s"), "the file has no copy_gb_per_s"),
+        (lambda r: r["gpu"].pop("name"), "the file: gpu has no name"),
+        (lambda r: r["rows"][1].pop("of_copy"), "row 1 has no of_copy"),
+        (lambda r: r["rows"][0].update(ms=None), "row 0: ms is None"),
+        (lambda r: r["rows"][0].update(ms="later"), "row 0: ms says neither a time nor why"),
+    ],
+)
+def test_a_damaged_result_is_refused_by_name(damage, sentence, result, tmp_path):
+    damage(result)
+    with pytest.raises(gpu_report.Malformed, match=sentence):
+        gpu_report.write(result, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_recorded_results_are_whole_and_their_tables_are_theirs():
+    for path in RESULTS.glob("*/kernels.json"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        gpu_report.check(found)
+        assert path.parent.name == gpu_report.folder(found["gpu"]["name"])
+        table = path.with_suffix(".md").read_text(encoding="utf-8")
+        assert table == gpu_report.markdown(found) + "\n"
+
+
+# --- The script ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(["help"], 0), (["measure"], 2)])
+def test_the_script_explains_itself(arguments, status):
+    script = Path(gpu.__file__).with_name("gpu.sh")
+    done = subprocess.run(["bash", script, *arguments], capture_output=True, text=True)
+    assert done.returncode == status
+    assert "bench/gpu.sh check" in done.stdout + done.stderr

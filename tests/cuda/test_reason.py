@@ -1,0 +1,106 @@
+"""Why CUDA is unavailable is one call away, whatever is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+import byhand
+from byhand import _build, backend
+from byhand.cli.main import main
+
+NO_DRIVER = "cudaErrorInsufficientDriver: CUDA driver version is insufficient"
+NO_CUPY = "cupy is not installed; install byhand with the extra: pip install 'byhand[cuda]'"
+
+
+def module(count: int = 0, reason: str = "") -> SimpleNamespace:
+    return SimpleNamespace(device_count=lambda: (count, reason), kernels={})
+
+
+# What this installation is made to look like: the built module, the recorded reason, what importing
+# cupy gives; and the reason to be given.
+CASES = {
+    "switched off": (
+        None,
+        "it was switched off (BYHAND_CUDA=OFF)",
+        None,
+        "byhand was built without CUDA: it was switched off (BYHAND_CUDA=OFF)",
+    ),
+    "no nvcc": (
+        None,
+        "nvcc was not found (set CUDACXX or put it on the PATH)",
+        None,
+        "byhand was built without CUDA: nvcc was not found (set CUDACXX or put it on the PATH)",
+    ),
+    "not loadable": (
+        ImportError("libstdc++.so.6: cannot open shared object file"),
+        "",
+        None,
+        "the CUDA kernels cannot be loaded: libstdc++.so.6: cannot open shared object file",
+    ),
+    "no driver": (module(0, NO_DRIVER), "", None, f"no CUDA device: {NO_DRIVER}"),
+    "no device": (
+        module(0, "the driver lists none"),
+        "",
+        None,
+        "no CUDA device: the driver lists none",
+    ),
+    "no cupy": (module(1), "", None, NO_CUPY),
+    "broken cupy": (
+        module(1),
+        "",
+        ImportError("libcuda.so.1: cannot open shared object file"),
+        "cupy cannot be imported: libcuda.so.1: cannot open shared object file",
+    ),
+    "available": (module(1), "", SimpleNamespace(), ""),
+}
+
+
+@pytest.fixture(params=CASES)
+def reason(request, monkeypatch) -> Iterator[str]:
+    """Makes this installation look like one of the cases -> the reason that it must give."""
+    built, recorded, cupy, expected = CASES[request.param]
+    names = [name for name in backend.built_modules() if name != "cuda"]
+    monkeypatch.setattr(backend, "built_modules", lambda: [*names, *["cuda"] * (built is not None)])
+    monkeypatch.setattr(_build, "CUDA_REASON", recorded)
+    monkeypatch.setattr(backend._state, "cuda", None)
+    backend._namespace.cache_clear()
+    find, load, really_import = importlib.util.find_spec, backend._load, importlib.import_module
+
+    def give(what: object) -> object:
+        if isinstance(what, Exception):
+            raise what
+        return what
+
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: cupy if name == "cupy" else find(name)
+    )
+    monkeypatch.setattr(
+        importlib, "import_module", lambda n: give(cupy) if n == "cupy" else really_import(n)
+    )
+    monkeypatch.setattr(backend, "_load", lambda n: give(built) if n == "cuda" else load(n))
+    yield expected
+    backend._namespace.cache_clear()
+
+
+def test_the_reason_is_one_call_away(reason):
+    assert byhand.cuda_reason() == reason
+    assert byhand.info()["cuda"] == (reason or "available")
+
+
+def test_using_cuda_without_it_is_refused_with_the_reason(reason):
+    if not reason:
+        assert backend.cuda().name == "cuda"
+        return
+    with pytest.raises(backend.CudaUnavailable, match=f"^{re.escape(reason)}$"):
+        backend.cuda()
+
+
+def test_the_command_line_says_it(reason, capsys):
+    assert main(["info"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"cuda {reason or 'available'}" in said
