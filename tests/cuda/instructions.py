@@ -9,6 +9,8 @@ from tests.cuda.machine_code import Kernel
 
 LOAD = r"LDG\.E(\.\w+)*\.128(\.\w+)*"
 STORE = r"STG\.E(\.\w+)*\.128(\.\w+)*"
+LOAD_SHARED = r"LDS\.128"
+COPY = r"LDGSTS(\.\w+)*\.128"  # from global to shared memory
 EXP2 = r"MUFU\.EX2"
 
 # In no kernel, and why.
@@ -40,6 +42,9 @@ RULES = (
     Rule("layernorm_backward_long", loads=4),
     Rule("cross_entropy_forward_rows", stores=0, needs=(EXP2,)),
     Rule("cross_entropy_backward_rows", needs=(EXP2,)),
+    Rule("cross_entropy_gradient_rows", needs=(EXP2,)),
+    Rule("cross_entropy_gradient_long", needs=(EXP2, LOAD_SHARED, COPY)),
+    Rule("embedding_gather", loads=2),  # w add
     Rule("adamw_update", loads=4, stores=3),  # w m v g, w m v
     Rule("grad_norm_squares", loads=4, stores=0),
     Rule("clip_scale"),

@@ -46,7 +46,8 @@ class Kernel:
     @property
     def pack(self) -> int:
         """Elements in one access: the first number among the template arguments, else 1."""
-        found = re.search(r"\bPlan<(\d+)", self.name) or re.match(r"\w+<(\d+)\b", self.name)
+        found = re.search(r"\bPlan<(\d+)", self.name)
+        found = found or re.match(r"\w+<(?:float, |bf16, )?(\d+)\b", self.name)
         return int(found[1]) if found else 1
 
     @property
