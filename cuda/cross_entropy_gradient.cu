@@ -132,7 +132,8 @@ struct LongRow {
 
 // Long rows: a block a row, the logits in shared memory. Every thread uses only what it has copied
 // there itself, so that its part of the next row can be on its way as soon as it has written its
-// part of this one. What does not fit, beyond `held`, is read once more, from the cache with luck.
+// part of this one. What does not fit, beyond `held`, is read once more, with luck from the
+// cache.
 template <class T, class P>
 __global__ void __launch_bounds__(P::Team::kThreads, 1024 / P::Team::kThreads)
     cross_entropy_gradient_long(Gradient<T> a, int held) {
