@@ -197,6 +197,67 @@ def cross_entropy(m: Maker, rows: int, classes: int) -> Iterator[Case]:
     # Against the floor: one read of the logits and one write of their gradient.
     size = 2 * logits.nbytes
     yield Case("cross_entropy, both", logits.shape, m.dtype, size, (there, back), both)
+    options = {"loss": loss, "count": count, "lse": lse, "targets": targets, **options}
+    arguments = {"logits": m.normal(rows, classes), "dloss": dloss, **options}
+    yield m.case("cross_entropy_gradient", arguments, logits, 2, both)
+
+
+def embedding(m: Maker, rows: int, classes: int, cols: int) -> Iterator[Case]:
+    w, ids = m.normal(classes, cols), m.ids(rows, classes)
+    dy, to = m.normal(rows, cols), m.empty(rows, cols)
+    dw, work = m.full(0, classes, cols), m.full(0, 3 * rows + 512 + cols * -(-rows // 32))
+
+    def indices() -> Any:
+        import torch
+
+        return torch.randint(0, classes, (rows,), device=TORCH_DEVICE)
+
+    def forward() -> Callable[[], Any]:
+        import torch
+
+        table, i = torch_normal(m.dtype, classes, cols), indices()
+        return lambda: torch.nn.functional.embedding(i, table)
+
+    def backward() -> Callable[[], Any]:
+        import torch
+
+        g, i = torch_normal(m.dtype, rows, cols), indices()
+        return lambda: torch.ops.aten.embedding_dense_backward(g, i, classes, -1, False)
+
+    yield m.case("embedding_forward", {"y": to, "w": w, "ids": ids}, dy, 2, forward)
+    arguments = {"dw": dw, "work": work, "dy": dy, "ids": ids}
+    size = dy.nbytes + 2 * 4 * dy.size  # dw is read and written in float32
+    calls = (("embedding_backward", arguments),)
+    yield Case("embedding_backward", dy.shape, m.dtype, size, calls, backward)
+
+
+def dropout(m: Maker, rows: int, cols: int) -> Iterator[Case]:
+    x, add, to = m.normal(rows, cols), m.normal(rows, cols), m.empty(rows, cols)
+
+    def forward() -> Callable[[], Any]:
+        import torch
+
+        a = torch_normal(m.dtype, rows, cols)
+        return lambda: torch.nn.functional.dropout(a, 0.1)
+
+    def forward_add() -> Callable[[], Any]:
+        import torch
+
+        a, b = torch_normal(m.dtype, rows, cols), torch_normal(m.dtype, rows, cols)
+        return lambda: torch.nn.functional.dropout(a, 0.1) + b
+
+    def backward() -> Callable[[], Any]:
+        import torch
+
+        g = torch_normal(m.dtype, rows, cols)
+        kept = torch.rand(g.shape, device=TORCH_DEVICE) >= 0.1
+        return lambda: torch.ops.aten.native_dropout_backward(g, kept, 1 / 0.9)
+
+    draw = {"p": 0.1, "seed": 1, "offset": 2}
+    yield m.case("dropout_forward", {"y": to, "x": x, **draw}, x, 2, forward)
+    calls = (("dropout_forward", {"y": to, "x": x, "add": add, **draw}),)
+    yield Case("dropout_forward, add", x.shape, m.dtype, 3 * x.nbytes, calls, forward_add)
+    yield m.case("dropout_backward", {"dx": to, "dy": x, **draw}, x, 2, backward)
 
 
 def optimizer(m: Maker, size: int) -> Iterator[Case]:
@@ -240,6 +301,8 @@ def small(xp: Any) -> Iterator[Case]:
             yield from log_softmax(m, 6, cols)
             yield from layernorm(m, 6, cols)
             yield from cross_entropy(m, 6, cols)
+            yield from dropout(m, 6, cols)
+            yield from embedding(m, 70, 50, min(cols, 3001))
     yield from optimizer(Maker(xp, F32), 1003)
 
 
@@ -254,4 +317,6 @@ def full(xp: Any, groups: int) -> Iterator[Case]:
             yield from layernorm(m, rows, cols)
         for rows, classes in ((1 << 20, 65), (8192, 50257), (8192, 50304), (4096, 131072)):
             yield from cross_entropy(m, rows, classes)
+        yield from embedding(m, 1 << 16, 50304, 768)
+        yield from dropout(m, 1 << 16, 1 << 10)
     yield from optimizer(Maker(xp, F32), 124_439_808)
