@@ -79,9 +79,6 @@ class Maker:
     def ids(self, rows: int, classes: int) -> Any:
         return self.xp.asarray(self._rng.integers(0, classes, rows, dtype=np.int64))
 
-    def host(self, array: Any) -> Any:
-        return array.get() if hasattr(array, "get") else array
-
     def case(
         self, kernel: str, arguments: dict[str, Any], x: Any, passes: int, rival: Rival
     ) -> Case:
@@ -201,61 +198,67 @@ def cross_entropy(m: Maker, rows: int, classes: int) -> Iterator[Case]:
     # Against the floor: one read of the logits and one write of their gradient.
     size = 2 * logits.nbytes
     yield Case("cross_entropy, both", logits.shape, m.dtype, size, (there, back), both)
-    arguments = {"loss": loss, "count": count, "logits": m.normal(rows, classes), "dloss": dloss}
-    arguments |= {"targets": targets, **options}
+    options = {"loss": loss, "count": count, "lse": lse, "targets": targets, **options}
+    arguments = {"logits": m.normal(rows, classes), "dloss": dloss, **options}
     yield m.case("cross_entropy_gradient", arguments, logits, 2, both)
 
 
-def embedding(m: Maker, rows: int, classes: int, cols: int, padded: bool = False) -> Iterator[Case]:
-    """padded: three rows of four are of one id, as where short texts are filled up."""
-    ids = m.ids(rows, classes)
-    if padded:
-        ids[rows // 4 :] = classes // 2
-    w, dy, to = m.normal(classes, cols), m.normal(rows, cols), m.empty(rows, cols)
+def embedding(m: Maker, rows: int, classes: int, cols: int) -> Iterator[Case]:
+    w, ids = m.normal(classes, cols), m.ids(rows, classes)
+    dy, to = m.normal(rows, cols), m.empty(rows, cols)
     dw, work = m.full(0, classes, cols), m.full(0, room(rows, cols))
 
-    def table() -> tuple[Any, Any, Any]:
+    def indices() -> Any:
         import torch
 
-        i = torch.as_tensor(ids, device=TORCH_DEVICE)
-        return torch, i, torch_normal(m.dtype, classes, cols)
+        return torch.randint(0, classes, (rows,), device=TORCH_DEVICE)
 
     def forward() -> Callable[[], Any]:
-        torch, i, t = table()
-        return lambda: torch.nn.functional.embedding(i, t)
+        import torch
+
+        table, i = torch_normal(m.dtype, classes, cols), indices()
+        return lambda: torch.nn.functional.embedding(i, table)
 
     def backward() -> Callable[[], Any]:
-        torch, i, _ = table()
-        g = torch_normal(m.dtype, rows, cols)
+        import torch
+
+        g, i = torch_normal(m.dtype, rows, cols), indices()
         return lambda: torch.ops.aten.embedding_dense_backward(g, i, classes, -1, False)
 
     yield m.case("embedding_forward", {"y": to, "w": w, "ids": ids}, dy, 2, forward)
-    # Of dw what is looked up, read and written.
-    size = dy.nbytes + 2 * dw.nbytes * len(np.unique(m.host(ids))) // classes
-    calls = (("embedding_backward", {"dw": dw, "work": work, "dy": dy, "ids": ids}),)
-    shape = (rows, classes, cols)
-    yield Case("embedding_backward", shape, m.dtype, size, calls, backward)
+    arguments = {"dw": dw, "work": work, "dy": dy, "ids": ids}
+    size = dy.nbytes + 2 * 4 * dy.size  # dw is read and written in float32
+    calls = (("embedding_backward", arguments),)
+    yield Case("embedding_backward", dy.shape, m.dtype, size, calls, backward)
 
 
-def dropout(m: Maker, size: int) -> Iterator[Case]:
-    x, add, to = m.normal(size), m.normal(size), m.empty(size)
+def dropout(m: Maker, rows: int, cols: int) -> Iterator[Case]:
+    x, add, to = m.normal(rows, cols), m.normal(rows, cols), m.empty(rows, cols)
 
     def forward() -> Callable[[], Any]:
         import torch
 
-        a, b = torch_normal(m.dtype, size), torch_normal(m.dtype, size)
+        a = torch_normal(m.dtype, rows, cols)
+        return lambda: torch.nn.functional.dropout(a, 0.1)
+
+    def forward_add() -> Callable[[], Any]:
+        import torch
+
+        a, b = torch_normal(m.dtype, rows, cols), torch_normal(m.dtype, rows, cols)
         return lambda: torch.nn.functional.dropout(a, 0.1) + b
 
     def backward() -> Callable[[], Any]:
         import torch
 
-        g = torch_normal(m.dtype, size)
-        _, mask = torch.native_dropout(g, 0.1, True)
-        return lambda: torch.ops.aten.native_dropout_backward(g, mask, 1 / 0.9)
+        g = torch_normal(m.dtype, rows, cols)
+        kept = torch.rand(g.shape, device=TORCH_DEVICE) >= 0.1
+        return lambda: torch.ops.aten.native_dropout_backward(g, kept, 1 / 0.9)
 
-    options = {"p": 0.1, "seed": 1, "offset": 2}
-    yield m.case("dropout_forward", {"y": to, "x": x, "add": add, **options}, x, 3, forward)
-    yield m.case("dropout_backward", {"dx": to, "dy": x, **options}, x, 2, backward)
+    draw = {"p": 0.1, "seed": 1, "offset": 2}
+    yield m.case("dropout_forward", {"y": to, "x": x, **draw}, x, 2, forward)
+    calls = (("dropout_forward", {"y": to, "x": x, "add": add, **draw}),)
+    yield Case("dropout_forward, add", x.shape, m.dtype, 3 * x.nbytes, calls, forward_add)
+    yield m.case("dropout_backward", {"dx": to, "dy": x, **draw}, x, 2, backward)
 
 
 def optimizer(m: Maker, size: int) -> Iterator[Case]:
@@ -299,10 +302,10 @@ def small(xp: Any) -> Iterator[Case]:
             yield from log_softmax(m, 6, cols)
             yield from layernorm(m, 6, cols)
             yield from cross_entropy(m, 6, cols)
-            yield from dropout(m, cols)
+            yield from dropout(m, 6, cols)
+            yield from embedding(m, 70, 50, min(cols, 3001))
         yield from cross_entropy(m, 1, 120_001)  # more than shared memory holds
-        yield from embedding(m, 50, 7, 97)
-        yield from embedding(m, 2500, 600, 32, padded=True)  # several blocks, two digits
+        yield from embedding(m, 2500, 600, 32)  # several blocks sort, by two digits
     yield from optimizer(Maker(xp, F32), 1003)
 
 
@@ -317,8 +320,6 @@ def full(xp: Any, groups: int) -> Iterator[Case]:
             yield from layernorm(m, rows, cols)
         for rows, classes in ((1 << 20, 65), (8192, 50257), (8192, 50304), (4096, 131072)):
             yield from cross_entropy(m, rows, classes)
-        yield from embedding(m, 1 << 18, 65, 384)
-        for padded in (False, True):
-            yield from embedding(m, 1 << 16, 50304, 768, padded)
-        yield from dropout(m, 1 << 26)
+        yield from embedding(m, 1 << 16, 50304, 768)
+        yield from dropout(m, 1 << 16, 1 << 10)
     yield from optimizer(Maker(xp, F32), 124_439_808)

@@ -9,8 +9,6 @@ from tests.cuda.machine_code import Kernel
 
 LOAD = r"LDG\.E(\.\w+)*\.128(\.\w+)*"
 STORE = r"STG\.E(\.\w+)*\.128(\.\w+)*"
-LOAD_SHARED = r"LDS\.128"
-COPY = r"LDGSTS(\.\w+)*\.128"  # from global to shared memory
 EXP2 = r"MUFU\.EX2"
 
 # In no kernel, and why.
@@ -23,13 +21,15 @@ FORBIDDEN = {
 @dataclass(frozen=True)
 class Rule:
     """What kernels of this name need. loads, stores: accesses of 16 bytes for each pack of a
-    thread's tile, where the kernel is packed; needs: instructions that must occur.
+    thread's tile, where a pack has several elements; needs: instructions that must occur; always:
+    its rows are read 16 bytes at a time whatever its name says.
     """
 
     kernel: str  # a regular expression for the beginning of its name
     loads: int = 1
     stores: int = 1
     needs: tuple[str, ...] = ()
+    always: bool = False
 
 
 # The first that matches counts. A kernel without a rule loads and stores 16 bytes at least once.
@@ -43,8 +43,10 @@ RULES = (
     Rule("cross_entropy_forward_rows", stores=0, needs=(EXP2,)),
     Rule("cross_entropy_backward_rows", needs=(EXP2,)),
     Rule("cross_entropy_gradient_rows", needs=(EXP2,)),
-    Rule("cross_entropy_gradient_long", needs=(EXP2, LOAD_SHARED, COPY)),
+    Rule("cross_entropy_gradient_long", loads=2, stores=2, needs=(EXP2,), always=True),
     Rule("embedding_gather", loads=2),  # w add
+    Rule("embedding_add_pieces", loads=2, stores=1),  # dy dw
+    Rule("dropout_groups", loads=2),  # x add
     Rule("adamw_update", loads=4, stores=3),  # w m v g, w m v
     Rule("grad_norm_squares", loads=4, stores=0),
     Rule("clip_scale"),
@@ -67,9 +69,9 @@ def complaints(kernel: Kernel) -> list[str]:
     for opcode in needed.needs:
         if not kernel.count(opcode):
             found.append(f"{where} has no instruction that matches {opcode}")
-    if not kernel.packed:
-        if wide := kernel.count(LOAD) + kernel.count(STORE):
-            found.append(f"{where} has {wide} accesses of 16 bytes to unaligned rows")
+    if kernel.pack == 1 and (wide := kernel.count(LOAD) + kernel.count(STORE)):
+        found.append(f"{where} has {wide} accesses of 16 bytes to unaligned rows")
+    if kernel.pack in (None, 1) and not needed.always:
         return found
     for what, opcode, each in (("loads", LOAD, needed.loads), ("stores", STORE, needed.stores)):
         wide, wanted = kernel.count(opcode), each * kernel.packs

@@ -40,26 +40,21 @@ class Kernel:
     @property
     def storage(self) -> str:
         """What the arrays hold; "" where the kernel knows one type only."""
-        found = re.match(r"\w+<(float|bf16)\b", self.name)
+        found = re.match(r"\w+<(?:\d+, )?(float|bf16)\b", self.name)
         return found[1] if found else ""
 
     @property
-    def pack(self) -> int:
-        """Elements in one access: the first number among the template arguments, else 1."""
+    def pack(self) -> int | None:
+        """Elements in one access, by the template arguments; None where they do not say."""
         found = re.search(r"\bPlan<(\d+)", self.name)
         found = found or re.match(r"\w+<(?:float, |bf16, )?(\d+)\b", self.name)
-        return int(found[1]) if found else 1
+        return int(found[1]) if found and int(found[1]) <= 16 else None
 
     @property
     def packs(self) -> int:
         """Packs in the tile of a thread."""
         found = re.search(r"\bPlan<\d+, (\d+)", self.name)
         return int(found[1]) if found else 1
-
-    @property
-    def packed(self) -> bool:
-        """Whether a pack fills 16 bytes."""
-        return self.pack == (8 if self.storage == "bf16" else 4)
 
     def count(self, opcode: str) -> int:
         """How many instructions match the regular expression."""

@@ -90,11 +90,13 @@ def made_up(name: str, *opcodes: str, arch: str = "sm_80", registers: int = 32) 
 def test_what_a_name_says():
     kernel = made_up(ROWS)
     assert (kernel.stem, kernel.storage) == ("softmax_forward_rows", "bf16")
-    assert (kernel.pack, kernel.packs, kernel.packed) == (8, 2, True)
-    assert not made_up(ROWS.replace("Plan<8", "Plan<1")).packed
-    assert made_up("clip_scale<4>").packed
-    assert not made_up("clip_scale<1>").packed
-    assert not made_up("grad_norm_finish").packed
+    assert (kernel.pack, kernel.packs) == (8, 2)
+    assert made_up(ROWS.replace("Plan<8", "Plan<1")).pack == 1
+    assert made_up("clip_scale<4>").pack == 4
+    assert made_up("dropout_groups<bf16, 8>").pack == 8
+    assert made_up("clip_scale<8, bf16>").storage == "bf16"
+    assert made_up("cross_entropy_gradient_long<bf16, 512>").pack is None
+    assert made_up("grad_norm_finish").pack is None
     assert readable(
         "void byhand::(anonymous namespace)::rows<__nv_bfloat16, byhand::Plan<8, 4, "
         "byhand::BlockTeam<256>, true>, (byhand::(anonymous namespace)::Form)1>(float*, float)"
