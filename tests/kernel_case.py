@@ -185,7 +185,10 @@ class Memory:
         def carve(memory: Any) -> Any:
             return view(memory[_GUARD : _GUARD + size].view(dtype).reshape(base))
 
-        raw[...] = np.resize(_pattern(dtype, "canary"), raw.size)
+        canary = _pattern(dtype, "canary").copy()
+        if dtype.kind == "f":  # each array has its own: a copy of another's would not be seen
+            canary[0] = len(self._blocks)
+        raw[...] = np.resize(canary, raw.size)
         array = carve(raw)
         array[...] = _pattern(dtype, "poison").view(dtype)[0] if content is None else content
         array.flags.writeable = not frozen

@@ -166,6 +166,24 @@ def test_an_id_that_is_none_gives_nan_and_gets_nothing(bad, cols, device_kernels
     np.testing.assert_allclose(dw, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("classes", [8, 600])
+def test_gradients_of_one_id_are_added_in_ascending_order(classes, device_kernels):
+    """To the bit, for rows that fit in one piece; one pass of the sort, and two that share a digit
+    of some ids.
+    """
+    rng = np.random.default_rng(9)
+    ids = rng.choice([5, classes - 83 if classes > 83 else 7, 6], 31)
+    dy = rng.standard_normal((31, 3)).astype(np.float32)
+    dw = rng.standard_normal((classes, 3)).astype(np.float32)
+    sums, expected = np.zeros_like(dw), dw.copy()
+    for row, i in enumerate(ids):
+        sums[i] += dy[row]
+    expected += sums
+    work = np.zeros(embedding.room(31, 3), np.float32)
+    device_kernels.embedding_backward(dw, work, dy, ids)
+    assert dw.tobytes() == expected.tobytes()
+
+
 def test_the_scatter_says_when_it_has_too_little_room(device_kernels):
     dw, dy, ids = np.zeros((5, 3), np.float32), np.zeros((70, 3), np.float32), np.zeros(70, int)
     work = np.zeros(embedding.room(70, 3) - 1, np.float32)
