@@ -1,4 +1,5 @@
 #include "cross_entropy.cuh"
+#include "cross_entropy_gradient.cuh"
 
 namespace byhand {
 namespace {
@@ -131,6 +132,35 @@ void cross_entropy_backward(Out dlogits, In dloss, In count, In lse, In logits, 
                    stream, to, d, kept, lses, x, ids, options, rows, cols);
         });
     });
+}
+
+void cross_entropy_gradient(Out loss, Out count, Maybe<Out> lse, Mut logits, In dloss, In targets,
+                            int64_t ignore_index, double smoothing, bool mean, Stream stream) {
+    const char* name = "cross_entropy_gradient";
+    const int64_t rows = logits.rows(), cols = logits.cols();
+    const Options options = options_of(ignore_index, smoothing, mean);
+    const int slot = slot_of(stream);
+    if (cols > 1 << 30) {
+        throw std::invalid_argument("cross_entropy_gradient: more than 2^30 classes");
+    }
+    float *loss_to = loss.as<float>(), *count_to = count.as<float>(), *lses = lse.as<float>();
+    const float* d = dloss.as<float>();
+    const int64_t* ids = targets.as<int64_t>();
+    int teams = 0;
+    if (rows > 0) {
+        const dim3 counters(static_cast<unsigned>(std::min<int64_t>(kCounters, rows)));
+        launch(name, cross_entropy_count, counters, dim3(kWarp), stream, ids, ignore_index, slot,
+               rows);
+        for_storage(name, logits, [&](auto zero) {
+            using T = decltype(zero);
+            const Gradient<T> a = {
+                logits.as<T>(), lses, d, ids, options, slot, static_cast<int>(counters.x),
+                rows,           cols};
+            teams = launch_gradient(name, a, stream);
+        });
+    }
+    launch(name, cross_entropy_finish, dim3(1), dim3(kFinish), stream, loss_to, count_to, options,
+           slot, teams);
 }
 
 }  // namespace byhand

@@ -174,7 +174,7 @@ BUGS = [
     Bug("delta missing", "attention_backward", "(dp - delta)", "dp"),
     Bug("mask ignored", "attention_backward", "k, mask,", "k, None,"),
     Bug("not causal", "attention_backward", "scale, causal)", "scale, False)"),
-    Bug("no 1/(1-p)", "attention_forward", " * p.dtype.type(1 / (1 - dropout))", "",
+    Bug("no 1/(1-p)", "attention_forward", " * p.dtype.type(philox.rule(dropout)[1])", "",
         "_dropout_scale"),
     Bug("another dropout", "attention_backward", "seed, offset)", "seed, offset - 1)"),
     Bug("dv not dropped", "attention_backward", "dp * z, p * z", "dp * z, p"),
@@ -218,7 +218,8 @@ BUGS = [
         "dw[ids.reshape(-1)] += as_rows(dy)"),
     Bug("residual forgotten", "embedding_forward", "w[ids] + add", "w[ids]"),
     # dropout
-    Bug("no 1/(1-p)", "dropout_forward", "x * x.dtype.type(1 / (1 - p))", "x", "_dropped"),
+    Bug("no 1/(1-p)", "dropout_forward", "x * x.dtype.type(philox.rule(p)[1])", "x",
+        "_dropped"),
     Bug("another mask", "dropout_backward", "seed, offset)", "seed ^ 1, offset)"),
     Bug("residual dropped", "dropout_forward", "_dropped(x, p, seed, offset)",
         "_dropped(x if add is None else x + add, p, seed, offset) - (0 if add is None else add)"),

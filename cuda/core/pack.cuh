@@ -35,14 +35,14 @@ BYHAND_DEVICE void store(T* p, const float (&v)[N]) {
     if constexpr (N == 1) {
         *p = from_float<T>(v[0]);
     } else if constexpr (std::is_same_v<T, float>) {
-        store16(p, {bits_of(v[0]), bits_of(v[1]), bits_of(v[2]), bits_of(v[3])});
+        store16_global(p, {bits_of(v[0]), bits_of(v[1]), bits_of(v[2]), bits_of(v[3])});
     } else {
         unsigned pairs[4];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             pairs[i] = pack_bf16(v[2 * i], v[2 * i + 1]);
         }
-        store16(p, {pairs[0], pairs[1], pairs[2], pairs[3]});
+        store16_global(p, {pairs[0], pairs[1], pairs[2], pairs[3]});
     }
 }
 

@@ -194,8 +194,11 @@ inline uint4 load16(const void* p, Where where = Where::here()) {
 }
 inline void store16(void* p, uint4 value, Where where = Where::here()) {
     host::require_aligned("store16", p, where);
-    host::require_global("store16", p, where);
     *static_cast<uint4*>(p) = value;
+}
+inline void store16_global(void* p, uint4 value, Where where = Where::here()) {
+    host::require_global("store16_global", p, where);
+    store16(p, value, where);
 }
 
 inline void copy_async16(void* shared, const void* global, bool whole = true,

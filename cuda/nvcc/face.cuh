@@ -90,8 +90,9 @@ BYHAND_DEVICE V atomic_cas(V* p, V expected, V value) {
 // --- Memory ----------------------------------------------------------------------------------
 
 BYHAND_DEVICE uint4 load16(const void* p) { return *static_cast<const uint4*>(p); }
+BYHAND_DEVICE void store16(void* p, uint4 value) { *static_cast<uint4*>(p) = value; }
 // Written out: the compiler may make four stores of an assignment.
-BYHAND_DEVICE void store16(void* p, uint4 value) {
+BYHAND_DEVICE void store16_global(void* p, uint4 value) {
     asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)),
                  "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w)
                  : "memory");

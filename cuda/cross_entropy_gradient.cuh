@@ -1,4 +1,6 @@
 // Loss and gradient in one go: one read and one write of the logits.
+#pragma once
+
 #include "cross_entropy.cuh"
 
 namespace byhand {
@@ -301,34 +303,5 @@ int launch_gradient(const char* name, const Gradient<T>& a, Stream stream) {
 }
 
 }  // namespace
-
-void cross_entropy_gradient(Out loss, Out count, Maybe<Out> lse, Mut logits, In dloss, In targets,
-                            int64_t ignore_index, double smoothing, bool mean, Stream stream) {
-    const char* name = "cross_entropy_gradient";
-    const int64_t rows = logits.rows(), cols = logits.cols();
-    const Options options = options_of(ignore_index, smoothing, mean);
-    const int slot = slot_of(stream);
-    if (cols > 1 << 30) {
-        throw std::invalid_argument("cross_entropy_gradient: more than 2^30 classes");
-    }
-    float *loss_to = loss.as<float>(), *count_to = count.as<float>(), *lses = lse.as<float>();
-    const float* d = dloss.as<float>();
-    const int64_t* ids = targets.as<int64_t>();
-    int teams = 0;
-    if (rows > 0) {
-        const dim3 counters(static_cast<unsigned>(std::min<int64_t>(kCounters, rows)));
-        launch(name, cross_entropy_count, counters, dim3(kWarp), stream, ids, ignore_index, slot,
-               rows);
-        for_storage(name, logits, [&](auto zero) {
-            using T = decltype(zero);
-            const Gradient<T> a = {
-                logits.as<T>(), lses, d, ids, options, slot, static_cast<int>(counters.x),
-                rows,           cols};
-            teams = launch_gradient(name, a, stream);
-        });
-    }
-    launch(name, cross_entropy_finish, dim3(1), dim3(kFinish), stream, loss_to, count_to, options,
-           slot, teams);
-}
 
 }  // namespace byhand
