@@ -119,7 +119,7 @@ def layernorm_cases(k: Any, m: Maker, rows: int, cols: int, groups: int) -> Iter
         return lambda: torch.ops.aten.native_layer_norm_backward(g, a, (cols,), mu, r, s, t, every)
 
     at = ((rows, cols), m.dtype)
-    ours = lambda: k.layernorm_forward(y, mean, rstd, x, w, b, 1e-5)  # noqa: E731
+    ours = lambda: k.layernorm_forward(y, None, mean, rstd, x, w, b, None, 1e-5)  # noqa: E731
     yield Case("layernorm_forward", *at, 2 * size, ours, forward)
     dx = m.empty(rows, cols)
     ours = lambda: k.layernorm_backward(  # noqa: E731

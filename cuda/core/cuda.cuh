@@ -70,6 +70,18 @@ BYHAND_DEVICE V shuffle_xor(V value, int lanes) {
 }
 BYHAND_DEVICE void sync_block() { __syncthreads(); }
 
+// Hides from the compiler what it knows of a value, so that it computes again what it would else
+// keep in a register.
+BYHAND_DEVICE void forget(unsigned& value) { asm volatile("" : "+r"(value)); }
+
+#define BYHAND_SHARED(type, name) __shared__::byhand::Itself<type> name
+#define BYHAND_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+template <class T>
+using Itself = T;
+
+BYHAND_DEVICE float float_of(unsigned bits) { return __uint_as_float(bits); }
+BYHAND_DEVICE uint4 load16(const void* p) { return *static_cast<const uint4*>(p); }
+
 inline void check(const char* what, cudaError_t error) {
     if (error == cudaSuccess) return;
     cudaGetLastError();  // also clears it, so that the next call does not report it again
@@ -91,15 +103,36 @@ inline unsigned blocks_for(int64_t n, int64_t each) {
     return static_cast<unsigned>(std::min((n + each - 1) / each, kMaxGrid));
 }
 
+// How many bytes of shared memory a launch may ask for, beside the little that kernels declare.
+inline int64_t max_launch_shared() {
+    constexpr int kDeclared = 2048;
+    int device = 0, bytes = 0;
+    check("cudaGetDevice", cudaGetDevice(&device));
+    check("cudaDeviceGetAttribute",
+          cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    return bytes - kDeclared;
+}
+
 template <class... P, class... A>
-void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, Stream stream,
-            A... arguments) {
+void launch_shared(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, int bytes,
+                   Stream stream, A... arguments) {
+    if (bytes > 48 * 1024) {  // more has to be asked for
+        check(name,
+              cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    }
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = block;
+    config.dynamicSmemBytes = static_cast<std::size_t>(bytes);
     config.stream = static_cast<cudaStream_t>(stream.handle);
     check(name, cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...));
     if (sync_after_launch()) check(name, cudaStreamSynchronize(config.stream));
+}
+
+template <class... P, class... A>
+void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, Stream stream,
+            A... arguments) {
+    launch_shared(name, kernel, grid, block, 0, stream, arguments...);
 }
 
 // Calls f with a zero of the storage type that `a` has.

@@ -30,6 +30,35 @@ def test_layer_norm(bias):
     gradcheck(randomised(nn.LayerNorm(6, bias)), x_of(3, 4, 6))
 
 
+def test_rms_norm():
+    gradcheck(randomised(nn.RMSNorm(6)), x_of(3, 4, 6))
+
+
+class Residual(nn.Module):
+    """A norm of a residual sum that is used itself too."""
+
+    def __init__(self, norm: nn.Module):
+        self.norm = norm
+
+    def forward(self, x):
+        y, s = self.norm.forward_add(x, 3 * x)
+        return y + 2 * s
+
+    def backward(self, dy):
+        return 4 * self.norm.backward(dy, 2 * dy)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+def test_the_norm_of_a_residual_sum(norm):
+    gradcheck(Residual(randomised(norm(6))), x_of(3, 4, 6))
+    x, add = x_of(3, 4, 6).astype(np.float32), x_of(3, 4, 6).astype(np.float32)
+    layer = randomised(norm(6))
+    with layer.no_save():
+        y, s = layer.forward_add(x, add)
+        assert np.array_equal(s, x + add)
+        assert np.array_equal(y, layer(x + add))
+
+
 def test_embedding_adds_up_rows_read_twice():
     ids = np.array([[1, 4, 1], [0, 1, 4]])
     gradcheck(randomised(nn.Embedding(5, 3)), ids)
