@@ -14,7 +14,7 @@ __device__ double partials[kSlots][kPartials];
 
 // The sum over a block in a fixed order; thread 0 has it.
 BYHAND_DEVICE double sum_block(double value) {
-    __shared__ double shared[kThreads / kWarp];
+    BYHAND_SHARED(double[kThreads / kWarp], shared);
     const int rank = static_cast<int>(threadIdx.x);
     value = reduce_warp(value, Add{});
     if (rank % kWarp == 0) shared[rank / kWarp] = value;

@@ -52,14 +52,14 @@ BYHAND_DEVICE void store(T* p, const float (&v)[N]) {
     if constexpr (N == 1) {
         *p = from_float<T>(v[0]);
     } else if constexpr (std::is_same_v<T, float>) {
-        *reinterpret_cast<float4*>(p) = make_float4(v[0], v[1], v[2], v[3]);
+        store16(p, {bits_of(v[0]), bits_of(v[1]), bits_of(v[2]), bits_of(v[3])});
     } else {
         unsigned pairs[4];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             pairs[i] = pack_bf16(v[2 * i], v[2 * i + 1]);
         }
-        *reinterpret_cast<uint4*>(p) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+        store16(p, {pairs[0], pairs[1], pairs[2], pairs[3]});
     }
 }
 
