@@ -154,7 +154,8 @@ struct BackwardPlan {
     static constexpr int kValues = P::K * P::V, kBytes = sizeof(T) * kValues;
     static constexpr bool kAhead = kBytes <= (kWarps ? 48 : 16), kHold = kAhead && kBytes <= 32;
     static constexpr int kRegisters = (centred ? 2 : 1) * kValues + (kAhead ? 4 : 2) * kBytes / 4;
-    static constexpr int kBlocks = !kWarps            ? P::Team::kBlocks
+    static constexpr int kBlocks = P::V == 1          ? 1
+                                   : !kWarps          ? P::Team::kBlocks
                                    : kRegisters <= 80 ? 4
                                    : kRegisters <= 96 ? 3
                                                       : 2;
