@@ -41,6 +41,8 @@ def sample(
     }
     if op == "rmsnorm":
         del arrays["b"]
+    if add:
+        del arrays["ds"]
     return Sample(
         label + (f"-frozen {frozen}" if frozen else ""),
         arrays,
@@ -69,7 +71,7 @@ def door(module: Any, c: Call) -> dict[str, Any]:
         found["y"], found["s"], saved = module.forward_add(
             a["x"], a["add"], *parameters, **c.options
         )
-    past = c.upstream.get("ds", a["ds"])
+    past = c.upstream.get("ds", a.get("ds"))
     return {**found, "dx": module.backward(c.upstream["dy"], saved, *into, add=past)}
 
 
