@@ -29,15 +29,19 @@ class Linear(Module):
         self.weight = Param(normal(rng, (out_dim, in_dim), std))
         self.bias = Param(np.zeros(out_dim, np.float32)) if bias else None
 
-    def forward(self, x: Array, add: Array | None = None) -> Array:
+    def forward(self, x: Array, add: Array | None = None, keep_x: bool = True) -> Array:
+        """With ``keep_x`` off, ``backward`` has to be given x again."""
         y, saved = linear.forward(
             x, self.weight.value, self.bias and self.bias.value, add, self._bf16
         )
-        self.push(saved)
+        self.push(saved if keep_x else (None, *saved[1:]))
         return y
 
-    def backward(self, dy: Array) -> Array:
-        return linear.backward(dy, self.pop(), self.weight.grad, self.bias and self.bias.grad)
+    def backward(self, dy: Array, x: Array | None = None) -> Array:
+        saved = self.pop()
+        if x is not None:
+            saved = (x, *saved[1:])
+        return linear.backward(dy, saved, self.weight.grad, self.bias and self.bias.grad)
 
 
 class Embedding(Module):
@@ -68,6 +72,8 @@ class LayerNorm(Module):
     ``backward(dy, add)`` returns the gradient of x plus ``add``: the residual path's gradient.
     ``forward_add(x, add)`` normalises the residual sum s = x + add in the same pass and returns y
     and s; its backward takes the gradient of s as ``add``, and returns that of x and of add alike.
+    ``again()``, before ``backward``, gives y once more, bit for bit: computing it is cheaper than
+    keeping it.
     """
 
     def __init__(self, dim: int, bias: bool = True, eps: float = 1e-5):
@@ -87,6 +93,10 @@ class LayerNorm(Module):
         self.push(saved)
         return y, s
 
+    def again(self) -> Array:
+        s, weight, *_ = self.peek()
+        return layernorm.forward(s, weight, self.bias and self.bias.value, self.eps)[0]
+
     def backward(self, dy: Array, add: Array | None = None) -> Array:
         return layernorm.backward(
             dy, self.pop(), self.weight.grad, self.bias and self.bias.grad, add
@@ -96,8 +106,8 @@ class LayerNorm(Module):
 class RMSNorm(Module):
     """y = weight * x / sqrt(mean(x²) + eps) over the last axis.
 
-    Zhang & Sennrich, 2019. Shapes: x, y (..., dim), weight (dim). ``forward_add`` and ``backward``
-    are LayerNorm's.
+    Zhang & Sennrich, 2019. Shapes: x, y (..., dim), weight (dim). ``forward_add``, ``again`` and
+    ``backward`` are LayerNorm's.
     """
 
     def __init__(self, dim: int, eps: float = 1e-5):
@@ -113,6 +123,10 @@ class RMSNorm(Module):
         y, s, saved = rmsnorm.forward_add(x, add, self.weight.value, self.eps)
         self.push(saved)
         return y, s
+
+    def again(self) -> Array:
+        s, weight, *_ = self.peek()
+        return rmsnorm.forward(s, weight, self.eps)[0]
 
     def backward(self, dy: Array, add: Array | None = None) -> Array:
         return rmsnorm.backward(dy, self.pop(), self.weight.grad, add)
