@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -141,6 +143,50 @@ def errors(name: str) -> tuple[Error, ...]:
             f"{name}_forward: x must be C-contiguous",
             lambda: module.forward(ones(3, 2).T, ones(3)),
         ),
+    )
+
+
+def norm(
+    name: str,
+    samples: tuple[Sample, ...],
+    torch_norm: Callable[[Any, Any, float], Any],
+    more_errors: tuple[Error, ...] = (),
+) -> Op:
+    """torch_norm: (s, the tensors, eps) -> y."""
+    centred = name == "layernorm"
+    statistics = ("mean", "rstd") if centred else ("rstd",)
+
+    def torch_forward(t: Any, o: dict[str, Any]) -> dict[str, Any]:
+        s = t.x if t.add is None else t.x + t.add
+        found = {"y": torch_norm(s, t, o["eps"])}
+        return found if t.add is None else {**found, "s": s}
+
+    gradients = {"x": "dx", "w": "dw", "add": "dx", **({"b": "db"} if centred else {})}
+    return Op(
+        name=name,
+        forward=f"{name}_forward",
+        backward=f"{name}_backward",
+        samples=samples,
+        big=sample(name, 1023, 129, add=True),
+        shapes=lambda s: shapes(s, (2,) if centred else (), *statistics),
+        upstream={"y": "dy", "s": "ds"},
+        gradients=gradients,
+        plus={"dx": "ds"},
+        stands_for={"x": "s"},
+        scratch=frozenset({"work"}),
+        torch=torch_forward,
+        door=partial(door, getattr(ops, name)),
+        in_place=(
+            (f"{name}_forward", "s", "x"),
+            (f"{name}_forward", "s", "add"),
+            (f"{name}_backward", "dx", "dy"),
+            (f"{name}_backward", "dx", "ds"),
+        ),
+        rows={
+            f"{name}_forward": ("x", ("y", "s", *statistics)),
+            f"{name}_backward": ("dy", ("dx",)),
+        },
+        errors=(*errors(name), *more_errors),
     )
 
 

@@ -3,7 +3,7 @@
 from functools import partial
 
 from byhand import ops
-from tests.kernel_case import Error, Op
+from tests.kernel_case import Error
 from tests.ops import norms
 from tests.ops.norms import NormTests, ones
 from tests.ops.suite import OpSuite
@@ -11,18 +11,14 @@ from tests.ops.suite import OpSuite
 sample = partial(norms.sample, "layernorm")
 
 
-def torch_forward(t, o):
-    import torch.nn.functional as f
+def torch_norm(s, t, eps):
+    import torch
 
-    s = t.x if t.add is None else t.x + t.add
-    found = {"y": f.layer_norm(s, s.shape[-1:], t.w, t.b, o["eps"])}
-    return found if t.add is None else {**found, "s": s}
+    return torch.nn.functional.layer_norm(s, s.shape[-1:], t.w, t.b, eps)
 
 
-OP = Op(
-    name="layernorm",
-    forward="layernorm_forward",
-    backward="layernorm_backward",
+OP = norms.norm(
+    "layernorm",
     samples=(
         sample(2, 3, 17, add=True),
         sample(0, 3),
@@ -40,27 +36,8 @@ OP = Op(
         sample(33, 7, 15),
         sample(7, 65, mean=1e3),  # a variance from one pass has no digit left here
     ),
-    big=sample(1023, 129, add=True),
-    shapes=lambda s: norms.shapes(s, (2,), "mean", "rstd"),
-    upstream={"y": "dy", "s": "ds"},
-    gradients={"x": "dx", "w": "dw", "b": "db", "add": "dx"},
-    plus={"dx": "ds"},
-    stands_for={"x": "s"},
-    scratch=frozenset({"work"}),
-    torch=torch_forward,
-    door=partial(norms.door, ops.layernorm),
-    in_place=(
-        ("layernorm_forward", "s", "x"),
-        ("layernorm_forward", "s", "add"),
-        ("layernorm_backward", "dx", "dy"),
-        ("layernorm_backward", "dx", "ds"),
-    ),
-    rows={
-        "layernorm_forward": ("x", ("y", "s", "mean", "rstd")),
-        "layernorm_backward": ("dy", ("dx",)),
-    },
-    errors=(
-        *norms.errors("layernorm"),
+    torch_norm=torch_norm,
+    more_errors=(
         Error(
             ValueError,
             "layernorm.forward: b must have shape (3,), got (4,)",

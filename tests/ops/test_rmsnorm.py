@@ -2,8 +2,6 @@
 
 from functools import partial
 
-from byhand import ops
-from tests.kernel_case import Op
 from tests.ops import norms
 from tests.ops.norms import NormTests
 from tests.ops.suite import OpSuite
@@ -11,18 +9,14 @@ from tests.ops.suite import OpSuite
 sample = partial(norms.sample, "rmsnorm")
 
 
-def torch_forward(t, o):
-    import torch.nn.functional as f
+def torch_norm(s, t, eps):
+    import torch
 
-    s = t.x if t.add is None else t.x + t.add
-    found = {"y": f.rms_norm(s, s.shape[-1:], t.w, o["eps"])}
-    return found if t.add is None else {**found, "s": s}
+    return torch.nn.functional.rms_norm(s, s.shape[-1:], t.w, eps)
 
 
-OP = Op(
-    name="rmsnorm",
-    forward="rmsnorm_forward",
-    backward="rmsnorm_backward",
+OP = norms.norm(
+    "rmsnorm",
     samples=(
         sample(2, 3, 17, add=True),
         sample(0, 3),
@@ -40,26 +34,7 @@ OP = Op(
         sample(33, 7, 15),
         sample(7, 65, mean=1e3),
     ),
-    big=sample(1023, 129, add=True),
-    shapes=lambda s: norms.shapes(s, (), "rstd"),
-    upstream={"y": "dy", "s": "ds"},
-    gradients={"x": "dx", "w": "dw", "add": "dx"},
-    plus={"dx": "ds"},
-    stands_for={"x": "s"},
-    scratch=frozenset({"work"}),
-    torch=torch_forward,
-    door=partial(norms.door, ops.rmsnorm),
-    in_place=(
-        ("rmsnorm_forward", "s", "x"),
-        ("rmsnorm_forward", "s", "add"),
-        ("rmsnorm_backward", "dx", "dy"),
-        ("rmsnorm_backward", "dx", "ds"),
-    ),
-    rows={
-        "rmsnorm_forward": ("x", ("y", "s", "rstd")),
-        "rmsnorm_backward": ("dy", ("dx",)),
-    },
-    errors=norms.errors("rmsnorm"),
+    torch_norm=torch_norm,
 )
 
 
