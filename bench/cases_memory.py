@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from byhand.ops import (
     grad_norm,
     layernorm,
     log_softmax,
+    rmsnorm,
     softmax,
 )
 from cases import LARGE, RNG, ROWS, Case, Pair, Spec, Twin, floats, leaf, spec
@@ -55,6 +58,44 @@ def layernorm_pair(R: int, C: int) -> Pair:
         bytes=(2.0 * x.nbytes, 3.0 * x.nbytes),
         others=({"numpy": lambda: numpy_layernorm(x, w, b)}, {}),
     )
+
+
+def rmsnorm_pair(R: int, C: int) -> Pair:
+    x, w, dy = floats(R, C), floats(C), floats(R, C)
+    dw = np.zeros_like(w)
+    tx, tw = leaf(x), leaf(w)
+    return Pair(
+        lambda: rmsnorm.forward(x, w),
+        lambda saved: rmsnorm.backward(dy, saved, dw),
+        {"torch": Twin(lambda: F.rms_norm(tx, (C,), tw, 1e-5), [tx, tw])},
+        dy,
+        bytes=(2.0 * x.nbytes, 3.0 * x.nbytes),
+        others=({"numpy": lambda: x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * w}, {}),
+    )
+
+
+def residual_case(name: str, norm: Any, theirs: Any, R: int, C: int) -> list[Case]:
+    """The norm of a residual sum, the sum written too."""
+    x, add, w = floats(R, C), floats(R, C), floats(C)
+    tx, ta, tw = (torch.from_numpy(a) for a in (x, add, w))
+
+    def apart() -> Any:
+        s = x + add
+        return s, norm.forward(s, w)
+
+    def torchs() -> Any:
+        s = tx + ta
+        return s, theirs(s, (C,), tw)
+
+    return [
+        Case(
+            name,
+            lambda: norm.forward_add(x, add, w),
+            {"torch": torchs, "in two steps": apart},
+            bytes=4.0 * x.nbytes,
+            stream="triad",
+        )
+    ]
 
 
 def softmax_pair(R: int, C: int) -> Pair:
@@ -203,15 +244,29 @@ def whole(name: str, build, N: int) -> Spec:
     return Spec(name, lambda: build(name, N), parts=("",))
 
 
+def residual_spec(name: str, norm: Any, theirs: Any, R: int, C: int) -> Spec:
+    name = f"residual + {name} {R}x{C}"
+    return Spec(name, lambda: residual_case(name, norm, theirs, R, C), parts=("",))
+
+
 GROUPS = {
     "rows": [
         spec(f"{name} {R}x{C}", pair, R, C)
         for name, pair in (
             ("layernorm", layernorm_pair),
+            ("rmsnorm", rmsnorm_pair),
             ("softmax", softmax_pair),
             ("log_softmax", log_softmax_pair),
             ("bias_gelu", bias_gelu_pair),
             ("dropout", dropout_pair),
+        )
+        for R, C in SIZES
+    ],
+    "residual": [
+        residual_spec(name, norm, theirs, R, C)
+        for name, norm, theirs in (
+            ("layernorm", layernorm, F.layer_norm),
+            ("rmsnorm", rmsnorm, F.rms_norm),
         )
         for R, C in SIZES
     ],

@@ -17,6 +17,7 @@
 #include "linear.h"
 #include "linear_cross_entropy.h"
 #include "matmul.h"
+#include "rmsnorm.h"
 #include "softmax.h"
 
 #if defined(BYHAND_BACKEND_CUDA)
@@ -39,8 +40,10 @@ void bind_common(Registry& registry) {
     KERNEL(softmax_backward, "dx dy y scale");
     KERNEL(log_softmax_forward, "y x");
     KERNEL(log_softmax_backward, "dx dy y");
-    KERNEL(layernorm_forward, "y mean rstd x w b eps");
-    KERNEL(layernorm_backward, "dx dw db work dy x w mean rstd add");
+    KERNEL(layernorm_forward, "y s mean rstd x w b add eps");
+    KERNEL(layernorm_backward, "dx dw db work dy x w mean rstd ds");
+    KERNEL(rmsnorm_forward, "y s rstd x w add eps");
+    KERNEL(rmsnorm_backward, "dx dw work dy x w rstd ds");
     KERNEL(cross_entropy_forward, "loss count lse logits targets ignore_index smoothing mean");
     KERNEL(cross_entropy_backward,
            "dlogits dloss count lse logits targets ignore_index smoothing mean");

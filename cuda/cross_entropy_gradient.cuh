@@ -272,8 +272,8 @@ int launch_long(const char* name, const Gradient<T>& a, Stream stream) {
     constexpr int V = kPack<T>;
     using P = Plan<V, 16 / V, BlockTeam<kThreads>, true>;
     const auto kernel = cross_entropy_gradient_long<T, P>;
-    // The team's own shared memory is a few hundred bytes.
-    const int64_t held = std::min<int64_t>(a.cols / V, (most_shared_bytes() - 1024) / 16) * V;
+    const int64_t room = most_shared_bytes() - kTeamShared;
+    const int64_t held = std::min<int64_t>(a.cols / V, room / 16) * V;
     const int bytes = static_cast<int>(held * static_cast<int64_t>(sizeof(T)));
     const int64_t resident = resident_blocks(name, kernel, dim3(kThreads), bytes);
     const int teams = static_cast<int>(std::min({a.rows, resident, int64_t{kPartials}}));

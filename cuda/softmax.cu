@@ -48,7 +48,7 @@ Sight sight(const Array& x, const Array& mask, bool causal) {
 enum class Form { plain, masked, log };
 
 template <class T, class P, Form form>
-__global__ void __launch_bounds__(P::Team::kThreads, 1)
+__global__ void __launch_bounds__(P::Team::kThreads, P::Team::kBlocks)
     softmax_forward_rows(T* y, const T* x, const __grid_constant__ Sight sight, int64_t rows,
                          int64_t cols, float scale) {
     typename P::Team team;
@@ -60,8 +60,10 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1)
 
         // Scaled values with -inf in place of what is not seen, whose own value has no effect.
         Tile<P> z;
-        const auto read = [&](int64_t start) {
-            z.load(team, x_row, start, limit, -infinity());
+        const auto read = [&](int64_t start, bool first) {
+            T* const kept = shared_row<P, T>();
+            z.load(team, P::kShared && !first ? kept : x_row, start, limit, -infinity());
+            if (P::kShared && first) z.store(team, kept, start, limit);
             z.each([&](float& v, int k, int j) {
                 const int64_t column = Tile<P>::column(team, start, k) + j;
                 bool seen = column < limit;
@@ -73,7 +75,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1)
         float max = -infinity(), sum = 0.0f;
         if constexpr (P::kLong) {  // a running maximum and the sum below it, one per thread
             for_tiles<P>(team, limit, [&](int64_t start) {
-                read(start);
+                read(start, true);
                 float top = max;
                 z.each([&](float v, int, int) { top = fmaxf(top, v); });
                 const float base = top == -infinity() ? 0.0f : top;
@@ -85,7 +87,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1)
             sum *= exp_for<T>(max - (top == -infinity() ? 0.0f : top));
             max = top;
         } else {
-            read(0);
+            read(0, true);
             z.each([&](float v, int, int) { max = fmaxf(max, v); });
             max = team.max(max);
         }
@@ -103,7 +105,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1)
         const float log_sum = form == Form::log ? logf(sum) : 0.0f;
         const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
         for_tiles<P>(team, cols, [&](int64_t start) {
-            if constexpr (P::kLong) read(start);
+            if constexpr (P::kLong) read(start, false);
             z.each([&](float& v, int, int) {
                 if constexpr (form == Form::log) {
                     v = v - base - log_sum;
@@ -118,16 +120,21 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1)
 
 // dx = scale y (dy - sum dy y), or for log_softmax dx = dy - exp(y) sum dy.
 template <class T, class P, bool log>
-__global__ void __launch_bounds__(P::Team::kThreads, 1)
+__global__ void __launch_bounds__(P::Team::kThreads, P::Team::kBlocks)
     softmax_backward_rows(T* dx, const T* dy, const T* y, int64_t rows, int64_t cols, float scale) {
     typename P::Team team;
     for_rows(team, rows, [&](int64_t row, bool here) {
         const int64_t offset = row * cols, end = here ? cols : 0;
+        T *const kept_g = shared_row<P, T>(), *const kept_p = kept_g + (P::kShared ? cols : 0);
         Tile<P> g, p;
         float dot = 0.0f;
         for_tiles<P>(team, cols, [&](int64_t start) {
             g.load(team, dy + offset, start, end, 0.0f);
             if constexpr (!log || !P::kLong) p.load(team, y + offset, start, end, 0.0f);
+            if constexpr (P::kShared) {
+                g.store(team, kept_g, start, end);
+                if constexpr (!log) p.store(team, kept_p, start, end);
+            }
             g.each([&](float v, int k, int j) {
                 if constexpr (log) {
                     dot += v;
@@ -139,8 +146,8 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1)
         dot = team.sum(dot);
         for_tiles<P>(team, cols, [&](int64_t start) {
             if constexpr (P::kLong) {
-                g.load(team, dy + offset, start, end, 0.0f);
-                p.load(team, y + offset, start, end, 0.0f);
+                g.load(team, P::kShared ? kept_g : dy + offset, start, end, 0.0f);
+                p.load(team, P::kShared && !log ? kept_p : y + offset, start, end, 0.0f);
             }
             g.each([&](float& v, int k, int j) {
                 if constexpr (log) {
@@ -164,9 +171,10 @@ void forward(const char* name, Out y, In x, const Array& mask, double scale, boo
         using T = decltype(zero);
         T* to = y.as<T>();
         const T* from = x.as<T>();
-        plan_rows<T>(rows, cols, packable<T>(cols, to, from), [&](auto plan) {
-            launch(name, softmax_forward_rows<T, decltype(plan), form>, plan.grid, plan.block,
-                   stream, to, from, seen, rows, cols, scale);
+        const auto kept = cols * static_cast<int64_t>(sizeof(T));
+        plan_rows<T>(rows, cols, packable<T>(cols, to, from), kept, [&](auto plan) {
+            launch_shared(name, softmax_forward_rows<T, decltype(plan), form>, plan.grid,
+                          plan.block, plan.shared, stream, to, from, seen, rows, cols, scale);
         });
     });
 }
@@ -179,9 +187,11 @@ void backward(const char* name, Out dx, In dy, In y, double scale, Stream stream
         using T = decltype(zero);
         T* to = dx.as<T>();
         const T *g = dy.as<T>(), *p = y.as<T>();
-        plan_rows<T>(rows, cols, packable<T>(cols, to, g, p), [&](auto plan) {
-            launch(name, softmax_backward_rows<T, decltype(plan), log>, plan.grid, plan.block,
-                   stream, to, g, p, rows, cols, scale);
+        // log_softmax reads y only once.
+        const auto kept = (log ? 1 : 2) * cols * static_cast<int64_t>(sizeof(T));
+        plan_rows<T>(rows, cols, packable<T>(cols, to, g, p), kept, [&](auto plan) {
+            launch_shared(name, softmax_backward_rows<T, decltype(plan), log>, plan.grid,
+                          plan.block, plan.shared, stream, to, g, p, rows, cols, scale);
         });
     });
 }

@@ -61,10 +61,12 @@ class Op:
 
     backward: None where nothing is differentiated, or where the forward kernel itself makes the
         gradients: then it takes the upstream ones too, as arrays or as numbers.
-    shapes: the shapes of all results but gradients, and the full shape of a broadcast mask.
+    shapes: the shapes of all results but gradients, and the full shape of a broadcast mask. A
+        result that may be None is not asked for where it has no shape.
     upstream: differentiable result -> the argument that holds its gradient.
     gradients: differentiable input -> the argument that receives its gradient, itself in place.
     plus: gradient -> the argument that is added to it. scratch: results without a meaning.
+    stands_for: argument of the backward kernel -> the result that it is, where that was asked for.
     torch: the same op in PyTorch, from tensors and options to {result: tensor}.
     door: the op through its Python door, from a `Call` to {result: array}.
     in_place: (kernel, result, input) that the contract allows to be one array.
@@ -80,6 +82,7 @@ class Op:
     upstream: dict[str, str] = field(default_factory=dict)
     gradients: dict[str, str] = field(default_factory=dict)
     plus: dict[str, str] = field(default_factory=dict)
+    stands_for: dict[str, str] = field(default_factory=dict)
     scratch: frozenset[str] = frozenset()
     torch: Callable[[Any, Arrays], Arrays] | None = None
     door: Callable[[Call], Arrays] | None = None
@@ -94,6 +97,11 @@ class Op:
             if sample.arrays.get(name) is not None:
                 shapes[gradient] = sample.arrays[name].shape
         return shapes
+
+    def saved(self, results: Arrays) -> Arrays:
+        """What the backward kernel finds of the forward kernel's results."""
+        passed = {a: results[r] for a, r in self.stands_for.items() if r in results}
+        return {**results, **passed}
 
     @property
     def derives(self) -> str | None:
@@ -246,8 +254,8 @@ def run(
         if not direction:
             placed[name] = env[name]
         elif direction in ("Out", "StridedOut"):
-            # Absent from env: wanted. There and None: frozen.
-            asked = name not in env or value is not None
+            # Absent from env: wanted, if it has a shape. There and None: frozen.
+            asked = name in shapes and (name not in env or value is not None)
             placed[name] = (
                 memory.place(name, shapes[name], dtype, strided=strided) if asked else None
             )
@@ -280,7 +288,7 @@ def upstream(op: Op, sample: Sample) -> Arrays:
     """A random gradient for every differentiable result: never ones, which many errors survive."""
     shapes = op.shapes(sample)
     rng = generator(op.name, sample.label, "upstream")
-    given: Arrays = {dy: normal(rng, *shapes[y]) for y, dy in op.upstream.items()}
+    given: Arrays = {dy: normal(rng, *shapes[y]) for y, dy in op.upstream.items() if y in shapes}
     numbers = {n for n, d, _ in directions(op.derives) if not d} if op.derives else set()
     return {dy: float(value) if dy in numbers else value for dy, value in given.items()}
 
@@ -288,13 +296,14 @@ def upstream(op: Op, sample: Sample) -> Arrays:
 def accumulators(op: Op, sample: Sample) -> Arrays:
     """What gradients are added to: random numbers, or None where frozen or without an input."""
     kinds = {n: d for n, d, _ in directions(op.derives)} if op.derives else {}
+    wanted = {g for n, g in op.gradients.items() if sample.arrays.get(n) is not None}
     rng = generator(op.name, sample.label, "accumulators")
     found: Arrays = {}
     for name, gradient in op.gradients.items():
         array = sample.arrays.get(name)
         if gradient in op.upstream.values():
             continue  # what is added to the result: its gradient is the upstream one
-        if array is None or gradient in sample.frozen:
+        if gradient not in wanted or gradient in sample.frozen:
             found[gradient] = None
         elif kinds.get(gradient) == "Acc":
             found[gradient] = normal(rng, *array.shape)

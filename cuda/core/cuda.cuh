@@ -28,6 +28,7 @@
 //                   launch_shared(name, kernel, grid, block, bytes, stream, arguments...)
 //                   most_shared_bytes(): what a block may have
 //                   resident_blocks(name, kernel, block, bytes): how many run at the same time
+//   the compiler    forget(bits): it computes again what it would else keep in a register
 #pragma once
 
 #include <algorithm>

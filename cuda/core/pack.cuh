@@ -8,25 +8,42 @@ namespace byhand {
 template <class T>
 inline constexpr int kPack = 16 / static_cast<int>(sizeof(T));  // elements in 16 bytes
 
-// Reads N consecutive elements as floats: N = kPack<T> (p aligned to 16 bytes) or N = 1.
+// N consecutive elements as they are stored: N = kPack<T> (aligned to 16 bytes) or N = 1.
+template <class T, int N>
+using Word = std::conditional_t<N == 1, T, uint4>;
+
 template <int N, class T>
-BYHAND_DEVICE void load(float (&v)[N], const T* p) {
+BYHAND_DEVICE Word<T, N> read_word(const T* p) {
     static_assert(N == 1 || N == kPack<T>);
     if constexpr (N == 1) {
-        v[0] = to_float(*p);
-    } else if constexpr (std::is_same_v<T, float>) {
-        const uint4 word = load16(p);
-        v[0] = float_of(word.x), v[1] = float_of(word.y);
-        v[2] = float_of(word.z), v[3] = float_of(word.w);
+        return *p;
     } else {
-        const uint4 word = load16(p);
-        const unsigned pairs[4] = {word.x, word.y, word.z, word.w};
+        return load16(p);
+    }
+}
+
+template <class T, int N>
+BYHAND_DEVICE void unpack(float (&v)[N], const Word<T, N>& word) {
+    if constexpr (N == 1) {
+        v[0] = to_float(word);
+    } else {
+        const unsigned words[4] = {word.x, word.y, word.z, word.w};
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {  // a bfloat16 is the upper half of the float it stands for
-            v[2 * i] = float_of(pairs[i] << 16);
-            v[2 * i + 1] = float_of(pairs[i] & 0xffff0000u);
+        for (int i = 0; i < 4; ++i) {
+            if constexpr (std::is_same_v<T, float>) {
+                v[i] = float_of(words[i]);
+            } else {  // a bfloat16 is the upper half of the float it stands for
+                v[2 * i] = float_of(words[i] << 16);
+                v[2 * i + 1] = float_of(words[i] & 0xffff0000u);
+            }
         }
     }
+}
+
+// Reads N consecutive elements as floats.
+template <int N, class T>
+BYHAND_DEVICE void load(float (&v)[N], const T* p) {
+    unpack<T>(v, read_word<N>(p));
 }
 
 template <int N, class T>

@@ -1,10 +1,14 @@
-// A team is the threads that work on one row together: a warp, or a block. Kernels are written
-// once for both. Every reduction has a fixed order, so the same inputs give the same bits.
+// A team is the threads that work on one row together: a warp or a part of one, or a block. Kernels
+// are written once for both. Every reduction has a fixed order, so the same inputs give the same
+// bits.
 #pragma once
 
 #include "core/cuda.cuh"
 
 namespace byhand {
+
+// What a team's own shared memory takes at most, in bytes: room that a launch has to leave.
+constexpr int kTeamShared = 1024;
 
 struct Add {
     template <class V>
@@ -19,32 +23,38 @@ struct Max {
 };
 
 // A butterfly: every lane ends with the same bits, since a + b and b + a are equal.
-template <class Op, class V>
+template <int kLanes = kWarp, class Op, class V>
 BYHAND_DEVICE V reduce_warp(V value, Op op) {
 #pragma unroll
-    for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) value = op(value, shuffle_xor(value, lanes));
+    for (int lanes = kLanes / 2; lanes > 0; lanes /= 2) {
+        value = op(value, shuffle_xor(value, lanes));
+    }
     return value;
 }
 
-// Blocks of (32, kTeams) threads; each warp is a team and never waits for its neighbours.
-struct WarpTeam {
-    static constexpr int kTeams = 4;
-    static constexpr int kThreads = kWarp * kTeams;  // at most, for __launch_bounds__
+// Blocks of (kLanes, kTeams) threads, kLanes a power of two up to a warp: neighbouring lanes are a
+// team, and no warp waits for another.
+template <int kLanes>
+struct LaneTeam {
+    static constexpr int kThreads = 128, kBlocks = 1;  // for __launch_bounds__
+    static constexpr int kTeams = kThreads / kLanes;
 
     BYHAND_DEVICE int rank() const { return static_cast<int>(threadIdx.x); }
-    BYHAND_DEVICE int size() const { return kWarp; }
+    BYHAND_DEVICE int size() const { return kLanes; }
     BYHAND_DEVICE int place() const { return static_cast<int>(threadIdx.y); }
 
-    BYHAND_DEVICE float sum(float v) { return reduce_warp(v, Add{}); }
-    BYHAND_DEVICE float max(float v) { return reduce_warp(v, Max{}); }
+    BYHAND_DEVICE float sum(float v) { return reduce_warp<kLanes>(v, Add{}); }
+    BYHAND_DEVICE float max(float v) { return reduce_warp<kLanes>(v, Max{}); }
     BYHAND_DEVICE void sum(float& a, float& b) { a = sum(a), b = sum(b); }
 };
+using WarpTeam = LaneTeam<kWarp>;
 
-// Blocks of (threads, 1), threads a multiple of 32; the block is the team.
+// Blocks of (threads, 1), threads a multiple of 32; the block is the team. A multiprocessor is to
+// have room for 1024 threads: 64 registers each.
 template <int kThreads_>
 struct BlockTeam {
     static constexpr int kTeams = 1;
-    static constexpr int kThreads = kThreads_;
+    static constexpr int kThreads = kThreads_, kBlocks = 1024 / kThreads_;
 
     BYHAND_DEVICE int rank() const { return static_cast<int>(threadIdx.x); }
     BYHAND_DEVICE int size() const { return static_cast<int>(blockDim.x); }

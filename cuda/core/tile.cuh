@@ -8,15 +8,17 @@
 
 namespace byhand {
 
-// How the rows of one launch are shared out. If kLong, a row is longer than one tile and the kernel
-// walks it in several; otherwise one tile holds the whole row.
-template <int V_, int K_, class Team_, bool kLong_>
+// How the rows of one launch are shared out. One tile holds the whole row unless kLong: then the
+// kernel walks it in several tiles and, if it needs it again, keeps it in the shared memory of the
+// launch (kShared) or reads it once more.
+template <int V_, int K_, class Team_, bool kLong_, bool kShared_ = false>
 struct Plan {
     static constexpr int V = V_;
     static constexpr int K = K_;
-    static constexpr bool kLong = kLong_;
+    static constexpr bool kLong = kLong_, kShared = kShared_;
     using Team = Team_;
     dim3 grid, block;
+    int shared = 0;  // bytes
 };
 
 template <class P>
@@ -48,6 +50,10 @@ struct Tile {
         }
     }
 
+    // Adds a row in and rounds the sum to storage.
+    template <class T>
+    BYHAND_DEVICE void add(const Team& team, const T* row, int64_t start, int64_t end);
+
     template <class T>
     BYHAND_DEVICE void store(const Team& team, T* row, int64_t start, int64_t end) const {
 #pragma unroll
@@ -68,6 +74,57 @@ struct Tile {
     }
 };
 
+// A tile as it is stored: of bfloat16 it takes half the registers that a Tile does, and is unpacked
+// wherever it is used.
+template <class T, class P>
+struct Words {
+    using Team = typename P::Team;
+    Word<T, P::V> word[P::K];
+
+    BYHAND_DEVICE void load(const Team& team, const T* row, int64_t start, int64_t end) {
+#pragma unroll
+        for (int k = 0; k < P::K; ++k) {
+            const int64_t column = Tile<P>::column(team, start, k);
+            word[k] = column < end ? read_word<P::V>(row + column) : Word<T, P::V>{};
+        }
+    }
+    BYHAND_DEVICE void get(float (&v)[P::V], int k) const { unpack<T>(v, word[k]); }
+
+    // From here on values are unpacked again rather than kept as floats.
+    BYHAND_DEVICE void forget_values() {
+        if constexpr (sizeof(T) < sizeof(float) && P::V > 1) {
+#pragma unroll
+            for (Word<T, P::V>& w : word) forget(w.x), forget(w.y), forget(w.z), forget(w.w);
+        }
+    }
+};
+
+template <class P>
+template <class T>
+BYHAND_DEVICE void Tile<P>::add(const Team& team, const T* row, int64_t start, int64_t end) {
+    Words<T, P> other;
+    other.load(team, row, start, end);
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+        float more[V];
+        other.get(more, k);
+#pragma unroll
+        for (int j = 0; j < V; ++j) v[k][j] = to_float(from_float<T>(v[k][j] + more[j]));
+    }
+}
+
+// Where a plan with kShared keeps its row: every thread its own packs, so that none waits for
+// another.
+template <class P, class T>
+BYHAND_DEVICE T* shared_row() {
+    if constexpr (P::kShared) {
+        BYHAND_DYNAMIC_SHARED(bytes);
+        return reinterpret_cast<T*>(bytes);
+    } else {
+        return nullptr;
+    }
+}
+
 // Runs f(start) for each tile of a row of `cols` elements: once when the tile holds the row.
 template <class P, class F>
 BYHAND_DEVICE void for_tiles(const typename P::Team& team, int64_t cols, F&& f) {
@@ -78,59 +135,74 @@ BYHAND_DEVICE void for_tiles(const typename P::Team& team, int64_t cols, F&& f) 
     }
 }
 
-namespace detail {
-
-template <int V, int K, int... Rest, class F>
-void plan_warp(int64_t rows, int64_t cols, F&& f) {
-    if (cols <= static_cast<int64_t>(kWarp) * V * K || sizeof...(Rest) == 0) {
-        f(Plan<V, K, WarpTeam, false>{dim3(blocks_for(rows, WarpTeam::kTeams)),
-                                      dim3(kWarp, WarpTeam::kTeams)});
-    } else if constexpr (sizeof...(Rest) > 0) {
-        plan_warp<V, Rest...>(rows, cols, f);
-    }
+// Plans for rows that a warp, or a part of one, holds: f(plan) is called and true comes back, or
+// false for longer rows.
+template <int V, int K, int kLanes = kWarp, class F>
+bool plan_lanes(int64_t rows, int64_t cols, F&& f) {
+    if (cols > static_cast<int64_t>(kLanes) * V * K) return false;
+    using Team = LaneTeam<kLanes>;
+    f(Plan<V, K, Team, false>{dim3(blocks_for(rows, Team::kTeams)), dim3(kLanes, Team::kTeams)});
+    return true;
 }
 
-// A block just wide enough that its tile holds the row.
-template <int V, int K, int kThreads, class F>
-void plan_block(int64_t rows, int64_t cols, F&& f) {
+template <class T, class F>
+bool plan_short(int64_t rows, int64_t cols, bool packed, F&& f) {
+    constexpr int V = kPack<T>;
+    if (!packed) {
+        return plan_lanes<1, 4, 4>(rows, cols, f) || plan_lanes<1, 2>(rows, cols, f) ||
+               plan_lanes<1, 8>(rows, cols, f);
+    }
+    if (plan_lanes<V, 1, 4>(rows, cols, f) || plan_lanes<V, 1, 16>(rows, cols, f) ||
+        plan_lanes<V, 1>(rows, cols, f) || plan_lanes<V, 2>(rows, cols, f) ||
+        plan_lanes<V, 3>(rows, cols, f) || plan_lanes<V, 4>(rows, cols, f)) {
+        return true;
+    }
+    if constexpr (V == 4) return plan_lanes<V, 6>(rows, cols, f) || plan_lanes<V, 8>(rows, cols, f);
+    return false;
+}
+
+// The same for a block just wide enough that its tile holds the row.
+template <int V, int K, int kThreads, bool kShared = false, class F>
+bool plan_block(int64_t rows, int64_t cols, F&& f) {
+    if (cols > static_cast<int64_t>(kThreads) * V * K) return false;
     const int64_t threads = (cols + V * K - 1) / (V * K);
     const auto rounded = static_cast<unsigned>((threads + kWarp - 1) / kWarp * kWarp);
-    f(Plan<V, K, BlockTeam<kThreads>, false>{dim3(blocks_for(rows, 1)), dim3(rounded)});
+    f(Plan<V, K, BlockTeam<kThreads>, false, kShared>{dim3(blocks_for(rows, 1)), dim3(rounded)});
+    return true;
 }
 
+// Rows of any length, read from memory as often as they are used.
 template <int V, int K, class F>
-void plan_long(int64_t rows, F&& f) {
-    constexpr int kThreads = 512;
-    f(Plan<V, K, BlockTeam<kThreads>, true>{dim3(blocks_for(rows, 1)), dim3(kThreads)});
+bool plan_memory(int64_t rows, F&& f) {
+    f(Plan<V, K, BlockTeam<512>, true>{dim3(blocks_for(rows, 1)), dim3(512)});
+    return true;
 }
 
-}  // namespace detail
+// Rows of which `kept` bytes stay in shared memory, if there is the room. Two blocks of a
+// multiprocessor take turns at waiting, so one alone is twice as wide.
+template <int V, int K, class F>
+bool plan_shared(int64_t rows, int64_t kept, F&& f) {
+    const int64_t room = most_shared_bytes() - kTeamShared;
+    if (kept > room) return false;
+    const dim3 block(2 * kept <= room ? 512 : 1024);
+    f(Plan<V, K, BlockTeam<1024>, true, true>{dim3(blocks_for(rows, 1)), block,
+                                              static_cast<int>(kept)});
+    return true;
+}
 
-// Picks the plan for kernels that keep a row in registers: a warp a row up to 1024 columns, a block
-// a row up to 1024 * kPerThread, several tiles beyond. kPerThread is what a thread of a full block
-// can hold within its 64 registers. Element by element each address takes registers too, so those
-// blocks are half as wide.
-template <class T, int kPerThread = 16, class F>
-void plan_rows(int64_t rows, int64_t cols, bool packed, F&& f) {
-    constexpr int kFull = 1024, kV = kPack<T>;
+// Picks the plan for kernels that use a row more than once and read it once: a part of a warp, a
+// warp or a block a row, in registers; then in shared memory, `kept` bytes of it. Longer rows are
+// read again. Element by element each address takes registers too: those tiles are half as wide.
+template <class T, class F>
+void plan_rows(int64_t rows, int64_t cols, bool packed, int64_t kept, F&& f) {
+    constexpr int V = kPack<T>;
+    if (plan_short<T>(rows, cols, packed, f)) return;
     if (packed) {
-        if (cols <= 1024) {
-            if constexpr (kV == 4) {
-                detail::plan_warp<4, 1, 2, 3, 4, 6, 8>(rows, cols, f);
-            } else {
-                detail::plan_warp<8, 1, 2, 3, 4>(rows, cols, f);
-            }
-        } else if (cols <= static_cast<int64_t>(kFull) * kPerThread) {
-            detail::plan_block<kV, kPerThread / kV, kFull>(rows, cols, f);
-        } else {
-            detail::plan_long<kV, 16 / kV>(rows, f);
-        }
-    } else if (cols <= 1024) {
-        detail::plan_warp<1, 2, 8, 32>(rows, cols, f);
-    } else if (cols <= static_cast<int64_t>(kFull / 2) * kPerThread) {
-        detail::plan_block<1, kPerThread, kFull / 2>(rows, cols, f);
+        plan_block<V, 16 / V, 512>(rows, cols, f) || plan_shared<V, 16 / V>(rows, kept, f) ||
+            plan_memory<V, 16 / V>(rows, f);
     } else {
-        detail::plan_long<1, 4>(rows, f);
+        plan_block<1, 4, 1024>(rows, cols, f) || plan_shared<1, 4>(rows, kept, f) ||
+            plan_memory<1, 4>(rows, f);
     }
 }
 

@@ -116,6 +116,8 @@ inline float fast_exp2(float x) {
 }
 inline float fast_exp(float x) { return fast_exp2(x * 1.44269504f); }
 
+inline void forget(unsigned&) {}
+
 // --- Threads -----------------------------------------------------------------------------------
 
 using host::Where;

@@ -39,6 +39,8 @@ BYHAND_DEVICE float fast_exp2(float x) {
 }
 BYHAND_DEVICE float fast_exp(float x) { return fast_exp2(x * 1.44269504f); }
 
+BYHAND_DEVICE void forget(unsigned& bits) { asm volatile("" : "+r"(bits)); }
+
 // --- Threads ---------------------------------------------------------------------------------
 
 BYHAND_DEVICE void sync_block() { __syncthreads(); }

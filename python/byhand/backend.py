@@ -253,6 +253,18 @@ def cuda() -> Kernels:
     return _state.cuda
 
 
+def multiprocessors(x: Array) -> int:
+    """How many multiprocessors the GPU has that ``x`` lives on. On the CPU a constant: what is
+    split by it gives the same bits for any number of threads.
+    """
+    return _multiprocessors(x.device.id) if is_cupy(x) else 32
+
+
+@functools.cache
+def _multiprocessors(device: int) -> int:
+    return int(_load("cuda").device_properties(device)["multiprocessors"])
+
+
 # --- CUDA on the CPU -----------------------------------------------------------------------------
 
 

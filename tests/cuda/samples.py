@@ -19,12 +19,14 @@ from tests.ops.test_embedding import OP as EMBEDDING
 from tests.ops.test_grad_norm import CLIP, NORM
 from tests.ops.test_layernorm import OP as LAYERNORM
 from tests.ops.test_log_softmax import OP as LOG_SOFTMAX
+from tests.ops.test_rmsnorm import OP as RMSNORM
 from tests.ops.test_softmax import OP as SOFTMAX
 
 OPS = (
     SOFTMAX,
     LOG_SOFTMAX,
     LAYERNORM,
+    RMSNORM,
     CROSS_ENTROPY,
     GRADIENT,
     EMBEDDING,
@@ -57,14 +59,18 @@ def _log_softmax(rows: int, cols: int) -> Sample:
     return Sample(f"{rows}x{cols}", {"x": 3 * normal(rng, rows, cols)})
 
 
-def _layernorm(rows: int, cols: int) -> Sample:
-    rng = generator("wide layernorm", str(cols))
+def _norm(op: Op, rows: int, cols: int, fused: bool) -> Sample:
+    """The norm of a residual sum, or of x with a gradient that passes the norm."""
+    rng = generator(f"wide {op.name}", str(cols))
     arrays = {
         "x": 2 * normal(rng, rows, cols) + 1,
         "w": normal(rng, cols),
         "b": normal(rng, cols),
-        "add": normal(rng, rows, cols),
+        "add": normal(rng, rows, cols) if fused else None,
+        "ds": None if fused else normal(rng, rows, cols),
     }
+    if op is RMSNORM:
+        del arrays["b"]
     return Sample(f"{rows}x{cols}", arrays, {"eps": 1e-5})
 
 
@@ -104,12 +110,13 @@ def _flat(op: Op, size: int) -> Sample:
 
 
 def wide_samples() -> Iterator[tuple[Op, Sample]]:
-    for cols in WIDTHS:
+    for i, cols in enumerate(WIDTHS):
         rows = 3 if cols > 5000 else 5
         yield SOFTMAX, _softmax(rows, cols)
         yield SOFTMAX, _masked(rows, cols)
         yield LOG_SOFTMAX, _log_softmax(rows, cols)
-        yield LAYERNORM, _layernorm(rows, cols)
+        yield LAYERNORM, _norm(LAYERNORM, rows, cols, i % 2 == 0)
+        yield RMSNORM, _norm(RMSNORM, rows, cols, i % 2 == 1)
         yield CROSS_ENTROPY, _cross_entropy(rows, cols)
         yield GRADIENT, _cross_entropy(rows, cols)
     for cols in (2053, 2061):  # float32, bfloat16: the fifth row has a pack more than the third
@@ -117,7 +124,11 @@ def wide_samples() -> Iterator[tuple[Op, Sample]]:
     for shape in ((2, 60_000), (1, 125_003), (5, 131_072)):  # more than shared memory holds
         yield GRADIENT, _cross_entropy(*shape)
     yield SOFTMAX, _softmax(5000, 8)
-    yield LAYERNORM, _layernorm(3000, 40)
+    yield LAYERNORM, _norm(LAYERNORM, 3000, 40, True)
+    yield RMSNORM, _norm(RMSNORM, 3000, 42, False)
+    for cols in (58368, 58369):  # too long for shared memory
+        yield SOFTMAX, _softmax(1, cols)
+        yield LAYERNORM, _norm(LAYERNORM, 1, cols, cols % 2 == 0)
     yield CROSS_ENTROPY, _cross_entropy(9001, 12)  # more rows than partial sums
     yield GRADIENT, _cross_entropy(9001, 12)
     yield EMBEDDING, _embedding(5000, 65, 40)  # several blocks sort, runs of several pieces

@@ -72,25 +72,60 @@ def test_a_nan_stays_in_its_row(op, sample, device_kernels):
 
 
 @pytest.mark.parametrize("groups", [1, 2, 7, 200])
-@pytest.mark.parametrize("cols", [40, 1500, 8500])
-def test_layernorm_backward_with_any_number_of_groups(groups, cols, device_kernels):
+@pytest.mark.parametrize("cols", [12, 40, 1500, 8500, 17000])
+@pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
+def test_norm_backward_with_any_number_of_groups(norm, groups, cols, device_kernels):
     """work[g] holds the sums of the rows of group g; groups without rows hold zeros."""
     rng = np.random.default_rng(cols + groups)
-    rows = 23
+    rows, centred = 23, norm == "layernorm"
     x, dy = (rng.standard_normal((rows, cols)).astype(np.float32) for _ in range(2))
     w = rng.standard_normal(cols).astype(np.float32)
-    mean, rstd = x.mean(-1), (1 / x.std(-1)).astype(np.float32)
-    dx, work = np.full_like(x, np.nan), np.full((groups, 2, cols), np.nan, np.float32)
+    mean = x.mean(-1) if centred else np.zeros(rows, np.float32)
+    rstd = (1 / np.sqrt(((x - mean[:, None]) ** 2).mean(-1))).astype(np.float32)
+    dx = np.full_like(x, np.nan)
+    work = np.full((groups, 2, cols) if centred else (groups, cols), np.nan, np.float32)
     dw, db = np.zeros((2, cols), np.float32)
-    device_kernels.layernorm_backward(dx, dw, db, work, dy, x, w, mean, rstd, None)
+    if centred:
+        device_kernels.layernorm_backward(dx, dw, db, work, dy, x, w, mean, rstd, None)
+    else:
+        device_kernels.rmsnorm_backward(dx, dw, work, dy, x, w, rstd, None)
     each = -(-rows // groups)
     normal = (x - mean[:, None]).astype(np.float64) * rstd[:, None]
     for g in range(groups):
         mine = slice(g * each, (g + 1) * each)
-        expected = (dy[mine] * normal[mine]).sum(0), dy[mine].sum(0, dtype=np.float64)
+        parts = [(dy[mine] * normal[mine]).sum(0), dy[mine].sum(0, dtype=np.float64)]
+        expected = parts if centred else parts[0]
         np.testing.assert_allclose(work[g], expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(dw, (dy * normal).sum(0), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(db, dy.sum(0, dtype=np.float64), rtol=1e-4, atol=1e-4)
+    if centred:
+        np.testing.assert_allclose(db, dy.sum(0, dtype=np.float64), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("cols", [40, 1000, 1500, 9000, 120000])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
+def test_the_norm_of_a_sum_is_that_of_the_sum_as_stored(norm, dtype, cols, device_kernels):
+    """The fused residual gives the bits of an addition, rounded to storage, and a norm of it."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    rng = np.random.default_rng(cols)
+    x, add = rng.standard_normal((2, 3, cols)).astype(dtype)
+    w = rng.standard_normal(cols).astype(dtype)
+    total = (x.astype(np.float32) + add.astype(np.float32)).astype(dtype)
+    bias = [w] if norm == "layernorm" else []
+
+    def forward(s, x, add):
+        y = np.zeros_like(x)
+        statistics = [np.zeros(3, np.float32) for _ in range(1 + len(bias))]
+        kernel = getattr(device_kernels, f"{norm}_forward")
+        kernel(y, s, *statistics, x, w, *bias, add, 1e-5)
+        return [y, *statistics]
+
+    s = np.zeros_like(x)
+    fused, apart = forward(s, x, add), forward(None, total, None)
+    assert s.tobytes() == total.tobytes()
+    for one, other in zip(fused, apart, strict=True):
+        assert one.tobytes() == other.tobytes()
 
 
 @pytest.mark.parametrize("target", [-1, 33, 2**40, -(2**40)])

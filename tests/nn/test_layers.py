@@ -30,6 +30,35 @@ def test_layer_norm(bias):
     gradcheck(randomised(nn.LayerNorm(6, bias)), x_of(3, 4, 6))
 
 
+def test_rms_norm():
+    gradcheck(randomised(nn.RMSNorm(6)), x_of(3, 4, 6))
+
+
+class Residual(nn.Module):
+    """A norm of a residual sum that is used itself too."""
+
+    def __init__(self, norm: nn.Module):
+        self.norm = norm
+
+    def forward(self, x):
+        y, s = self.norm.forward_add(x, 3 * x)
+        return y + 2 * s
+
+    def backward(self, dy):
+        return 4 * self.norm.backward(dy, 2 * dy)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+def test_the_norm_of_a_residual_sum(norm):
+    gradcheck(Residual(randomised(norm(6))), x_of(3, 4, 6))
+    x, add = x_of(3, 4, 6).astype(np.float32), x_of(3, 4, 6).astype(np.float32)
+    layer = randomised(norm(6))
+    with layer.no_save():
+        y, s = layer.forward_add(x, add)
+        assert np.array_equal(s, x + add)
+        assert np.array_equal(y, layer(x + add))
+
+
 def test_embedding_adds_up_rows_read_twice():
     ids = np.array([[1, 4, 1], [0, 1, 4]])
     gradcheck(randomised(nn.Embedding(5, 3)), ids)
@@ -74,15 +103,17 @@ def test_block():
     gradcheck(randomised(nn.Block(6, 3, 0.0, True, generator, rng, 0.02)), x_of(2, 4, 6))
 
 
-def test_a_norm_gives_its_result_again():
-    norm = nn.LayerNorm(17)
+@pytest.mark.parametrize("layer", [nn.LayerNorm, nn.RMSNorm])
+def test_a_norm_gives_its_result_again(layer):
+    norm = layer(17)
     norm.weight.value[...] = x_of(17)
-    first, second = (norm(x_of(2, 17).astype(np.float32) + i) for i in range(2))
+    first = norm(x_of(2, 17).astype(np.float32))
+    second, _ = norm.forward_add(x_of(2, 17).astype(np.float32), np.ones((2, 17), np.float32))
     assert norm.again().tobytes() == second.tobytes()  # of the pass whose backward is next
     norm.backward(second)
     assert norm.again().tobytes() == first.tobytes()
     norm.backward(first)
-    with pytest.raises(RuntimeError, match=r"LayerNorm\.backward was called without"):
+    with pytest.raises(RuntimeError, match=r"Norm\.backward was called without"):
         norm.again()
 
 

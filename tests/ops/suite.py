@@ -95,7 +95,7 @@ class OpSuite:
         shapes = op.result_shapes(sample)
         expected = run(kernels, op.forward, env, shapes, dtype)
         if op.backward is not None:
-            env.update({**expected, **given, **expected_into})
+            env.update({**op.saved(expected), **given, **expected_into})
             expected = {**expected, **run(kernels, op.backward, env, shapes, dtype)}
         mutable = {n for k in op.kernels for n, d, _ in directions(k) if d == "Mut"}
         for name, array in {**arrays, **given}.items():

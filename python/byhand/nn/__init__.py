@@ -1,6 +1,6 @@
 """Layers: each owns its parameters and writes out its backward pass."""
 
-from byhand.nn.layers import Dropout, Embedding, LayerNorm, Linear
+from byhand.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm
 from byhand.nn.module import Generator, Module, Param
 from byhand.nn.transformer import Block, CausalSelfAttention, FeedForward, KeyValueCache
 
@@ -16,4 +16,5 @@ __all__ = [
     "Linear",
     "Module",
     "Param",
+    "RMSNorm",
 ]

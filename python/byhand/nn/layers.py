@@ -1,4 +1,4 @@
-"""Linear, Embedding, LayerNorm and Dropout: one op and its parameters each."""
+"""Linear, Embedding, LayerNorm, RMSNorm and Dropout: one op and its parameters each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from byhand.backend import Array
 from byhand.nn.module import Generator, Module, Param, normal, scaled_std
-from byhand.ops import dropout, embedding, layernorm, linear
+from byhand.ops import dropout, embedding, layernorm, linear, rmsnorm
 
 
 class Linear(Module):
@@ -70,6 +70,8 @@ class LayerNorm(Module):
 
     Ba, Kiros & Hinton, 2016. Shapes: x, y (..., dim), weight and bias (dim).
     ``backward(dy, add)`` returns the gradient of x plus ``add``: the residual path's gradient.
+    ``forward_add(x, add)`` normalises the residual sum s = x + add in the same pass and returns y
+    and s; its backward takes the gradient of s as ``add``, and returns that of x and of add alike.
     ``again()``, before ``backward``, gives y once more, bit for bit: computing it is cheaper than
     keeping it.
     """
@@ -84,14 +86,50 @@ class LayerNorm(Module):
         self.push(saved)
         return y
 
+    def forward_add(self, x: Array, add: Array) -> tuple[Array, Array]:
+        y, s, saved = layernorm.forward_add(
+            x, add, self.weight.value, self.bias and self.bias.value, self.eps
+        )
+        self.push(saved)
+        return y, s
+
     def again(self) -> Array:
-        x, weight, *_ = self.peek()
-        return layernorm.forward(x, weight, self.bias and self.bias.value, self.eps)[0]
+        s, weight, *_ = self.peek()
+        return layernorm.forward(s, weight, self.bias and self.bias.value, self.eps)[0]
 
     def backward(self, dy: Array, add: Array | None = None) -> Array:
         return layernorm.backward(
             dy, self.pop(), self.weight.grad, self.bias and self.bias.grad, add
         )
+
+
+class RMSNorm(Module):
+    """y = weight * x / sqrt(mean(x²) + eps) over the last axis.
+
+    Zhang & Sennrich, 2019. Shapes: x, y (..., dim), weight (dim). ``forward_add``, ``again`` and
+    ``backward`` are LayerNorm's.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-5):
+        self.weight = Param(np.ones(dim, np.float32))
+        self.eps = eps
+
+    def forward(self, x: Array) -> Array:
+        y, saved = rmsnorm.forward(x, self.weight.value, self.eps)
+        self.push(saved)
+        return y
+
+    def forward_add(self, x: Array, add: Array) -> tuple[Array, Array]:
+        y, s, saved = rmsnorm.forward_add(x, add, self.weight.value, self.eps)
+        self.push(saved)
+        return y, s
+
+    def again(self) -> Array:
+        s, weight, *_ = self.peek()
+        return rmsnorm.forward(s, weight, self.eps)[0]
+
+    def backward(self, dy: Array, add: Array | None = None) -> Array:
+        return rmsnorm.backward(dy, self.pop(), self.weight.grad, add)
 
 
 class Dropout(Module):

@@ -22,6 +22,7 @@ from byhand.ops import (
     linear_cross_entropy,
     log_softmax,
     matmul,
+    rmsnorm,
     softmax,
 )
 
@@ -39,5 +40,6 @@ __all__ = [
     "linear_cross_entropy",
     "log_softmax",
     "matmul",
+    "rmsnorm",
     "softmax",
 ]

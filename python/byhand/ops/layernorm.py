@@ -1,30 +1,61 @@
-"""Layer normalisation over the last axis.
+"""Layer normalisation over the last axis, of x or of a residual sum.
 
-    y  = w * xhat + b,      xhat = (x - mean) * rstd,      rstd = 1 / sqrt(var + eps)
-    dx = rstd * (g - mean(g) - xhat * mean(g * xhat)),      g = w * dy
-    dw = sum over rows of dy * xhat,      db = sum over rows of dy
+    y  = w * shat + b,      shat = (s - mean) * rstd,      rstd = 1 / sqrt(var + eps),   s = x + add
+    dx = rstd * (g - mean(g) - shat * mean(g * shat)) + ds,      g = w * dy
+    dw = sum over rows of dy * shat,      db = sum over rows of dy
 
 Ba, Kiros and Hinton, "Layer normalization" (2016), equation 4; the variance is the mean squared
-distance from the mean (divided by C, not C - 1), taken in a second pass. Saved: x, w, mean, rstd.
+distance from the mean (divided by C, not C - 1), taken in a second pass. Saved: s, w, mean, rstd.
 """
 
 import numpy as np
 
-from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel, statistics
+from byhand.backend import (
+    Acc,
+    Array,
+    In,
+    Out,
+    empty,
+    kernels,
+    multiprocessors,
+    reference_kernel,
+    statistics,
+)
 from byhand.ops import check
 from byhand.ops.check import Saved
 
 
-def _mean(a: Array) -> Array:
+def mean_last(a: Array) -> Array:
     """Over the last axis; 0 when that is empty."""
     return a.sum(axis=-1, keepdims=True) / max(a.shape[-1], 1)
 
 
+def sum_of(kernel: str, s: Array | None, x: Array, add: Array | None) -> Array:
+    """What is normalised: x, or x + add as it is written to s."""
+    if s is None and add is None:
+        return x
+    if s is None or add is None:
+        raise ValueError(f"{kernel}: s and add must be given together")
+    s[...] = x + add
+    return s
+
+
 @reference_kernel
-def layernorm_forward(y: Out, mean: Out, rstd: Out, x: In, w: In, b: In | None, eps: float) -> None:
-    mu = _mean(x)
+def layernorm_forward(
+    y: Out,
+    s: Out | None,
+    mean: Out,
+    rstd: Out,
+    x: In,
+    w: In,
+    b: In | None,
+    add: In | None,
+    eps: float,
+) -> None:
+    x = sum_of("layernorm_forward", s, x, add)
+    mu = mean_last(x)
     centred = x - mu
-    scale = 1 / np.sqrt(_mean(centred * centred) + eps)
+    scale = 1 / np.sqrt(mean_last(centred * centred) + eps)
     mean[...] = mu[..., 0]
     rstd[...] = scale[..., 0]
     normal = centred * scale * w
@@ -42,25 +73,30 @@ def layernorm_backward(
     w: In,
     mean: In,
     rstd: In,
-    add: In | None,
+    ds: In | None,
 ) -> None:
     rows = tuple(range(x.ndim - 1))
     scale = rstd[..., None]
-    xhat = (x - mean[..., None]) * scale
+    shat = (x - mean[..., None]) * scale
     if dw is not None:
-        dw += (dy * xhat).sum(axis=rows)
+        dw += (dy * shat).sum(axis=rows)
     if db is not None:
         db += dy.sum(axis=rows)
     work[...] = 0  # the native kernels keep partial sums of dw and db here
     g = dy * w
-    through = _mean(g) + xhat * _mean(g * xhat)
-    dx[...] = scale * (g - through) if add is None else scale * (g - through) + add
+    through = mean_last(g) + shat * mean_last(g * shat)
+    dx[...] = scale * (g - through) if ds is None else scale * (g - through) + ds
 
 
-def _groups(rows: int) -> int:
-    # A function of the shape alone: the order of the sums, and so the bits, must not know how many
-    # threads ran.
-    return max(1, min(128, rows // 16))
+def row_groups(rows: int, x: Array) -> int:
+    """How many groups of rows the gradients of the parameters are summed in.
+
+    A function of the shape and the machine alone: the order of the sums, and so the bits, must not
+    know how many threads ran. A GPU gets as many blocks as it has room for; the partial sums stay
+    small beside the rows.
+    """
+    resident = min(4, max(1, 8192 // max(x.shape[-1], 1)))  # blocks that fit a multiprocessor
+    return max(1, min(resident * multiprocessors(x), rows // 16))
 
 
 @check.door
@@ -69,16 +105,39 @@ def forward(x: Array, w: Array, b: Array | None = None, eps: float = 1e-5) -> tu
 
     ValueError when w or b does not have the length of x's last axis.
     """
+    y, _, saved = _forward("layernorm.forward", x, None, w, b, eps)
+    return y, saved
+
+
+@check.door
+def forward_add(
+    x: Array, add: Array, w: Array, b: Array | None = None, eps: float = 1e-5
+) -> tuple[Array, Array, Saved]:
+    """The same of the residual sum s = x + add, in one pass: x, add (..., C) -> y, s, saved.
+
+    With bfloat16 s is rounded once, and y is of the rounded s. The gradient of s goes to
+    ``backward`` as ``add``; what comes back is the gradient of x and of add alike.
+    """
+    return _forward("layernorm.forward_add", x, add, w, b, eps)
+
+
+def _forward(
+    door: str, x: Array, add: Array | None, w: Array, b: Array | None, eps: float
+) -> tuple[Array, Array, Saved]:
     kernel = kernels(x).layernorm_forward
     shape = x.shape
     if not shape or w.shape != shape[-1:]:
-        raise check.wrong_shape("layernorm.forward", "w", shape[-1:] or "of x's last axis", w)
+        raise check.wrong_shape(door, "w", shape[-1:] or "of x's last axis", w)
     if b is not None and b.shape != w.shape:
-        raise check.wrong_shape("layernorm.forward", "b", w.shape, b)
+        raise check.wrong_shape(door, "b", w.shape, b)
+    if add is not None and add.shape != shape:
+        raise check.wrong_shape(door, "add", shape, add)
     f = statistics(x)
     y, mean, rstd = empty(shape, x), empty(shape[:-1], x, f), empty(shape[:-1], x, f)
-    kernel(y, mean, rstd, x, w, b, eps)
-    return y, (x, w, mean, rstd)
+    s = None if add is None else empty(shape, x)
+    kernel(y, s, mean, rstd, x, w, b, add, eps)
+    s = x if s is None else s
+    return y, s, (s, w, mean, rstd)
 
 
 @check.door
@@ -91,10 +150,10 @@ def backward(
 ) -> Array:
     """dy (..., C) -> dx of the same shape; adds into dw (C,) and db (C,), each None when frozen.
 
-    add (..., C): a gradient that reaches x by another way (a residual), added to dx on the way out.
+    add (..., C): a gradient that reaches s by another way (a residual), added to dx on the way out.
     """
-    x, w, mean, rstd = saved
-    shape = x.shape
+    s, w, mean, rstd = saved
+    shape = s.shape
     if dy.shape != shape:
         raise check.wrong_shape("layernorm.backward", "dy", shape, dy)
     if add is not None and add.shape != shape:
@@ -103,6 +162,6 @@ def backward(
         raise check.wrong_shape("layernorm.backward", "dw", w.shape, dw)
     if db is not None and db.shape != w.shape:
         raise check.wrong_shape("layernorm.backward", "db", w.shape, db)
-    dx, work = empty(shape, x), empty((_groups(mean.size), 2, shape[-1]), mean)
-    kernels(x).layernorm_backward(dx, dw, db, work, dy, x, w, mean, rstd, add)
+    dx, work = empty(shape, s), empty((row_groups(mean.size, s), 2, shape[-1]), mean)
+    kernels(s).layernorm_backward(dx, dw, db, work, dy, s, w, mean, rstd, add)
     return dx

@@ -1,0 +1,95 @@
+"""Root mean square normalisation over the last axis, of x or of a residual sum.
+
+    y  = w * shat,      shat = s * rstd,      rstd = 1 / sqrt(mean(s * s) + eps),      s = x + add
+    dx = rstd * (g - shat * mean(g * shat)) + ds,      g = w * dy
+    dw = sum over rows of dy * shat
+
+Zhang and Sennrich, "Root mean square layer normalization" (2019), equation 4, with layernorm's eps
+under the root: layer normalisation without the mean and without a bias. Saved: s, w, rstd.
+"""
+
+import numpy as np
+
+from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel, statistics
+from byhand.ops import check
+from byhand.ops.check import Saved
+from byhand.ops.layernorm import mean_last, row_groups, sum_of
+
+
+@reference_kernel
+def rmsnorm_forward(
+    y: Out, s: Out | None, rstd: Out, x: In, w: In, add: In | None, eps: float
+) -> None:
+    x = sum_of("rmsnorm_forward", s, x, add)
+    scale = 1 / np.sqrt(mean_last(x * x) + eps)
+    rstd[...] = scale[..., 0]
+    y[...] = x * scale * w
+
+
+@reference_kernel
+def rmsnorm_backward(
+    dx: Out, dw: Acc | None, work: Out, dy: In, x: In, w: In, rstd: In, ds: In | None
+) -> None:
+    scale = rstd[..., None]
+    shat = x * scale
+    if dw is not None:
+        dw += (dy * shat).sum(axis=tuple(range(x.ndim - 1)))
+    work[...] = 0  # the native kernels keep partial sums of dw here
+    g = dy * w
+    through = shat * mean_last(g * shat)
+    dx[...] = scale * (g - through) if ds is None else scale * (g - through) + ds
+
+
+@check.door
+def forward(x: Array, w: Array, eps: float = 1e-5) -> tuple[Array, Saved]:
+    """x (..., C), w (C,) -> y of x's shape, saved.
+
+    ValueError when w does not have the length of x's last axis.
+    """
+    y, _, saved = _forward("rmsnorm.forward", x, None, w, eps)
+    return y, saved
+
+
+@check.door
+def forward_add(x: Array, add: Array, w: Array, eps: float = 1e-5) -> tuple[Array, Array, Saved]:
+    """The same of the residual sum s = x + add, in one pass: x, add (..., C) -> y, s, saved.
+
+    With bfloat16 s is rounded once, and y is of the rounded s. The gradient of s goes to
+    ``backward`` as ``add``; what comes back is the gradient of x and of add alike.
+    """
+    return _forward("rmsnorm.forward_add", x, add, w, eps)
+
+
+def _forward(
+    door: str, x: Array, add: Array | None, w: Array, eps: float
+) -> tuple[Array, Array, Saved]:
+    kernel = kernels(x).rmsnorm_forward
+    shape = x.shape
+    if not shape or w.shape != shape[-1:]:
+        raise check.wrong_shape(door, "w", shape[-1:] or "of x's last axis", w)
+    if add is not None and add.shape != shape:
+        raise check.wrong_shape(door, "add", shape, add)
+    y, rstd = empty(shape, x), empty(shape[:-1], x, statistics(x))
+    s = None if add is None else empty(shape, x)
+    kernel(y, s, rstd, x, w, add, eps)
+    s = x if s is None else s
+    return y, s, (s, w, rstd)
+
+
+@check.door
+def backward(dy: Array, saved: Saved, dw: Array | None = None, add: Array | None = None) -> Array:
+    """dy (..., C) -> dx of the same shape; adds into dw (C,), None when frozen.
+
+    add (..., C): a gradient that reaches s by another way (a residual), added to dx on the way out.
+    """
+    s, w, rstd = saved
+    shape = s.shape
+    if dy.shape != shape:
+        raise check.wrong_shape("rmsnorm.backward", "dy", shape, dy)
+    if add is not None and add.shape != shape:
+        raise check.wrong_shape("rmsnorm.backward", "add", shape, add)
+    if dw is not None and dw.shape != w.shape:
+        raise check.wrong_shape("rmsnorm.backward", "dw", w.shape, dw)
+    dx, work = empty(shape, s), empty((row_groups(rstd.size, s), shape[-1]), rstd)
+    kernels(s).rmsnorm_backward(dx, dw, work, dy, s, w, rstd, add)
+    return dx
