@@ -185,10 +185,17 @@ def optimizer_cases(k: Any, m: Maker, size: int) -> Iterator[Case]:
         a = torch_normal(F32, size)
         return lambda: a.mul_(0.999)
 
-    scalars = (size // 2, 1e-3, 0.9, 0.999, 1e-8, 0.01, 10, 1.0)
-    ours = lambda: k.adamw_step(w, first, second, g, None, *scalars)  # noqa: E731
+    steps, work = m.cupy.zeros((), np.int64), m.zeros(2, 4)
+    rates = [m.cupy.asarray(np.array(two, np.float32)) for two in ((1e-3, 1e-3), (0.01, 0.0))]
+    step = (*rates, m.cupy.asarray(np.array((size // 2, size))), 0.9, 0.999, 1e-8, 1.0)
+    ours = lambda: k.adamw_step(w, first, second, None, steps, work, g, None, *step)  # noqa: E731
     yield Case("adamw_step", *at, 28 * size, ours, adamw)
-    yield Case("grad_norm", *at, 4 * size, lambda: k.grad_norm(norm, g), vector_norm)
+    half, bits = Maker(m.cupy, "bfloat16"), ((size,), "bfloat16")
+    grads, copy = half.normal(size), half.empty(size)
+    ours = lambda: k.adamw_step(w, first, second, copy, steps, work, grads, None, *step)  # noqa: E731
+    yield Case("adamw_step", *bits, 28 * size, ours, adamw)
+    sums = m.zeros(1024)
+    yield Case("grad_norm", *at, 4 * size, lambda: k.grad_norm(norm, sums, g), vector_norm)
     large = m.zeros()
     large.fill(10)  # so that clip has something to do
     yield Case("clip", *at, 8 * size, lambda: k.clip(g, large, 9.99), scale)

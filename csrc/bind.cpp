@@ -44,8 +44,8 @@ void bind_common(Registry& registry) {
     KERNEL(cross_entropy_forward, "loss count lse logits targets ignore_index smoothing mean");
     KERNEL(cross_entropy_backward,
            "dlogits dloss count lse logits targets ignore_index smoothing mean");
-    KERNEL(adamw_step, "w m v g norm decayed lr beta1 beta2 eps weight_decay t max_norm");
-    KERNEL(grad_norm, "norm g");
+    KERNEL(adamw_step, "w m v copy t work g norm lr weight_decay bounds beta1 beta2 eps max_norm");
+    KERNEL(grad_norm, "norm work g");
     KERNEL(clip, "g norm max_norm");
 }
 

@@ -91,6 +91,18 @@ inline unsigned blocks_for(int64_t n, int64_t each) {
     return static_cast<unsigned>(std::min((n + each - 1) / each, kMaxGrid));
 }
 
+// How many blocks of a kernel the device runs at once: the grid of one whose threads walk on until
+// all is done.
+template <class... P>
+int64_t resident_blocks(const char* name, void (*kernel)(P...), dim3 block) {
+    int device = 0, processors = 0, each = 0;
+    check(name, cudaGetDevice(&device));
+    check(name, cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+    check(name, cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+                    &each, kernel, static_cast<int>(block.x * block.y * block.z), 0));
+    return std::max<int64_t>(1, static_cast<int64_t>(processors) * each);
+}
+
 template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, Stream stream,
             A... arguments) {

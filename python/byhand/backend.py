@@ -45,7 +45,10 @@ Array = Any  # a numpy.ndarray or a cupy.ndarray
 _FLOAT32 = np.dtype(np.float32)
 _FLOAT64 = np.dtype(np.float64)
 # Arguments of kernels that are not floating, by name; all others are.
-_NOT_FLOAT = {"ids": np.dtype(np.int64), "targets": np.dtype(np.int64), "mask": np.dtype(np.bool_)}
+_NOT_FLOAT = {
+    **dict.fromkeys(("ids", "targets", "t", "bounds"), np.dtype(np.int64)),
+    "mask": np.dtype(np.bool_),
+}
 _SMALL = 4096  # bytes below which numpy's own allocator is quicker than the pool
 
 

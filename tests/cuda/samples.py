@@ -11,6 +11,7 @@ import numpy as np
 
 from tests.kernel_case import Op, Sample, generator, normal
 from tests.ops.test_adamw import OP as ADAMW
+from tests.ops.test_adamw import sample as adamw_sample
 from tests.ops.test_cross_entropy import OP as CROSS_ENTROPY
 from tests.ops.test_grad_norm import CLIP, NORM
 from tests.ops.test_layernorm import OP as LAYERNORM
@@ -71,12 +72,7 @@ def _flat(op: Op, size: int) -> Sample:
     for name, array in model.arrays.items():
         longer = array is not None and array.ndim > 0
         arrays[name] = normal(rng, size) if longer else array
-    if "v" in arrays:
-        arrays["v"] = np.abs(arrays["v"])
-    options = dict(model.options)
-    if "decayed" in options:
-        options["decayed"] = size // 3
-    return Sample(f"{size}", arrays, options)
+    return Sample(f"{size}", arrays, model.options)
 
 
 def wide_samples() -> Iterator[tuple[Op, Sample]]:
@@ -91,7 +87,9 @@ def wide_samples() -> Iterator[tuple[Op, Sample]]:
     yield LAYERNORM, _layernorm(3000, 40)
     yield CROSS_ENTROPY, _cross_entropy(9001, 12)  # more rows than partial sums
     for size in (1023, 1 << 20, (1 << 20) + 3):
-        yield ADAMW, _flat(ADAMW, size)
+        many = range(0, size, max(1, size // 200))  # in places more than one to a thread
+        yield ADAMW, adamw_sample(size, size // 3, norm=3.0, t=7, copy=size % 2 == 0)
+        yield ADAMW, adamw_sample(size, *many, t=7, copy=size % 2 == 1)
         yield NORM, _flat(NORM, size)
         yield CLIP, _flat(CLIP, size)
 
