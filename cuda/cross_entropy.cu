@@ -81,7 +81,7 @@ constexpr int kFinish = 256;
 
 __global__ void __launch_bounds__(kFinish, 1)
     cross_entropy_finish(float* loss, float* count, Options options, int slot, int teams) {
-    __shared__ Partial shared[kFinish];
+    BYHAND_SHARED(Partial[kFinish], shared);
     Partial mine = {0.0, 0};
     const int each = (teams + kFinish - 1) / kFinish, rank = static_cast<int>(threadIdx.x);
     for (int i = rank * each; i < min(teams, (rank + 1) * each); ++i) {

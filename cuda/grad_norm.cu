@@ -11,7 +11,7 @@ constexpr int kUnroll = 4;
 
 // The sum over a block in a fixed order; thread 0 has it.
 BYHAND_DEVICE double sum_block(double value) {
-    __shared__ double shared[kThreads / kWarp];
+    BYHAND_SHARED(double[kThreads / kWarp], shared);
     const int rank = static_cast<int>(threadIdx.x);
     value = reduce_warp(value, Add{});
     sync_block();  // thread 0 is done with the sum before

@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1) layernorm_backward_rows(
     }
     if constexpr (Team::kTeams > 1) {  // add up the warps, in order
         constexpr int kCols = kWarp * P::V * P::K;
-        __shared__ float total[2][kCols];
+        BYHAND_SHARED(float[2][kCols], total);
         for (int turn = 0; turn < Team::kTeams; ++turn) {
             if (team.place() == turn) {
                 const auto merge = [&](float* sums) {
@@ -229,7 +229,7 @@ constexpr int kSlices = 32;
 
 __global__ void __launch_bounds__(kWarp* kSlices)
     layernorm_add_partials(float* dw, float* db, const float* work, int64_t groups, int64_t cols) {
-    __shared__ float share[kSlices][kWarp + 1];
+    BYHAND_SHARED(float[kSlices][kWarp + 1], share);
     float* to = blockIdx.y == 0 ? dw : db;
     if (to == nullptr) return;
     const int64_t column = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x;

@@ -19,10 +19,15 @@ namespace byhand {
 
 namespace py = pybind11;
 
-#if defined(BYHAND_BACKEND_CUDA)
+#if defined(BYHAND_BACKEND_CUDA) && !defined(BYHAND_CUDA_ON_CPU)
 inline constexpr bool kDeviceArrays = true;
 #else
 inline constexpr bool kDeviceArrays = false;
+#endif
+#if defined(BYHAND_BACKEND_CUDA)
+inline constexpr bool kStoresBf16 = true;
+#else
+inline constexpr bool kStoresBf16 = false;
 #endif
 
 struct Registry {
@@ -117,8 +122,10 @@ inline bool view_numpy(Array& a, py::handle object, const char* kernel, bool wri
     if (!py::isinstance<py::array>(object)) return false;
     const auto array = py::reinterpret_borrow<py::array>(object);
     a.dtype = dtype_of(array.dtype());
-    if (a.dtype == DType::none) {
-        fail(kernel, a.name, "must be float32, int64 or bool, got " + describe(object));
+    if (a.dtype == DType::none || (a.dtype == DType::bf16 && !kStoresBf16)) {
+        fail(kernel, a.name,
+             std::string("must be float32, ") + (kStoresBf16 ? "bfloat16, " : "") +
+                 "int64 or bool, got " + describe(object));
     }
     if (writable && !array.writeable()) fail(kernel, a.name, "is read-only");
     a.data = const_cast<void*>(array.data());
@@ -180,7 +187,9 @@ A cast_argument(py::handle object, const char* kernel, const char* name) {
 }
 
 inline Stream current_stream() {
-#if defined(BYHAND_BACKEND_CUDA)
+#if defined(BYHAND_CUDA_ON_CPU)
+    return Stream{reinterpret_cast<void*>(std::uintptr_t{2})};  // cudaStreamPerThread
+#elif defined(BYHAND_BACKEND_CUDA)
     // Never given back: at exit the interpreter may be gone before this is.
     static const py::handle get =
         py::object(py::module_::import("cupy").attr("cuda").attr("get_current_stream")).release();

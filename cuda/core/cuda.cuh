@@ -1,14 +1,36 @@
-// What the kernels need of CUDA, under our own names: storage types, warp and block primitives,
-// fast exponentials, and the launch. The .cu files beside this folder use nothing else of it, so
-// that a host compiler can be given another version of this one file.
+// The one door to CUDA. Kernels are written against the names below, under two faces:
+//
+//   cuda/nvcc/face.cuh   the GPU: CUDA and raw PTX
+//   cuda/host/face.cuh   any C++17 compiler: blocks run on the CPU, a fiber for each thread, so
+//   that
+//                        every kernel is executed, raced and fuzzed where there is no GPU
+//
+// The .cu files and the headers beside this one name nothing else of CUDA and have no #ifdef. From
+// the language itself they use __global__, __device__ (also for static device memory),
+// __launch_bounds__, __grid_constant__, threadIdx, blockIdx, blockDim, gridDim, dim3 and uint4.
+//
+//   shared memory   BYHAND_SHARED(float[2][32], name) in place of __shared__ float name[2][32]
+//                   BYHAND_DYNAMIC_SHARED(name): unsigned char*, aligned to 128 bytes; its size is
+//                   given to launch_shared
+//   threads         sync_block() sync_warp() sync_named(id, threads) arrive_named(id, threads)
+//                   shuffle(v, lane) shuffle_xor(v, lanes) shuffle_down(v, lanes)
+//                   ballot(p) any_lane(p) all_lanes(p) match_any(v); each takes a mask of lanes
+//                   last
+//   atomics         atomic_add(p, v) atomic_max(p, v) atomic_cas(p, expected, v): the old value
+//   16 bytes        load16(p) store16(p, v), p aligned to 16
+//                   copy_async16(shared, global, whole = true): zeros, and no read, if not whole
+//                   copy_async_commit() copy_async_wait<newest groups that may be open>()
+//   tensor cores    ldmatrix_x4(r, row) ldmatrix_x2(r, row), and _trans
+//                   mma_bf16(d, a, b): m16n8k16    mma_tf32(d, a, b): m16n8k8, from to_tf32(v)
+//   numbers         bf16 to_float(v) to_bf16(v) pack_bf16(low, high) float_of(bits) bits_of(v)
+//                   fast_exp2(v) fast_exp(v): 2 ulp, and flushing what is denormal
+//   launch          launch(name, kernel, grid, block, stream, arguments...)
+//                   launch_shared(name, kernel, grid, block, bytes, stream, arguments...)
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_runtime.h>
-
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -19,38 +41,37 @@
 namespace byhand {
 
 using std::int64_t;
-using bf16 = __nv_bfloat16;
+
+constexpr int kWarp = 32;
+constexpr unsigned kWholeWarp = 0xffffffffu;
+constexpr int64_t kMaxGrid = 2147483647;  // grid.x
+
+}  // namespace byhand
+
+#if defined(__CUDACC__)
+#include "nvcc/face.cuh"
+#else
+#include "host/face.cuh"
+#endif
+
+namespace byhand {
 
 template <>
 struct DTypeOf<bf16> {
     static constexpr DType value = DType::bf16;
 };
 
-constexpr int kWarp = 32;
-constexpr unsigned kWholeWarp = 0xffffffffu;
-constexpr int64_t kMaxGrid = 2147483647;  // grid.x
-
-// Kernels say __launch_bounds__(threads, 1): with the 1 ptxas takes the registers it needs, without
-// it a few are spilled now and then for the sake of more resident blocks.
-#define BYHAND_DEVICE __device__ __forceinline__
-
-BYHAND_DEVICE float infinity() { return __int_as_float(0x7f800000); }
-BYHAND_DEVICE float not_a_number() { return __int_as_float(0x7fffffff); }
+BYHAND_DEVICE float infinity() { return float_of(0x7f800000u); }
+BYHAND_DEVICE float not_a_number() { return float_of(0x7fffffffu); }
 
 BYHAND_DEVICE float to_float(float x) { return x; }
-BYHAND_DEVICE float to_float(bf16 x) { return __bfloat162float(x); }
 template <class T>
 BYHAND_DEVICE T from_float(float x) {
     if constexpr (std::is_same_v<T, bf16>) {
-        return __float2bfloat16(x);
+        return to_bf16(x);
     } else {
         return x;
     }
-}
-
-BYHAND_DEVICE unsigned pack_bf16(float low, float high) {
-    return static_cast<unsigned>(__bfloat16_as_ushort(__float2bfloat16(low))) |
-           static_cast<unsigned>(__bfloat16_as_ushort(__float2bfloat16(high))) << 16;
 }
 
 // exp for results stored as T: the hardware's 2^x is as good as a bfloat16 can show, float32 gets
@@ -58,32 +79,10 @@ BYHAND_DEVICE unsigned pack_bf16(float low, float high) {
 template <class T>
 BYHAND_DEVICE float exp_for(float x) {
     if constexpr (std::is_same_v<T, bf16>) {
-        return __expf(x);
+        return fast_exp(x);
     } else {
         return expf(x);
     }
-}
-
-template <class V>
-BYHAND_DEVICE V shuffle_xor(V value, int lanes) {
-    return __shfl_xor_sync(kWholeWarp, value, lanes);
-}
-BYHAND_DEVICE void sync_block() { __syncthreads(); }
-
-inline void check(const char* what, cudaError_t error) {
-    if (error == cudaSuccess) return;
-    cudaGetLastError();  // also clears it, so that the next call does not report it again
-    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorName(error) + ": " +
-                             cudaGetErrorString(error));
-}
-
-// BYHAND_SYNC=1 waits after each kernel, so that a fault is reported by the kernel that made it.
-inline bool sync_after_launch() {
-    static const bool sync = [] {
-        const char* value = std::getenv("BYHAND_SYNC");
-        return value != nullptr && value[0] != '\0' && value[0] != '0';
-    }();
-    return sync;
 }
 
 // The number of blocks for n items, `each` to a block.
@@ -106,12 +105,7 @@ int64_t resident_blocks(const char* name, void (*kernel)(P...), dim3 block) {
 template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, Stream stream,
             A... arguments) {
-    cudaLaunchConfig_t config = {};
-    config.gridDim = grid;
-    config.blockDim = block;
-    config.stream = static_cast<cudaStream_t>(stream.handle);
-    check(name, cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...));
-    if (sync_after_launch()) check(name, cudaStreamSynchronize(config.stream));
+    launch_shared(name, kernel, grid, block, 0, stream, arguments...);
 }
 
 // Calls f with a zero of the storage type that `a` has.

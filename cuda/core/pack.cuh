@@ -15,15 +15,16 @@ BYHAND_DEVICE void load(float (&v)[N], const T* p) {
     if constexpr (N == 1) {
         v[0] = to_float(*p);
     } else if constexpr (std::is_same_v<T, float>) {
-        const float4 word = *reinterpret_cast<const float4*>(p);
-        v[0] = word.x, v[1] = word.y, v[2] = word.z, v[3] = word.w;
+        const uint4 word = load16(p);
+        v[0] = float_of(word.x), v[1] = float_of(word.y);
+        v[2] = float_of(word.z), v[3] = float_of(word.w);
     } else {
-        const uint4 word = *reinterpret_cast<const uint4*>(p);
+        const uint4 word = load16(p);
         const unsigned pairs[4] = {word.x, word.y, word.z, word.w};
 #pragma unroll
         for (int i = 0; i < 4; ++i) {  // a bfloat16 is the upper half of the float it stands for
-            v[2 * i] = __uint_as_float(pairs[i] << 16);
-            v[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000u);
+            v[2 * i] = float_of(pairs[i] << 16);
+            v[2 * i + 1] = float_of(pairs[i] & 0xffff0000u);
         }
     }
 }
@@ -34,14 +35,14 @@ BYHAND_DEVICE void store(T* p, const float (&v)[N]) {
     if constexpr (N == 1) {
         *p = from_float<T>(v[0]);
     } else if constexpr (std::is_same_v<T, float>) {
-        *reinterpret_cast<float4*>(p) = make_float4(v[0], v[1], v[2], v[3]);
+        store16(p, {bits_of(v[0]), bits_of(v[1]), bits_of(v[2]), bits_of(v[3])});
     } else {
         unsigned pairs[4];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             pairs[i] = pack_bf16(v[2 * i], v[2 * i + 1]);
         }
-        *reinterpret_cast<uint4*>(p) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+        store16(p, {pairs[0], pairs[1], pairs[2], pairs[3]});
     }
 }
 

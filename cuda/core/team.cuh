@@ -59,7 +59,7 @@ struct BlockTeam {
     // the barrier of the other one, which everybody reaches only after reading this one.
     template <class Op>
     BYHAND_DEVICE float reduce(float a, float& b, Op op, bool both) {
-        __shared__ float partial[2][2][kThreads / kWarp];
+        BYHAND_SHARED(float[2][2][kThreads / kWarp], partial);
         const int warp = rank() / kWarp, lane = rank() % kWarp, warps = size() / kWarp;
         a = reduce_warp(a, op);
         if (both) b = reduce_warp(b, op);

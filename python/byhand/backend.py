@@ -144,7 +144,8 @@ def _namespace(name: str) -> Kernels:
 
 def built_modules() -> list[str]:
     """Native back ends that this installation contains, such as ``cpu_avx2``."""
-    names = ["cpu_base", "cpu_avx2", "cpu_avx512", "cpu_avx512bf16", "cpu_neon", "cuda"]
+    names = ["cpu_base", "cpu_avx2", "cpu_avx512", "cpu_avx512bf16", "cpu_neon"]
+    names += ["cuda", "cuda_on_cpu"]
     return [n for n in names if importlib.util.find_spec(f"byhand._{n}") is not None]
 
 
@@ -246,6 +247,43 @@ def cuda() -> Kernels:
             raise CudaUnavailable(reason)
         _state.cuda = _namespace("cuda")
     return _state.cuda
+
+
+# --- CUDA on the CPU -----------------------------------------------------------------------------
+
+
+def cuda_on_cpu() -> Kernels:
+    """The CUDA kernels compiled for the CPU, taking numpy arrays of float32 or bfloat16
+    (``ml_dtypes``): for tests, and never picked on its own.
+
+    A block's threads take turns in the order that ``cuda_on_cpu_schedule`` sets. What CUDA leaves
+    undefined, such as a barrier that not all threads reach, is a RuntimeError that names the
+    kernel, the source line, the block and the threads. Raises CudaUnavailable where it is not
+    built.
+    """
+    if "cuda_on_cpu" not in built_modules():
+        raise CudaUnavailable("byhand was built without the CUDA kernels for the CPU")
+    return _namespace("cuda_on_cpu")
+
+
+@contextmanager
+def cuda_on_cpu_schedule(schedule: str) -> Iterator[None]:
+    """Runs the threads of CUDA blocks in another order inside a ``with`` block.
+
+    The order is ``forward`` or ``reverse`` (round robin), ``random:SEED``, ``warp-greedy`` or
+    ``warp-greedy-reverse`` (a warp runs as far as it can before the next one starts); after a blank
+    comes ``early`` or ``late``: whether asynchronous copies happen when they are issued or when
+    they are waited for. Elsewhere it is what ``BYHAND_SCHEDULE`` says, or ``forward late``.
+    Raises ValueError for anything else.
+    """
+    cuda_on_cpu()
+    module = _load("cuda_on_cpu")
+    before = module.schedule()
+    module.set_schedule(schedule)
+    try:
+        yield
+    finally:
+        module.set_schedule(before)
 
 
 # --- The reference -----------------------------------------------------------------------------

@@ -11,15 +11,29 @@ from tests.cuda.device import OnDevice
 
 
 @pytest.fixture(scope="session")
-def device_kernels() -> Any:
-    """The CUDA kernels, taking numpy arrays. Skips, saying why, where there is no GPU; with
-    BYHAND_REQUIRE=cuda that is a failure.
+def on_cpu() -> Any:
+    """The CUDA kernels on the CPU."""
+    if "cuda_on_cpu" not in backend.built_modules():
+        pytest.skip("byhand was built without the CUDA kernels for the CPU")
+    return backend.cuda_on_cpu()
+
+
+@pytest.fixture(scope="session")
+def on_gpu() -> Any:
+    """The CUDA kernels on the GPU, taking numpy arrays. Skips, saying why, where there is none;
+    with BYHAND_REQUIRE=cuda that is a failure.
     """
     if reason := backend.cuda_reason():
         if "cuda" in os.environ.get("BYHAND_REQUIRE", "").split(","):
             pytest.fail(f"BYHAND_REQUIRE asks for CUDA: {reason}")
         pytest.skip(reason)
     return OnDevice(backend.cuda(), importlib.import_module("cupy"))
+
+
+@pytest.fixture(scope="session", params=["on_cpu", pytest.param("on_gpu", marks=pytest.mark.gpu)])
+def device_kernels(request: Any) -> Any:
+    """Both of them, one after the other."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture

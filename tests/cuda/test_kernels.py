@@ -10,8 +10,6 @@ from tests.cuda import half
 from tests.cuda.samples import OPS, WIDE, name_of
 from tests.kernel_case import Memory, bare_reference, run
 
-pytestmark = pytest.mark.gpu
-
 EVERY = [(op, sample) for op in OPS for sample in (*op.samples, op.big) if sample is not None]
 HALF = [(op, s) for op, s in (*EVERY, *WIDE) if op.name in half.OPS]
 
@@ -95,7 +93,8 @@ def test_a_target_that_is_no_class_makes_the_loss_nan(target, cols, device_kerne
     assert np.isnan(dlogits).any(axis=1).tolist() == [False, True, False, False]
 
 
-def test_two_streams_do_not_share_their_partial_sums(device_kernels):
+@pytest.mark.gpu
+def test_two_streams_do_not_share_their_partial_sums(on_gpu):
     import cupy
 
     from byhand import backend

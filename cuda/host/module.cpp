@@ -1,0 +1,16 @@
+// What Python asks of the CUDA kernels on the CPU.
+#include "core/device.h"
+#include "core/threads.h"
+#include "host/schedule.h"
+
+namespace byhand {
+
+// Adds schedule() and set_schedule(text), see schedule.h; num_threads() and set_num_threads(n).
+void bind_device(pybind11::module_& module) {
+    module.def("schedule", &host::schedule_text);
+    module.def("set_schedule", &host::set_schedule);
+    module.def("num_threads", &num_threads);
+    module.def("set_num_threads", &set_num_threads);
+}
+
+}  // namespace byhand
