@@ -26,6 +26,8 @@
 //                   fast_exp2(v) fast_exp(v): 2 ulp, and flushing what is denormal
 //   launch          launch(name, kernel, grid, block, stream, arguments...)
 //                   launch_shared(name, kernel, grid, block, bytes, stream, arguments...)
+//                   resident_blocks(name, kernel, block, bytes = 0): how many the device runs at
+//                   once, the grid of a kernel whose threads walk on until all is done
 #pragma once
 
 #include <algorithm>
@@ -88,18 +90,6 @@ BYHAND_DEVICE float exp_for(float x) {
 // The number of blocks for n items, `each` to a block.
 inline unsigned blocks_for(int64_t n, int64_t each) {
     return static_cast<unsigned>(std::min((n + each - 1) / each, kMaxGrid));
-}
-
-// How many blocks of a kernel the device runs at once: the grid of one whose threads walk on until
-// all is done.
-template <class... P>
-int64_t resident_blocks(const char* name, void (*kernel)(P...), dim3 block) {
-    int device = 0, processors = 0, each = 0;
-    check(name, cudaGetDevice(&device));
-    check(name, cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
-    check(name, cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-                    &each, kernel, static_cast<int>(block.x * block.y * block.z), 0));
-    return std::max<int64_t>(1, static_cast<int64_t>(processors) * each);
 }
 
 template <class... P, class... A>

@@ -182,4 +182,15 @@ void launch_shared(const char* name, void (*kernel)(P...), dim3 grid, dim3 block
     if (sync_after_launch()) check(name, cudaStreamSynchronize(config.stream));
 }
 
+template <class... P>
+int64_t resident_blocks(const char* name, void (*kernel)(P...), dim3 block, int bytes = 0) {
+    int device = 0, processors = 0, each = 0;
+    const auto threads = static_cast<int>(block.x * block.y * block.z);
+    check(name, cudaGetDevice(&device));
+    check(name, cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+    check(name, cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads,
+                                                              static_cast<std::size_t>(bytes)));
+    return std::max<int64_t>(1, static_cast<int64_t>(processors) * each);
+}
+
 }  // namespace byhand
