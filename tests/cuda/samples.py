@@ -86,10 +86,10 @@ def wide_samples() -> Iterator[tuple[Op, Sample]]:
     yield SOFTMAX, _softmax(5000, 8)
     yield LAYERNORM, _layernorm(3000, 40)
     yield CROSS_ENTROPY, _cross_entropy(9001, 12)  # more rows than partial sums
+    for size in (1020, 20_003):
+        yield ADAMW, adamw_sample(size, *range(1, size, 23), t=7, copy=size % 2 == 0)
+    yield ADAMW, adamw_sample((1 << 20) + 3, 1 << 18, norm=3.0, t=7, copy=True)
     for size in (1023, 1 << 20, (1 << 20) + 3):
-        many = range(0, size, max(1, size // 200))  # in places more than one to a thread
-        yield ADAMW, adamw_sample(size, size // 3, norm=3.0, t=7, copy=size % 2 == 0)
-        yield ADAMW, adamw_sample(size, *many, t=7, copy=size % 2 == 1)
         yield NORM, _flat(NORM, size)
         yield CLIP, _flat(CLIP, size)
 

@@ -19,7 +19,8 @@ def sample(
     copy: bool = False,
 ) -> Sample:
     """Groups that end at `ends` and at n, each with its own rate and decay; `t` steps were done."""
-    label = f"{n}-t {t}" + "".join(f"-{end}" for end in ends)
+    where = "-".join(map(str, ends)) if len(ends) < 9 else f"{len(ends) + 1} groups"
+    label = f"{n}-t {t}-{where}"
     label += "" if norm is None else f"-norm {norm:g}"
     label += f"-size {size:g}" if size != 1 else ""
     label += "-copy" if copy else ""
