@@ -51,12 +51,10 @@ class Place {
   public:
     explicit BYHAND_DEVICE Place(const Groups& groups) : groups_(groups) {}
 
-    // Moves to the group of element i; says how many of the elements from i on are in it, at least
-    // one and at most `most`.
-    BYHAND_DEVICE int enter(int64_t i, int most) {
+    BYHAND_DEVICE void enter(int64_t i) {  // the group of element i
         if (i >= end_) find(i);
-        return static_cast<int>(end_ - i < most ? end_ - i : most);
     }
+    BYHAND_DEVICE bool holds(int64_t i) const { return i < end_; }
     BYHAND_DEVICE const Step& step() const { return step_; }
 
   private:
@@ -72,8 +70,7 @@ class Place {
                 low = middle + 1;
             }
         }
-        const bool last = low == groups_.count - 1;
-        end_ = last ? kNever : groups_.bounds[low];
+        end_ = low == groups_.count - 1 ? kNever : groups_.bounds[low];
         const float* const row = groups_.work + 4 * low;
         step_ = {row[0], row[1], row[2], row[3]};
     }
@@ -120,7 +117,8 @@ BYHAND_DEVICE void store_few(T* p, const float (&v)[V]) {
     }
 }
 
-// A thread loads all it needs for kUnroll times V elements before it uses any.
+// A thread loads all it needs for kUnroll times V elements before it uses any. The last elements,
+// and the few packs that lie across the end of a group, go one by one.
 template <int V, class G, class C>
 __global__ void __launch_bounds__(kThreads, 1)
     adamw_update(float* w, float* m, float* v, C* copy, const G* g, Groups groups, Betas betas,
@@ -133,7 +131,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         float wi[kUnroll][V], mi[kUnroll][V], vi[kUnroll][V], gi[kUnroll][V];
 #pragma unroll
         for (int k = 0; k < kUnroll; ++k) {
-            const int64_t i = start + (static_cast<int64_t>(k) * kThreads + threadIdx.x) * V;
+            const int64_t i = start + (k * kThreads + static_cast<int>(threadIdx.x)) * V;
             if (i + V > n) continue;
             load_few(wi[k], w + i);
             load_few(mi[k], m + i);
@@ -142,25 +140,27 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
 #pragma unroll
         for (int k = 0; k < kUnroll; ++k) {
-            const int64_t i = start + (static_cast<int64_t>(k) * kThreads + threadIdx.x) * V;
-            if (i + V > n) continue;
-            int border = place.enter(i, V);
+            const int64_t i = start + (k * kThreads + static_cast<int>(threadIdx.x)) * V;
+            place.enter(i);
+            if (i + V <= n && place.holds(i + V - 1)) {
 #pragma unroll
-            for (int j = 0; j < V; ++j) {
-                if (j == border) border += place.enter(i + j, V - j);
-                update(wi[k][j], mi[k][j], vi[k][j], gi[k][j], place.step(), betas);
+                for (int j = 0; j < V; ++j) {
+                    update(wi[k][j], mi[k][j], vi[k][j], gi[k][j], place.step(), betas);
+                }
+                store_few(w + i, wi[k]);
+                store_few(m + i, mi[k]);
+                store_few(v + i, vi[k]);
+                if (copy != nullptr) store_few(copy + i, wi[k]);
+            } else if constexpr (V > 1) {
+#pragma unroll 1
+                for (int64_t one = i; one < min(i + V, n); ++one) {
+                    place.enter(one);
+                    update(w[one], m[one], v[one], to_float(g[one]), place.step(), betas);
+                    if (copy != nullptr) copy[one] = from_float<C>(w[one]);
+                }
             }
-            store_few(w + i, wi[k]);
-            store_few(m + i, mi[k]);
-            store_few(v + i, vi[k]);
-            if (copy != nullptr) store_few(copy + i, wi[k]);
         }
     }
-    const int64_t i = n / V * V + threadIdx.x;  // what is left over after the last whole pack
-    if (blockIdx.x != 0 || i >= n) return;
-    place.enter(i, 1);
-    update(w[i], m[i], v[i], to_float(g[i]), place.step(), betas);
-    if (copy != nullptr) copy[i] = from_float<C>(w[i]);
 }
 
 template <class T>

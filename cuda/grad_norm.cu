@@ -29,19 +29,14 @@ template <int V, class T>
 __global__ void __launch_bounds__(kThreads, 1)
     grad_norm_squares(float* work, const T* g, int64_t n, int64_t shares, int64_t share) {
     for (int64_t p = blockIdx.x; p < shares; p += gridDim.x) {
-        const int64_t begin = p * share, end = n - begin < share ? n : begin + share;
+        const int64_t begin = p * share, end = min(n, begin + share);
         double sum = 0.0;
         for (int64_t start = begin; start < end; start += kThreads * V * kUnroll) {
-            float v[kUnroll][V], square = 0.0f;
+            float v[kUnroll][V] = {}, square = 0.0f;
 #pragma unroll
             for (int k = 0; k < kUnroll; ++k) {
-                const int64_t i = start + (static_cast<int64_t>(k) * kThreads + threadIdx.x) * V;
-                if (i + V <= end) {
-                    load(v[k], g + i);
-                } else {
-#pragma unroll
-                    for (int j = 0; j < V; ++j) v[k][j] = i + j < end ? to_float(g[i + j]) : 0.0f;
-                }
+                const int64_t i = start + (k * kThreads + static_cast<int>(threadIdx.x)) * V;
+                if (i + V <= end) load(v[k], g + i);
             }
 #pragma unroll
             for (int k = 0; k < kUnroll; ++k) {
@@ -49,6 +44,11 @@ __global__ void __launch_bounds__(kThreads, 1)
                 for (int j = 0; j < V; ++j) square = fmaf(v[k][j], v[k][j], square);
             }
             sum += square;
+        }
+        const int64_t i = end / V * V + threadIdx.x;  // what is left over after the last whole pack
+        if (begin <= i && i < end) {
+            const float last = to_float(g[i]);
+            sum += last * last;
         }
         sum = sum_block(sum);
         if (threadIdx.x == 0) work[p] = static_cast<float>(sum);
@@ -66,19 +66,28 @@ __global__ void __launch_bounds__(kThreads, 1)
 template <int V, class T>
 __global__ void __launch_bounds__(kThreads, 1)
     clip_scale(T* g, const float* norm, double max_norm, int64_t n) {
+    constexpr int64_t kBlock = static_cast<int64_t>(kThreads) * V * kUnroll;
     const float factor = clip_factor(*norm, max_norm);
     if (factor == 1.0f) return;
-    const int64_t packs = n / V, stride = static_cast<int64_t>(gridDim.x) * kThreads;
-    const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-    for (int64_t i = first; i < packs; i += stride) {
-        float v[V];
-        load(v, g + i * V);
+    const int64_t stride = gridDim.x * kBlock;
+    for (int64_t start = blockIdx.x * kBlock; start < n; start += stride) {
+        float v[kUnroll][V];
 #pragma unroll
-        for (int j = 0; j < V; ++j) v[j] *= factor;
-        store(g + i * V, v);
+        for (int k = 0; k < kUnroll; ++k) {
+            const int64_t i = start + (k * kThreads + static_cast<int>(threadIdx.x)) * V;
+            if (i + V <= n) load(v[k], g + i);
+        }
+#pragma unroll
+        for (int k = 0; k < kUnroll; ++k) {
+            const int64_t i = start + (k * kThreads + static_cast<int>(threadIdx.x)) * V;
+            if (i + V > n) continue;
+#pragma unroll
+            for (int j = 0; j < V; ++j) v[k][j] *= factor;
+            store(g + i, v[k]);
+        }
     }
-    const int64_t i = packs * V + first;  // what is left over after the last whole pack
-    if (i < n) g[i] = from_float<T>(to_float(g[i]) * factor);
+    const int64_t i = n / V * V + threadIdx.x;  // what is left over after the last whole pack
+    if (blockIdx.x == 0 && i < n) g[i] = from_float<T>(to_float(g[i]) * factor);
 }
 
 }  // namespace
@@ -103,11 +112,10 @@ void clip(Mut g, In norm, double max_norm, Stream stream) {
     for_storage("clip", g, [&](auto zero) {
         using T = decltype(zero);
         T* const to = g.as<T>();
-        const bool packed = packable<T>(0, to);
-        const int64_t packs = packed ? n / kPack<T> + 1 : n;
-        const auto kernel = packed ? clip_scale<kPack<T>, T> : clip_scale<1, T>;
-        launch("clip", kernel, dim3(blocks_for(packs, kThreads)), dim3(kThreads), stream, to,
-               norm.as<float>(), max_norm, n);
+        const auto kernel = packable<T>(0, to) ? clip_scale<kPack<T>, T> : clip_scale<1, T>;
+        const int64_t most = resident_blocks("clip", kernel, dim3(kThreads));
+        const dim3 grid(static_cast<unsigned>(std::min(most, (n + kThreads - 1) / kThreads)));
+        launch("clip", kernel, grid, dim3(kThreads), stream, to, norm.as<float>(), max_norm, n);
     });
 }
 

@@ -100,15 +100,15 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, Strea
 
 // Calls f with a zero of the storage type that `a` has.
 template <class F>
-void for_storage(const char* name, const Array& a, F&& f) {
+void for_storage(const char*, const Array& a, F&& f) {
     switch (a.dtype) {
         case DType::f32:
             return f(float{});
         case DType::bf16:
             return f(bf16{});
         default:
-            throw TypeError(std::string(name) + ": " + a.name +
-                            " must be float32 or bfloat16, got " + to_string(a.dtype));
+            throw TypeError(std::string(a.name) + " must be float32 or bfloat16, got " +
+                            to_string(a.dtype));
     }
 }
 

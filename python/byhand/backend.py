@@ -341,6 +341,11 @@ def _check_representation(
         raise TypeError(f"{kernel}: {argument} must be {expected}, got {_describe(value)}")
     if direction in ("Out", "Acc", "Mut", "StridedOut") and not value.flags.writeable:
         raise TypeError(f"{kernel}: {argument} is read-only")
+    if not value.flags.aligned:
+        raise TypeError(
+            f"{kernel}: {argument} must begin at a multiple of {value.itemsize} bytes, as its "
+            "dtype asks"
+        )
     if not direction.startswith("Strided") and not value.flags.c_contiguous:
         raise TypeError(
             f"{kernel}: {argument} must be C-contiguous, got strides {value.strides} "
