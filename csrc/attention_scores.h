@@ -193,13 +193,15 @@ inline void apply_mask(float* s, const Problem& p, const Tile& t, float* work) {
 }
 
 // The dropout factors of the keys [j0, j0 + keys) of one query, keys <= kTile; j0 is a multiple of
-// kTile, so that a word of Philox never belongs to two tiles.
+// kTile, so that a group of Philox never belongs to two tiles.
 inline void draw_row(float* factors, const Problem& p, int64_t bh, int64_t i, int64_t j0,
                      int64_t keys) {
-    std::uint32_t words[kTile];
-    const int64_t group = (bh * p.T + i) * ((p.S + 3) / 4) + j0 / 4;
-    philox_words(words, (keys + 3) / 4, p.seed, static_cast<std::uint64_t>(group), p.offset);
-    for (int64_t j = 0; j < keys; ++j) factors[j] = p.rule.factor(words[j]);
+    static_assert(kTile % kPhiloxElements == 0);
+    std::uint16_t bits[kTile];
+    const int64_t groups = (p.S + kPhiloxElements - 1) / kPhiloxElements;
+    const int64_t group = (bh * p.T + i) * groups + j0 / kPhiloxElements;
+    philox_bits(bits, keys, p.seed, static_cast<std::uint64_t>(group), p.offset);
+    for (int64_t j = 0; j < keys; ++j) factors[j] = p.rule.factor(bits[j]);
 }
 
 // factors[j][i] of the whole tile; work holds one tile.
