@@ -40,6 +40,11 @@ class Sample:
     layout: str = "contiguous"
     slack: float = 0.0
 
+    @property
+    def elements(self) -> int:
+        """Of its largest array."""
+        return max((a.size for a in self.arrays.values() if a is not None), default=0)
+
 
 @dataclass(frozen=True)
 class Error:

@@ -81,6 +81,7 @@ void Block::run(Launch& launch, std::uint64_t index) {
 }
 
 void Block::begin(Launch& launch, std::uint64_t index) {
+    ++turn_;
     launch_ = &launch;
     const Extent grid = launch.grid, block = launch.block;
     index_ = {static_cast<unsigned>(index % grid.x), static_cast<unsigned>(index / grid.x % grid.y),
@@ -96,10 +97,9 @@ void Block::begin(Launch& launch, std::uint64_t index) {
         fiber.block = this;
         fiber.index = i;
         fiber.thread = {i % block.x, i / block.x % block.y, i / block.x / block.y};
-        fiber.ended = false;
+        fiber.started = fiber.ended = false;
         fiber.copies.clear();
         fiber.groups.clear();
-        fiber.context.prepare();
         ready_.add(i);
     }
     // As if the thread before the first one had just run.
@@ -174,16 +174,18 @@ Fiber* Block::next() {
 }
 
 void Block::start(Fiber& fiber) {
-    if (fiber.stack) return;
-    fiber.stack = stacks_.take();
+    if (fiber.started) return;
+    fiber.started = true;
+    if (!fiber.stack) fiber.stack = stacks_.take();
     fiber.context.start_on(*fiber.stack, &Block::entry);
 }
 
-void Block::entry() {
+BYHAND_NO_TSAN void Block::entry() {
     Context::arrived();
     Fiber& self = *running;
     Block& block = *self.block;
     block.launch_->begin.acquire();
+    block.ended_[block.turn_ % 2].acquire();
     try {
         const Kernel& kernel = block.launch_->kernel;
         kernel.call(kernel.arguments);
@@ -195,11 +197,12 @@ void Block::entry() {
         const Quiet quiet;
         block.refuse("the kernel", {}, error.what());
     }
+    block.ended_[(block.turn_ + 1) % 2].release();
     block.launch_->end.release();
     block.leave();
 }
 
-void Block::leave() {
+BYHAND_NO_TSAN void Block::leave() {
     Context *from = nullptr, *to = &home_;
     {
         const Quiet quiet;
@@ -207,8 +210,10 @@ void Block::leave() {
         self.ended = true;
         --live_;
         ready_.remove(self.index);
-        if (last_stack_) stacks_.give(std::move(last_stack_));
-        last_stack_ = std::move(self.stack);
+        if (!BYHAND_TSAN) {  // which would take the next fiber's use of the stack for a race
+            if (last_stack_) stacks_.give(std::move(last_stack_));
+            last_stack_ = std::move(self.stack);
+        }
         from = &self.context;
         if (live_ > 0) to = &go_on()->context;
     }
@@ -246,7 +251,7 @@ void Block::give_up() {
     for (unsigned i = 0; i < threads_; ++i) {
         Fiber& fiber = *fibers_[i];
         if (fiber.ended) continue;
-        if (fiber.stack) {
+        if (fiber.started) {
             ready_.add(i);
         } else {
             ready_.remove(i);

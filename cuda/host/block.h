@@ -46,11 +46,11 @@ class Block;
 
 struct Fiber {
     Context context;
-    std::unique_ptr<Stack> stack;  // none before it has started and after it has ended
+    std::unique_ptr<Stack> stack;  // while it runs
     Block* block = nullptr;
     Extent thread = {};  // threadIdx
     unsigned index = 0;
-    bool ended = false;
+    bool started = false, ended = false;
     const char* what = "";  // what it waits for, and where
     Where where = {};
     std::vector<AsyncCopy> copies;
@@ -144,6 +144,8 @@ class Block {
     Barrier barriers_[16];
     std::vector<Meeting> meetings_;  // kMeetings a warp
     SharedMemory shared_;
+    unsigned turn_ = 0;
+    Edge ended_[2];  // from the threads of one turn to those of the next
     std::string error_;
 };
 

@@ -145,8 +145,8 @@ V shuffle_down(V value, int lanes, unsigned mask = kWholeWarp, Where where = Whe
     const int from = lane + lanes < 32 ? lane + lanes : lane;  // beyond the warp: one's own
     return host::exchange("shuffle_down", value, from, mask, where);
 }
-inline unsigned ballot(bool p, unsigned mask = kWholeWarp, Where where = Where::here()) {
-    return host::vote("ballot", p, mask, where, [](bool, bool other) { return other; });
+inline unsigned lanes_where(bool p, unsigned mask = kWholeWarp, Where where = Where::here()) {
+    return host::vote("lanes_where", p, mask, where, [](bool, bool other) { return other; });
 }
 inline bool any_lane(bool p, unsigned mask = kWholeWarp, Where where = Where::here()) {
     return host::vote("any_lane", p, mask, where, [](bool, bool other) { return other; }) != 0;

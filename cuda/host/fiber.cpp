@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <cstdint>
-#include <deque>
 #include <new>
 
 #if !BYHAND_UCONTEXT
@@ -82,10 +81,6 @@ std::size_t page() {
 thread_local Context* t_left = nullptr;  // the one that was running before the last switch
 #endif
 
-#if BYHAND_TSAN
-thread_local std::deque<void*> t_fibers;  // the oldest first
-#endif
-
 }  // namespace
 
 Stack::Stack() {
@@ -104,40 +99,16 @@ Stack::~Stack() {
     munmap(low_ - page(), page() + kBytes);
 }
 
-void Stack::renew() {
-    permit(low_, kBytes);
-#if BYHAND_TSAN
-    // A new mapping has no history: what the last fiber did here is no race with the next one.
-    mmap(low_, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-#endif
-}
-
 void Context::adopt() {
 #if BYHAND_TSAN
     tsan_ = __tsan_get_current_fiber();
 #endif
 }
 
-void Context::prepare() {
-#if BYHAND_TSAN
-    constexpr std::size_t kMost = 4096;  // of the 8128 that there may be
-    if (t_fibers.size() == kMost) {
-        __tsan_destroy_fiber(t_fibers.front());
-        t_fibers.pop_front();
-    }
-    tsan_ = __tsan_create_fiber(0);
-    t_fibers.push_back(tsan_);
-#endif
-}
-
-void forget_fibers() {
-#if BYHAND_TSAN
-    for (void* fiber : t_fibers) __tsan_destroy_fiber(fiber);
-    t_fibers.clear();
-#endif
-}
-
 void Context::start_on(const Stack& stack, void (*entry)()) {
+#if BYHAND_TSAN
+    if (tsan_ == nullptr) tsan_ = __tsan_create_fiber(0);
+#endif
 #if BYHAND_ASAN
     low_ = stack.low();
     bytes_ = Stack::kBytes;
@@ -166,7 +137,7 @@ void Context::start_on(const Stack& stack, void (*entry)()) {
 #endif
 }
 
-void Context::switch_to(Context& from, Context& to, [[maybe_unused]] bool last) {
+BYHAND_NO_TSAN void Context::switch_to(Context& from, Context& to, [[maybe_unused]] bool last) {
 #if BYHAND_ASAN
     t_left = &from;
     __sanitizer_start_switch_fiber(last ? nullptr : &from.fake_stack_, to.low_, to.bytes_);
@@ -194,7 +165,7 @@ std::unique_ptr<Stack> StackPool::take() {
     if (free_.empty()) free_.push_back(std::make_unique<Stack>());
     std::unique_ptr<Stack> stack = std::move(free_.back());
     free_.pop_back();
-    stack->renew();
+    permit(stack->low(), Stack::kBytes);  // what a fiber left behind that never returned
     return stack;
 }
 

@@ -29,7 +29,6 @@ class Stack {
 
     char* low() const { return low_; }
     char* high() const { return low_ + kBytes; }
-    void renew();  // forgets, for the sanitizers, what was done on it before
 
   private:
     char* low_;
@@ -43,7 +42,6 @@ class Context {
     Context& operator=(const Context&) = delete;
 
     void adopt();                                        // the caller's own stack
-    void prepare();                                      // by the driver, once before each start
     void start_on(const Stack& stack, void (*entry)());  // entry never returns
 
     // Stops `from`, goes on with `to`. Returns when something switches back; if `last`, never.
@@ -65,11 +63,6 @@ class Context {
     void* fake_stack_ = nullptr;
 #endif
 };
-
-// ThreadSanitizer knows a race with a fiber only as long as it knows the fiber: it remembers those
-// of the last few thousand CUDA threads, or until the driver says that nobody can race with them
-// now.
-void forget_fibers();
 
 // Stacks that wait for their next fiber; the one used last is handed out first.
 class StackPool {

@@ -10,6 +10,7 @@
 #endif
 #if defined(__SANITIZE_THREAD__) || BYHAND_HAS_FEATURE(thread_sanitizer)
 #define BYHAND_TSAN 1
+#define BYHAND_NO_TSAN __attribute__((no_sanitize("thread")))
 #include <sanitizer/tsan_interface.h>
 extern "C" {
 void AnnotateIgnoreReadsBegin(const char*, int);
@@ -19,6 +20,7 @@ void AnnotateIgnoreWritesEnd(const char*, int);
 }
 #else
 #define BYHAND_TSAN 0
+#define BYHAND_NO_TSAN
 #endif
 #if defined(__SANITIZE_ADDRESS__) || BYHAND_HAS_FEATURE(address_sanitizer)
 #define BYHAND_ASAN 1

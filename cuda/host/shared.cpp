@@ -15,24 +15,17 @@ constexpr unsigned char kUnset = 0xff, kUntouched = 0xa5;
 }  // namespace
 
 void SharedMemory::begin(std::size_t dynamic_bytes) {
-    // Not cleared: every variable is when it is placed. ThreadSanitizer takes new memory for every
-    // block, so that two blocks, which share nothing, do not race.
-    if (!memory_ || BYHAND_TSAN) memory_.reset(new unsigned char[kBytes]);
+    if (!memory_) memory_.reset(new unsigned char[kBytes]);
     forbid(memory_.get(), kBytes);
     top_ = memory_.get();
     static_bytes_ = 0;
     placed_.clear();
     dynamic_ = nullptr;
-    if (dynamic_bytes > 0) {
-        dynamic_site_ = {"the dynamic shared memory", {}, dynamic_bytes, 128};
-        dynamic_ = carve(dynamic_site_);
-    }
+    dynamic_site_ = {"the dynamic shared memory", {}, dynamic_bytes, 128};
+    if (dynamic_bytes > 0) dynamic_ = carve(dynamic_site_);
 }
 
-void SharedMemory::end() {
-    permit(memory_.get(), kBytes);
-    if (BYHAND_TSAN) memory_.reset();
-}
+void SharedMemory::end() { permit(memory_.get(), kBytes); }
 
 unsigned char* SharedMemory::place(const SharedSite& site) {
     for (const Placed& placed : placed_) {

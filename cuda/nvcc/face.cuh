@@ -63,7 +63,9 @@ template <class V>
 BYHAND_DEVICE V shuffle_down(V value, int lanes, unsigned mask = kWholeWarp) {
     return __shfl_down_sync(mask, value, lanes);
 }
-BYHAND_DEVICE unsigned ballot(bool p, unsigned mask = kWholeWarp) { return __ballot_sync(mask, p); }
+BYHAND_DEVICE unsigned lanes_where(bool p, unsigned mask = kWholeWarp) {
+    return __ballot_sync(mask, p);
+}
 BYHAND_DEVICE bool any_lane(bool p, unsigned mask = kWholeWarp) { return __any_sync(mask, p); }
 BYHAND_DEVICE bool all_lanes(bool p, unsigned mask = kWholeWarp) { return __all_sync(mask, p); }
 template <class V>

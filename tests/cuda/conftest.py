@@ -2,20 +2,24 @@ from __future__ import annotations
 
 import importlib
 import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from byhand import backend
-from tests.cuda.device import OnDevice
+from tests.cuda.device import OnCpu, OnDevice
+from tests.cuda.schedules import SCHEDULES
 
 
 @pytest.fixture(scope="session")
 def on_cpu() -> Any:
-    """The CUDA kernels on the CPU."""
+    """The CUDA kernels on the CPU; each test runs them under one of the schedules, by its name."""
     if "cuda_on_cpu" not in backend.built_modules():
         pytest.skip("byhand was built without the CUDA kernels for the CPU")
-    return backend.cuda_on_cpu()
+    return OnCpu()
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +38,24 @@ def on_gpu() -> Any:
 def device_kernels(request: Any) -> Any:
     """Both of them, one after the other."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(autouse=True)
+def schedule(request: Any) -> Iterator[str]:
+    """The schedule of blocks on the CPU in this test."""
+    chosen = SCHEDULES[zlib.crc32(request.node.name.encode()) % len(SCHEDULES)]
+    if "cuda_on_cpu" not in backend.built_modules():
+        yield chosen
+        return
+    with backend.cuda_on_cpu_schedule(chosen):
+        yield chosen
+
+
+@pytest.fixture(scope="session")
+def cache_dir(request: Any, tmp_path_factory: Any) -> Path:
+    """Where compiled test kernels are kept from run to run."""
+    cache = getattr(request.config, "cache", None)
+    return Path(cache.mkdir("cuda")) if cache else tmp_path_factory.mktemp("cuda")
 
 
 @pytest.fixture

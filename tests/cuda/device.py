@@ -1,11 +1,18 @@
-"""Runs CUDA kernels on arrays of the host, so that the oracle can judge them like any other."""
+"""Runs CUDA kernels, on the GPU or on the CPU, on arrays of the host, so that the oracle can judge
+them like any other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
+
+from byhand import backend
+from tests.cuda.schedules import SCHEDULES
 
 _GUARD = 512  # bytes before and after each array on the device
 _FILL = 0xA5
@@ -45,6 +52,11 @@ class OnDevice:
         self._module = module
         self._cupy = cupy
 
+    def again(self) -> Iterator[Any]:
+        """A `with` block for each way of running a kernel that must give the same bits."""
+        for _ in range(3):
+            yield nullcontext()
+
     def __getattr__(self, kernel: str) -> Callable[..., None]:
         function = getattr(self._module, kernel)
 
@@ -66,3 +78,29 @@ class OnDevice:
                 mirror.fetch(kernel)
 
         return call
+
+
+class OnCpu:
+    """The kernels of `_cuda_on_cpu`."""
+
+    def __init__(self) -> None:
+        self._kernels = backend.cuda_on_cpu()
+        self._module = importlib.import_module("byhand._cuda_on_cpu")
+
+    def again(self) -> Iterator[Any]:
+        """Every schedule, with one thread of the operating system and with two."""
+        for i, schedule in enumerate(SCHEDULES):
+            yield self._under(schedule, 1 + i % 2)
+
+    @contextmanager
+    def _under(self, schedule: str, threads: int) -> Iterator[None]:
+        before = self._module.num_threads()
+        self._module.set_num_threads(threads)
+        try:
+            with backend.cuda_on_cpu_schedule(schedule):
+                yield
+        finally:
+            self._module.set_num_threads(before)
+
+    def __getattr__(self, kernel: str) -> Callable[..., None]:
+        return getattr(self._kernels, kernel)

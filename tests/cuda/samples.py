@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from byhand import _build
 from tests.kernel_case import Op, Sample, generator, normal
 from tests.ops.test_adamw import OP as ADAMW
 from tests.ops.test_adamw import sample as adamw_sample
@@ -88,13 +89,16 @@ def wide_samples() -> Iterator[tuple[Op, Sample]]:
     yield CROSS_ENTROPY, _cross_entropy(9001, 12)  # more rows than partial sums
     for size in (1020, 20_003):
         yield ADAMW, adamw_sample(size, *range(1, size, 23), t=7, copy=size % 2 == 0)
-    yield ADAMW, adamw_sample((1 << 20) + 3, 1 << 18, norm=3.0, t=7, copy=True)
-    for size in (1023, 1 << 20, (1 << 20) + 3):
+    for size in (1023, 1 << 16, (1 << 16) + 3, 1 << 20, (1 << 20) + 3):
+        yield ADAMW, adamw_sample(size, size // 3, norm=3.0, t=7, copy=size % 2 == 1)
         yield NORM, _flat(NORM, size)
         yield CLIP, _flat(CLIP, size)
 
 
 WIDE = tuple(wide_samples())
+# Elements of the largest array of a sample that is run on the CPU too. ThreadSanitizer makes
+# everything ten times slower, and needs no more than a few blocks to see that they race.
+MOST_ON_CPU = 1 << (15 if "thread" in _build.SANITIZE else 17)
 
 
 def name_of(case: Any) -> str:

@@ -7,48 +7,64 @@ import pytest
 
 from tests import oracle
 from tests.cuda import half
-from tests.cuda.samples import OPS, WIDE, name_of
+from tests.cuda.samples import MOST_ON_CPU, OPS, WIDE
 from tests.kernel_case import Memory, bare_reference, run
 
 EVERY = [(op, sample) for op in OPS for sample in (*op.samples, op.big) if sample is not None]
 HALF = [(op, s) for op, s in (*EVERY, *WIDE) if op.name in half.OPS]
 
 
+def on_both(cases):
+    """On the GPU all of them; on the CPU, where a thread takes its turn, those of moderate size."""
+    few = [case for case in cases if case[1].elements <= MOST_ON_CPU]
+    return pytest.mark.parametrize(
+        ("device_kernels", "op", "sample"),
+        [
+            pytest.param(where, *case, marks=marks, id=f"{where}-{case[0].name}-{case[1].label}")
+            for where, some, marks in (("on_cpu", few, ()), ("on_gpu", cases, pytest.mark.gpu))
+            for case in some
+        ],
+        indirect=["device_kernels"],
+    )
+
+
 @pytest.mark.parametrize("shift", [0, 1, 2, 3])
-@pytest.mark.parametrize(("op", "sample"), EVERY, ids=name_of)
+@on_both(EVERY)
 def test_samples(op, sample, shift, device_kernels):
     oracle.check_native(op, sample, device_kernels, shift)
 
 
 @pytest.mark.parametrize("shift", [0, 1])
-@pytest.mark.parametrize(("op", "sample"), WIDE, ids=name_of)
+@on_both(WIDE)
 def test_wide(op, sample, shift, device_kernels):
     oracle.check_native(op, sample, device_kernels, shift)
 
 
-@pytest.mark.parametrize(("op", "sample"), HALF, ids=name_of)
+@on_both(HALF)
 def test_bfloat16(op, sample, device_kernels):
     pytest.importorskip("ml_dtypes")
     half.check(op, sample, device_kernels)
 
 
-@pytest.mark.parametrize(("op", "sample"), [*EVERY, *WIDE], ids=name_of)
-def test_same_bits(op, sample, device_kernels):
+@on_both([*EVERY, *WIDE])
+def test_same_bits_every_time_and_under_every_schedule(op, sample, device_kernels):
     for stage in oracle.stages(op, sample, bare_reference()):
-        runs = [
-            run(device_kernels, stage.kernel, stage.env, stage.shapes, np.float32, Memory())
-            for _ in range(3)
-        ]
+        runs = []
+        for way in device_kernels.again():
+            with way:
+                runs.append(
+                    run(device_kernels, stage.kernel, stage.env, stage.shapes, np.float32, Memory())
+                )
         for name in runs[0].keys() - op.scratch:
             assert len({r[name].tobytes() for r in runs}) == 1, name
 
 
-@pytest.mark.parametrize(("op", "sample"), EVERY, ids=name_of)
+@on_both(EVERY)
 def test_in_place(op, sample, device_kernels):
     oracle.check_in_place(op, sample, device_kernels)
 
 
-@pytest.mark.parametrize(("op", "sample"), EVERY, ids=name_of)
+@on_both(EVERY)
 def test_a_nan_stays_in_its_row(op, sample, device_kernels):
     oracle.check_rows(op, sample, device_kernels)
 
