@@ -6,6 +6,7 @@ namespace byhand {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kUnroll = 2;
 
 // A group's scalars of one step: a row of `work`.
 struct Step {
@@ -123,7 +124,6 @@ template <int V, class G, class C>
 __global__ void __launch_bounds__(kThreads, 1)
     adamw_update(float* w, float* m, float* v, C* copy, const G* g, Groups groups, Betas betas,
                  int64_t n) {
-    constexpr int kUnroll = 2;
     constexpr int64_t kBlock = static_cast<int64_t>(kThreads) * V * kUnroll;
     Place place(groups);
     const int64_t stride = gridDim.x * kBlock;
@@ -191,10 +191,10 @@ void adamw_step(Mut w, Mut m, Mut v, Maybe<Out> copy, Mut t, Out work, In g, May
         if (n == 0) return;
         const bool packed = aligned(wp) && aligned(mp) && aligned(vp) && aligned(gp) && aligned(cp);
         const auto kernel = packed ? adamw_update<kFour, G, C> : adamw_update<1, G, C>;
-        const int64_t most = resident_blocks("adamw_step", kernel, dim3(kThreads));
-        const int64_t blocks = std::min(most, (n + kThreads - 1) / kThreads);
-        launch("adamw_step", kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), stream,
-               wp, mp, vp, cp, gp, groups, betas, n);
+        const auto most = static_cast<unsigned>(resident_blocks("adamw_step", kernel, kThreads));
+        const unsigned enough = blocks_for(n, kThreads * kUnroll * (packed ? kFour : 1));
+        launch("adamw_step", kernel, dim3(std::min(most, enough)), dim3(kThreads), stream, wp, mp,
+               vp, cp, gp, groups, betas, n);
     };
     for_storage("adamw_step", g, [&](auto gradient) {
         if (!copy) return run(gradient, bf16{});

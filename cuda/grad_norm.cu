@@ -112,10 +112,12 @@ void clip(Mut g, In norm, double max_norm, Stream stream) {
     for_storage("clip", g, [&](auto zero) {
         using T = decltype(zero);
         T* const to = g.as<T>();
-        const auto kernel = packable<T>(0, to) ? clip_scale<kPack<T>, T> : clip_scale<1, T>;
-        const int64_t most = resident_blocks("clip", kernel, dim3(kThreads));
-        const dim3 grid(static_cast<unsigned>(std::min(most, (n + kThreads - 1) / kThreads)));
-        launch("clip", kernel, grid, dim3(kThreads), stream, to, norm.as<float>(), max_norm, n);
+        const bool packed = packable<T>(0, to);
+        const auto kernel = packed ? clip_scale<kPack<T>, T> : clip_scale<1, T>;
+        const auto most = static_cast<unsigned>(resident_blocks("clip", kernel, kThreads));
+        const unsigned enough = blocks_for(n, kThreads * kUnroll * (packed ? kPack<T> : 1));
+        launch("clip", kernel, dim3(std::min(most, enough)), dim3(kThreads), stream, to,
+               norm.as<float>(), max_norm, n);
     });
 }
 
