@@ -192,14 +192,20 @@ def embedding_pair(R: int, V: int, C: int) -> Pair:
 def adamw_case(name: str, N: int) -> list[Case]:
     w, g = floats(N), floats(N)
     m, v = np.zeros_like(w), np.zeros_like(w)
-    settings = dict(lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1)
     p = leaf(w.copy())
     p.grad = torch.from_numpy(g.copy())
-    twin = torch.optim.AdamW([p], **settings, fused=True)
+    common = dict(betas=(0.9, 0.99), eps=1e-8)
+    twin = torch.optim.AdamW([p], lr=1e-3, weight_decay=0.1, **common, fused=True)
+    settings = dict(
+        lr=np.full(1, 1e-3, np.float32),
+        weight_decay=np.full(1, 0.1, np.float32),
+        bounds=np.array([N]),
+        t=np.zeros((), np.int64),
+    )
     return [
         Case(
             name,
-            lambda: adamw.step(w, m, v, g, t=1, decayed=N, **settings),
+            lambda: adamw.step(w, m, v, g, **settings, **common),
             {"torch": twin.step},
             bytes=28.0 * N,
             stream="update",

@@ -56,7 +56,14 @@ def doors() -> dict[str, Call]:
     ids, target = np.zeros(1, np.int64), np.zeros(1, np.int64)
     one, norm = np.ones((), np.float32), np.ones((), np.float32)
     m1, m2 = np.zeros_like(w), np.zeros_like(w)
-    adam = dict(lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, t=1, decayed=16)
+    adam = dict(
+        lr=np.full(1, 1e-3, np.float32),
+        weight_decay=np.full(1, 0.1, np.float32),
+        bounds=np.array([16]),
+        t=np.zeros((), np.int64),
+        betas=(0.9, 0.99),
+        eps=1e-8,
+    )
     saved = {
         "layernorm": layernorm.forward(x, w, b)[1],
         "softmax": softmax.forward(x)[1],

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 
 #include "core/clip_factor.h"
 #include "core/rows.h"
@@ -9,54 +10,68 @@
 namespace byhand {
 namespace {
 
-// One step's scalars, worked out in double and rounded once.
+// A group's scalars of one step: a row of `work`.
 struct Step {
-    float clip, beta1, rest1, beta2, rest2;  // rest = 1 - beta
-    float rate;                              // lr / (1 - beta1^t)
-    float root;                              // 1 / sqrt(1 - beta2^t)
-    float eps, decay;
+    float keep;  // 1 - lr weight_decay
+    float rate;  // lr / (1 - beta1^t)
+    float root;  // 1 / sqrt(1 - beta2^t)
+    float clip;
 };
 
-void update(float* w, float* m, float* v, const float* g, std::int64_t n, const Step& step) {
-    const Vec clip = Vec::set(step.clip), eps = Vec::set(step.eps), decay = Vec::set(step.decay);
-    const Vec beta1 = Vec::set(step.beta1), rest1 = Vec::set(step.rest1);
-    const Vec beta2 = Vec::set(step.beta2), rest2 = Vec::set(step.rest2);
+struct Betas {
+    float beta1, rest1, beta2, rest2, eps;  // rest = 1 - beta
+};
+
+void update(float* w, float* m, float* v, float* copy, const float* g, std::int64_t n,
+            const Step& step, const Betas& b) {
+    const Vec clip = Vec::set(step.clip), eps = Vec::set(b.eps), keep = Vec::set(step.keep);
+    const Vec beta1 = Vec::set(b.beta1), rest1 = Vec::set(b.rest1);
+    const Vec beta2 = Vec::set(b.beta2), rest2 = Vec::set(b.rest2);
     const Vec rate = Vec::set(step.rate), root = Vec::set(step.root);
     for_words(n, [=](std::int64_t i, std::int64_t lanes) {
         const Vec gradient = Vec::load(g + i, lanes) * clip;
         const Vec first = fma(beta1, Vec::load(m + i, lanes), rest1 * gradient);
         const Vec second = fma(beta2, Vec::load(v + i, lanes), rest2 * gradient * gradient);
         const Vec move = rate * first / fma(sqrt(second), root, eps);
+        const Vec moved = fma(Vec::load(w + i, lanes), keep, -move);
         first.store(m + i, lanes);
         second.store(v + i, lanes);
-        fma(Vec::load(w + i, lanes), decay, -move).store(w + i, lanes);
+        moved.store(w + i, lanes);
+        if (copy != nullptr) moved.store(copy + i, lanes);
     });
 }
 
 }  // namespace
 
-void adamw_step(Mut w, Mut m, Mut v, In g, Maybe<In> norm, std::int64_t decayed, double lr,
-                double beta1, double beta2, double eps, double weight_decay, std::int64_t t,
-                double max_norm, Stream) {
+void adamw_step(Mut w, Mut m, Mut v, Maybe<Out> copy, Mut t, Out work, In g, Maybe<In> norm, In lr,
+                In weight_decay, In bounds, double beta1, double beta2, double eps, double max_norm,
+                Stream) {
     float *const wp = w.as<float>(), *const mp = m.as<float>(), *const vp = v.as<float>();
-    const float* const gp = g.as<float>();
-    const double steps = static_cast<double>(t);
+    float* const cp = copy.as<float>();
+    const float *const gp = g.as<float>(), *const lrp = lr.as<float>();
+    const float *const decay = weight_decay.as<float>(), *const np = norm.as<float>();
+    const std::int64_t* const end = bounds.as<std::int64_t>();
+    const std::int64_t n = w.size(), groups = lr.size();
+    auto* const steps = reinterpret_cast<Step*>(work.as<float>());
+
     const auto rounded = [](double value) { return static_cast<float>(value); };
-    const Step plain{norm ? clip_factor(*norm.as<float>(), max_norm) : 1.0f,
-                     rounded(beta1),
-                     rounded(1.0 - beta1),
-                     rounded(beta2),
-                     rounded(1.0 - beta2),
-                     rounded(lr / (1.0 - std::pow(beta1, steps))),
-                     rounded(1.0 / std::sqrt(1.0 - std::pow(beta2, steps))),
-                     rounded(eps),
-                     1.0f};
-    Step decaying = plain;
-    decaying.decay = rounded(1.0 - lr * weight_decay);
-    parallel_for(w.size(), kGrain, [=](std::int64_t begin, std::int64_t end) {
-        const std::int64_t border = std::clamp(decayed, begin, end);
-        update(wp + begin, mp + begin, vp + begin, gp + begin, border - begin, decaying);
-        update(wp + border, mp + border, vp + border, gp + border, end - border, plain);
+    const auto count = static_cast<double>(++*t.as<std::int64_t>());
+    const double left1 = 1.0 - std::pow(beta1, count), left2 = 1.0 - std::pow(beta2, count);
+    const float clip = norm ? clip_factor(*np, max_norm) : 1.0f;
+    for (std::int64_t i = 0; i < groups; ++i) {
+        const double rate = lrp[i];
+        steps[i] = {rounded(1.0 - rate * decay[i]), rounded(rate / left1),
+                    rounded(1.0 / std::sqrt(left2)), clip};
+    }
+    const Betas betas{rounded(beta1), rounded(1.0 - beta1), rounded(beta2), rounded(1.0 - beta2),
+                      rounded(eps)};
+    parallel_for(n, kGrain, [=](std::int64_t from, std::int64_t to) {
+        for (std::int64_t i = 0; i < groups && from < to; ++i) {
+            const std::int64_t border = i + 1 < groups ? std::clamp(end[i], from, to) : to;
+            update(wp + from, mp + from, vp + from, cp == nullptr ? cp : cp + from, gp + from,
+                   border - from, steps[i], betas);
+            from = border;
+        }
     });
 }
 

@@ -53,8 +53,8 @@ void bind_common(Registry& registry) {
     KERNEL(embedding_backward, "dw work dy ids");
     KERNEL(dropout_forward, "y x add p seed offset");
     KERNEL(dropout_backward, "dx dy p seed offset");
-    KERNEL(adamw_step, "w m v g norm decayed lr beta1 beta2 eps weight_decay t max_norm");
-    KERNEL(grad_norm, "norm g");
+    KERNEL(adamw_step, "w m v copy t work g norm lr weight_decay bounds beta1 beta2 eps max_norm");
+    KERNEL(grad_norm, "norm work g");
     KERNEL(clip, "g norm max_norm");
 }
 

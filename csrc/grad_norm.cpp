@@ -9,8 +9,6 @@
 namespace byhand {
 namespace {
 
-constexpr std::int64_t kBlock = 4096;
-
 float sum_of_squares(const float* g, std::int64_t n) {
     return sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
         const Vec a = Vec::load(g + i, lanes);
@@ -20,17 +18,22 @@ float sum_of_squares(const float* g, std::int64_t n) {
 
 }  // namespace
 
-void grad_norm(Out norm, In g, Stream) {
+void grad_norm(Out norm, Out work, In g, Stream) {
     const float* const gp = g.as<float>();
-    const std::int64_t n = g.size(), blocks = (n + kBlock - 1) / kBlock;
-    float* const partials = scratch(static_cast<std::size_t>(blocks));
-    for_rows(blocks, kBlock, [=](std::int64_t block) {
-        const std::int64_t at = block * kBlock;
-        partials[block] = sum_of_squares(gp + at, std::min(kBlock, n - at));
+    float *const to = norm.as<float>(), *const sums = work.as<float>();
+    const std::int64_t n = g.size(), shares = work.size();
+    const std::int64_t share = share_of_norm(n, shares);
+    for_rows(shares, share, [=](std::int64_t p) {
+        double sum = 0.0;
+        const std::int64_t end = std::min(n, (p + 1) * share);
+        for (std::int64_t at = p * share; at < end; at += kNormBlock) {
+            sum += sum_of_squares(gp + at, std::min(kNormBlock, end - at));
+        }
+        sums[p] = static_cast<float>(sum);
     });
     double sum = 0.0;
-    for (std::int64_t block = 0; block < blocks; ++block) sum += partials[block];
-    *norm.as<float>() = static_cast<float>(std::sqrt(sum));
+    for (std::int64_t p = 0; p < shares; ++p) sum += sums[p];
+    *to = static_cast<float>(std::sqrt(sum));
 }
 
 void clip(Mut g, In norm, double max_norm, Stream) {

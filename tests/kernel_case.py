@@ -262,7 +262,8 @@ def run(
         elif value is None:
             placed[name] = None
         elif direction in ("Acc", "Mut"):
-            placed[name] = memory.place(name, value.shape, dtype, value)
+            kind = dtype if value.dtype.kind == "f" else value.dtype
+            placed[name] = memory.place(name, value.shape, kind, value)
         else:
             floating = value.dtype.kind == "f"
             kind = dtype if floating else value.dtype

@@ -1,10 +1,12 @@
 // From Python arguments to the views of array.h: the one place where an array's representation is
-// checked (kind of array, dtype, byte order, contiguity, writability, device). Each error names
-// the kernel, the argument, what was expected and what came.
+// checked (kind of array, dtype, byte order, contiguity, writability, device, alignment to its own
+// elements; more of that no kernel demands: cuda/core/pack.cuh). Each error names the kernel, the
+// argument, what was expected and what came.
 #pragma once
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <sstream>
 #include <string>
@@ -115,6 +117,11 @@ inline void fill_shape(Array& a, const char* kernel, const char* name, py::ssize
         a.stride[d] = strides[d] / itemsize;
         if (strides[d] % itemsize != 0) fail(kernel, name, "has strides that cut its elements");
     }
+    if (a.size() > 0 && reinterpret_cast<std::uintptr_t>(a.data) % itemsize != 0) {
+        fail(kernel, name,
+             "must begin at a multiple of " + std::to_string(itemsize) +
+                 " bytes, as its dtype asks");
+    }
 }
 
 // A numpy array, read through pybind11's view of numpy's C structures.
@@ -133,25 +140,40 @@ inline bool view_numpy(Array& a, py::handle object, const char* kernel, bool wri
     return true;
 }
 
-// A cupy array, read through the CUDA array interface's ingredients.
+// The CUDA device of the calling thread; cuda/core/device.cpp has it.
+int current_device();
+
+// A cupy array, read through its attributes. Its memory returns to cupy's pool in the order of the
+// stream, so an array may be dropped when the launch is done, before the kernel has run.
 inline bool view_cupy(Array& a, py::handle object, const char* kernel) {
-    if (!py::hasattr(object, "__cuda_array_interface__")) return false;
-    const auto dtype = py::reinterpret_borrow<py::dtype>(object.attr("dtype"));
-    a.dtype = dtype_of(dtype);
+    if (!py::hasattr(py::type::of(object), "__cuda_array_interface__")) return false;
+    std::vector<py::ssize_t> shape, strides;
+    int device = 0;
+    py::ssize_t itemsize = 0;
+    try {
+        const py::object dtype = object.attr("dtype");
+        if (!py::isinstance<py::dtype>(dtype)) return false;  // PyTorch's, for one
+        a.dtype = dtype_of(py::reinterpret_borrow<py::dtype>(dtype));
+        itemsize = py::reinterpret_borrow<py::dtype>(dtype).itemsize();
+        shape = py::cast<std::vector<py::ssize_t>>(object.attr("shape"));
+        strides = py::cast<std::vector<py::ssize_t>>(object.attr("strides"));
+        a.data = reinterpret_cast<void*>(py::cast<std::uintptr_t>(object.attr("data").attr("ptr")));
+        device = py::cast<int>(object.attr("device").attr("id"));
+    } catch (const py::error_already_set&) {
+        return false;  // another library's array
+    } catch (const py::cast_error&) {
+        return false;
+    }
     if (a.dtype == DType::none) {
         fail(kernel, a.name, "must be float32, bfloat16, int64 or bool, got " + describe(object));
     }
-    const auto numbers = [&](const char* attribute) {
-        std::vector<py::ssize_t> found;
-        for (const py::handle each : py::tuple(object.attr(attribute))) {
-            found.push_back(py::cast<py::ssize_t>(each));
-        }
-        return found;
-    };
-    const auto shape = numbers("shape"), strides = numbers("strides");
-    a.data = reinterpret_cast<void*>(py::cast<std::uintptr_t>(object.attr("data").attr("ptr")));
+    if (const int current = current_device(); device != current) {
+        fail(kernel, a.name,
+             "is on CUDA device " + std::to_string(device) + ", and the current device is " +
+                 std::to_string(current));
+    }
     fill_shape(a, kernel, a.name, static_cast<py::ssize_t>(shape.size()), shape.data(),
-               strides.data(), dtype.itemsize());
+               strides.data(), itemsize);
     return true;
 }
 
@@ -169,8 +191,12 @@ A cast_argument(py::handle object, const char* kernel, const char* name) {
             if (optional) return a;
             fail(kernel, name, "must be an array, got None");
         }
-        const bool seen =
-            kDeviceArrays ? view_cupy(a, object, kernel) : view_numpy(a, object, kernel, writable);
+        bool seen = false;
+        if constexpr (kDeviceArrays) {
+            seen = view_cupy(a, object, kernel);
+        } else {
+            seen = view_numpy(a, object, kernel, writable);
+        }
         if (!seen) {
             fail(kernel, name,
                  std::string("must be a ") + (kDeviceArrays ? "cupy" : "numpy") + " array, got " +

@@ -7,9 +7,9 @@ namespace byhand {
 
 // min(1, max_norm / (norm + 1e-6)), NaN if norm is NaN (Pascanu, Mikolov and Bengio 2013, algorithm
 // 1; the small number is PyTorch's guard for a norm of 0).
-BYHAND_DEVICE float clip_factor(float norm, float max_norm) {
-    const float factor = max_norm / (norm + 1e-6f);
-    return factor > 1.0f ? 1.0f : factor;
+BYHAND_DEVICE float clip_factor(float norm, double max_norm) {
+    const double factor = max_norm / (static_cast<double>(norm) + 1e-6);
+    return factor > 1.0 ? 1.0f : static_cast<float>(factor);
 }
 
 }  // namespace byhand

@@ -27,7 +27,8 @@
 //   launch          launch(name, kernel, grid, block, stream, arguments...)
 //                   launch_shared(name, kernel, grid, block, bytes, stream, arguments...)
 //                   most_shared_bytes(): what a block may have
-//                   resident_blocks(name, kernel, block, bytes): how many run at the same time
+//                   resident_blocks(name, kernel, block, bytes = 0): how many the device runs at
+//                   once, the grid of a kernel whose threads walk on until all is done
 //   the compiler    forget(bits): it computes again what it would else keep in a register
 #pragma once
 
@@ -101,15 +102,15 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, Strea
 
 // Calls f with a zero of the storage type that `a` has.
 template <class F>
-void for_storage(const char* name, const Array& a, F&& f) {
+void for_storage(const char*, const Array& a, F&& f) {
     switch (a.dtype) {
         case DType::f32:
             return f(float{});
         case DType::bf16:
             return f(bf16{});
         default:
-            throw TypeError(std::string(name) + ": " + a.name +
-                            " must be float32 or bfloat16, got " + to_string(a.dtype));
+            throw TypeError(std::string(a.name) + " must be float32 or bfloat16, got " +
+                            to_string(a.dtype));
     }
 }
 

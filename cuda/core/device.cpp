@@ -65,6 +65,11 @@ py::dict device_properties(int device) {
 
 }  // namespace
 
+int current_device() {
+    int device = 0;
+    return clear(cudaGetDevice(&device)) == cudaSuccess ? device : 0;
+}
+
 void bind_device(py::module_& module) {
     module.def("device_count", &device_count);
     module.def("driver_version", &driver_version);

@@ -13,4 +13,7 @@ namespace byhand {
 //   device_properties(device=0) -> dict; RuntimeError saying why without such a device
 void bind_device(pybind11::module_& module);
 
+// The CUDA device of the calling thread; 0 where there is none.
+int current_device();
+
 }  // namespace byhand

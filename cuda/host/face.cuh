@@ -243,7 +243,7 @@ inline int most_shared_bytes() { return static_cast<int>(host::SharedMemory::kMa
 
 // Few, so that a small array is enough for every block to have several turns.
 template <class... P>
-int64_t resident_blocks(const char*, void (*)(P...), dim3, int) {
+int64_t resident_blocks(const char*, void (*)(P...), dim3, int = 0) {
     return 2;
 }
 

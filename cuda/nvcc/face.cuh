@@ -193,7 +193,7 @@ void ask_for_shared(const char* name, void (*kernel)(P...), int bytes) {
 }
 
 template <class... P>
-int64_t resident_blocks(const char* name, void (*kernel)(P...), dim3 block, int bytes) {
+int64_t resident_blocks(const char* name, void (*kernel)(P...), dim3 block, int bytes = 0) {
     const auto threads = static_cast<int>(block.x * block.y * block.z);
     int each = 0;
     ask_for_shared(name, kernel, bytes);

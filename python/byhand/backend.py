@@ -45,7 +45,10 @@ Array = Any  # a numpy.ndarray or a cupy.ndarray
 _FLOAT32 = np.dtype(np.float32)
 _FLOAT64 = np.dtype(np.float64)
 # Arguments of kernels that are not floating, by name; all others are.
-_NOT_FLOAT = {"ids": np.dtype(np.int64), "targets": np.dtype(np.int64), "mask": np.dtype(np.bool_)}
+_NOT_FLOAT = {
+    **dict.fromkeys(("ids", "targets", "t", "bounds"), np.dtype(np.int64)),
+    "mask": np.dtype(np.bool_),
+}
 _SMALL = 4096  # bytes below which numpy's own allocator is quicker than the pool
 
 
@@ -357,6 +360,11 @@ def _check_representation(
         raise TypeError(f"{kernel}: {argument} must be {expected}, got {_describe(value)}")
     if direction in ("Out", "Acc", "Mut", "StridedOut") and not value.flags.writeable:
         raise TypeError(f"{kernel}: {argument} is read-only")
+    if not value.flags.aligned:
+        raise TypeError(
+            f"{kernel}: {argument} must begin at a multiple of {value.itemsize} bytes, as its "
+            "dtype asks"
+        )
     if not direction.startswith("Strided") and not value.flags.c_contiguous:
         raise TypeError(
             f"{kernel}: {argument} must be C-contiguous, got strides {value.strides} "

@@ -24,21 +24,27 @@ OPS = {
     "cross_entropy_gradient",
     "embedding",
     "dropout",
+    "adamw",
+    "grad_norm",
+    "clip",
 }
 
-# Statistics, losses and the gradients of parameters stay float32.
+# Statistics, losses and the gradients of parameters stay float32, and so does what an optimizer
+# keeps.
 SINGLE = {"mean", "rstd", "dw", "db", "work", "loss", "count", "lse", "dloss", "norm"}
+MASTERS = {"adamw_step": {"w", "m", "v", "lr", "weight_decay"}}
 
 
-def storage(name: str) -> Any:
+def storage(kernel: str, name: str) -> Any:
     import ml_dtypes
 
-    return np.dtype(np.float32 if name in SINGLE else ml_dtypes.bfloat16)
+    single = name in SINGLE or name in MASTERS.get(kernel, ())
+    return np.dtype(np.float32 if single else ml_dtypes.bfloat16)
 
 
-def rounded(name: str, array: Any) -> Any:
+def rounded(kernel: str, name: str, array: Any) -> Any:
     if isinstance(array, np.ndarray) and array.dtype.kind == "f":
-        return array.astype(storage(name)).astype(np.float64)
+        return array.astype(storage(kernel, name)).astype(np.float64)
     return array
 
 
@@ -48,12 +54,14 @@ def call(kernels: Any, kernel: str, env: Arrays, shapes: dict[str, tuple[int, ..
     for name, direction, _ in directions(kernel):
         value = env.get(name)
         if direction == "Out":
-            asked = name in shapes
-            value = np.full(shapes[name], np.nan, storage(name)) if asked else None
+            asked = name in shapes and (name not in env or value is not None)
+            value = np.full(shapes[name], np.nan, storage(kernel, name)) if asked else None
         elif isinstance(value, np.ndarray) and value.dtype.kind == "f":
-            value = value.astype(storage(name))
+            value = value.astype(storage(kernel, name))
         elif direction == "StridedIn" and value is not None:
             value = np.broadcast_to(value, shapes[name])
+        elif direction == "Mut":
+            value = value.copy()
         if direction in ("Out", "Acc", "Mut") and value is not None:
             results[name] = value
         arguments.append(value)
@@ -78,7 +86,7 @@ def _results(
 def check(op: Op, sample: Sample, kernels: Any) -> None:
     reference = bare_reference()
     for stage in stages(op, sample, reference):
-        env = {name: rounded(name, value) for name, value in stage.env.items()}
+        env = {name: rounded(stage.kernel, name, value) for name, value in stage.env.items()}
         got = call(kernels, stage.kernel, env, stage.shapes)
         exact, single = (
             _results(op, stage.kernel, env, got, stage.shapes, dtype)
@@ -88,7 +96,8 @@ def check(op: Op, sample: Sample, kernels: Any) -> None:
             truth = exact[name]
             finite = np.isfinite(truth)
             with np.errstate(invalid="ignore", over="ignore"):
-                rounding = np.abs(np.asarray(truth.astype(storage(name)), np.float64) - truth)
+                kept = truth.astype(storage(stage.kernel, name))
+                rounding = np.abs(np.asarray(kept, np.float64) - truth)
                 rough = np.abs(np.asarray(single[name], np.float64) - truth)
                 error = np.abs(got[name] - truth)
             size = np.max(np.abs(truth[finite]), initial=0.0)

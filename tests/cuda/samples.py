@@ -12,6 +12,7 @@ import numpy as np
 from byhand import _build
 from tests.kernel_case import Op, Sample, generator, normal
 from tests.ops.test_adamw import OP as ADAMW
+from tests.ops.test_adamw import sample as adamw_sample
 from tests.ops.test_cross_entropy import GRADIENT
 from tests.ops.test_cross_entropy import OP as CROSS_ENTROPY
 from tests.ops.test_dropout import OP as DROPOUT
@@ -101,12 +102,7 @@ def _flat(op: Op, size: int) -> Sample:
     for name, array in model.arrays.items():
         longer = array is not None and array.ndim > 0
         arrays[name] = normal(rng, size) if longer else array
-    if "v" in arrays:
-        arrays["v"] = np.abs(arrays["v"])
-    options = dict(model.options)
-    if "decayed" in options:
-        options["decayed"] = size // 3
-    return Sample(f"{size}", arrays, options)
+    return Sample(f"{size}", arrays, model.options)
 
 
 def wide_samples() -> Iterator[tuple[Op, Sample]]:
@@ -136,8 +132,10 @@ def wide_samples() -> Iterator[tuple[Op, Sample]]:
     yield EMBEDDING, _embedding(2100, 600, 17, often=0.5)  # two passes of the sort
     yield EMBEDDING, _embedding(70, 300_000, 4)  # three
     yield EMBEDDING, _embedding(20, 7, 2100)  # several blocks of columns
+    for size in (1020, 20_003):
+        yield ADAMW, adamw_sample(size, *range(1, size, 23), t=7, copy=size % 2 == 0)
     for size in (1023, 1 << 16, (1 << 16) + 3, 1 << 20, (1 << 20) + 3):
-        yield ADAMW, _flat(ADAMW, size)
+        yield ADAMW, adamw_sample(size, size // 3, norm=3.0, t=7, copy=size % 2 == 1)
         yield NORM, _flat(NORM, size)
         yield CLIP, _flat(CLIP, size)
 

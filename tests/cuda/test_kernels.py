@@ -246,11 +246,12 @@ def test_two_streams_do_not_share_their_partial_sums(on_gpu):
     arrays = [cupy.asarray(rng.standard_normal(1 << 22).astype(np.float32)) for _ in range(4)]
     streams = [cupy.cuda.Stream(non_blocking=True) for _ in arrays]
     norms = [cupy.zeros((), np.float32) for _ in arrays]
+    works = [cupy.zeros(1024, np.float32) for _ in arrays]
     cupy.cuda.Device().synchronize()
     for _ in range(20):
-        for g, stream, norm in zip(arrays, streams, norms, strict=True):
+        for g, stream, norm, work in zip(arrays, streams, norms, works, strict=True):
             with stream:
-                backend.cuda().grad_norm(norm, g)
+                backend.cuda().grad_norm(norm, work, g)
     cupy.cuda.Device().synchronize()
     for g, norm in zip(arrays, norms, strict=True):
         exact = np.sqrt((cupy.asnumpy(g).astype(np.float64) ** 2).sum())

@@ -162,6 +162,9 @@ class OpSuite:
             if not direction.startswith("Strided") and value.ndim and value.size > 1:
                 wrong.append(np.repeat(value, 2, axis=-1)[..., ::2])
                 wrong.append(value[..., ::-1])
+            if value.itemsize > 1 and value.size:
+                odd = np.zeros(value.nbytes + 1, np.uint8)[1:].view(value.dtype)
+                wrong.append(odd.reshape(value.shape))
             if direction in ("Out", "Acc", "Mut", "StridedOut"):
                 frozen = value.copy()
                 frozen.flags.writeable = False

@@ -10,34 +10,41 @@ from tests.ops.suite import OpSuite
 
 def sample(
     n: int,
-    decayed: int,
-    t: int = 1,
+    *ends: int,
+    t: int = 0,
     norm: float | None = None,
     max_norm: float = 1.0,
     lr: float = 1e-2,
     size: float = 1.0,
+    copy: bool = False,
 ) -> Sample:
-    label = f"{n}-decayed {decayed}-t {t}" + ("" if norm is None else f"-norm {norm:g}")
+    """Groups that end at `ends` and at n, each with its own rate and decay; `t` steps were done."""
+    where = "-".join(map(str, ends)) if len(ends) < 9 else f"{len(ends) + 1} groups"
+    label = f"{n}-t {t}-{where}"
+    label += "" if norm is None else f"-norm {norm:g}"
     label += f"-size {size:g}" if size != 1 else ""
+    label += "-copy" if copy else ""
     rng = generator("adamw", label)
+    groups = len(ends) + 1
     return Sample(
         label,
         {
             "w": normal(rng, n),
             "m": np.float32(0.1 * size) * normal(rng, n),
             "v": np.float32(0.1) * np.square(np.float32(size) * normal(rng, n)),
+            "t": np.asarray(t),
             "g": np.float32(size) * normal(rng, n),
             "norm": None if norm is None else np.asarray(norm, np.float32),
+            "lr": np.float32(lr) * (0.5 + rng.random(groups)).astype(np.float32),
+            "weight_decay": 0.3 * np.arange(groups, dtype=np.float32),
+            "bounds": np.array([*ends, n]),
         },
         {
-            "decayed": decayed,
-            "lr": lr,
             "beta1": 0.85,
             "beta2": 0.97,
             "eps": 1e-8,
-            "weight_decay": 0.3,
-            "t": t,
             "max_norm": max_norm,
+            **({} if copy else {"copy": None}),
         },
     )
 
@@ -46,99 +53,119 @@ def torch_forward(t, o):
     """PyTorch's own optimiser, started in the middle of its life."""
     import torch
 
-    w = torch.nn.Parameter(t.w[: o["decayed"]].clone()), torch.nn.Parameter(t.w[o["decayed"] :])
+    starts = [0, *t.bounds.tolist()[:-1]]
+    parts = [slice(a, b) for a, b in zip(starts, t.bounds.tolist(), strict=True)]
+    parameters = [torch.nn.Parameter(t.w[part].clone()) for part in parts]
     scale = 1.0 if t.norm is None else min(1.0, o["max_norm"] / (float(t.norm) + 1e-6))
     groups = [
-        {"params": [w[0]], "weight_decay": o["weight_decay"]},
-        {"params": [w[1]], "weight_decay": 0.0},
+        {"params": [p], "lr": lr, "weight_decay": decay}
+        for p, lr, decay in zip(parameters, t.lr.tolist(), t.weight_decay.tolist(), strict=True)
     ]
-    adamw = torch.optim.AdamW(groups, lr=o["lr"], betas=(o["beta1"], o["beta2"]), eps=o["eps"])
-    for parameter, part in zip(w, (slice(o["decayed"]), slice(o["decayed"], None)), strict=True):
+    adamw = torch.optim.AdamW(groups, betas=(o["beta1"], o["beta2"]), eps=o["eps"])
+    for parameter, part in zip(parameters, parts, strict=True):
         parameter.grad = t.g[part] * scale
         adamw.state[parameter] = {
-            "step": torch.tensor(float(o["t"] - 1)),
+            "step": t.t.double(),
             "exp_avg": t.m[part].clone(),
             "exp_avg_sq": t.v[part].clone(),
         }
     adamw.step()
-    state = [adamw.state[p] for p in w]
-    return {
-        "w": torch.cat([p.detach() for p in w]),
+    state = [adamw.state[p] for p in parameters]
+    results = {
+        "w": torch.cat([p.detach() for p in parameters]),
         "m": torch.cat([s["exp_avg"] for s in state]),
         "v": torch.cat([s["exp_avg_sq"] for s in state]),
+        "t": state[0]["step"],
     }
+    return results if "copy" in o else {**results, "copy": results["w"]}
 
 
 def door(c: Call):
-    a, o = c.arrays, dict(c.options)
-    betas = (o.pop("beta1"), o.pop("beta2"))
-    ops.adamw.step(a["w"], a["m"], a["v"], a["g"], norm=a["norm"], betas=betas, **o)
-    return {"w": a["w"], "m": a["m"], "v": a["v"]}
+    a, o = c.arrays, c.options
+    results = {name: a[name] for name in "wmv"}
+    if "copy" not in o:
+        results["copy"] = np.full_like(a["w"], np.nan)
+    ops.adamw.step(
+        *(a[name] for name in "wmvg"),
+        **{name: a[name] for name in ("lr", "weight_decay", "bounds", "t", "norm")},
+        betas=(o["beta1"], o["beta2"]),
+        eps=o["eps"],
+        max_norm=o["max_norm"],
+        copy=results.get("copy"),
+    )
+    return results
 
 
 def step_with(**changed):
     arrays = {n: changed.pop(n, np.ones(3)) for n in "wmvg"}
-    options = {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
-    options.update({"t": 1, "decayed": 2, **changed})
-    return ops.adamw.step(*arrays.values(), **options)
+    options = {
+        "lr": np.full(2, 1e-3),
+        "weight_decay": np.zeros(2),
+        "bounds": np.array([2, 3]),
+        "t": np.zeros((), np.int64),
+        "betas": (0.9, 0.99),
+        "eps": 1e-8,
+    }
+    return ops.adamw.step(*arrays.values(), **{**options, **changed})
+
+
+def shape_error(name: str, shape: str, array, **others) -> Error:
+    got = str(array.shape)
+    message = f"adamw.step: {name} must have shape {shape}, got {got}"
+    return Error(ValueError, message, lambda: step_with(**{name: array, **others}))
 
 
 OP = Op(
     name="adamw",
     forward="adamw_step",
     samples=(
-        sample(17, 5, norm=3.0),
-        sample(0, 0),
+        sample(17, 3, 3, 9, 16, norm=3.0, copy=True),
+        sample(0),
+        sample(0, 0, norm=1.0, copy=True),
         sample(1, 1),
-        sample(2, 0, t=2),
+        sample(2, 0, t=1),
         sample(3, 3, norm=0.5),
-        sample(15, 16 - 1, t=7),
-        sample(33, 16, norm=0.0),
-        sample(127, 31, t=1000, norm=1e4, max_norm=0.1),
-        sample(1023, 1000, t=3),
-        sample(1025, 17, t=100_000, lr=1e-4),
+        sample(15, 0, 1, 2, 3, 5, 8, 13, 15, t=6),
+        sample(33, 16, norm=0.0, copy=True),
+        sample(127, 31, 32, 63, 64, 65, t=999, norm=1e4, max_norm=0.1),
+        sample(1023, 1000, t=2),
+        sample(1025, 17, 513, 1024, t=99_999, lr=1e-4),
         sample(31, 15, size=1e-8),  # where eps counts
     ),
-    big=sample(300_001, 100_003, t=2, norm=3.0),
-    shapes=lambda s: {},
+    big=sample(300_001, 100_003, 100_003, 200_002, t=1, norm=3.0, copy=True),
+    shapes=lambda s: {"copy": s.arrays["w"].shape, "work": (s.arrays["lr"].size, 4)},
+    scratch=frozenset({"work"}),
     torch=torch_forward,
     door=door,
     errors=(
-        Error(
-            ValueError,
-            "adamw.step: w must have shape (N,), got (2, 3)",
-            lambda: step_with(w=np.ones((2, 3))),
-        ),
-        Error(
-            ValueError,
-            "adamw.step: m must have shape (3,), got (2,)",
-            lambda: step_with(m=np.ones(2)),
-        ),
-        Error(
-            ValueError,
-            "adamw.step: v must have shape (3,), got (2,)",
-            lambda: step_with(v=np.ones(2)),
-        ),
-        Error(
-            ValueError,
-            "adamw.step: g must have shape (3,), got (4,)",
-            lambda: step_with(g=np.ones(4)),
-        ),
-        Error(
-            ValueError,
-            "adamw.step: norm must have shape (), got (1,)",
-            lambda: step_with(norm=np.ones(1), max_norm=1.0),
-        ),
+        shape_error("w", "(N,)", np.ones((2, 3))),
+        shape_error("m", "(3,)", np.ones(2)),
+        shape_error("v", "(3,)", np.ones(2)),
+        shape_error("g", "(3,)", np.ones(4)),
+        shape_error("copy", "(3,)", np.ones(1)),
+        shape_error("lr", "(G,) with G >= 1", np.ones(0)),
+        shape_error("lr", "(G,) with G >= 1", np.ones(())),
+        shape_error("weight_decay", "(2,)", np.ones(3)),
+        shape_error("bounds", "(2,)", np.ones(1, np.int64)),
+        shape_error("t", "()", np.ones(1, np.int64)),
+        shape_error("norm", "()", np.ones(1), max_norm=1.0),
         Error(
             ValueError,
             "adamw.step: max_norm must be positive when norm is given, got 0.0",
             lambda: step_with(norm=np.ones(())),
         ),
-        Error(ValueError, "adamw.step: t must be at least 1, got 0", lambda: step_with(t=0)),
         Error(
             ValueError,
-            "adamw.step: decayed must be in 0..3, got 4",
-            lambda: step_with(decayed=4),
+            "adamw.step: t must be at least 0, got -1",
+            lambda: step_with(t=np.full((), -1)),
+        ),
+        *(
+            Error(
+                ValueError,
+                f"adamw.step: bounds must be ascending to 3, got {ends}",
+                lambda ends=ends: step_with(bounds=np.array(ends)),
+            )
+            for ends in ([2, 4], [2, 2], [4, 3], [-1, 3])
         ),
         Error(
             ValueError,
@@ -150,6 +177,12 @@ OP = Op(
             "adamw_step: m must be float64",
             lambda: step_with(m=np.ones(3, np.float32)),
         ),
+        Error(
+            TypeError,
+            "adamw_step: t must be int64",
+            lambda: step_with(t=np.zeros(())),
+        ),
+        Error(TypeError, "adamw.step: lr must be an array, got float", lambda: step_with(lr=1e-3)),
     ),
 )
 
@@ -163,17 +196,18 @@ def test_a_thousand_steps_are_those_of_pytorch() -> None:
     torch = pytest.importorskip("torch")
     rng = generator("adamw", "a thousand steps")
     w, target = rng.standard_normal((2, 7))
-    m, v = np.zeros(7), np.zeros(7)
+    m, v, t = np.zeros(7), np.zeros(7), np.zeros((), np.int64)
     theirs = torch.nn.Parameter(torch.from_numpy(w.copy()))
     optimiser = torch.optim.AdamW([theirs], lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
-    for t in range(1, 1001):
+    settings = {"lr": np.full(1, 1e-2), "weight_decay": np.full(1, 0.1), "bounds": np.array([7])}
+    for _ in range(1000):
         g = w - target + 0.1 * rng.standard_normal(7)
         theirs.grad = torch.from_numpy(g.copy())
         torch.nn.utils.clip_grad_norm_([theirs], 0.5)
         optimiser.step()
         norm = ops.grad_norm.norm(g)
         ops.adamw.step(
-            w, m, v, g, lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, t=t, decayed=7,
-            norm=norm, max_norm=0.5,
-        )  # fmt: skip
+            w, m, v, g, t=t, betas=(0.9, 0.95), eps=1e-8, norm=norm, max_norm=0.5, **settings
+        )
+    assert t == 1000
     np.testing.assert_allclose(w, theirs.detach().numpy(), rtol=1e-9)

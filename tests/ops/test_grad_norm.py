@@ -1,10 +1,11 @@
 """The gradient's norm and its clipping."""
 
 import numpy as np
+import pytest
 
 from byhand import ops
 from tests.kernel_case import Call, Error, Op, Sample, generator, normal
-from tests.ops.suite import OpSuite
+from tests.ops.suite import OpSuite, native_kernels
 
 
 def norm_sample(*shape: int, size: float = 1.0) -> Sample:
@@ -58,7 +59,7 @@ NORM = Op(
         norm_sample(4097, size=1e-4),
     ),
     big=norm_sample(300_001),
-    shapes=lambda s: {"norm": ()},
+    shapes=lambda s: {"norm": (), "work": (max(1, -(-s.arrays["g"].size // 4096)),)},
     torch=torch_norm,
     door=door_of_norm,
     errors=(
@@ -110,6 +111,23 @@ CLIP = Op(
 class TestGradNorm(OpSuite):
     op = NORM
     test_finite_differences = None  # no gradient flows through it
+
+    @pytest.mark.parametrize("shares", [1, 2, 3, 7, 100])
+    def test_any_number_of_shares(self, home: str, shares: int) -> None:
+        check_shares(native_kernels(home).grad_norm, shares, home)
+
+
+def check_shares(grad_norm, shares: int, home: str = "") -> None:
+    """work[p] has the squares of share p, zero where that is empty, and norm has them all."""
+    dtype = np.float64 if home == "reference" else np.float32
+    g = normal(generator("grad_norm", "shares"), 5 * 4096 + 17).astype(dtype)
+    norm, work = np.full((), np.nan, dtype), np.full(shares, np.nan, dtype)
+    grad_norm(norm, work, g)
+    each = 4096 * -(-6 // shares)
+    squares = np.square(g, dtype=np.float64)
+    expected = [squares[p * each : (p + 1) * each].sum() for p in range(shares)]
+    np.testing.assert_allclose(work, expected, rtol=1e-6)
+    np.testing.assert_allclose(norm, np.sqrt(squares.sum()), rtol=1e-6)
 
 
 class TestClip(OpSuite):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -46,6 +47,95 @@ def test_adamw_follows_the_formula(steps):
         np.testing.assert_allclose(p.value, expected[name], rtol=1e-10, atol=1e-12)
 
 
+GROUPS = [
+    {"params": lambda name: name.startswith("first"), "lr": 3e-3},
+    {"params": ["second.bias", "norm.weight"], "lr": 1e-4, "weight_decay": 0.5},
+    {"params": ["second.weight"], "weight_decay": 0.0},
+]
+
+
+def test_groups_follow_pytorch():
+    """Each group with its own settings, which change on the way; biases and norms never decay."""
+    torch = pytest.importorskip("torch")
+    model = with_gradients("float64")
+    optimizer = optim.AdamW(model, 1e-2, (0.9, 0.95), 1e-8, 0.1, GROUPS)
+    names = [group.names for group in optimizer.groups]
+    assert names[1:] == [["norm.weight", "second.bias"], ["second.weight"], ["norm.bias"]]
+    twins = {n: torch.nn.Parameter(torch.tensor(p.value)) for n, p in model.named_parameters()}
+    decays = {n: p.decays for n, p in model.named_parameters()}
+    theirs = torch.optim.AdamW([{"params": [p]} for p in twins.values()], betas=(0.9, 0.95))
+    for step in range(6):
+        if step == 2:
+            optimizer.lr = 5e-3
+            optimizer.groups[1].lr = 2e-2
+        if step == 4:
+            optimizer.weight_decay = 0.3
+            optimizer.groups[0].weight_decay = 0.7
+            optimizer.groups[0].lr = None  # from now on the optimizer's
+        of = {name: group for group in optimizer.groups for name in group.names}
+        for (name, p), settings in zip(model.named_parameters(), theirs.param_groups, strict=True):
+            twins[name].grad = torch.tensor(p.grad)
+            settings["lr"] = of[name].lr
+            settings["weight_decay"] = of[name].weight_decay if decays[name] else 0.0
+        optimizer.step()
+        theirs.step()
+    first, second, third, rest = optimizer.groups
+    assert [first.lr, second.lr, third.lr, rest.lr] == [5e-3, 2e-2, 5e-3, 5e-3]
+    assert [first.weight_decay, rest.weight_decay] == [0.7, 0.3]
+    assert [second.weight_decay, third.weight_decay] == [0.5, 0.0]
+    for name, p in model.named_parameters():
+        np.testing.assert_allclose(p.value, twins[name].detach(), rtol=1e-12, atol=1e-14)
+
+
+def test_groups_that_change_nothing_give_the_same_bits():
+    plain, grouped = with_gradients("float32"), with_gradients("float32")
+    some = [p for p in grouped.parameters() if p.shape[0] == 7]
+    a = optim.AdamW(plain)
+    b = optim.AdamW(grouped, groups=[{"params": some, "lr": 1e-3, "weight_decay": 0.01}])
+    for _ in range(3):
+        a.step(clip_norm=0.5)
+        b.step(clip_norm=0.5)
+    assert len(b.groups[0].names) == 4
+    assert np.array_equal(plain.arena.values, grouped.arena.values)
+
+
+def test_the_new_values_are_copied():
+    model = with_gradients("float32")
+    copy = np.full_like(model.arena.values, np.nan)
+    optim.AdamW(model).step(copy=copy)
+    assert np.array_equal(copy, model.arena.values)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ([{"params": ["third"]}], "groups[0]: the model has no parameter 'third'"),
+        ([{"params": "norm.bias"}], "groups[0]: params must be a list of names, got 'norm.bias'"),
+        (
+            [{"params": ["norm.bias"]}, {"params": lambda name: False}],
+            "groups[1] has no parameters",
+        ),
+        ([{"lr": 1e-3}], "groups[0] has no parameters"),
+        ([{"params": ["norm.bias"], "betas": (0, 0)}], "groups[0] has no setting 'betas'"),
+        ([{"params": ["norm.bias"]}] * 2, "groups[1] takes norm.bias, which an earlier group has"),
+        ([{"params": ["norm.bias"], "lr": -1.0}], "lr must be a number >= 0, got -1.0"),
+    ],
+)
+def test_wrong_groups_are_named(groups, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        optim.AdamW(TwoLayers(), groups=groups)
+
+
+def test_settings_between_steps_are_checked_too():
+    optimizer = optim.AdamW(TwoLayers())
+    for target in (optimizer, optimizer.groups[0]):
+        with pytest.raises(ValueError, match="lr must be a number"):
+            target.lr = float("inf")
+        with pytest.raises(ValueError, match="weight_decay must be a number"):
+            target.weight_decay = -1.0
+    assert (optimizer.lr, optimizer.weight_decay) == (1e-3, 0.01)
+
+
 def test_float32_adamw_stays_with_float64():
     fast, truth = with_gradients("float32"), with_gradients("float64")
     truth.arena.values[...] = fast.arena.values
@@ -84,9 +174,12 @@ def test_state_round_trips():
     first.step()
     second.load_state_dict(first.state_dict())
     b.load_state_dict(a.state_dict())
+    assert second.step_count == 2
     first.step()
     second.step()
     assert np.array_equal(a.arena.values, b.arena.values)
+    with pytest.raises(ValueError, match="step must be at least 0, got -1"):
+        second.load_state_dict({"m": first.m, "v": first.v, "step": -1})
     with pytest.raises(ValueError, match="m must have shape"):
         second.load_state_dict({"m": np.zeros(3), "v": np.zeros(3), "step": 1})
 

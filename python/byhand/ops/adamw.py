@@ -5,14 +5,17 @@
     mhat = m / (1 - beta1^t),            vhat = v / (1 - beta2^t)
 
 Kingma and Ba, "Adam" (2015), algorithm 1, with the decay outside the moments as in Loshchilov and
-Hutter, "Decoupled weight decay regularization" (2019), algorithm 2. Only the first `decayed`
-elements decay. With a norm the gradient is first scaled by min(1, max_norm / (norm + 1e-6))
-(Pascanu, Mikolov and Bengio, 2013, algorithm 1).
+Hutter, "Decoupled weight decay regularization" (2019), algorithm 2. The elements come in groups,
+one behind the other, each with its own lr and weight_decay. With a norm the gradient is first
+scaled by min(1, max_norm / (norm + 1e-6)) (Pascanu, Mikolov and Bengio, 2013, algorithm 1).
+
+All that changes from step to step is an array on the device of the weights: t, lr, weight_decay and
+norm. So nothing waits for the device, and a CUDA graph of a step serves for every step.
 """
 
 import numpy as np
 
-from byhand.backend import Array, In, Mut, kernels, reference_kernel
+from byhand.backend import Array, In, Mut, Out, empty, kernels, reference_kernel
 from byhand.ops import check
 from byhand.ops.grad_norm import clip_factor
 
@@ -22,23 +25,32 @@ def adamw_step(
     w: Mut,
     m: Mut,
     v: Mut,
+    copy: Out | None,
+    t: Mut,
+    work: Out,
     g: In,
     norm: In | None,
-    decayed: int,
-    lr: float,
+    lr: In,
+    weight_decay: In,
+    bounds: In,
     beta1: float,
     beta2: float,
     eps: float,
-    weight_decay: float,
-    t: int,
     max_norm: float,
 ) -> None:
+    t += 1
+    steps = int(t)
     if norm is not None:
         g = g * clip_factor(norm, max_norm)
     m[...] = beta1 * m + (1 - beta1) * g
     v[...] = beta2 * v + (1 - beta2) * g * g
-    w[:decayed] *= 1 - lr * weight_decay
-    w -= lr / (1 - beta1**t) * m / (np.sqrt(v / (1 - beta2**t)) + eps)
+    group = np.searchsorted(bounds[:-1], np.arange(w.size), side="right")
+    rate, decay = lr[group], weight_decay[group]
+    w *= 1 - rate * decay
+    w -= rate / (1 - beta1**steps) * m / (np.sqrt(v / (1 - beta2**steps)) + eps)
+    if copy is not None:
+        copy[...] = w
+    work[...] = 0  # the native kernels keep the scalars of each group here
 
 
 @check.door
@@ -48,20 +60,25 @@ def step(
     v: Array,
     g: Array,
     *,
-    lr: float,
+    lr: Array,
+    weight_decay: Array,
+    bounds: Array,
+    t: Array,
     betas: tuple[float, float],
     eps: float,
-    weight_decay: float,
-    t: int,
-    decayed: int,
     norm: Array | None = None,
     max_norm: float = 0.0,
+    copy: Array | None = None,
 ) -> None:
-    """Updates w, m and v (all (N,)) in place from the gradient g (N,); t counts steps from 1.
+    """Updates w, m and v (all (N,)) in place from the gradient g (N,), and counts t up by one.
 
-    norm: the 0-d gradient norm when the gradient is to be clipped to max_norm, or None.
-    ValueError when a shape differs, t < 1, decayed is outside 0..N, or a beta is outside 0 <= beta
-    < 1.
+    lr, weight_decay: (G,), one of each group. bounds: (G,) int64, where each group ends, ascending;
+    the last is N. t: 0-d int64, the steps done before. norm: the 0-d gradient norm when the
+    gradient is to be clipped to max_norm. copy: (N,), receives the new w. g and copy may be
+    bfloat16 on CUDA; all else is float32, or everything float64.
+
+    ValueError when a shape differs, a beta is outside 0 <= beta < 1, t is negative, or bounds do
+    not lead to N; the values of the last two are looked at on the CPU only, where nothing waits.
     """
     kernel = kernels(w).adamw_step
     if w.ndim != 1:
@@ -73,6 +90,17 @@ def step(
         raise check.wrong_shape("adamw.step", "v", shape, v)
     if g.shape != shape:
         raise check.wrong_shape("adamw.step", "g", shape, g)
+    if copy is not None and copy.shape != shape:
+        raise check.wrong_shape("adamw.step", "copy", shape, copy)
+    groups = lr.shape
+    if len(groups) != 1 or groups[0] == 0:
+        raise check.wrong_shape("adamw.step", "lr", "(G,) with G >= 1", lr)
+    if weight_decay.shape != groups:
+        raise check.wrong_shape("adamw.step", "weight_decay", groups, weight_decay)
+    if bounds.shape != groups:
+        raise check.wrong_shape("adamw.step", "bounds", groups, bounds)
+    if t.shape != ():
+        raise check.wrong_shape("adamw.step", "t", (), t)
     if norm is not None:
         if norm.shape != ():
             raise check.wrong_shape("adamw.step", "norm", (), norm)
@@ -80,11 +108,14 @@ def step(
             raise check.wrong_value(
                 "adamw.step", "max_norm", "positive when norm is given", max_norm
             )
-    if t < 1:
-        raise check.wrong_value("adamw.step", "t", "at least 1", t)
-    if not 0 <= decayed <= shape[0]:
-        raise check.wrong_value("adamw.step", "decayed", f"in 0..{shape[0]}", decayed)
+    if isinstance(w, np.ndarray):
+        ends = bounds.tolist()
+        if ends[0] < 0 or ends != sorted(ends) or ends[-1] != shape[0]:
+            raise check.wrong_value("adamw.step", "bounds", f"ascending to {shape[0]}", ends)
+        if t.item() < 0:
+            raise check.wrong_value("adamw.step", "t", "at least 0", t.item())
     beta1, beta2 = betas
     if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
         raise check.wrong_value("adamw.step", "betas", "at least 0 and less than 1", betas)
-    kernel(w, m, v, g, norm, decayed, lr, beta1, beta2, eps, weight_decay, t, max_norm)
+    work = empty((*groups, 4), w)
+    kernel(w, m, v, copy, t, work, g, norm, lr, weight_decay, bounds, beta1, beta2, eps, max_norm)

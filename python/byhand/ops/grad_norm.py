@@ -8,8 +8,21 @@ algorithm 1. The norm stays an array on the gradient's device: nothing waits for
 
 import numpy as np
 
-from byhand.backend import Array, In, Mut, Out, empty, kernels, reference_kernel
+from byhand.backend import (
+    Array,
+    In,
+    Mut,
+    Out,
+    empty,
+    is_cupy,
+    kernels,
+    reference_kernel,
+    statistics,
+)
 from byhand.ops import check
+
+_BLOCK = 4096  # elements whose squares are summed in float32
+_SHARES = 1024  # at most on a GPU, where one block of threads adds them up
 
 
 def clip_factor(norm: Array, max_norm: float) -> Array:
@@ -20,8 +33,12 @@ def clip_factor(norm: Array, max_norm: float) -> Array:
 
 
 @reference_kernel
-def grad_norm(norm: Out, g: In) -> None:
-    norm[...] = np.sqrt(np.square(g, dtype=np.float64).sum())
+def grad_norm(norm: Out, work: Out, g: In) -> None:
+    share = _BLOCK * -(-g.size // (_BLOCK * work.size))
+    squares = np.square(g, dtype=np.float64).reshape(-1)
+    for p in range(work.size):
+        work[p] = squares[p * share : (p + 1) * share].sum()
+    norm[...] = np.sqrt(work.sum(dtype=np.float64))
 
 
 def _register_clip() -> None:
@@ -38,8 +55,11 @@ _register_clip()
 def norm(g: Array) -> Array:
     """g of any shape -> its Euclidean norm, a 0-d array."""
     kernel = kernels(g).grad_norm
-    out = empty((), g)
-    kernel(out, g)
+    shares = max(1, -(-g.size // _BLOCK))
+    if is_cupy(g):
+        shares = min(shares, _SHARES)
+    out, work = empty((), g, statistics(g)), empty((shares,), g, statistics(g))
+    kernel(out, work, g)
     return out
 
 

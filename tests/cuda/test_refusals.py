@@ -1,0 +1,116 @@
+"""What the CUDA kernels refuse before any of them runs: no GPU is needed for that."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+class Fake:
+    """All that the binding looks at of a cupy array. Its memory is nowhere: the call must fail."""
+
+    __cuda_array_interface__: Any = None
+
+    def __init__(
+        self,
+        shape: tuple[int, ...] = (3, 5),
+        dtype: Any = "float32",
+        strides: tuple[int, ...] | None = None,
+        address: int = 1 << 20,
+        device: int = 0,
+    ):
+        self.shape = shape
+        self.dtype = np.dtype(dtype)
+        steps = [self.dtype.itemsize]
+        for n in reversed(shape[1:]):
+            steps.insert(0, steps[0] * n)
+        self.strides = steps[: len(shape)] if strides is None else strides
+        self.data = SimpleNamespace(ptr=address)
+        self.device = SimpleNamespace(id=device)
+
+
+class Foreign(Fake):
+    """Another library's array, whose dtype is not numpy's."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtype = "torch.float32"
+
+
+class Half(Fake):
+    """And one that has no address to give."""
+
+    def __init__(self):
+        super().__init__()
+        del self.data.ptr
+
+
+REFUSED = [
+    (Fake(dtype="float64"), "must be float32, bfloat16, int64 or bool, got a tests.cuda"),
+    (Fake(dtype="float16"), "of dtype float16 and shape (3, 5)"),
+    (Fake(dtype=">f4"), "of dtype >f4 and shape (3, 5)"),
+    (Fake(dtype="int32"), "of dtype int32 and shape (3, 5)"),
+    (Fake(dtype="complex64"), "of dtype complex64 and shape (3, 5)"),
+    (Fake(strides=(24, 4)), "must be C-contiguous, got strides (24, 4) for shape (3, 5)"),
+    (Fake(strides=(4, 12)), "must be C-contiguous, got strides (4, 12) for shape (3, 5)"),
+    (Fake(strides=(-20, 4)), "must be C-contiguous, got strides (-20, 4) for shape (3, 5)"),
+    (Fake(strides=(22, 4)), "has strides that cut its elements"),
+    (Fake(address=(1 << 20) + 2), "must begin at a multiple of 4 bytes, as its dtype asks"),
+    (Fake(device=1), "is on CUDA device 1, and the current device is 0"),
+    (Fake(shape=(1,) * 7), "has 7 dimensions, at most 6 are supported"),
+    (Foreign(), "must be a cupy array, got a tests.cuda"),
+    (Half(), "must be a cupy array, got a tests.cuda"),
+    (np.ones((3, 5), np.float32), "must be a cupy array, got a numpy array of dtype float32"),
+    ([1.0, 2.0], "must be a cupy array, got list"),
+    (None, "must be an array, got None"),
+]
+
+
+@pytest.mark.parametrize(("array", "message"), REFUSED, ids=[text[:40] for _, text in REFUSED])
+def test_an_array_that_a_kernel_cannot_take(array, message, cuda_module):
+    """In one sentence that names kernel and argument, wherever the argument stands."""
+    for place, name in ((0, "g"), (1, "norm")):
+        arguments = [Fake(), Fake(()), 1.0]
+        arguments[place] = array
+        with pytest.raises(TypeError, match=f"^clip: {name} .*{re.escape(message)}") as caught:
+            cuda_module.clip(*arguments)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_scalar_that_is_none(cuda_module):
+    with pytest.raises(TypeError, match=r"^clip: max_norm must be a float, got 'long'"):
+        cuda_module.clip(Fake(), Fake(()), "long")
+
+
+def test_the_number_of_arguments(cuda_module):
+    with pytest.raises(TypeError, match=r"^clip: takes 3 arguments, got 2"):
+        cuda_module.clip(Fake(), Fake(()))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "message"),
+    [
+        *((name, "bfloat16", "must be float32, got bfloat16") for name in ("w", "m", "v", "work")),
+        *((name, "bfloat16", "must be float32, got bfloat16") for name in ("norm", "lr")),
+        *((name, "float32", "must be int64, got float32") for name in ("t", "bounds")),
+        *((name, "int64", "must be float32 or bfloat16, got int64") for name in ("g", "copy")),
+    ],
+)
+def test_a_dtype_that_has_no_meaning_changes_nothing(name, dtype, message, on_cpu):
+    """Master weights and moments stay float32; the step is not counted either."""
+    pytest.importorskip("ml_dtypes")
+    one = np.ones(3, np.float32)
+    arrays = {array: one.copy() for array in ("w", "m", "v", "copy")}
+    arrays |= {"t": np.zeros((), np.int64), "work": np.zeros((1, 4), np.float32), "g": one}
+    arrays |= {"norm": np.ones((), np.float32), "lr": one[:1], "weight_decay": one[:1]}
+    arrays |= {"bounds": np.array([3])}
+    arrays[name] = arrays[name].astype(dtype)
+    before = {array: value.copy() for array, value in arrays.items()}
+    with pytest.raises(TypeError, match=f"^adamw_step: {name} {message}$"):
+        on_cpu.adamw_step(*arrays.values(), 0.9, 0.99, 1e-8, 1.0)
+    for array, value in arrays.items():
+        assert value.tobytes() == before[array].tobytes(), array
