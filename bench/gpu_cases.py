@@ -139,31 +139,68 @@ def log_softmax(m: Maker, rows: int, cols: int) -> Iterator[Case]:
     yield m.case("log_softmax_backward", {"dx": to, "dy": dy, "y": y}, x, 3, backward)
 
 
-def layernorm(m: Maker, rows: int, cols: int) -> Iterator[Case]:
-    x, dy, to = (m.normal(rows, cols) for _ in range(3))
+def norms(m: Maker, rows: int, cols: int) -> Iterator[Case]:
+    """Both norms, of x and of the residual sum x + add; its backward adds the gradient of that."""
+    x, dy, add, to, s, ds = (m.normal(rows, cols) for _ in range(6))
     w, b = m.normal(cols), m.normal(cols)
-    mean, rstd = m.full(0, rows), m.full(1, rows)
-    dw, db, work = m.full(0, cols), m.full(0, cols), m.full(0, m.groups, 2, cols)
+    rstd, dw, work = m.full(1, rows), m.full(0, cols), m.full(0, m.groups, cols)
+    plain = {"rstd": rstd, "x": x, "w": w}
+    centred = {"mean": m.full(0, rows), **plain}
+    sums = {"dw": dw, "db": m.full(0, cols), "work": m.full(0, m.groups, 2, cols)}
+    ops: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
+        ("layernorm", {**centred, "b": b}, {**centred, **sums}),
+        ("rmsnorm", plain, {**plain, "dw": dw, "work": work}),
+    )
+    for op, forward, backward in ops:
+        for added in (False, True):
+            name = ", add" if added else ""
+            arguments = {"y": to, "eps": 1e-5, **forward}
+            arguments |= {"s": s, "add": add} if added else {}
+            calls = ((f"{op}_forward", arguments),)
+            size = (4 if added else 2) * x.nbytes
+            rival = torch_norm(m, op, rows, cols, added)
+            yield Case(f"{op}_forward{name}", x.shape, m.dtype, size, calls, rival)
+            arguments = {"dx": to, "dy": dy, **backward, **({"ds": ds} if added else {})}
+            calls = ((f"{op}_backward", arguments),)
+            size = (4 if added else 3) * x.nbytes
+            rival = torch_norm_backward(m, op, rows, cols, added)
+            yield Case(f"{op}_backward{name}", x.shape, m.dtype, size, calls, rival)
 
-    def forward() -> Callable[[], Any]:
+
+def torch_norm(m: Maker, op: str, rows: int, cols: int, added: bool) -> Rival:
+    def build() -> Callable[[], Any]:
         import torch.nn.functional as f
 
-        a, s, t = (torch_normal(m.dtype, *shape) for shape in ((rows, cols), (cols,), (cols,)))
-        return lambda: f.layer_norm(a, (cols,), s, t)
-
-    def backward() -> Callable[[], Any]:
-        import torch
-
-        a, g = torch_normal(m.dtype, rows, cols), torch_normal(m.dtype, rows, cols)
+        a, c = torch_normal(m.dtype, rows, cols), torch_normal(m.dtype, rows, cols)
         s, t = torch_normal(m.dtype, cols), torch_normal(m.dtype, cols)
-        _, mu, r = torch.native_layer_norm(a, (cols,), s, t, 1e-5)
-        every = [True, True, True]
-        return lambda: torch.ops.aten.native_layer_norm_backward(g, a, (cols,), mu, r, s, t, every)
+        if op == "layernorm":
+            return lambda: f.layer_norm(a + c if added else a, (cols,), s, t)
+        return lambda: f.rms_norm(a + c if added else a, (cols,), s)
 
-    saved = {"x": x, "w": w, "mean": mean, "rstd": rstd}
-    yield m.case("layernorm_forward", {"y": to, "b": b, "eps": 1e-5, **saved}, x, 2, forward)
-    arguments = {"dx": to, "dw": dw, "db": db, "work": work, "dy": dy, **saved}
-    yield m.case("layernorm_backward", arguments, x, 3, backward)
+    return build
+
+
+def torch_norm_backward(m: Maker, op: str, rows: int, cols: int, added: bool) -> Rival:
+    def build() -> Callable[[], Any]:
+        import torch
+        import torch.nn.functional as f
+
+        a, g, c = (torch_normal(m.dtype, rows, cols) for _ in range(3))
+        s = torch_normal(m.dtype, cols).requires_grad_()
+        a.requires_grad_()
+        if op == "layernorm":
+            t = torch_normal(m.dtype, cols).requires_grad_()
+            parameters, y = [a, s, t], f.layer_norm(a, (cols,), s, t)
+        else:
+            parameters, y = [a, s], f.rms_norm(a, (cols,), s)
+
+        def run() -> Any:
+            dx, *rest = torch.autograd.grad(y, parameters, g, retain_graph=True)
+            return (dx + c if added else dx, *rest)
+
+        return run
+
+    return build
 
 
 def cross_entropy(m: Maker, rows: int, classes: int) -> Iterator[Case]:
@@ -300,7 +337,7 @@ def small(xp: Any) -> Iterator[Case]:
         for cols in (96, 97, 3000, 3001, 20000, 20001):
             yield from softmax(m, 6, cols)
             yield from log_softmax(m, 6, cols)
-            yield from layernorm(m, 6, cols)
+            yield from norms(m, 6, cols)
             yield from cross_entropy(m, 6, cols)
             yield from dropout(m, 6, cols)
             yield from embedding(m, 70, 50, min(cols, 3001))
@@ -317,7 +354,7 @@ def full(xp: Any, groups: int) -> Iterator[Case]:
             yield from softmax(m, (1 << 26) // cols, cols)
         yield from log_softmax(m, 1 << 14, 1 << 12)
         for rows, cols in ((65536, 768), (65536, 1024), (16384, 4096), (8192, 16384)):
-            yield from layernorm(m, rows, cols)
+            yield from norms(m, rows, cols)
         for rows, classes in ((1 << 20, 65), (8192, 50257), (8192, 50304), (4096, 131072)):
             yield from cross_entropy(m, rows, classes)
         yield from embedding(m, 1 << 16, 50304, 768)

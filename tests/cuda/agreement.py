@@ -89,9 +89,15 @@ def check_call(kernels: Any, kernel: str, arguments: Arrays) -> Arrays:
     Rejected -> {result: array}.
     """
     reference = bare_reference()
+    got = call(kernels, kernel, arguments)
+    if arguments.get("s") is not None:  # a sum that is rounded before anything is made of it
+        s = arguments["x"].astype(np.float64) + arguments["add"].astype(np.float64)
+        arguments = {**arguments, "x": s.astype(arguments["s"].dtype), "add": None, "s": None}
     exact = call(reference, kernel, arguments, np.float64)
     single = call(reference, kernel, arguments, np.float32)
-    got = call(kernels, kernel, arguments)
+    if "s" in got:
+        exact["s"] = single["s"] = s
+        arguments["s"] = arguments["x"]
     for name in exact.keys() - {"work"}:
         truth = exact[name]
         kept = np.asarray(truth.astype(arguments[name].dtype), np.float64)

@@ -35,9 +35,11 @@ RULES = (
     Rule("softmax_forward_rows", needs=(EXP2,)),
     Rule("softmax_backward_rows<.*true>$", loads=2, needs=(EXP2,)),  # of log_softmax
     Rule("softmax_backward_rows", loads=2),
-    Rule("layernorm_forward_rows", loads=3),  # x w b
-    Rule("layernorm_backward_rows", loads=4),  # dy x w add
-    Rule("layernorm_backward_long", loads=4),
+    Rule("norm_forward_rows<.*true>$", loads=4),  # x w b add, of layernorm
+    Rule("norm_forward_rows", loads=3),
+    Rule("norm_backward_rows", loads=4),  # dy x w ds
+    Rule("norm_backward_long", loads=4),
+    Rule("norm_add_partials", loads=0, stores=0),
     Rule("cross_entropy_forward_rows", stores=0, needs=(EXP2,)),
     Rule("cross_entropy_backward_rows", needs=(EXP2,)),
     Rule("cross_entropy_gradient", needs=(EXP2,)),
