@@ -38,7 +38,7 @@ class Gpu:
         self._sum = cupy.zeros((), np.float32)
 
     def flush(self) -> None:
-        self.kernels.grad_norm(self._sum, self._large)
+        self.xp.sum(self._large, out=self._sum)
 
     def synchronize(self) -> None:
         self.xp.cuda.Device().synchronize()

@@ -73,9 +73,8 @@ def call(kernels: Any, kernel: str, arguments: Arrays, dtype: Any = None) -> Arr
     for name, direction, _ in directions(kernel):
         value = arguments.get(name)
         if isinstance(value, np.ndarray):
-            value = value.astype(dtype) if dtype and _is_float(value) else value.copy()
-            if direction == "Out":
-                value[...] = np.nan
+            kept = dtype if dtype and _is_float(value) else value.dtype
+            value = np.full(value.shape, np.nan, kept) if direction == "Out" else value.astype(kept)
             if direction in ("Out", "Acc", "Mut"):
                 results[name] = value
         values.append(value)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
+import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import gpu
 import gpu_cases
+import gpu_home
 import gpu_report
 from byhand import backend
 from tests.cuda.agreement import check_agreement, check_call
@@ -136,11 +141,59 @@ def test_mistakes_on_the_command_line(arguments, sentence, capsys):
 
 
 def test_when_the_time_is_up_the_rest_says_so(on_cpu, capsys):
-    from gpu_home import OnCpu
-
-    result = gpu.bench(OnCpu(), "clip|grad_norm", seconds=-1, rounds=2)
+    result = gpu.bench(gpu_home.OnCpu(), "clip|grad_norm", seconds=-1, rounds=2)
     assert [row["ms"] for row in result["rows"]] == ["not run: the time was up"] * 2
     gpu_report.check(result)
+
+
+@pytest.fixture
+def stand_in(monkeypatch, on_cpu) -> None:
+    """Numpy stands for cupy and the CPU for a GPU: the way to a result file is the real one."""
+
+    class Event:
+        def record(self) -> None:
+            self.at = time.perf_counter()
+
+        def synchronize(self) -> None:
+            pass
+
+    device = SimpleNamespace(id=0, pci_bus_id="none", synchronize=lambda: None)
+    cuda = SimpleNamespace(
+        Device=lambda: device, Event=Event, get_elapsed_time=lambda a, b: (b.at - a.at) * 1e3
+    )
+    names = ("asarray", "empty", "full", "zeros", "sum", "float32", "int64")
+    cupy = SimpleNamespace(**{name: getattr(np, name) for name in names})
+    pool = SimpleNamespace(free_all_blocks=lambda: None)
+    cupy.__dict__.update(cuda=cuda, get_default_memory_pool=lambda: pool, __version__="0")
+    properties = {"name": "Stand-In", "multiprocessors": 1, "l2_bytes": 1 << 12}
+    module = SimpleNamespace(
+        __spec__=ModuleSpec("byhand._cuda", None),
+        device_properties=lambda device: dict(properties),
+        driver_version=lambda: 1,
+        runtime_version=lambda: 2,
+    )
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setitem(sys.modules, "byhand._cuda", module)
+    monkeypatch.setattr(backend, "cuda", backend.cuda_on_cpu)
+    monkeypatch.setattr(gpu_home.Gpu, "copier", gpu_home.OnCpu.copier)
+    monkeypatch.setattr(gpu_home.Gpu, "without_torch", lambda self: "not run: a stand-in")
+    monkeypatch.setattr(gpu_cases, "full", lambda xp, groups: gpu_cases.small(xp))
+    monkeypatch.setattr(gpu, "circumstances", lambda: {"date": "2026-01-02", "commit": "abc"})
+
+
+def test_the_way_to_a_result_file(stand_in, tmp_path, capsys):
+    assert gpu.main(["bench", "--out", str(tmp_path), "--only", "6x96 float32|clip"]) == 0
+    assert f"written to {tmp_path / 'stand-in'}" in capsys.readouterr().out
+    found = json.loads((tmp_path / "stand-in" / "kernels.json").read_text())
+    gpu_report.check(found)
+    assert len(found["rows"]) > 10
+    assert all(row["ms"] > 0 and row["torch_ms"] == "not run: a stand-in" for row in found["rows"])
+    assert (found["gpu"]["name"], found["gpu"]["cupy"], found["date"]) == (
+        "Stand-In",
+        "0",
+        "2026-01-02",
+    )
+    assert gpu.main(["run", "--only", "clip"]) == 0
 
 
 # --- Results -------------------------------------------------------------------------------------

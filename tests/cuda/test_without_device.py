@@ -109,7 +109,7 @@ def refused(cuda_module, monkeypatch) -> str:
     return reason
 
 
-@pytest.mark.parametrize("case", gpu_cases.small(np), ids=str)
+@pytest.mark.parametrize("case", tuple(gpu_cases.small(np)), ids=str)
 def test_every_launch_without_a_device_is_an_error_that_says_why(case, cuda_module, refused):
     for kernel, arguments in case.calls:
         there = {
