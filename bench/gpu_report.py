@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
+from harness import folder_of
 from tables import number, table
 
 NUMBER = (int, float)
@@ -55,11 +55,6 @@ def _fields(where: str, found: dict[str, Any], fields: dict[str, Any]) -> None:
             raise Malformed(f"{where} has no {name}")
         if not isinstance(found[name], kind) or isinstance(found[name], bool):
             raise Malformed(f"{where}: {name} is {found[name]!r}")
-
-
-def folder(gpu: str) -> str:
-    """The folder for this GPU's results: nvidia-h100-80gb-hbm3."""
-    return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
 
 
 def row(
@@ -148,7 +143,7 @@ def markdown(result: dict[str, Any]) -> str:
 def write(result: dict[str, Any], under: Path) -> Path:
     """Writes kernels.json and kernels.md to the GPU's folder. Raises Malformed."""
     check(result)
-    to = under / folder(result["gpu"]["name"])
+    to = under / folder_of(result["gpu"]["name"]).name
     to.mkdir(parents=True, exist_ok=True)
     (to / "kernels.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     (to / "kernels.md").write_text(markdown(result) + "\n", encoding="utf-8")

@@ -9,10 +9,9 @@ namespace byhand {
 //          (Bengio et al. 2003, section 2, matrix C)
 // SHAPES   w (V,C) T   ids (R) i64   y,dy,add (R,C) T   dw (V,C) f32   work (W) f32, any W on the
 //          CPU, W >= 3R + 512 + C ceil(R/32) on CUDA
-// EFFECTS  writes y | adds into dw, spoils work | y may be add; an id outside 0..V-1: the CPU
-// throws
-//          std::out_of_range before anything is written, CUDA makes that row of y NaN and leaves
-//          out that row of dy
+// EFFECTS  writes y | adds into dw, spoils work | y may be add
+//          an id outside 0..V-1: the CPU throws std::out_of_range before anything is written; CUDA
+//          makes that row of y NaN and leaves that row of dy out
 // NUMERICS no float atomics: each row of dw takes its gradients in ascending r, on CUDA added up
 //          over pieces of at most 32 beforehand
 // TRAFFIC  forward 2RC (3RC with add), backward 3RC elements

@@ -132,20 +132,20 @@ struct LongRow {
 
 // Long rows: a block a row, the logits in shared memory. Every thread uses only what it has copied
 // there itself, so that its part of the next row can be on its way as soon as it has written its
-// part of this one. What does not fit, beyond `held`, is read once more, from the cache with luck.
-template <class T, int kThreads>
-__global__ void __launch_bounds__(kThreads, 1024 / kThreads)
+// part of this one. What does not fit, beyond `held`, is read once more, with luck from the
+// cache.
+template <class T, class P>
+__global__ void __launch_bounds__(P::Team::kThreads, 1024 / P::Team::kThreads)
     cross_entropy_gradient_long(Gradient<T> a, int held) {
-    using Team = BlockTeam<kThreads>;
-    constexpr int V = kPack<T>, K = 16 / V;  // what a thread does at a time
-    constexpr int kStep = kThreads * V, kTile = K * kStep;
+    using Team = typename P::Team;
+    constexpr int V = P::V, K = P::K, kStep = Team::kThreads * V, kTile = K * kStep;
     Team team;
     const int rank = team.rank(), cols = static_cast<int>(a.cols);
     BYHAND_DYNAMIC_SHARED(memory);
     T* const stage = reinterpret_cast<T*>(memory) + rank * V;
     const float scale = a.scale(), smoothing = a.options.smoothing;
     Partial mine = {0.0, 0};
-    Tile<Plan<V, K, Team, true>> z;
+    Tile<P> z;
 
     // f(start, whole) for each tile of [begin, end); `whole`: none of its packs is past the end.
     const auto tiles = [](int begin, int end, auto&& f) {
@@ -268,7 +268,8 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
 template <class T, int kThreads>
 int launch_long(const char* name, const Gradient<T>& a, Stream stream) {
     constexpr int V = kPack<T>;
-    const auto kernel = cross_entropy_gradient_long<T, kThreads>;
+    using P = Plan<V, 16 / V, BlockTeam<kThreads>, true>;
+    const auto kernel = cross_entropy_gradient_long<T, P>;
     // The team's own shared memory is a few hundred bytes.
     const int64_t held = std::min<int64_t>(a.cols / V, (most_shared_bytes() - 1024) / 16) * V;
     const int bytes = static_cast<int>(held * static_cast<int64_t>(sizeof(T)));

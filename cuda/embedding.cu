@@ -281,7 +281,7 @@ void embedding_backward(Acc dw, Out work, In dy, In ids, Stream stream) {
     const int64_t rows = ids.size(), cols = dw.cols(), classes = dw.rows();
     if (rows == 0 || cols == 0) return;
     if (rows > kMost || classes > kMost) {
-        throw std::invalid_argument("embedding_backward: more than 2^30 rows");
+        throw std::invalid_argument("embedding_backward: more than 2^30 rows or classes");
     }
     const int64_t pieces = (rows + kPiece - 1) / kPiece;
     if (work.size() < 3 * rows + kDigits + cols * pieces) {

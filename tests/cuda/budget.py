@@ -1,4 +1,4 @@
-"""What each CUDA kernel may use: cuda/resources.txt, held against the compiler's report.
+"""What each CUDA kernel may use: resources.txt, held against the compiler's report.
 
     python -m tests.cuda.budget             shows what changed
     python -m tests.cuda.budget --update    rewrites the file, for review
@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.cuda import machine_code
 from tests.cuda.machine_code import Kernel
 
-FILE = Path(__file__).parents[2] / "cuda" / "resources.txt"
+FILE = Path(__file__).with_name("resources.txt")
 UPDATE = "python -m tests.cuda.budget --update"
 RESOURCES = ("registers", "shared", "stack")
 
@@ -127,7 +127,7 @@ def changes(allowed: Budget, found: Budget) -> list[str]:
 
 _COLUMNS = ("regs", "shared", "stack", "blocks", "warps")
 _HEAD = """\
-# What each CUDA kernel may use; tests/cuda/test_binary.py compares it with the compiled module.
+# What each CUDA kernel may use; test_binary.py compares it with the compiled module.
 # Written by `{update}` for ptxas {compiler}. Do not edit.
 #
 # Registers a thread, bytes of shared memory a block, bytes of stack a thread; blocks that a

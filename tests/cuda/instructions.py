@@ -21,15 +21,13 @@ FORBIDDEN = {
 @dataclass(frozen=True)
 class Rule:
     """What kernels of this name need. loads, stores: accesses of 16 bytes for each pack of a
-    thread's tile, where a pack has several elements; needs: instructions that must occur; always:
-    its rows are read 16 bytes at a time whatever its name says.
+    thread's tile, where a pack has several elements; needs: instructions that must occur.
     """
 
     kernel: str  # a regular expression for the beginning of its name
     loads: int = 1
     stores: int = 1
     needs: tuple[str, ...] = ()
-    always: bool = False
 
 
 # The first that matches counts. A kernel without a rule loads and stores 16 bytes at least once.
@@ -42,8 +40,7 @@ RULES = (
     Rule("layernorm_backward_long", loads=4),
     Rule("cross_entropy_forward_rows", stores=0, needs=(EXP2,)),
     Rule("cross_entropy_backward_rows", needs=(EXP2,)),
-    Rule("cross_entropy_gradient_rows", needs=(EXP2,)),
-    Rule("cross_entropy_gradient_long", loads=2, stores=2, needs=(EXP2,), always=True),
+    Rule("cross_entropy_gradient", needs=(EXP2,)),
     Rule("embedding_gather", loads=2),  # w add
     Rule("embedding_add_pieces", loads=2, stores=1),  # dy dw
     Rule("dropout_groups", loads=2),  # x add
@@ -71,7 +68,7 @@ def complaints(kernel: Kernel) -> list[str]:
             found.append(f"{where} has no instruction that matches {opcode}")
     if kernel.pack == 1 and (wide := kernel.count(LOAD) + kernel.count(STORE)):
         found.append(f"{where} has {wide} accesses of 16 bytes to unaligned rows")
-    if kernel.pack in (None, 1) and not needed.always:
+    if kernel.pack in (None, 1):
         return found
     for what, opcode, each in (("loads", LOAD, needed.loads), ("stores", STORE, needed.stores)):
         wide, wanted = kernel.count(opcode), each * kernel.packs

@@ -18,6 +18,7 @@ import gpu_cases
 import gpu_home
 import gpu_report
 from byhand import backend
+from harness import folder_of
 from tests.cuda.agreement import check_agreement, check_call
 
 SMALL = tuple(gpu_cases.small(np))
@@ -263,7 +264,7 @@ def test_recorded_results_are_whole_and_their_tables_are_theirs():
     for path in RESULTS.glob("*/kernels.json"):
         found = json.loads(path.read_text(encoding="utf-8"))
         gpu_report.check(found)
-        assert path.parent.name == gpu_report.folder(found["gpu"]["name"])
+        assert path.parent.name == folder_of(found["gpu"]["name"]).name
         table = path.with_suffix(".md").read_text(encoding="utf-8")
         assert table == gpu_report.markdown(found) + "\n"
 

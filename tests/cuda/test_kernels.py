@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from byhand import backend
+from byhand.ops import embedding
 from tests import oracle
 from tests.cuda import half
 from tests.cuda.samples import MOST_ON_CPU, OPS, WIDE
@@ -158,7 +159,7 @@ def test_an_id_that_is_none_gives_nan_and_gets_nothing(bad, cols, device_kernels
     device_kernels.embedding_forward(y, w, ids, None)
     assert np.isnan(y[~valid]).all()
     assert y[valid].tobytes() == w[ids[valid]].tobytes()
-    work = np.zeros(3 * 70 + 512 + 3 * cols, np.float32)
+    work = np.zeros(embedding.room(70, cols), np.float32)
     device_kernels.embedding_backward(dw, work, dy, ids)
     expected = np.zeros(w.shape)
     np.add.at(expected, ids[valid], dy[valid])
@@ -167,7 +168,7 @@ def test_an_id_that_is_none_gives_nan_and_gets_nothing(bad, cols, device_kernels
 
 def test_the_scatter_says_when_it_has_too_little_room(device_kernels):
     dw, dy, ids = np.zeros((5, 3), np.float32), np.zeros((70, 3), np.float32), np.zeros(70, int)
-    work = np.zeros(3 * 70 + 512 + 3 * 3 - 1, np.float32)
+    work = np.zeros(embedding.room(70, 3) - 1, np.float32)
     with pytest.raises(ValueError, match="embedding_backward: work is too small"):
         device_kernels.embedding_backward(dw, work, dy, ids)
 

@@ -27,6 +27,11 @@ def embedding_backward(dw: Acc | None, work: Out, dy: In, ids: In) -> None:
         np.add.at(dw, ids.reshape(-1), as_rows(dy))
 
 
+def room(rows: int, columns: int) -> int:
+    """How many floats of `work` CUDA needs, see csrc/embedding.h; the CPU needs none."""
+    return 3 * rows + 512 + columns * -(-rows // 32)
+
+
 @check.door
 def forward(ids: Array, w: Array, add: Array | None = None) -> tuple[Array, Saved]:
     """ids (...) int64, w (V, C), add (..., C) or None -> y (..., C), saved.
@@ -59,6 +64,5 @@ def backward(dy: Array, saved: Saved, dw: Array | None) -> None:
         return
     if dw.shape != table:
         raise check.wrong_shape("embedding.backward", "dw", table, dw)
-    # The CPU needs no room; what CUDA needs is in csrc/embedding.h.
-    size = 3 * ids.size + 512 + dw.shape[1] * -(-ids.size // 32) if is_cupy(dw) else 0
+    size = room(ids.size, dw.shape[1]) if is_cupy(dw) else 0
     kernels(dw).embedding_backward(dw, empty((size,), dw), dy, ids)
