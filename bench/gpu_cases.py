@@ -319,10 +319,23 @@ def optimizer(m: Maker, size: int) -> Iterator[Case]:
         a = torch_normal(m.dtype, size)
         return lambda: a.mul_(0.999)
 
-    state = {"w": w, "m": first, "v": second, "g": g, "decayed": size // 2}
-    betas = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01}
-    yield m.case("adamw_step", {**state, **betas, "t": 10, "max_norm": 1.0}, w, 7, adamw)
-    yield m.case("grad_norm", {"norm": norm, "g": g}, g, 1, vector_norm)
+    state = {
+        "w": w,
+        "m": first,
+        "v": second,
+        "t": m.xp.zeros((), np.int64),
+        "work": m.full(0, 2, 4),
+    }
+    bounds = m.xp.asarray(np.array([size // 2, size], np.int64))
+    groups = {"bounds": bounds, "lr": m.full(1e-3, 2), "weight_decay": m.full(0.01, 2)}
+    betas = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "max_norm": 1.0}
+    half, copy = m.normal(size, dtype="bfloat16"), m.empty(size, dtype="bfloat16")
+    update = {**state, **groups, **betas}
+    yield m.case("adamw_step", {**update, "g": g}, w, 7, adamw)
+    # Gradients in bfloat16, and a copy of the weights for the model: as many bytes.
+    calls = (("adamw_step", {**update, "g": half, "copy": copy, "norm": large}),)
+    yield Case("adamw_step, copy", w.shape, "bfloat16", 28 * size, calls, adamw)
+    yield m.case("grad_norm", {"norm": norm, "work": m.full(0, 1024), "g": g}, g, 1, vector_norm)
     # A norm above the limit, so that there is something to scale.
     yield m.case("clip", {"g": g, "norm": large, "max_norm": 9.99}, g, 2, scale)
 
