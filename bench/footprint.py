@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("presets", nargs="*", default=["tiny"], metavar="PRESET")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--record", action="store_true", help="write bench/results/footprint.json")
+    parser.add_argument("--record", action="store_true", help="keep them in bench/results")
     options = parser.parse_args()
     if unknown := set(options.presets) - PRESETS.keys():
         parser.error(f"no such preset: {', '.join(unknown)}; choose from {', '.join(PRESETS)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import re
 import statistics
 import subprocess
 import time
@@ -18,7 +19,7 @@ import byhand
 from byhand import roof
 from byhand.cli.turns import take_turns
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results"  # a folder for each kind of processor
 SAME = ("processor", "cpu_backend", "threads", "torch")  # what rows of one file have in common
 
 
@@ -56,13 +57,21 @@ def repeats_for(run: Callable[[], Any], seconds: float) -> int:
 
 
 def processor() -> str:
+    """Its name, and its family where there is such a number: cloud machines of one name may differ
+    in it, and with it by a factor of two in speed.
+    """
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        lines = []
+    facts = {name.strip(): value.strip() for name, _, value in lines}
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    return f"{name} (family {facts['cpu family']})" if "cpu family" in facts else name
+
+
+def folder_of(processor: str) -> Path:
+    """Where the results of a kind of processor are kept."""
+    return RESULTS / re.sub(r"[^a-z0-9]+", "-", processor.lower()).strip("-")
 
 
 def circumstances() -> dict[str, Any]:
@@ -95,15 +104,12 @@ def record(name: str, rows: list[dict[str, Any]], key: str) -> Path:
     Rows of the same machine and PyTorch that were not measured this time stay; a row is known by
     its `key`, and says when and of which commit it was taken.
     """
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
     about = circumstances()
+    path = folder_of(about["processor"]) / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     taken = {row[key]: {**row, "date": about["date"], "commit": about["commit"]} for row in rows}
     old = json.loads(path.read_text()) if path.exists() else {"rows": []}
-    if all(
-        old.get(fact) == about.get(fact)
-        for fact in ("processor", "cpu_backend", "threads", "torch")
-    ):
+    if all(old.get(fact) == about.get(fact) for fact in SAME):
         taken = {row[key]: row for row in old["rows"] if key in row} | taken
     path.write_text(json.dumps({**about, "rows": list(taken.values())}, indent=1) + "\n")
     return path

@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="rows whose name contains it")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=byhand.get_num_threads())
-    parser.add_argument("--record", action="store_true", help="write bench/results/ops.json")
+    parser.add_argument("--record", action="store_true", help="keep them in bench/results")
     options = parser.parse_args()
     if unknown := set(options.groups) - GROUPS.keys():
         parser.error(f"no such group: {', '.join(unknown)}; choose from {', '.join(GROUPS)}")

@@ -149,7 +149,7 @@ def many(call: Call) -> Call:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--record", action="store_true", help="write bench/results/overhead.json")
+    parser.add_argument("--record", action="store_true", help="keep them in bench/results")
     options = parser.parse_args()
     torch.set_grad_enabled(False)
 

@@ -1,15 +1,17 @@
-"""Draws docs/bench.svg and fills the tables of docs/benchmarks.md, from bench/results.
+"""Draws docs/bench.svg and fills the tables of docs/benchmarks.md from one machine's results.
 
-python bench/plot.py
+python bench/plot.py [FOLDER]       one in bench/results; this machine's if none is named
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
+from harness import RESULTS, folder_of, processor
 from tables import PAGE, Result, filled, results
 
 PICTURE = PAGE.with_name("bench.svg")
@@ -100,7 +102,13 @@ def draw(found: dict[str, Result], path: Path) -> None:
 
 
 def main() -> None:
-    found = results()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", default=folder_of(processor()).name)
+    options = parser.parse_args()
+    found = results(RESULTS / options.folder)
+    if not found:
+        kept = ", ".join(sorted(p.name for p in RESULTS.iterdir() if p.is_dir()))
+        parser.error(f"no results in {options.folder}; there are results in: {kept}")
     draw(found, PICTURE)
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
     print("wrote", PICTURE, "and the tables of", PAGE)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from byhand.presets import PRESETS
-from harness import RESULTS
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 NOTHING = "Not recorded yet."
@@ -17,9 +16,9 @@ NOTHING = "Not recorded yet."
 Result = dict[str, Any]
 
 
-def results() -> dict[str, Result]:
-    """Every recorded file, by name."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+def results(folder: Path) -> dict[str, Result]:
+    """Every recorded file of one machine, by name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile takes part too")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=byhand.get_num_threads())
-    parser.add_argument("--record", action="store_true", help="write bench/results/train_step.json")
+    parser.add_argument("--record", action="store_true", help="keep them in bench/results")
     options = parser.parse_args()
     if unknown := set(options.presets) - PRESETS.keys():
         parser.error(f"no such preset: {', '.join(unknown)}; choose from {', '.join(PRESETS)}")

@@ -14,8 +14,8 @@
 // EFFECTS  writes o lse | writes dq dk dv
 // NUMERICS sums in f32, in an order that depends on the shape only. A row that sees no key gets
 //          o = 0, lse = -inf and zero gradients. Dropout keeps p with probability 1 - dropout
-//          and scales it by 1/(1 - dropout); Philox4x32-10 (Salmon et al. 2011) draws row
-//          r = (b*H + h)*T + t, key s as word s%4 of group r*ceil(S/4) + s/4.
+//          and scales it by 1/(1 - dropout), as in dropout.h; row r = (b*H + h)*T + t,
+//          key s are bits s%8 of group r*ceil(S/8) + s/8 of Philox.
 // TRAFFIC  forward 2BH(T + S)D + BHT, backward 4BH(T + S)D + BHT elements (one visit each);
 //          4BHTSD flops forward, 10BHTSD backward, half of that when causal
 #pragma once

@@ -115,17 +115,6 @@ inline void sum_over_queries(Target y, const Tile& t, const float* x, Rows b, in
     }
 }
 
-// e^x for x <= 88 in two thirds of the operations of exp: no upper clamp, one constant for log(2)
-// and one power less. The relative error is at most 2 units in the last place for x > -16 and grows
-// to 5 where e^x vanishes; e^0 = 1.
-BYHAND_INLINE Vec exp_score(Vec x) {
-    x = max(Vec::set(-104.0f), x);
-    const Vec n = round(x * Vec::set(1.44269504f));
-    const Vec r = fma(n, Vec::set(-0.693147182f), x);
-    const Vec q = polynomial(r, {1.0f, 0.499992311f, 0.166671142f, 0.0418902002f, 0.00831251498f});
-    return scale2(fma(q, r, Vec::set(1.0f)), n);
-}
-
 inline void zero_below(float* x, const Tile& t, int64_t i) {
     const int64_t rows = t.rows_at(i), end = std::min(t.keys, rows + kStrip);
     for (int64_t j = rows; j < end; ++j) Vec::zero().store(x + j * kTile + i);
@@ -193,13 +182,15 @@ inline void apply_mask(float* s, const Problem& p, const Tile& t, float* work) {
 }
 
 // The dropout factors of the keys [j0, j0 + keys) of one query, keys <= kTile; j0 is a multiple of
-// kTile, so that a word of Philox never belongs to two tiles.
+// kTile, so that a group of Philox never belongs to two tiles.
 inline void draw_row(float* factors, const Problem& p, int64_t bh, int64_t i, int64_t j0,
                      int64_t keys) {
-    std::uint32_t words[kTile];
-    const int64_t group = (bh * p.T + i) * ((p.S + 3) / 4) + j0 / 4;
-    philox_words(words, (keys + 3) / 4, p.seed, static_cast<std::uint64_t>(group), p.offset);
-    for (int64_t j = 0; j < keys; ++j) factors[j] = p.rule.factor(words[j]);
+    static_assert(kTile % kPhiloxElements == 0);
+    std::uint16_t bits[kTile];
+    const int64_t groups = (p.S + kPhiloxElements - 1) / kPhiloxElements;
+    const int64_t group = (bh * p.T + i) * groups + j0 / kPhiloxElements;
+    philox_bits(bits, keys, p.seed, static_cast<std::uint64_t>(group), p.offset);
+    for (int64_t j = 0; j < keys; ++j) factors[j] = p.rule.factor(bits[j]);
 }
 
 // factors[j][i] of the whole tile; work holds one tile.

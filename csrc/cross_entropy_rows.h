@@ -11,8 +11,9 @@
 namespace byhand {
 
 // Logits are read from memory once: a block this long stays in the first-level cache between the
-// search for its largest and the sum of its exponentials.
-inline constexpr std::int64_t kLogitBlock = 2048;
+// search for its largest and the sum of its exponentials, and the next one comes while they are
+// computed.
+inline constexpr std::int64_t kLogitBlock = 1024;
 
 // log(sum of exp) of a growing list of logits: top is their largest, total the sum of exp(x - top)
 // (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018, algorithm 3).
@@ -29,7 +30,8 @@ struct LogSumExp {
         const float shift = top == -kInfinity ? 0.0f : top;
         if (total > 0.0f && before < top) total *= std::exp(before - shift);
         total += sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
-            return sum + exp(Vec::load(x + i, lanes, -kInfinity) - Vec::set(shift));
+            __builtin_prefetch(x + i + kLogitBlock);
+            return sum + exp_score(Vec::load(x + i, lanes, -kInfinity) - Vec::set(shift));
         });
     }
 };

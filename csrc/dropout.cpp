@@ -8,15 +8,14 @@
 namespace byhand {
 namespace {
 
-// Random words are drawn for this many elements at a time; they stay in the first-level cache.
+// Random bits are drawn for this many elements at a time; they stay in the first-level cache.
 constexpr std::int64_t kBlock = 1024;
-constexpr std::int64_t kGroup = 4;  // elements of one Philox group
 
-void drop_block(float* y, const float* x, const float* add, const std::uint32_t* words,
+void drop_block(float* y, const float* x, const float* add, const std::uint16_t* bits,
                 const DropoutRule& rule, std::int64_t n) {
     for_words(n, [=](std::int64_t i, std::int64_t lanes) {
         const Vec kept = Vec::load(x + i, lanes) * Vec::set(rule.scale);
-        const Vec dropped = select(below(words + i, rule.threshold), Vec::zero(), kept);
+        const Vec dropped = select(below(bits + i, rule.threshold), Vec::zero(), kept);
         (add ? dropped + Vec::load(add + i, lanes) : dropped).store(y + i, lanes);
     });
 }
@@ -25,11 +24,11 @@ void drop(float* y, const float* x, const float* add, std::int64_t n, double p, 
           std::uint64_t offset) {
     const DropoutRule rule(p);
     for_rows((n + kBlock - 1) / kBlock, kBlock, [=](std::int64_t block) {
-        std::uint32_t words[kBlock];
+        std::uint16_t bits[kBlock];
         const std::int64_t at = block * kBlock, length = std::min(kBlock, n - at);
-        const std::int64_t groups = (length + kGroup - 1) / kGroup;
-        philox_words(words, groups, seed, static_cast<std::uint64_t>(at / kGroup), offset);
-        drop_block(y + at, x + at, add ? add + at : nullptr, words, rule, length);
+        const auto group = static_cast<std::uint64_t>(at / kPhiloxElements);
+        philox_bits(bits, length, seed, group, offset);
+        drop_block(y + at, x + at, add ? add + at : nullptr, bits, rule, length);
     });
 }
 

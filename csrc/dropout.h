@@ -7,8 +7,8 @@
 
 namespace byhand {
 
-// MATH     y_i = keep_i x_i / (1 - p) + add_i;  dx_i = keep_i dy_i / (1 - p)
-//          keep_i = word i % 4 of philox(seed, i / 4, offset) >= uint32(p 2^32)
+// MATH     y_i = keep_i x_i / (1 - q) + add_i;  dx_i = keep_i dy_i / (1 - q)
+//          keep_i = bits i % 8 of philox(seed, i / 8, offset) >= 2^16 q, q = p to the nearest 2^-16
 //          (Srivastava et al. 2014, section 10; core/philox.h)
 // SHAPES   x,y,add,dy,dx any shape, all the same, T
 // EFFECTS  writes y | writes dx | y may be x or add, dx may be dy; throws unless 0 <= p < 1

@@ -1,10 +1,14 @@
-// Philox for the CPU: the words of many groups at once.
+// Philox for the CPU: the bits of many groups at once.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
 #include "core/philox.h"
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the low half of a word must come first in memory"
+#endif
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -42,11 +46,40 @@ inline Lanes multiply(Lanes a, std::uint32_t b) {
 #endif
 }
 
-// The 4 * kLanes words of groups first, first + 1, ...: the rounds of philox(), lane by lane.
-inline void draw_lanes(std::uint32_t* words, std::uint64_t seed, std::uint64_t first,
+// The even lanes of a and b in turn, and the odd ones.
+inline Lanes even_pairs(Lanes a, Lanes b) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<Lanes>(_mm512_maskz_unpacklo_epi64(0xff, reinterpret_cast<__m512i>(a),
+                                                               reinterpret_cast<__m512i>(b)));
+#elif defined(__AVX2__)
+    return reinterpret_cast<Lanes>(
+        _mm256_unpacklo_epi64(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#else
+    return Lanes{a[0], b[0]};
+#endif
+}
+inline Lanes odd_pairs(Lanes a, Lanes b) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<Lanes>(_mm512_maskz_unpackhi_epi64(0xff, reinterpret_cast<__m512i>(a),
+                                                               reinterpret_cast<__m512i>(b)));
+#elif defined(__AVX2__)
+    return reinterpret_cast<Lanes>(
+        _mm256_unpackhi_epi64(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#else
+    return Lanes{a[1], b[1]};
+#endif
+}
+
+// The bits of groups first, first + 1, ... first + kLanes - 1: the rounds of philox(), lane by
+// lane.
+inline void draw_lanes(std::uint16_t* bits, std::uint64_t seed, std::uint64_t first,
                        std::uint64_t offset) {
+    // The first half of the groups in the even lanes: what even_pairs and odd_pairs make of that
+    // lies in order.
     Lanes c0 = Lanes{} + first;
-    for (int lane = 0; lane < kLanes; ++lane) c0[lane] += static_cast<std::uint64_t>(lane);
+    for (int lane = 0; lane < kLanes; ++lane) {
+        c0[lane] += static_cast<std::uint64_t>(lane / 2 + lane % 2 * (kLanes / 2));
+    }
     Lanes c1 = c0 >> 32, c2 = Lanes{} + offset, c3 = c2 >> 32;
     std::uint32_t k0 = low(seed), k1 = high(seed);
     for (int round = 0; round < kRounds; ++round) {
@@ -58,30 +91,28 @@ inline void draw_lanes(std::uint32_t* words, std::uint64_t seed, std::uint64_t f
         k0 += kWeyl0;
         k1 += kWeyl1;
     }
-    const Lanes pairs[2] = {(c0 & 0xffffffffu) | (c1 << 32), (c2 & 0xffffffffu) | (c3 << 32)};
-    std::uint64_t groups[2 * kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) {
-        groups[2 * lane] = pairs[0][lane];
-        groups[2 * lane + 1] = pairs[1][lane];
-    }
-    std::memcpy(words, groups, sizeof groups);
+    const Lanes a = (c0 & 0xffffffffu) | (c1 << 32), b = (c2 & 0xffffffffu) | (c3 << 32);
+    const Lanes pairs[2] = {even_pairs(a, b), odd_pairs(a, b)};
+    std::memcpy(bits, pairs, sizeof pairs);
 }
 
 }  // namespace philox_detail
 
-// The 4 * groups words of groups first, first + 1, ..., in the order of the elements they belong
-// to.
-inline void philox_words(std::uint32_t* words, std::int64_t groups, std::uint64_t seed,
-                         std::uint64_t first, std::uint64_t offset) {
+// The 16 bits of each of the n elements of groups first, first + 1, ... `bits` has room for whole
+// groups.
+inline void philox_bits(std::uint16_t* bits, std::int64_t n, std::uint64_t seed,
+                        std::uint64_t first, std::uint64_t offset) {
     using namespace philox_detail;
+    const std::int64_t groups = (n + kPhiloxElements - 1) / kPhiloxElements;
     std::int64_t g = 0;
     for (; g + kLanes <= groups; g += kLanes) {
-        draw_lanes(words + 4 * g, seed, first + static_cast<std::uint64_t>(g), offset);
+        draw_lanes(bits + kPhiloxElements * g, seed, first + static_cast<std::uint64_t>(g), offset);
     }
     if (g < groups) {
-        std::uint32_t rest[4 * kLanes];
+        std::uint16_t rest[kPhiloxElements * kLanes];
         draw_lanes(rest, seed, first + static_cast<std::uint64_t>(g), offset);
-        std::memcpy(words + 4 * g, rest, 4 * sizeof(std::uint32_t) * (groups - g));
+        std::memcpy(bits + kPhiloxElements * g, rest,
+                    sizeof(std::uint16_t) * kPhiloxElements * static_cast<std::size_t>(groups - g));
     }
 }
 

@@ -88,13 +88,10 @@ BYHAND_INLINE Mask operator>=(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _C
 BYHAND_INLINE Mask operator==(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
 BYHAND_INLINE Vec select(Mask m, Vec a, Vec b) { return {_mm256_blendv_ps(b.v, a.v, m.m)}; }
 
-BYHAND_INLINE Mask below(const std::uint32_t* p, std::uint32_t limit) {
-    // Only signed comparison exists: flipping the top bit of both sides keeps the order.
-    const __m256i top = _mm256_set1_epi32(INT32_MIN);
-    const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+BYHAND_INLINE Mask below(const std::uint16_t* p, std::uint32_t limit) {
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     const __m256i bound = _mm256_set1_epi32(static_cast<int>(limit));
-    return {_mm256_castsi256_ps(
-        _mm256_cmpgt_epi32(_mm256_xor_si256(bound, top), _mm256_xor_si256(words, top)))};
+    return {_mm256_castsi256_ps(_mm256_cmpgt_epi32(bound, _mm256_cvtepu16_epi32(bits)))};
 }
 
 // x * 2^n for integral n in [-252, 254]: two factors, so that neither leaves the range before the

@@ -87,9 +87,9 @@ BYHAND_INLINE Mask operator>=(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.
 BYHAND_INLINE Mask operator==(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
 BYHAND_INLINE Vec select(Mask m, Vec a, Vec b) { return {_mm512_mask_blend_ps(m.m, b.v, a.v)}; }
 
-BYHAND_INLINE Mask below(const std::uint32_t* p, std::uint32_t limit) {
-    return {
-        _mm512_cmplt_epu32_mask(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(limit)))};
+BYHAND_INLINE Mask below(const std::uint16_t* p, std::uint32_t limit) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return {_mm256_cmplt_epu16_mask(bits, _mm256_set1_epi16(static_cast<short>(limit)))};
 }
 
 // To the nearest bfloat16, ties to even; still a float.

@@ -77,8 +77,8 @@ BYHAND_INLINE Vec select(Mask m, Vec a, Vec b) { return {vbslq_f32(m.m, a.v, b.v
 BYHAND_INLINE Vec max(Vec a, Vec b) { return select(a > b, a, b); }
 BYHAND_INLINE Vec min(Vec a, Vec b) { return select(a < b, a, b); }
 
-BYHAND_INLINE Mask below(const std::uint32_t* p, std::uint32_t limit) {
-    return {vcltq_u32(vld1q_u32(p), vdupq_n_u32(limit))};
+BYHAND_INLINE Mask below(const std::uint16_t* p, std::uint32_t limit) {
+    return {vcltq_u32(vmovl_u16(vld1_u16(p)), vdupq_n_u32(limit))};
 }
 
 // x * 2^n for integral n in [-252, 254]: two factors, so that neither leaves the range before the

@@ -98,7 +98,7 @@ BYHAND_INLINE Vec round(Vec a) {
     return select(abs(a) < Vec::set(4194304.0f), (a + magic) - magic, a);
 }
 
-BYHAND_INLINE Mask below(const std::uint32_t* p, std::uint32_t limit) {
+BYHAND_INLINE Mask below(const std::uint16_t* p, std::uint32_t limit) {
     return {Mask::Lanes{-(p[0] < limit), -(p[1] < limit), -(p[2] < limit), -(p[3] < limit)}};
 }
 

@@ -24,6 +24,7 @@ constexpr Apply kFunctions[] = {
     apply<gelu_erf>,
     apply<gelu_tanh_derivative>,
     apply<gelu_erf_derivative>,
+    apply<exp_score>,
 };
 constexpr std::int64_t kCount = sizeof(kFunctions) / sizeof(kFunctions[0]);
 

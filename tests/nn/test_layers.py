@@ -42,16 +42,17 @@ def test_embedding_adds_up_rows_read_twice():
 
 
 class WithAdd(nn.Module):
-    """Calls a layer as ``layer(x, add=...)`` so that gradcheck sees one input."""
+    """Calls a layer as ``layer(x, add=...)``, and keeps for it what it does not keep itself."""
 
     def __init__(self, layer: nn.Module):
         self.layer = layer
 
     def forward(self, x):
+        self.push(x)
         return self.layer(x, add=x)
 
     def backward(self, dy):
-        return self.layer.backward(dy) + dy
+        return self.layer.backward(dy, self.pop()) + dy
 
 
 def generator_and_rng():
@@ -71,6 +72,37 @@ def test_attention_and_feed_forward_with_residual(dropout, bias):
 def test_block():
     generator, rng = generator_and_rng()
     gradcheck(randomised(nn.Block(6, 3, 0.0, True, generator, rng, 0.02)), x_of(2, 4, 6))
+
+
+def test_a_norm_gives_its_result_again():
+    norm = nn.LayerNorm(17)
+    norm.weight.value[...] = x_of(17)
+    first, second = (norm(x_of(2, 17).astype(np.float32) + i) for i in range(2))
+    assert norm.again().tobytes() == second.tobytes()  # of the pass whose backward is next
+    norm.backward(second)
+    assert norm.again().tobytes() == first.tobytes()
+    norm.backward(first)
+    with pytest.raises(RuntimeError, match=r"LayerNorm\.backward was called without"):
+        norm.again()
+
+
+def test_a_block_keeps_nothing_of_what_its_norms_give():
+    """Of (B, T, C) arrays in bytes: x, the middle of the residual stream, q, k, v, o, and four for
+    the feed-forward layer; and some statistics.
+    """
+    generator, rng = generator_and_rng()
+    block = nn.Block(64, 2, 0.0, True, generator, rng, 0.02)
+    x = np.ones((4, 32, 64), np.float32)
+    block(x)
+    kept: dict[int, int] = {}
+    for _, module in block.named_modules():
+        for saved in module.__dict__.get("_saved", ()):
+            for array in saved or ():
+                if isinstance(array, np.ndarray) and array.shape[:2] in ((4, 32), (4, 2)):
+                    while isinstance(array.base, np.ndarray):
+                        array = array.base
+                    kept[array.ctypes.data] = array.nbytes
+    assert 10 <= sum(kept.values()) / x.nbytes < 10.5
 
 
 def test_dropout_is_the_identity_when_inactive():

@@ -76,7 +76,7 @@ def torch_forward(t, o):
     if o["dropout"] > 0:
         b, h, queries, keys = p.shape
         kept = philox.keep(b * h * queries, keys, o["dropout"], o["seed"], o["offset"])
-        p = p * torch.from_numpy(kept.reshape(p.shape)) / (1 - o["dropout"])
+        p = p * torch.from_numpy(kept.reshape(p.shape)) * philox.rule(o["dropout"])[1]
     return {"o": torch.einsum("bhts,bshd->bthd", p, t.v), "lse": lse}
 
 

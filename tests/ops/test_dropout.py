@@ -25,7 +25,7 @@ def torch_forward(t, o):
     import torch
 
     kept = philox.keep(1, t.x.numel(), o["p"], o["seed"], o["offset"]).reshape(t.x.shape)
-    y = t.x * torch.from_numpy(kept) / (1 - o["p"])
+    y = t.x * torch.from_numpy(kept) * philox.rule(o["p"])[1]
     return {"y": y if t.add is None else y + t.add}
 
 
@@ -106,24 +106,54 @@ ALL = 0xFFFF_FFFF_FFFF_FFFF
 
 
 @pytest.mark.parametrize(
-    ("group", "seed", "offset", "expected"),
+    ("group", "seed", "offset", "seven", "ten"),
     [
-        (0, 0, 0, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
-        (ALL, ALL, ALL, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (
+            0,
+            0,
+            0,
+            "5f6fb709 0d893f64 4f121f81 4f730a48",
+            "6627e8d5 e169c58d bc57ac4c 9b00dbd8",
+        ),
+        (
+            ALL,
+            ALL,
+            ALL,
+            "5207ddc2 45165e59 4d8ee751 8c52f662",
+            "408f276d 41c83b0e a20bc7c6 6d5451fd",
+        ),
         (
             0x85A308D3_243F6A88,
             0x299F31D0_A4093822,
             0x03707344_13198A2E,
+            "4dfccaba 190a87f0 c47362ba b6b5242a",
             "d16cfe09 94fdcceb 5001e420 24126ea1",
         ),
     ],
 )
 def test_philox_gives_the_published_words(
-    group: int, seed: int, offset: int, expected: str
+    group: int, seed: int, offset: int, seven: str, ten: str
 ) -> None:
-    """The known answers that its authors distribute (Random123, kat_vectors, philox4x32 10)."""
-    found = philox.words(np.array([group], np.uint64), seed, offset)[0]
-    assert " ".join(f"{int(word):08x}" for word in found) == expected
+    """The known answers that its authors distribute (Random123, kat_vectors, philox4x32)."""
+    for rounds, expected in ((7, seven), (10, ten)):
+        found = philox.words(np.array([group], np.uint64), seed, offset, rounds)[0]
+        assert " ".join(f"{int(word):08x}" for word in found) == expected
+
+
+def test_two_elements_share_a_word() -> None:
+    """Element i takes the low half of word i % 8 / 2 of its group when i is even, else the high."""
+    drawn = philox.words(np.arange(3), 5, 6)
+    for i, kept in enumerate(philox.keep(1, 24, 0.5, 5, 6)[0]):
+        bits = int(drawn[i // 8, i % 8 // 2]) >> (16 * (i % 2)) & 0xFFFF
+        assert kept == (bits >= 32768)
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-6, 0.1, 0.5, 0.999999])
+def test_the_scale_belongs_to_the_rate(p: float) -> None:
+    """The probability is rounded to 2^-16 and never to 1; the mean is exact all the same."""
+    threshold, scale = philox.rule(p)
+    assert abs(threshold / 65536 - p) <= 2.0**-16
+    assert scale * (65536 - threshold) == 65536
 
 
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9])

@@ -29,15 +29,19 @@ class Linear(Module):
         self.weight = Param(normal(rng, (out_dim, in_dim), std))
         self.bias = Param(np.zeros(out_dim, np.float32)) if bias else None
 
-    def forward(self, x: Array, add: Array | None = None) -> Array:
+    def forward(self, x: Array, add: Array | None = None, keep_x: bool = True) -> Array:
+        """With ``keep_x`` off, ``backward`` has to be given x again."""
         y, saved = linear.forward(
             x, self.weight.value, self.bias and self.bias.value, add, self._bf16
         )
-        self.push(saved)
+        self.push(saved if keep_x else (None, *saved[1:]))
         return y
 
-    def backward(self, dy: Array) -> Array:
-        return linear.backward(dy, self.pop(), self.weight.grad, self.bias and self.bias.grad)
+    def backward(self, dy: Array, x: Array | None = None) -> Array:
+        saved = self.pop()
+        if x is not None:
+            saved = (x, *saved[1:])
+        return linear.backward(dy, saved, self.weight.grad, self.bias and self.bias.grad)
 
 
 class Embedding(Module):
@@ -66,6 +70,8 @@ class LayerNorm(Module):
 
     Ba, Kiros & Hinton, 2016. Shapes: x, y (..., dim), weight and bias (dim).
     ``backward(dy, add)`` returns the gradient of x plus ``add``: the residual path's gradient.
+    ``again()``, before ``backward``, gives y once more, bit for bit: computing it is cheaper than
+    keeping it.
     """
 
     def __init__(self, dim: int, bias: bool = True, eps: float = 1e-5):
@@ -77,6 +83,10 @@ class LayerNorm(Module):
         y, saved = layernorm.forward(x, self.weight.value, self.bias and self.bias.value, self.eps)
         self.push(saved)
         return y
+
+    def again(self) -> Array:
+        x, weight, *_ = self.peek()
+        return layernorm.forward(x, weight, self.bias and self.bias.value, self.eps)[0]
 
     def backward(self, dy: Array, add: Array | None = None) -> Array:
         return layernorm.backward(

@@ -107,14 +107,20 @@ class Module:
         if self._saving:
             self.__dict__.setdefault("_saved", []).append(saved)
 
-    def pop(self) -> Any:
+    def peek(self) -> Any:
+        """What the next ``pop`` will give."""
         stack = self.__dict__.get("_saved")
         if not stack:
             raise RuntimeError(
                 f"{type(self).__name__}.backward was called without a forward pass before it"
                 + ("" if self._saving else " (eval() and no_save() keep nothing for it)")
             )
-        return stack.pop()
+        return stack[-1]
+
+    def pop(self) -> Any:
+        saved = self.peek()
+        self.__dict__["_saved"].pop()
+        return saved
 
     def discard_saved(self) -> None:
         """Forgets every forward pass that had no backward pass."""

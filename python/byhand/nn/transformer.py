@@ -1,7 +1,8 @@
 """The parts of a pre-norm transformer block (Vaswani et al., 2017; Radford et al., 2019).
 
 Residual additions ride in the epilogue of the layer before them (``add=x``), and their duals in the
-backward pass of the norm before them (``add=dy``).
+backward pass of the norm before them (``add=dy``). What a norm gives is not kept: the layer behind
+it is given it again for its backward pass, computed from what the norm keeps.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class CausalSelfAttention(Module):
 
     def forward(self, x: Array, add: Array, cache: KeyValueCache | None = None) -> Array:
         B, T, C = x.shape
-        qkv = self.qkv(x).reshape(B, T, 3, self.heads, C // self.heads)
+        qkv = self.qkv(x, keep_x=False).reshape(B, T, 3, self.heads, C // self.heads)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         if cache is not None:
             k, v = cache.extend(k, v)
@@ -78,7 +79,8 @@ class CausalSelfAttention(Module):
         self.dropout.push(None)
         return self.project(o, add)
 
-    def backward(self, dy: Array) -> Array:
+    def backward(self, dy: Array, x: Array) -> Array:
+        """x: the input of ``forward``, which is not kept."""
         B, T, C = dy.shape
         do = self.project.backward(self.dropout.backward(dy))
         dqkv = backend.empty((B, T, 3, self.heads, C // self.heads), dy)
@@ -87,7 +89,7 @@ class CausalSelfAttention(Module):
             self.pop(),
             out=(dqkv[:, :, 0], dqkv[:, :, 1], dqkv[:, :, 2]),
         )
-        return self.qkv.backward(dqkv.reshape(B, T, 3 * C))
+        return self.qkv.backward(dqkv.reshape(B, T, 3 * C), x)
 
 
 class FeedForward(Module):
@@ -123,17 +125,18 @@ class FeedForward(Module):
             self.form,
             self._bf16,
         )
-        self.push(saved)
+        self.push(saved[1:])
         if self.dropout.active:
             return self.dropout(y, add)
         self.dropout.push(None)
         return y
 
-    def backward(self, dy: Array) -> Array:
+    def backward(self, dy: Array, x: Array) -> Array:
+        """x: the input of ``forward``, which is not kept."""
         up, down = self.up, self.down
         return gelu_ffn.backward(
             self.dropout.backward(dy),
-            self.pop(),
+            (x, *self.pop()),
             up.weight.grad,
             up.bias and up.bias.grad,
             down.weight.grad,
@@ -166,5 +169,5 @@ class Block(Module):
         return self.ffn(self.norm2(x), add=x)
 
     def backward(self, dy: Array) -> Array:
-        d = self.norm2.backward(self.ffn.backward(dy), add=dy)
-        return self.norm1.backward(self.attention.backward(d), add=d)
+        d = self.norm2.backward(self.ffn.backward(dy, self.norm2.again()), add=dy)
+        return self.norm1.backward(self.attention.backward(d, self.norm1.again()), add=d)

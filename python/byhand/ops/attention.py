@@ -44,7 +44,7 @@ def _dropout_scale(p: Array, dropout: float, seed: int, offset: int) -> Array:
     """z (B, H, T, S) in p's dtype: 0 where dropped, 1/(1-dropout) where kept."""
     b, h, t, s = p.shape
     kept = philox.keep(b * h * t, s, dropout, seed, offset).reshape(p.shape)
-    return kept.astype(p.dtype) * p.dtype.type(1 / (1 - dropout))
+    return kept.astype(p.dtype) * p.dtype.type(philox.rule(dropout)[1])
 
 
 @reference_kernel

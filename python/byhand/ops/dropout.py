@@ -1,7 +1,7 @@
 """Inverted dropout, with a residual to add.
 
-    y  = z * x + add,      z = 0 with probability p, 1/(1-p) otherwise
-    dx = z * dy
+    y  = z * x + add,      z = 0 with probability q, 1/(1-q) otherwise
+    dx = z * dy            q = p to the nearest multiple of 2^-16, less than 1
 
 Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting" (2014),
 section 4, scaled while training so that inference needs no change (section 10). z is drawn from
@@ -19,7 +19,7 @@ from byhand.ops.check import Saved
 def _dropped(x: Array, p: float, seed: int, offset: int) -> Array:
     kept = philox.keep(1, x.size, p, seed, offset).reshape(x.shape)
     # Chosen, not multiplied by zero: what is dropped is gone, even a NaN.
-    return np.where(kept, x * x.dtype.type(1 / (1 - p)), x.dtype.type(0))
+    return np.where(kept, x * x.dtype.type(philox.rule(p)[1]), x.dtype.type(0))
 
 
 @reference_kernel

@@ -1,12 +1,13 @@
-"""Philox4x32-10, the counter-based generator behind dropout, in numpy.
+"""Philox4x32-7, the counter-based generator behind dropout, in numpy.
 
-Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), section 4.3.
-A key and a 128-bit counter give four 32-bit words; nothing is carried from one counter to the next,
-so any element of a dropout mask can be redrawn in any order, on any device, and the mask itself is
-never stored.
+Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), section 4.3;
+seven rounds are the fewest of their table 2 that pass BigCrush. A key and a 128-bit counter give
+four 32-bit words; nothing is carried from one counter to the next, so any element of a dropout mask
+can be redrawn in any order, on any device, and the mask itself is never stored.
 
 Here the key is the seed (low word, high word) and the counter is (group, offset), each 64 bits, low
-word first. Group g holds the words of the elements 4g .. 4g+3.
+word first. An element takes 16 bits, so group g holds the elements 8g .. 8g+7, two to a word, the
+lower half first.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ _WEYL_0 = 0x9E3779B9  # the golden ratio
 _WEYL_1 = 0xBB67AE85  # sqrt(3) - 1
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
-_ROUNDS = 10
+_ROUNDS = 7
+ELEMENTS = 8  # of one group
 
 
-def words(groups: Array, seed: int, offset: int) -> Array:
+def words(groups: Array, seed: int, offset: int, rounds: int = _ROUNDS) -> Array:
     """The four words of every group: groups (n,) unsigned -> (n, 4) uint32.
 
     32-bit words are kept in 64-bit integers, so that the product of two never overflows.
@@ -34,7 +36,7 @@ def words(groups: Array, seed: int, offset: int) -> Array:
     c2 = np.full_like(groups, offset & 0xFFFFFFFF)
     c3 = np.full_like(groups, offset >> 32)
     k0, k1 = seed & 0xFFFFFFFF, seed >> 32
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         p0, p1 = _MULTIPLIER_0 * c0, _MULTIPLIER_1 * c2
         c0, c1, c2, c3 = (
             (p1 >> _32) ^ c1 ^ np.uint64(k0),
@@ -46,11 +48,23 @@ def words(groups: Array, seed: int, offset: int) -> Array:
     return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
 
 
+def rule(p: float) -> tuple[int, float]:
+    """What a dropout probability means: elements are dropped whose 16 bits are below the first, and
+    the others are multiplied by the second.
+
+    The probability becomes the nearest multiple of 2^-16 (never 1), and the factor is the one that
+    belongs to that, so that the mean stays what it was.
+    """
+    threshold = min(65535, int(p * 65536.0 + 0.5))
+    return threshold, 65536.0 / (65536.0 - threshold)
+
+
 def keep(rows: int, columns: int, p: float, seed: int, offset: int) -> Array:
     """Which elements survive dropout: (rows, columns) bool, False with probability p.
 
     Each row starts a new group, so a kernel that owns a row needs to know nothing of the others.
     """
-    groups = -(-columns // 4)
-    drawn = words(np.arange(rows * groups), seed, offset).reshape(rows, groups * 4)
-    return drawn[:, :columns] >= np.uint32(p * 4294967296.0)
+    groups = -(-columns // ELEMENTS)
+    drawn = words(np.arange(rows * groups), seed, offset)
+    halves = np.stack([drawn & 0xFFFF, drawn >> 16], axis=-1).reshape(rows, groups * ELEMENTS)
+    return halves[:, :columns] >= rule(p)[0]
