@@ -1,4 +1,4 @@
-"""The CUDA kernels on the CPU as Python sees them, and a few of them in shapes that nobody chose."""
+"""The CUDA kernels on the CPU as Python sees them, and some in shapes that nobody chose."""
 
 from __future__ import annotations
 
