@@ -14,7 +14,7 @@
 //                   given to launch_shared
 //   threads         sync_block() sync_warp() sync_named(id, threads) arrive_named(id, threads)
 //                   shuffle(v, lane) shuffle_xor(v, lanes) shuffle_down(v, lanes)
-//                   lanes_where(p) any_lane(p) all_lanes(p) match_any(v); each takes a mask last
+//                   lanes_where(p) any_lane(p) all_lanes(p) match_any(v); a mask comes last
 //   atomics         atomic_add(p, v) atomic_max(p, v) atomic_cas(p, expected, v): the old value
 //   16 bytes        load16(p) store16(p, v) store16_global(p, v), p aligned to 16
 //                   copy_async16(shared, global, whole = true): zeros, and no read, if not whole

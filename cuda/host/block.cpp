@@ -90,7 +90,10 @@ void Block::begin(Launch& launch, std::uint64_t index) {
     random_ = Random(launch.schedule.seed * 1000003 + index);
     error_.clear();
     home_.adopt();
-    while (fibers_.size() < threads_) fibers_.push_back(std::make_unique<Fiber>());
+    while (fibers_.size() < threads_) {
+        fibers_.push_back(std::make_unique<Fiber>());
+        fibers_.back()->context.create();
+    }
     ready_ = {};
     for (unsigned i = 0; i < threads_; ++i) {
         Fiber& fiber = *fibers_[i];

@@ -105,10 +105,13 @@ void Context::adopt() {
 #endif
 }
 
-void Context::start_on(const Stack& stack, void (*entry)()) {
+void Context::create() {
 #if BYHAND_TSAN
-    if (tsan_ == nullptr) tsan_ = __tsan_create_fiber(0);
+    tsan_ = __tsan_create_fiber(0);
 #endif
+}
+
+void Context::start_on(const Stack& stack, void (*entry)()) {
 #if BYHAND_ASAN
     low_ = stack.low();
     bytes_ = Stack::kBytes;

@@ -41,7 +41,8 @@ class Context {
     Context(const Context&) = delete;
     Context& operator=(const Context&) = delete;
 
-    void adopt();                                        // the caller's own stack
+    void adopt();   // the caller's own stack
+    void create();  // once, by the driver: whoever creates a fiber has happened before it
     void start_on(const Stack& stack, void (*entry)());  // entry never returns
 
     // Stops `from`, goes on with `to`. Returns when something switches back; if `last`, never.

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from byhand import _build
 from tests.kernel_case import Op, Sample, generator, normal
 from tests.ops.test_adamw import OP as ADAMW
 from tests.ops.test_adamw import sample as adamw_sample
@@ -141,9 +140,7 @@ def wide_samples() -> Iterator[tuple[Op, Sample]]:
 
 
 WIDE = tuple(wide_samples())
-# Elements of the largest array of a sample that is run on the CPU too. ThreadSanitizer makes
-# everything ten times slower, and needs no more than a few blocks to see that they race.
-MOST_ON_CPU = 1 << (15 if "thread" in _build.SANITIZE else 17)
+MOST_ON_CPU = 1 << 17  # elements of the largest array of a sample that is run on the CPU too
 
 
 def name_of(case: Any) -> str:

@@ -1,0 +1,41 @@
+"""A few samples of every op, once, for AddressSanitizer and ThreadSanitizer to watch. They are
+slow, but a few blocks are enough for them. Skipped in a build without a sanitizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from byhand import _build
+from tests import oracle
+from tests.cuda import half
+from tests.cuda.samples import OPS, WIDE
+from tests.kernel_case import Op, Sample, bare_reference, run
+
+MOST = 50_000  # elements
+
+
+def some() -> Iterator[tuple[Op, Sample]]:
+    for op in OPS:
+        wide = [sample for other, sample in WIDE if other is op and sample.elements <= MOST]
+        wide.sort(key=lambda sample: sample.elements)
+        small = [sample for sample in op.samples if sample.elements <= 4096]
+        for sample in (*small[:3], *wide[::-4]):
+            yield op, sample
+
+
+@pytest.mark.skipif(not _build.SANITIZE, reason="this build has no sanitizer")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("op", "sample"), some(), ids=lambda c: getattr(c, "label", None))
+def test_nothing_is_found(op: Op, sample: Sample, dtype: str, on_cpu: Any) -> None:
+    """What a sanitizer finds ends the process, or its exit status says so."""
+    if dtype == "bfloat16":
+        if op.name in half.OPS:
+            half.check(op, sample, on_cpu)
+        return
+    for stage in oracle.stages(op, sample, bare_reference()):
+        run(on_cpu, stage.kernel, stage.env, stage.shapes, np.float32)
