@@ -36,8 +36,8 @@ struct Gradient {
     BYHAND_DEVICE float scale() const {
         if (!options.mean) return *dloss;
         int64_t kept = 0;
-        for (int i = static_cast<int>(threadIdx.x) % kWarp; i < counters; i += kWarp)
-            kept += kept_targets[slot][i];
+        const auto lane = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x) % kWarp;
+        for (int i = lane; i < counters; i += kWarp) kept += kept_targets[slot][i];
         return *dloss / static_cast<float>(reduce_warp(kept, Add{}));
     }
 };
@@ -290,15 +290,14 @@ int launch_gradient(const char* name, const Gradient<T>& a, Stream stream) {
         return few ? launch_long<T, 128>(name, a, stream) : launch_long<T, 512>(name, a, stream);
     }
     int teams = 0;
-    plan_rows<T>(std::min<int64_t>(a.rows, kPartials), a.cols, packable<T>(a.cols, a.logits),
-                 [&](auto plan) {
-                     using P = decltype(plan);
-                     if constexpr (P::Team::kTeams > 1) {
-                         teams = static_cast<int>(plan.grid.x) * P::Team::kTeams;
-                         launch(name, cross_entropy_gradient_rows<T, P>, plan.grid, plan.block,
-                                stream, a);
-                     }
-                 });
+    const auto run = [&](auto plan) {
+        using P = decltype(plan);
+        teams = static_cast<int>(plan.grid.x) * P::Team::kTeams;
+        launch(name, cross_entropy_gradient_rows<T, P>, plan.grid, plan.block, stream, a);
+    };
+    const int64_t rows = std::min<int64_t>(a.rows, kPartials);
+    const bool packed = packable<T>(a.cols, a.logits);
+    plan_short<T>(rows, a.cols, packed, run) || plan_lanes<1, 32>(rows, a.cols, run);
     return teams;
 }
 

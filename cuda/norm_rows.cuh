@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, P::Team::kBlocks)
                 v.add(team, a.add + offset, start, end);
                 v.store(team, a.s + offset, start, end);
             }
-            if constexpr (P::kShared) v.store(team, kept, start, end);
+            if constexpr (P::kShared) v.keep(team, kept, start, end);
         };
         const auto read_again = [&](int64_t start) {
             if constexpr (P::kLong) v.load(team, again, start, end, 0.0f);

@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, P::Team::kBlocks)
         const auto read = [&](int64_t start, bool first) {
             T* const kept = shared_row<P, T>();
             z.load(team, P::kShared && !first ? kept : x_row, start, limit, -infinity());
-            if (P::kShared && first) z.store(team, kept, start, limit);
+            if (P::kShared && first) z.keep(team, kept, start, limit);
             z.each([&](float& v, int k, int j) {
                 const int64_t column = Tile<P>::column(team, start, k) + j;
                 bool seen = column < limit;
@@ -132,8 +132,8 @@ __global__ void __launch_bounds__(P::Team::kThreads, P::Team::kBlocks)
             g.load(team, dy + offset, start, end, 0.0f);
             if constexpr (!log || !P::kLong) p.load(team, y + offset, start, end, 0.0f);
             if constexpr (P::kShared) {
-                g.store(team, kept_g, start, end);
-                if constexpr (!log) p.store(team, kept_p, start, end);
+                g.keep(team, kept_g, start, end);
+                if constexpr (!log) p.keep(team, kept_p, start, end);
             }
             g.each([&](float v, int k, int j) {
                 if constexpr (log) {

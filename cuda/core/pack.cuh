@@ -46,20 +46,38 @@ BYHAND_DEVICE void load(float (&v)[N], const T* p) {
     unpack<T>(v, read_word<N>(p));
 }
 
-template <int N, class T>
-BYHAND_DEVICE void store(T* p, const float (&v)[N]) {
+template <class T, int N>
+BYHAND_DEVICE Word<T, N> pack(const float (&v)[N]) {
     static_assert(N == 1 || N == kPack<T>);
     if constexpr (N == 1) {
-        *p = from_float<T>(v[0]);
+        return from_float<T>(v[0]);
     } else if constexpr (std::is_same_v<T, float>) {
-        store16_global(p, {bits_of(v[0]), bits_of(v[1]), bits_of(v[2]), bits_of(v[3])});
+        return {bits_of(v[0]), bits_of(v[1]), bits_of(v[2]), bits_of(v[3])};
     } else {
         unsigned pairs[4];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            pairs[i] = pack_bf16(v[2 * i], v[2 * i + 1]);
-        }
-        store16_global(p, {pairs[0], pairs[1], pairs[2], pairs[3]});
+        for (int i = 0; i < 4; ++i) pairs[i] = pack_bf16(v[2 * i], v[2 * i + 1]);
+        return {pairs[0], pairs[1], pairs[2], pairs[3]};
+    }
+}
+
+// Writes N consecutive elements to the arrays of a launch.
+template <int N, class T>
+BYHAND_DEVICE void store(T* p, const float (&v)[N]) {
+    if constexpr (N == 1) {
+        *p = pack<T>(v);
+    } else {
+        store16_global(p, pack<T>(v));
+    }
+}
+
+// The same to shared memory.
+template <int N, class T>
+BYHAND_DEVICE void store_shared(T* p, const float (&v)[N]) {
+    if constexpr (N == 1) {
+        *p = pack<T>(v);
+    } else {
+        store16(p, pack<T>(v));
     }
 }
 

@@ -63,6 +63,16 @@ struct Tile {
         }
     }
 
+    // To a shared_row.
+    template <class T>
+    BYHAND_DEVICE void keep(const Team& team, T* row, int64_t start, int64_t end) const {
+#pragma unroll
+        for (int k = 0; k < K; ++k) {
+            const int64_t column = Tile::column(team, start, k);
+            if (column < end) store_shared(row + column, v[k]);
+        }
+    }
+
     // f(value, k, j) for every element, in order.
     template <class F>
     BYHAND_DEVICE void each(F&& f) {

@@ -177,14 +177,20 @@ inline bool sync_after_launch() {
     return sync;
 }
 
-inline int attribute(cudaDeviceAttr name) {
+// An attribute of the current device; where there is none, `otherwise`, and the launch says why.
+inline int attribute(cudaDeviceAttr name, int otherwise) {
     int device = 0, value = 0;
-    check("cudaGetDevice", cudaGetDevice(&device));
-    check("cudaDeviceGetAttribute", cudaDeviceGetAttribute(&value, name, device));
-    return value;
+    if (cudaGetDevice(&device) == cudaSuccess &&
+        cudaDeviceGetAttribute(&value, name, device) == cudaSuccess) {
+        return value;
+    }
+    cudaGetLastError();  // the launch must not find it
+    return otherwise;
 }
 
-inline int most_shared_bytes() { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
+inline int most_shared_bytes() {
+    return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, 48 * 1024);
+}
 
 template <class... P>
 void ask_for_shared(const char* name, void (*kernel)(P...), int bytes) {
@@ -199,7 +205,7 @@ int64_t resident_blocks(const char* name, void (*kernel)(P...), dim3 block, int 
     ask_for_shared(name, kernel, bytes);
     check(name, cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads,
                                                               static_cast<std::size_t>(bytes)));
-    return int64_t{attribute(cudaDevAttrMultiProcessorCount)} * std::max(each, 1);
+    return int64_t{attribute(cudaDevAttrMultiProcessorCount, 1)} * std::max(each, 1);
 }
 
 template <class... P, class... A>

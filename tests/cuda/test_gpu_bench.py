@@ -57,6 +57,10 @@ def test_the_large_shapes_are_the_same_calls():
             return np.broadcast_to(np.empty((), dtype), shape)
 
         @staticmethod
+        def zeros(shape, dtype):
+            return np.broadcast_to(np.zeros((), dtype), shape)
+
+        @staticmethod
         def full(shape, value, dtype):
             return np.broadcast_to(np.full((), value, dtype), shape)
 
