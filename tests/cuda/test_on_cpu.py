@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,14 @@ def test_it_is_known_but_never_picked():
     assert "cuda_on_cpu" in byhand.info()["backends_built"]
     assert "cuda_on_cpu" not in backend.cpu_modules()
     assert backend.kernels(np.zeros(1, np.float32)) is backend.cpu()
+
+
+def test_the_python_of_the_documentation_runs():
+    page = (Path(__file__).parents[2] / "docs" / "cuda.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    scope: dict[str, np.ndarray] = {}
+    exec(compile(code, "docs/cuda.md", "exec"), scope)
+    np.testing.assert_allclose(scope["y"].astype(np.float32).sum(-1), 1, atol=0.01)
 
 
 def test_schedules_are_put_back():
