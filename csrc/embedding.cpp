@@ -5,6 +5,7 @@
 #include <numeric>
 #include <utility>
 
+#include "core/cache.h"
 #include "core/ids.h"
 #include "core/rows.h"
 
@@ -14,8 +15,13 @@ namespace {
 // A slice of columns is a whole number of cache lines, so that threads never share one.
 constexpr std::int64_t kLineFloats = 16;
 
-void copy_row(float* y, const float* w, const float* add, std::int64_t n) {
+// Rows between the one that is worked on and the one that is fetched.
+constexpr std::int64_t kAhead = 4;
+
+// y = w + add, while the row that `next` points to is on its way from memory.
+void copy_row(float* y, const float* w, const float* add, const float* next, std::int64_t n) {
     for_words(n, [=](std::int64_t i, std::int64_t lanes) {
+        if (next) __builtin_prefetch(next + i);
         const Vec row = Vec::load(w + i, lanes);
         (add ? row + Vec::load(add + i, lanes) : row).store(y + i, lanes);
     });
@@ -48,8 +54,7 @@ struct RowsToAdd {
     const std::int64_t* order;
     std::int64_t rows, cols;
 
-    static constexpr int kWords = 8;           // of a row of dw, held in registers
-    static constexpr std::int64_t kAhead = 4;  // rows between what is added and what is fetched
+    static constexpr int kWords = 8;  // of a row of dw, held in registers
 
     // Where the run of one id that place p belongs to ends.
     std::int64_t end_of_run(std::int64_t p) const {
@@ -118,8 +123,11 @@ void embedding_forward(Out y, In w, In ids, Maybe<In> add, Stream) {
     float* const yp = y.as<float>();
     const std::int64_t cols = w.cols();
     require_ids(ids, w.rows());
-    for_rows(ids.size(), cols, [=](std::int64_t r) {
-        copy_row(yp + r * cols, wp + id[r] * cols, addp ? addp + r * cols : nullptr, cols);
+    const std::int64_t rows = ids.size();
+    const bool far = w.size() * std::int64_t{sizeof(float)} > second_level_cache();
+    for_rows(rows, cols, [=](std::int64_t r) {
+        const float* const next = far ? wp + id[std::min(r + kAhead, rows - 1)] * cols : nullptr;
+        copy_row(yp + r * cols, wp + id[r] * cols, addp ? addp + r * cols : nullptr, next, cols);
     });
 }
 

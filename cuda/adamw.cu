@@ -196,9 +196,9 @@ void adamw_step(Mut w, Mut m, Mut v, Maybe<Out> copy, Mut t, Out work, In g, May
         launch("adamw_step", kernel, dim3(std::min(most, enough)), dim3(kThreads), stream, wp, mp,
                vp, cp, gp, groups, betas, n);
     };
-    for_storage("adamw_step", g, [&](auto gradient) {
+    for_storage(g, [&](auto gradient) {
         if (!copy) return run(gradient, bf16{});
-        for_storage("adamw_step", copy, [&](auto half) { run(gradient, half); });
+        for_storage(copy, [&](auto half) { run(gradient, half); });
     });
 }
 

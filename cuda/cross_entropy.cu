@@ -98,7 +98,7 @@ void cross_entropy_forward(Out loss, Out count, Out lse, In logits, In targets,
     const int64_t* ids = targets.as<int64_t>();
     int teams = 0;
     if (rows > 0) {
-        for_storage(name, logits, [&](auto zero) {
+        for_storage(logits, [&](auto zero) {
             using T = decltype(zero);
             const T* x = logits.as<T>();
             plan_classes<T>(rows, cols, packable<T>(cols, x), kPartials, [&](auto plan) {
@@ -123,7 +123,7 @@ void cross_entropy_backward(Out dlogits, In dloss, In count, In lse, In logits, 
     const Options options = options_of(ignore_index, smoothing, mean);
     const float *d = dloss.as<float>(), *kept = count.as<float>(), *lses = lse.as<float>();
     const int64_t* ids = targets.as<int64_t>();
-    for_storage(name, logits, [&](auto zero) {
+    for_storage(logits, [&](auto zero) {
         using T = decltype(zero);
         T* to = dlogits.as<T>();
         const T* x = logits.as<T>();
@@ -151,7 +151,7 @@ void cross_entropy_gradient(Out loss, Out count, Maybe<Out> lse, Mut logits, In 
         const dim3 counters(static_cast<unsigned>(std::min<int64_t>(kCounters, rows)));
         launch(name, cross_entropy_count, counters, dim3(kWarp), stream, ids, ignore_index, slot,
                rows);
-        for_storage(name, logits, [&](auto zero) {
+        for_storage(logits, [&](auto zero) {
             using T = decltype(zero);
             const Gradient<T> a = {
                 logits.as<T>(), lses, d, ids, options, slot, static_cast<int>(counters.x),

@@ -82,7 +82,7 @@ void drop(const char* name, const Writable& y, const ReadOnly& x, const ReadOnly
     const DropoutRule rule(p);
     if (n == 0) return;
     const dim3 grid(blocks_for(n, static_cast<int64_t>(kThreads) * kUnroll * kGroup));
-    for_storage(name, x, [&](auto zero) {
+    for_storage(x, [&](auto zero) {
         using T = decltype(zero);
         T* to = y.as<T>();
         const T *from = x.as<T>(), *more = add.as<T>();

@@ -258,7 +258,7 @@ void embedding_forward(Out y, In w, In ids, Maybe<In> add, Stream stream) {
     const int64_t rows = ids.size(), cols = w.cols(), classes = w.rows();
     const int64_t* id = ids.as<int64_t>();
     if (rows == 0 || cols == 0) return;
-    for_storage(name, w, [&](auto zero) {
+    for_storage(w, [&](auto zero) {
         using T = decltype(zero);
         T* to = y.as<T>();
         const T *from = w.as<T>(), *more = add.as<T>();
@@ -303,7 +303,7 @@ void embedding_backward(Acc dw, Out work, In dy, In ids, Stream stream) {
         pass.to = pass.to == orders ? orders + rows : orders;
     }
     const Scatter a = {to, carry, pass.from, id, cols};
-    for_storage(name, dy, [&](auto zero) {
+    for_storage(dy, [&](auto zero) {
         using T = decltype(zero);
         const T* from = dy.as<T>();
         const auto run = [&](auto v) {

@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 void grad_norm(Out norm, Out work, In g, Stream stream) {
     float *const to = norm.as<float>(), *const sums = work.as<float>();
     const int64_t n = g.size(), shares = work.size(), share = share_of_norm(n, shares);
-    for_storage("grad_norm", g, [&](auto zero) {
+    for_storage(g, [&](auto zero) {
         using T = decltype(zero);
         const T* const from = g.as<T>();
         const auto kernel =
@@ -109,7 +109,7 @@ void grad_norm(Out norm, Out work, In g, Stream stream) {
 void clip(Mut g, In norm, double max_norm, Stream stream) {
     const int64_t n = g.size();
     if (n == 0) return;
-    for_storage("clip", g, [&](auto zero) {
+    for_storage(g, [&](auto zero) {
         using T = decltype(zero);
         T* const to = g.as<T>();
         const bool packed = packable<T>(0, to);

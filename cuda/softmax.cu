@@ -167,7 +167,7 @@ void forward(const char* name, Out y, In x, const Array& mask, double scale, boo
     const int64_t rows = x.rows(), cols = x.cols();
     if (rows == 0 || cols == 0) return;
     const Sight seen = sight(x, mask, causal);
-    for_storage(name, x, [&](auto zero) {
+    for_storage(x, [&](auto zero) {
         using T = decltype(zero);
         T* to = y.as<T>();
         const T* from = x.as<T>();
@@ -183,7 +183,7 @@ template <bool log>
 void backward(const char* name, Out dx, In dy, In y, double scale, Stream stream) {
     const int64_t rows = y.rows(), cols = y.cols();
     if (rows == 0 || cols == 0) return;
-    for_storage(name, y, [&](auto zero) {
+    for_storage(y, [&](auto zero) {
         using T = decltype(zero);
         T* to = dx.as<T>();
         const T *g = dy.as<T>(), *p = y.as<T>();

@@ -102,7 +102,7 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, Strea
 
 // Calls f with a zero of the storage type that `a` has.
 template <class F>
-void for_storage(const char*, const Array& a, F&& f) {
+void for_storage(const Array& a, F&& f) {
     switch (a.dtype) {
         case DType::f32:
             return f(float{});
