@@ -71,7 +71,9 @@ inline Lanes odd_pairs(Lanes a, Lanes b) {
 }
 
 // The bits of groups first, first + 1, ... first + kLanes - 1: the rounds of philox(), lane by
-// lane.
+// lane. Unless the numbers of the groups carry into their high halves, half of the first two rounds
+// is the same for all groups, and the compiler takes it out of the loop over them.
+template <bool carries>
 inline void draw_lanes(std::uint16_t* bits, std::uint64_t seed, std::uint64_t first,
                        std::uint64_t offset) {
     // The first half of the groups in the even lanes: what even_pairs and odd_pairs make of that
@@ -80,7 +82,8 @@ inline void draw_lanes(std::uint16_t* bits, std::uint64_t seed, std::uint64_t fi
     for (int lane = 0; lane < kLanes; ++lane) {
         c0[lane] += static_cast<std::uint64_t>(lane / 2 + lane % 2 * (kLanes / 2));
     }
-    Lanes c1 = c0 >> 32, c2 = Lanes{} + offset, c3 = c2 >> 32;
+    Lanes c1 = carries ? c0 >> 32 : Lanes{} + (first >> 32);
+    Lanes c2 = Lanes{} + offset, c3 = c2 >> 32;
     std::uint32_t k0 = low(seed), k1 = high(seed);
     for (int round = 0; round < kRounds; ++round) {
         const Lanes p0 = multiply(c0, kMultiplier0), p1 = multiply(c2, kMultiplier1);
@@ -96,6 +99,22 @@ inline void draw_lanes(std::uint16_t* bits, std::uint64_t seed, std::uint64_t fi
     std::memcpy(bits, pairs, sizeof pairs);
 }
 
+template <bool carries>
+inline void draw_groups(std::uint16_t* bits, std::int64_t groups, std::uint64_t seed,
+                        std::uint64_t first, std::uint64_t offset) {
+    std::int64_t g = 0;
+    for (; g + kLanes <= groups; g += kLanes) {
+        draw_lanes<carries>(bits + kPhiloxElements * g, seed, first + static_cast<std::uint64_t>(g),
+                            offset);
+    }
+    if (g < groups) {
+        std::uint16_t rest[kPhiloxElements * kLanes];
+        draw_lanes<carries>(rest, seed, first + static_cast<std::uint64_t>(g), offset);
+        std::memcpy(bits + kPhiloxElements * g, rest,
+                    sizeof(std::uint16_t) * kPhiloxElements * static_cast<std::size_t>(groups - g));
+    }
+}
+
 }  // namespace philox_detail
 
 // The 16 bits of each of the n elements of groups first, first + 1, ... `bits` has room for whole
@@ -104,16 +123,11 @@ inline void philox_bits(std::uint16_t* bits, std::int64_t n, std::uint64_t seed,
                         std::uint64_t first, std::uint64_t offset) {
     using namespace philox_detail;
     const std::int64_t groups = (n + kPhiloxElements - 1) / kPhiloxElements;
-    std::int64_t g = 0;
-    for (; g + kLanes <= groups; g += kLanes) {
-        draw_lanes(bits + kPhiloxElements * g, seed, first + static_cast<std::uint64_t>(g), offset);
-    }
-    if (g < groups) {
-        std::uint16_t rest[kPhiloxElements * kLanes];
-        draw_lanes(rest, seed, first + static_cast<std::uint64_t>(g), offset);
-        std::memcpy(bits + kPhiloxElements * g, rest,
-                    sizeof(std::uint16_t) * kPhiloxElements * static_cast<std::size_t>(groups - g));
-    }
+    // Sixteen registers have no room for what would be taken out of the loop.
+    constexpr bool kFewRegisters = kLanes < 8;
+    const bool carries =
+        kFewRegisters || high(first) != high(first + static_cast<std::uint64_t>(groups));
+    (carries ? draw_groups<true> : draw_groups<false>)(bits, groups, seed, first, offset);
 }
 
 }  // namespace byhand
