@@ -107,6 +107,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1) cross_entropy_gradient_r
             for (int k = 0; k < P::K; ++k)
                 gradient.cut(z.v[k], static_cast<int>(Tile<P>::column(team, 0, k)));
         }  // the others are 0, as exp(-inf) is
+        sync_warp();  // every lane has read the target's logit
         z.store(team, x, 0, here ? a.cols : 0);
     });
     const int64_t index = static_cast<int64_t>(blockIdx.x) * P::Team::kTeams + team.place();
