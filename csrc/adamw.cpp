@@ -1,29 +1,17 @@
 #include "adamw.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 
+#include "adamw_scalars.h"
 #include "core/clip_factor.h"
 #include "core/rows.h"
 
 namespace byhand {
 namespace {
 
-// A group's scalars of one step: a row of `work`.
-struct Step {
-    float keep;  // 1 - lr weight_decay
-    float rate;  // lr / (1 - beta1^t)
-    float root;  // 1 / sqrt(1 - beta2^t)
-    float clip;
-};
-
-struct Betas {
-    float beta1, rest1, beta2, rest2, eps;  // rest = 1 - beta
-};
-
 void update(float* w, float* m, float* v, float* copy, const float* g, std::int64_t n,
-            const Step& step, const Betas& b) {
+            const AdamWScalars& step, const AdamWBetas& b) {
     const Vec clip = Vec::set(step.clip), eps = Vec::set(b.eps), keep = Vec::set(step.keep);
     const Vec beta1 = Vec::set(b.beta1), rest1 = Vec::set(b.rest1);
     const Vec beta2 = Vec::set(b.beta2), rest2 = Vec::set(b.rest2);
@@ -52,19 +40,15 @@ void adamw_step(Mut w, Mut m, Mut v, Maybe<Out> copy, Mut t, Out work, In g, May
     const float *const decay = weight_decay.as<float>(), *const np = norm.as<float>();
     const std::int64_t* const end = bounds.as<std::int64_t>();
     const std::int64_t n = w.size(), groups = lr.size();
-    auto* const steps = reinterpret_cast<Step*>(work.as<float>());
+    auto* const steps = reinterpret_cast<AdamWScalars*>(work.as<float>());
 
-    const auto rounded = [](double value) { return static_cast<float>(value); };
     const auto count = static_cast<double>(++*t.as<std::int64_t>());
-    const double left1 = 1.0 - std::pow(beta1, count), left2 = 1.0 - std::pow(beta2, count);
+    const double share1 = adamw_share(beta1, count), share2 = adamw_share(beta2, count);
     const float clip = norm ? clip_factor(*np, max_norm) : 1.0f;
     for (std::int64_t i = 0; i < groups; ++i) {
-        const double rate = lrp[i];
-        steps[i] = {rounded(1.0 - rate * decay[i]), rounded(rate / left1),
-                    rounded(1.0 / std::sqrt(left2)), clip};
+        steps[i] = adamw_scalars(lrp[i], decay[i], share1, share2, clip);
     }
-    const Betas betas{rounded(beta1), rounded(1.0 - beta1), rounded(beta2), rounded(1.0 - beta2),
-                      rounded(eps)};
+    const AdamWBetas betas(beta1, beta2, eps);
     parallel_for(n, kGrain, [=](std::int64_t from, std::int64_t to) {
         for (std::int64_t i = 0; i < groups && from < to; ++i) {
             const std::int64_t border = i + 1 < groups ? std::clamp(end[i], from, to) : to;

@@ -6,6 +6,17 @@
 #include "cross_entropy_rows.h"
 
 namespace byhand {
+namespace {
+
+void finish(const Out& loss, const Out& count, const float* losses, std::int64_t rows,
+            std::int64_t kept, bool mean) {
+    double sum = 0.0;
+    for (std::int64_t r = 0; r < rows; ++r) sum += losses[r];
+    *count.as<float>() = static_cast<float>(kept);
+    *loss.as<float>() = total_loss(sum, kept, mean);
+}
+
+}  // namespace
 
 void cross_entropy_forward(Out loss, Out count, Out lse, In logits, In targets,
                            std::int64_t ignore_index, double smoothing, bool mean, Stream) {
@@ -22,11 +33,7 @@ void cross_entropy_forward(Out loss, Out count, Out lse, In logits, In targets,
         losses[r] = row.loss;
         lses[r] = row.lse;
     });
-    double sum = 0.0;
-    for (std::int64_t r = 0; r < rows; ++r) sum += losses[r];
-    const std::int64_t kept = rows - std::count(ids, ids + rows, ignore_index);
-    *count.as<float>() = static_cast<float>(kept);
-    *loss.as<float>() = total_loss(sum, kept, mean);
+    finish(loss, count, losses, rows, kept_rows(ids, rows, ignore_index), mean);
 }
 
 void cross_entropy_backward(Out dlogits, In dloss, In count, In lse, In logits, In targets,
@@ -53,16 +60,13 @@ void cross_entropy_gradient(Out loss, Out count, Maybe<Out> lse, Mut logits, In 
     const std::int64_t rows = logits.rows(), classes = logits.cols();
     require_ids(targets, classes, ignore_index);
     // The first gradient is scaled by a number that depends on every target.
-    const std::int64_t kept = rows - std::count(ids, ids + rows, ignore_index);
+    const std::int64_t kept = kept_rows(ids, rows, ignore_index);
     const RowGradient gradient(*dloss.as<float>(), static_cast<float>(kept), classes, smoothing,
                                mean);
     float* const losses = scratch(static_cast<std::size_t>(2 * rows));
     differentiate_rows({logits.as<float>(), ids, rows, classes}, losses,
                        lse ? lse.as<float>() : losses + rows, ignore_index, smoothing, &gradient);
-    double sum = 0.0;
-    for (std::int64_t r = 0; r < rows; ++r) sum += losses[r];
-    *count.as<float>() = static_cast<float>(kept);
-    *loss.as<float>() = total_loss(sum, kept, mean);
+    finish(loss, count, losses, rows, kept, mean);
 }
 
 }  // namespace byhand

@@ -59,6 +59,12 @@ inline RowLoss row_loss(const float* x, std::int64_t n, std::int64_t target, dou
     return {static_cast<float>(loss), static_cast<float>(top + log_total)};
 }
 
+// How many rows count.
+inline std::int64_t kept_rows(const std::int64_t* ids, std::int64_t rows,
+                              std::int64_t ignore_index) {
+    return rows - std::count(ids, ids + rows, ignore_index);
+}
+
 // The loss from the sum of its rows, `kept` of which count.
 inline float total_loss(double sum, std::int64_t kept, bool mean) {
     return static_cast<float>(mean && kept > 0 ? sum / static_cast<double>(kept) : sum);

@@ -8,6 +8,7 @@
 #include "cross_entropy_rows.h"
 
 namespace byhand {
+
 void linear_cross_entropy_forward(Out loss, Out count, Maybe<Out> dx, Acc dw, Out work, In x, In w,
                                   In targets, std::int64_t ignore_index, double smoothing,
                                   bool mean, double dloss, bool bf16, Stream) {
@@ -16,7 +17,7 @@ void linear_cross_entropy_forward(Out loss, Out count, Maybe<Out> dx, Acc dw, Ou
     require_ids(targets, V, ignore_index);
     // The gradient of the first block is scaled by a number that depends on every target.
     const std::int64_t* const ids = targets.as<std::int64_t>();
-    const std::int64_t kept = R - std::count(ids, ids + R, ignore_index);
+    const std::int64_t kept = kept_rows(ids, R, ignore_index);
     const RowGradient gradient(static_cast<float>(dloss), static_cast<float>(kept), V, smoothing,
                                mean);
     float* const logits = work.as<float>();

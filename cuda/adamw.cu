@@ -1,5 +1,6 @@
 #include "adamw.h"
-#include "core/clip.cuh"
+#include "adamw_scalars.h"
+#include "core/clip_factor.h"
 #include "core/pack.cuh"
 
 namespace byhand {
@@ -8,42 +9,25 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kUnroll = 2;
 
-// A group's scalars of one step: a row of `work`.
-struct Step {
-    float keep;  // 1 - lr weight_decay
-    float rate;  // lr / (1 - beta1^t)
-    float root;  // 1 / sqrt(1 - beta2^t)
-    float clip;
-};
-
-struct Betas {
-    float beta1, rest1, beta2, rest2, eps;  // rest = 1 - beta
-};
-
 struct Groups {
-    const float* work;
+    const AdamWScalars* work;
     const int64_t* bounds;
     int64_t count;
 };
 
 // One warp: counts the step, and works out its scalars for each group.
 __global__ void __launch_bounds__(kWarp, 1)
-    adamw_prepare(float* work, int64_t* t, const float* norm, const float* lr,
+    adamw_prepare(AdamWScalars* work, int64_t* t, const float* norm, const float* lr,
                   const float* weight_decay, int64_t groups, double beta1, double beta2,
                   double max_norm) {
     const int64_t count = *t + 1;
     sync_block();  // all have read t
     if (threadIdx.x == 0) *t = count;
-    const double left1 = 1.0 - pow(beta1, static_cast<double>(count));
-    const double left2 = 1.0 - pow(beta2, static_cast<double>(count));
-    const float root = static_cast<float>(1.0 / sqrt(left2));
+    const double share1 = adamw_share(beta1, static_cast<double>(count));
+    const double share2 = adamw_share(beta2, static_cast<double>(count));
     const float clip = norm != nullptr ? clip_factor(*norm, max_norm) : 1.0f;
     for (int64_t i = threadIdx.x; i < groups; i += kWarp) {
-        const double rate = lr[i];
-        work[4 * i] = static_cast<float>(1.0 - rate * weight_decay[i]);
-        work[4 * i + 1] = static_cast<float>(rate / left1);
-        work[4 * i + 2] = root;
-        work[4 * i + 3] = clip;
+        work[i] = adamw_scalars(lr[i], weight_decay[i], share1, share2, clip);
     }
 }
 
@@ -56,7 +40,7 @@ class Place {
         if (i >= end_) find(i);
     }
     BYHAND_DEVICE bool holds(int64_t i) const { return i < end_; }
-    BYHAND_DEVICE const Step& step() const { return step_; }
+    BYHAND_DEVICE const AdamWScalars& step() const { return step_; }
 
   private:
     static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
@@ -72,16 +56,16 @@ class Place {
             }
         }
         end_ = low == groups_.count - 1 ? kNever : groups_.bounds[low];
-        const float* const row = groups_.work + 4 * low;
-        step_ = {row[0], row[1], row[2], row[3]};
+        step_ = groups_.work[low];
     }
 
     Groups groups_;
     int64_t end_ = 0;
-    Step step_ = {};
+    AdamWScalars step_ = {};
 };
 
-BYHAND_DEVICE void update(float& w, float& m, float& v, float g, const Step& step, const Betas& b) {
+BYHAND_DEVICE void update(float& w, float& m, float& v, float g, const AdamWScalars& step,
+                          const AdamWBetas& b) {
     g *= step.clip;
     m = fmaf(b.beta1, m, b.rest1 * g);
     v = fmaf(b.beta2, v, b.rest2 * g * g);
@@ -122,7 +106,7 @@ BYHAND_DEVICE void store_few(T* p, const float (&v)[V]) {
 // and the few packs that lie across the end of a group, go one by one.
 template <int V, class G, class C>
 __global__ void __launch_bounds__(kThreads, 1)
-    adamw_update(float* w, float* m, float* v, C* copy, const G* g, Groups groups, Betas betas,
+    adamw_update(float* w, float* m, float* v, C* copy, const G* g, Groups groups, AdamWBetas betas,
                  int64_t n) {
     constexpr int64_t kBlock = static_cast<int64_t>(kThreads) * V * kUnroll;
     Place place(groups);
@@ -174,10 +158,9 @@ void adamw_step(Mut w, Mut m, Mut v, Maybe<Out> copy, Mut t, Out work, In g, May
                 In weight_decay, In bounds, double beta1, double beta2, double eps, double max_norm,
                 Stream stream) {
     float *const wp = w.as<float>(), *const mp = m.as<float>(), *const vp = v.as<float>();
-    const Groups groups{work.as<float>(), bounds.as<int64_t>(), lr.size()};
-    const auto rounded = [](double value) { return static_cast<float>(value); };
-    const Betas betas{rounded(beta1), rounded(1.0 - beta1), rounded(beta2), rounded(1.0 - beta2),
-                      rounded(eps)};
+    auto* const scalars = reinterpret_cast<AdamWScalars*>(work.as<float>());
+    const Groups groups{scalars, bounds.as<int64_t>(), lr.size()};
+    const AdamWBetas betas(beta1, beta2, eps);
     const int64_t n = w.size();
 
     const auto run = [&](auto gradient, auto half) {
@@ -185,9 +168,9 @@ void adamw_step(Mut w, Mut m, Mut v, Maybe<Out> copy, Mut t, Out work, In g, May
         using C = decltype(half);
         const G* const gp = g.as<G>();
         C* const cp = copy.as<C>();
-        launch("adamw_step", adamw_prepare, dim3(1), dim3(kWarp), stream, work.as<float>(),
-               t.as<int64_t>(), norm.as<float>(), lr.as<float>(), weight_decay.as<float>(),
-               groups.count, beta1, beta2, max_norm);
+        launch("adamw_step", adamw_prepare, dim3(1), dim3(kWarp), stream, scalars, t.as<int64_t>(),
+               norm.as<float>(), lr.as<float>(), weight_decay.as<float>(), groups.count, beta1,
+               beta2, max_norm);
         if (n == 0) return;
         const bool packed = aligned(wp) && aligned(mp) && aligned(vp) && aligned(gp) && aligned(cp);
         const auto kernel = packed ? adamw_update<kFour, G, C> : adamw_update<1, G, C>;

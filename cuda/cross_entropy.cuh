@@ -2,8 +2,8 @@
 // rows.
 #pragma once
 
+#include "core/exponentials.cuh"
 #include "core/slots.h"
-#include "core/tile.cuh"
 #include "cross_entropy.h"
 
 namespace byhand {
@@ -22,36 +22,6 @@ struct Options {
     int64_t ignore_index;
     float smoothing;
     bool mean;
-};
-
-// A running maximum and the sum of exponentials below it (Milakov and Gimelshein 2018, "Online
-// normalizer calculation for softmax", algorithm 3): of a thread's logits, then of the whole row.
-template <class T>
-struct Exponentials {
-    float top = -infinity(), sum = 0.0f;
-
-    // While every logit is -inf, so would be the base, and -inf - -inf is NaN.
-    BYHAND_DEVICE float base() const { return top == -infinity() ? 0.0f : top; }
-
-    BYHAND_DEVICE void raise(float to) {
-        const float before = top;
-        top = to;
-        sum *= exp_for<T>(before - base());
-    }
-    template <class P>
-    BYHAND_DEVICE void add(Tile<P>& z) {
-        float highest = top;
-        z.each([&](float v, int, int) { highest = fmaxf(highest, v); });
-        raise(highest);
-        const float shift = base();
-        z.each([&](float v, int, int) { sum += exp_for<T>(v - shift); });
-    }
-    // Over the team; `total` comes along for the same barrier.
-    template <class Team>
-    BYHAND_DEVICE void join(Team& team, float& total) {
-        raise(team.max(top));
-        team.sum(sum, total);
-    }
 };
 
 // The sum of the logits of a tile; elements past the end do not count.

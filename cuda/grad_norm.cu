@@ -1,4 +1,4 @@
-#include "core/clip.cuh"
+#include "core/clip_factor.h"
 #include "core/pack.cuh"
 #include "core/team.cuh"
 #include "grad_norm.h"

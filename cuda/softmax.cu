@@ -1,4 +1,4 @@
-#include "core/tile.cuh"
+#include "core/exponentials.cuh"
 #include "softmax.h"
 
 namespace byhand {
@@ -72,35 +72,29 @@ __global__ void __launch_bounds__(P::Team::kThreads, P::Team::kBlocks)
             });
         };
 
-        float max = -infinity(), sum = 0.0f;
-        if constexpr (P::kLong) {  // a running maximum and the sum below it, one per thread
+        Exponentials<T> all;
+        if constexpr (P::kLong) {
             for_tiles<P>(team, limit, [&](int64_t start) {
                 read(start, true);
-                float top = max;
-                z.each([&](float v, int, int) { top = fmaxf(top, v); });
-                const float base = top == -infinity() ? 0.0f : top;
-                sum *= exp_for<T>(max - base);
-                z.each([&](float v, int, int) { sum += exp_for<T>(v - base); });
-                max = top;
+                all.add(z);
             });
-            const float top = team.max(max);
-            sum *= exp_for<T>(max - (top == -infinity() ? 0.0f : top));
-            max = top;
+            all.join(team);
         } else {
             read(0, true);
-            z.each([&](float v, int, int) { max = fmaxf(max, v); });
-            max = team.max(max);
+            z.each([&](float v, int, int) { all.top = fmaxf(all.top, v); });
+            all.top = team.max(all.top);
         }
         // Nothing but -inf: softmax gives zeros, log_softmax NaN.
-        const float base = form != Form::log && max == -infinity() ? 0.0f : max;
+        const float base = form == Form::log ? all.top : all.base();
         if constexpr (!P::kLong) {
             z.each([&](float& v, int, int) {
                 const float e = exp_for<T>(v - base);
-                sum += e;
+                all.sum += e;
                 if constexpr (form != Form::log) v = e;
             });
+            all.sum = team.sum(all.sum);
         }
-        sum = team.sum(sum);
+        const float sum = all.sum;
 
         const float log_sum = form == Form::log ? logf(sum) : 0.0f;
         const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;

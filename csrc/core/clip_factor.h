@@ -1,11 +1,13 @@
 // The factor of gradient clipping, shared by clip and adamw_step.
 #pragma once
 
+#include "core/both.h"
+
 namespace byhand {
 
 // min(1, max_norm / (norm + 1e-6)), NaN if norm is NaN (Pascanu, Mikolov and Bengio 2013, algorithm
 // 1; the small number is PyTorch's guard for a norm of 0).
-inline float clip_factor(float norm, double max_norm) {
+BYHAND_HD inline float clip_factor(float norm, double max_norm) {
     const double factor = max_norm / (static_cast<double>(norm) + 1e-6);
     return factor > 1.0 ? 1.0f : static_cast<float>(factor);
 }

@@ -15,11 +15,7 @@
 #include <cstdint>
 #include <stdexcept>
 
-#ifdef __CUDACC__
-#define BYHAND_HD __host__ __device__
-#else
-#define BYHAND_HD
-#endif
+#include "core/both.h"
 
 namespace byhand {
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from tests.cuda import half
 from tests.kernel_case import Arrays, Rejected, bare_reference, directions
-from tests.oracle import CALIBRATION, EPS
+from tests.oracle import EPS
 
 # The hardware's exponentials and logarithms are not the C library's. All else is correctly rounded,
 # in the same order: the same bits.
@@ -84,9 +85,8 @@ def call(kernels: Any, kernel: str, arguments: Arrays, dtype: Any = None) -> Arr
 
 
 def check_call(kernels: Any, kernel: str, arguments: Arrays) -> Arrays:
-    """Holds one call against the reference in float64, as tests/cuda/half.py does: a result may err
-    twice as much as its own rounding, plus a few times as much as the reference in float32. Raises
-    Rejected -> {result: array}.
+    """Holds one call against the reference in float64, within half.allowance. Raises Rejected ->
+    {result: array}.
     """
     reference = bare_reference()
     got = call(kernels, kernel, arguments)
@@ -100,11 +100,7 @@ def check_call(kernels: Any, kernel: str, arguments: Arrays) -> Arrays:
         arguments["s"] = arguments["x"]
     for name in exact.keys() - {"work"}:
         truth = exact[name]
-        kept = np.asarray(truth.astype(arguments[name].dtype), np.float64)
-        rounding = np.max(np.abs(kept - truth), initial=0.0)
-        rough = np.max(np.abs(single[name] - truth), initial=0.0)
-        size = np.max(np.abs(truth), initial=0.0)
-        allowed = 2 * rounding + CALIBRATION * (rough + EPS * size)
+        allowed = half.allowance(truth, single[name], arguments[name].dtype)
         error = np.abs(np.asarray(got[name], np.float64) - truth)
         if not np.max(error, initial=0.0) <= allowed:
             at = tuple(int(i) for i in np.argwhere(~(error <= allowed))[0])

@@ -83,6 +83,19 @@ def _results(
     return exact
 
 
+def allowance(truth: Any, single: Any, dtype: Any) -> float:
+    """How far a result kept in `dtype` may be from the truth: twice as far as its own rounding, and
+    a few times as far as the reference in float32, `single`, on top.
+    """
+    finite = np.isfinite(truth)
+    with np.errstate(invalid="ignore", over="ignore"):
+        rounding = np.abs(np.asarray(truth.astype(dtype), np.float64) - truth)
+        rough = np.abs(np.asarray(single, np.float64) - truth)
+    size = np.max(np.abs(truth[finite]), initial=0.0)
+    allowed = 2 * np.max(rounding[finite], initial=0.0)
+    return float(allowed + CALIBRATION * (np.max(rough[finite], initial=0.0) + EPS * size))
+
+
 def check(op: Op, sample: Sample, kernels: Any) -> None:
     reference = bare_reference()
     for stage in stages(op, sample, reference):
@@ -95,14 +108,9 @@ def check(op: Op, sample: Sample, kernels: Any) -> None:
         for name in exact.keys() - op.scratch:
             truth = exact[name]
             finite = np.isfinite(truth)
-            with np.errstate(invalid="ignore", over="ignore"):
-                kept = truth.astype(storage(stage.kernel, name))
-                rounding = np.abs(np.asarray(kept, np.float64) - truth)
-                rough = np.abs(np.asarray(single[name], np.float64) - truth)
+            allowed = allowance(truth, single[name], storage(stage.kernel, name))
+            with np.errstate(invalid="ignore"):
                 error = np.abs(got[name] - truth)
-            size = np.max(np.abs(truth[finite]), initial=0.0)
-            allowed = 2 * np.max(rounding[finite], initial=0.0)
-            allowed += CALIBRATION * (np.max(rough[finite], initial=0.0) + EPS * size)
             wrong = finite & ~(error <= allowed)
             wrong |= ~finite & ~((got[name] == truth) | (np.isnan(got[name]) & np.isnan(truth)))
             if wrong.any():

@@ -13,6 +13,7 @@ import pytest
 
 from tests.cuda import budget, instructions, machine_code
 from tests.cuda.budget import Line, resident_blocks
+from tests.cuda.compile import KERNELS
 from tests.cuda.instructions import Rule
 from tests.cuda.machine_code import Kernel, readable
 
@@ -29,7 +30,7 @@ def planted(tmp_path_factory) -> dict[str, Kernel]:
     if nvcc is None:
         pytest.skip("nvcc was not found")
     binary = tmp_path_factory.mktemp("planted") / "planted.fatbin"
-    source = Path(__file__).with_name("planted.cu")
+    source = KERNELS / "refused.cu"
     paths = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'cuda'}"]
     command = [nvcc, "-std=c++17", *paths, "-arch=sm_80", "-fatbin", "-o", binary, source]
     subprocess.run(command, check=True)

@@ -3,37 +3,14 @@
 from __future__ import annotations
 
 import re
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
-
-class Fake:
-    """All that the binding looks at of a cupy array. Its memory is nowhere: the call must fail."""
-
-    __cuda_array_interface__: Any = None
-
-    def __init__(
-        self,
-        shape: tuple[int, ...] = (3, 5),
-        dtype: Any = "float32",
-        strides: tuple[int, ...] | None = None,
-        address: int = 1 << 20,
-        device: int = 0,
-    ):
-        self.shape = shape
-        self.dtype = np.dtype(dtype)
-        steps = [self.dtype.itemsize]
-        for n in reversed(shape[1:]):
-            steps.insert(0, steps[0] * n)
-        self.strides = steps[: len(shape)] if strides is None else strides
-        self.data = SimpleNamespace(ptr=address)
-        self.device = SimpleNamespace(id=device)
+from tests.cuda.fake import FakeCupy
 
 
-class Foreign(Fake):
+class Foreign(FakeCupy):
     """Another library's array, whose dtype is not numpy's."""
 
     def __init__(self):
@@ -41,7 +18,7 @@ class Foreign(Fake):
         self.dtype = "torch.float32"
 
 
-class Half(Fake):
+class Half(FakeCupy):
     """And one that has no address to give."""
 
     def __init__(self):
@@ -50,18 +27,18 @@ class Half(Fake):
 
 
 REFUSED = [
-    (Fake(dtype="float64"), "must be float32, bfloat16, int64 or bool, got a tests.cuda"),
-    (Fake(dtype="float16"), "of dtype float16 and shape (3, 5)"),
-    (Fake(dtype=">f4"), "of dtype >f4 and shape (3, 5)"),
-    (Fake(dtype="int32"), "of dtype int32 and shape (3, 5)"),
-    (Fake(dtype="complex64"), "of dtype complex64 and shape (3, 5)"),
-    (Fake(strides=(24, 4)), "must be C-contiguous, got strides (24, 4) for shape (3, 5)"),
-    (Fake(strides=(4, 12)), "must be C-contiguous, got strides (4, 12) for shape (3, 5)"),
-    (Fake(strides=(-20, 4)), "must be C-contiguous, got strides (-20, 4) for shape (3, 5)"),
-    (Fake(strides=(22, 4)), "has strides that cut its elements"),
-    (Fake(address=(1 << 20) + 2), "must begin at a multiple of 4 bytes, as its dtype asks"),
-    (Fake(device=1), "is on CUDA device 1, and the current device is 0"),
-    (Fake(shape=(1,) * 7), "has 7 dimensions, at most 6 are supported"),
+    (FakeCupy(dtype="float64"), "must be float32, bfloat16, int64 or bool, got a tests.cuda"),
+    (FakeCupy(dtype="float16"), "of dtype float16 and shape (3, 5)"),
+    (FakeCupy(dtype=">f4"), "of dtype >f4 and shape (3, 5)"),
+    (FakeCupy(dtype="int32"), "of dtype int32 and shape (3, 5)"),
+    (FakeCupy(dtype="complex64"), "of dtype complex64 and shape (3, 5)"),
+    (FakeCupy(strides=(24, 4)), "must be C-contiguous, got strides (24, 4) for shape (3, 5)"),
+    (FakeCupy(strides=(4, 12)), "must be C-contiguous, got strides (4, 12) for shape (3, 5)"),
+    (FakeCupy(strides=(-20, 4)), "must be C-contiguous, got strides (-20, 4) for shape (3, 5)"),
+    (FakeCupy(strides=(22, 4)), "has strides that cut its elements"),
+    (FakeCupy(address=(1 << 20) + 2), "must begin at a multiple of 4 bytes, as its dtype asks"),
+    (FakeCupy(device=1), "is on CUDA device 1, and the current device is 0"),
+    (FakeCupy(shape=(1,) * 7), "has 7 dimensions, at most 6 are supported"),
     (Foreign(), "must be a cupy array, got a tests.cuda"),
     (Half(), "must be a cupy array, got a tests.cuda"),
     (np.ones((3, 5), np.float32), "must be a cupy array, got a numpy array of dtype float32"),
@@ -74,21 +51,26 @@ REFUSED = [
 def test_an_array_that_a_kernel_cannot_take(array, message, cuda_module):
     """In one sentence that names kernel and argument, wherever the argument stands."""
     for place, name in ((0, "g"), (1, "norm")):
-        arguments = [Fake(), Fake(()), 1.0]
+        arguments = [FakeCupy(), FakeCupy(()), 1.0]
         arguments[place] = array
         with pytest.raises(TypeError, match=f"^clip: {name} .*{re.escape(message)}") as caught:
             cuda_module.clip(*arguments)
         assert "\n" not in str(caught.value)
 
 
+def test_a_dtype_that_another_kernel_takes(cuda_module):
+    with pytest.raises(TypeError, match=r"^clip: g must be float32 or bfloat16, got int64$"):
+        cuda_module.clip(FakeCupy(dtype="int64"), FakeCupy(()), 1.0)
+
+
 def test_a_scalar_that_is_none(cuda_module):
     with pytest.raises(TypeError, match=r"^clip: max_norm must be a float, got 'long'"):
-        cuda_module.clip(Fake(), Fake(()), "long")
+        cuda_module.clip(FakeCupy(), FakeCupy(()), "long")
 
 
 def test_the_number_of_arguments(cuda_module):
     with pytest.raises(TypeError, match=r"^clip: takes 3 arguments, got 2"):
-        cuda_module.clip(Fake(), Fake(()))
+        cuda_module.clip(FakeCupy(), FakeCupy(()))
 
 
 @pytest.mark.parametrize(

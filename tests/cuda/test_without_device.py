@@ -9,13 +9,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import pytest
 
 import gpu_cases
 from byhand import backend
+from tests.cuda.fake import FakeCupy
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,18 +86,6 @@ def test_nothing_of_cuda_is_linked(cuda_module):
     assert not re.findall(r"lib(?:cuda|cudart|nvidia)\S*", out.stdout)
 
 
-class LooksLikeCupy:
-    """A numpy array with the attributes that kernels read of a cupy array."""
-
-    __cuda_array_interface__: ClassVar[dict] = {}
-
-    def __init__(self, host: np.ndarray):
-        self.host = host
-        self.dtype, self.shape, self.strides = host.dtype, host.shape, host.strides
-        self.data = SimpleNamespace(ptr=host.ctypes.data)
-        self.device = SimpleNamespace(id=0)
-
-
 @pytest.fixture
 def refused(cuda_module, monkeypatch) -> str:
     """The reason why no kernel can be launched here; everything before the launch can be tested."""
@@ -114,7 +102,7 @@ def refused(cuda_module, monkeypatch) -> str:
 def test_every_launch_without_a_device_is_an_error_that_says_why(case, cuda_module, refused):
     for kernel, arguments in case.calls:
         there = {
-            name: LooksLikeCupy(value) if isinstance(value, np.ndarray) else value
+            name: FakeCupy.of(value) if isinstance(value, np.ndarray) else value
             for name, value in arguments.items()
         }
         with pytest.raises(RuntimeError, match=rf"^{kernel}: {re.escape(refused)}$"):

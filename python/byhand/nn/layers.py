@@ -34,13 +34,11 @@ class Linear(Module):
         y, saved = linear.forward(
             x, self.weight.value, self.bias and self.bias.value, add, self._bf16
         )
-        self.push(saved if keep_x else (None, *saved[1:]))
+        self.push(saved if keep_x else saved[1:])
         return y
 
     def backward(self, dy: Array, x: Array | None = None) -> Array:
-        saved = self.pop()
-        if x is not None:
-            saved = (x, *saved[1:])
+        saved = self.pop() if x is None else (x, *self.pop())
         return linear.backward(dy, saved, self.weight.grad, self.bias and self.bias.grad)
 
 
