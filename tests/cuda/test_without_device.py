@@ -109,6 +109,11 @@ def test_every_launch_without_a_device_is_an_error_that_says_why(case, cuda_modu
             replace(case, calls=((kernel, there),)).run(cuda_module)
 
 
+def test_a_dtype_that_another_kernel_takes(cuda_module, refused):
+    with pytest.raises(TypeError, match=r"^clip: g must be float32 or bfloat16, got int64$"):
+        cuda_module.clip(FakeCupy(dtype="int64"), FakeCupy(()), 1.0)
+
+
 def test_numpy_arrays_are_refused_by_name(cuda_module):
     g, norm = np.ones(3, np.float32), np.ones((), np.float32)
     with pytest.raises(TypeError, match=r"^clip: g must be a cupy array, got a numpy array"):
