@@ -211,12 +211,9 @@ __global__ void __launch_bounds__(kColumnThreads, 1) embedding_add_pieces(Scatte
     finish();
 }
 
-// Blocks of (32, kSlices): each of kSlices threads a column adds up its share of neighbouring
-// pieces in order, then one adds up the shares in order.
-constexpr int kSlices = 16;
+constexpr int kSlices = 16;  // of the pieces of a run
 
 __global__ void __launch_bounds__(kWarp* kSlices, 1) embedding_add_carries(Scatter a) {
-    BYHAND_SHARED(float[kSlices][kWarp + 1], shares);
     const int pieces = (a.id.rows + kPiece - 1) / kPiece, piece = static_cast<int>(blockIdx.x);
     // Only the block of the piece in which a run of several pieces begins has something to do.
     const int first = piece * kPiece, next = first + kPiece, id = a.id_at(next - 1);
@@ -228,19 +225,10 @@ __global__ void __launch_bounds__(kWarp* kSlices, 1) embedding_add_carries(Scatt
         (a.id_at(middle * kPiece) == id ? low : high) = middle;
     }
     const int64_t column = static_cast<int64_t>(blockIdx.y) * kWarp + threadIdx.x;
-    const int slice = static_cast<int>(threadIdx.y), each = (low - piece + kSlices - 1) / kSlices;
-    const int from = piece + 1 + slice * each, to = min(low + 1, from + each);
-    float sum = 0.0f;
-    if (column < a.cols) {
-#pragma unroll 4
-        for (int p = from; p < to; ++p) sum += a.carry[p * a.cols + column];
-    }
-    shares[slice][threadIdx.x] = sum;
-    sync_block();
-    if (slice == 0 && column < a.cols) {
-        for (int s = 1; s < kSlices; ++s) sum += shares[s][threadIdx.x];
-        a.dw[id * a.cols + column] += sum;
-    }
+    const float sum =
+        sum_in_slices<kSlices>(piece + 1, column < a.cols ? low + 1 : piece + 1,
+                               [&](int64_t p) { return a.carry[p * a.cols + column]; });
+    if (threadIdx.y == 0 && column < a.cols) a.dw[id * a.cols + column] += sum;
 }
 
 constexpr int64_t kMost = 1 << 30;

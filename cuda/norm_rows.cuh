@@ -317,31 +317,19 @@ __global__ void __launch_bounds__(P::Team::kThreads, P::Team::kBlocks)
     }
 }
 
-// dw[c] += sum of work[g][0][c] over the groups, db[c] of work[g][1][c]. Each of kSlices threads a
-// column adds up its share of neighbouring groups in order, then one adds up the shares in order.
+// dw[c] += sum of work[g][0][c] over the groups, db[c] of work[g][1][c].
 constexpr int kSlices = 32;
 
 template <int kParts>
 __global__ void __launch_bounds__(kWarp* kSlices)
     norm_add_partials(float* dw, float* db, const float* work, int64_t groups, int64_t cols) {
-    BYHAND_SHARED(float[kSlices][kWarp + 1], share);
     float* to = blockIdx.y == 0 ? dw : db;
     if (to == nullptr) return;
     const int64_t column = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x;
-    const int64_t each = (groups + kSlices - 1) / kSlices;
-    const int64_t first = threadIdx.y * each, last = min(groups, first + each);
-    float sum = 0.0f;
-    if (column < cols) {
-#pragma unroll 4
-        for (int64_t g = first; g < last; ++g)
-            sum += work[(kParts * g + blockIdx.y) * cols + column];
-    }
-    share[threadIdx.y][threadIdx.x] = sum;
-    sync_block();
-    if (threadIdx.y == 0 && column < cols) {
-        for (int s = 1; s < kSlices; ++s) sum += share[s][threadIdx.x];
-        to[column] += sum;
-    }
+    const float sum = sum_in_slices<kSlices>(0, column < cols ? groups : 0, [&](int64_t g) {
+        return work[(kParts * g + blockIdx.y) * cols + column];
+    });
+    if (threadIdx.y == 0 && column < cols) to[column] += sum;
 }
 
 template <bool centred, class T>

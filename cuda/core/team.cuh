@@ -87,6 +87,25 @@ struct BlockTeam {
     int phase_ = 0;
 };
 
+// The sum of f(i) over first <= i < last, for each of the 32 columns of a block of (32, kSlices)
+// threads: a thread adds up its share of neighbours in order, then one adds up the shares in order.
+// The threads with threadIdx.y == 0 have it.
+template <int kSlices, class F>
+BYHAND_DEVICE float sum_in_slices(int64_t first, int64_t last, F&& f) {
+    BYHAND_SHARED(float[kSlices][kWarp + 1], shares);
+    const int64_t each = (last - first + kSlices - 1) / kSlices;
+    const int64_t from = first + threadIdx.y * each, to = min(last, from + each);
+    float sum = 0.0f;
+#pragma unroll 4
+    for (int64_t i = from; i < to; ++i) sum += f(i);
+    shares[threadIdx.y][threadIdx.x] = sum;
+    sync_block();
+    if (threadIdx.y == 0) {
+        for (int s = 1; s < kSlices; ++s) sum += shares[s][threadIdx.x];
+    }
+    return sum;
+}
+
 // f(row, here) for each row of this team; `here` is false for a row past the last one. All warps of
 // a block go round together even then, which spares every shuffle a path for diverged warps.
 template <class Team, class F>
