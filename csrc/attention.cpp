@@ -114,18 +114,21 @@ void backward_by_blocks(const Gradients& g, const Problem& p) {
 
 }  // namespace
 
-void attention_forward(Out o, Out lse, StridedIn q, StridedIn k, StridedIn v, Maybe<StridedIn> mask,
-                       double scale, bool causal, double dropout, std::uint64_t seed,
+void attention_forward(Out o, Out lse, Out, StridedIn q, StridedIn k, StridedIn v,
+                       Maybe<StridedIn> mask, Maybe<In> lengths, double scale, bool causal,
+                       std::int64_t window, double dropout, std::uint64_t seed,
                        std::uint64_t offset, Stream) {
-    const Problem p{q, k, v, mask, static_cast<float>(scale), causal, dropout, seed, offset};
+    const Problem p{q,      k,      v,       mask, lengths, static_cast<float>(scale),
+                    causal, window, dropout, seed, offset};
     p.T <= kFewQueries ? forward_few(o, lse, p) : forward_many(o, lse, p);
 }
 
-void attention_backward(StridedOut dq, StridedOut dk, StridedOut dv, In do_, StridedIn q,
-                        StridedIn k, StridedIn v, In o, In lse, Maybe<StridedIn> mask, double scale,
-                        bool causal, double dropout, std::uint64_t seed, std::uint64_t offset,
-                        Stream) {
-    const Problem p{q, k, v, mask, static_cast<float>(scale), causal, dropout, seed, offset};
+void attention_backward(StridedOut dq, StridedOut dk, StridedOut dv, Out, In do_, StridedIn q,
+                        StridedIn k, StridedIn v, In o, In lse, Maybe<StridedIn> mask,
+                        Maybe<In> lengths, double scale, bool causal, std::int64_t window,
+                        double dropout, std::uint64_t seed, std::uint64_t offset, Stream) {
+    const Problem p{q,      k,      v,       mask, lengths, static_cast<float>(scale),
+                    causal, window, dropout, seed, offset};
     const Gradients g{dq, dk, dv, do_, o, lse};
     // The same bits either way, so the number of threads may choose: whole heads, unless some
     // threads would be idle for longer than computing the scores twice takes.

@@ -26,8 +26,10 @@ constexpr float kMinusInfinity = -INFINITY;
 struct Problem {
     StridedIn q, k, v;
     Maybe<StridedIn> mask;
+    Maybe<In> lengths;
     float scale;
     bool causal;
+    int64_t window;
     double dropout;
     std::uint64_t seed, offset;
 

@@ -56,6 +56,10 @@ void bind_common(Registry& registry) {
     KERNEL(adamw_step, "w m v copy t work g norm lr weight_decay bounds beta1 beta2 eps max_norm");
     KERNEL(grad_norm, "norm work g");
     KERNEL(clip, "g norm max_norm");
+    KERNEL(attention_forward,
+           "o lse work q k v mask lengths scale causal window dropout seed offset");
+    KERNEL(attention_backward,
+           "dq dk dv work do_ q k v o lse mask lengths scale causal window dropout seed offset");
 }
 
 #if !defined(BYHAND_BACKEND_CUDA)
@@ -71,8 +75,6 @@ void bind_cpu(Registry& registry) {
     KERNEL(gelu_ffn_backward, "dx h dpre dw1 db1 dw2 db2 dy x pre w1 w2 tanh bf16");
     KERNEL(matmul_forward, "c a b transpose_a transpose_b bf16");
     KERNEL(matmul_backward, "da db dc a b transpose_a transpose_b bf16");
-    KERNEL(attention_forward, "o lse q k v mask scale causal dropout seed offset");
-    KERNEL(attention_backward, "dq dk dv do_ q k v o lse mask scale causal dropout seed offset");
 }
 
 // No operations: they show the module and the machine to the tests and to the bench.

@@ -25,12 +25,18 @@ def sample(
     scale: float | None = None,
     size: float = 1.0,
     layout: str = "contiguous",
+    groups: int | None = None,
+    lengths: tuple[int, ...] | None = None,
+    window: int = 0,
 ) -> Sample:
     """mask: one letter an axis of (B, H, T, S), "v" where it varies, or "none seen"."""
     label = f"{b}x{t}x{s}x{h}x{d}{'-causal' if causal else ''}"
     label += (f"-mask {mask}" if mask else "") + (f"-dropout {dropout}" if dropout else "")
     label += (f"-size {size:g}" if size != 1 else "") + (f"-{layout}" if layout[0] != "c" else "")
+    label += (f"-groups {groups}" if groups else "") + (f"-window {window}" if window else "")
+    label += f"-lengths {','.join(map(str, lengths))}" if lengths else ""
     rng = generator("attention", label)
+    groups = h if groups is None else groups
     seen = None
     if mask:
         axes = "v1vv" if mask == "none seen" else mask
@@ -42,13 +48,15 @@ def sample(
         label,
         {
             "q": np.asarray(size, np.float32) * normal(rng, b, t, h, d),
-            "k": normal(rng, b, s, h, d),
-            "v": normal(rng, b, s, h, d),
+            "k": normal(rng, b, s, groups, d),
+            "v": normal(rng, b, s, groups, d),
             "mask": seen,
+            "lengths": None if lengths is None else np.array(lengths, np.int64),
         },
         {
             "scale": 1 / math.sqrt(max(d, 1)) if scale is None else scale,
             "causal": causal,
+            "window": window,
             "dropout": dropout,
             "seed": 0x1234_5678_9ABC_DEF0,
             "offset": 0xFEDC_BA98_7654_3210,
@@ -59,16 +67,25 @@ def sample(
 
 
 def shapes(case: Sample) -> dict[str, tuple[int, ...]]:
-    b, t, h, _ = case.arrays["q"].shape
-    s = case.arrays["k"].shape[1]
-    return {"o": case.arrays["q"].shape, "lse": (b, h, t), "mask": (b, h, t, s)}
+    q, k = case.arrays["q"].shape, case.arrays["k"].shape
+    b, t, h, _ = q
+    room = max(ops.attention.forward_room(q, k), ops.attention.backward_room(q))
+    return {"o": q, "lse": (b, h, t), "mask": (b, h, t, k[1]), "work": (room,)}
 
 
 def torch_forward(t, o):
     import torch
 
-    z = o["scale"] * torch.einsum("bthd,bshd->bhts", t.q, t.k)
+    times = t.q.shape[2] // max(t.k.shape[2], 1)
+    k, v = (torch.repeat_interleave(a, times, dim=2) for a in (t.k, t.v))
+    z = o["scale"] * torch.einsum("bthd,bshd->bhts", t.q, k)
     seen = seen_keys(t, o, z)
+    queries, keys = z.shape[-2:]
+    if t.lengths is not None:
+        seen = seen & (torch.arange(keys) < t.lengths[:, None, None, None])
+    if o["window"]:
+        position = torch.arange(queries)[:, None] + keys - queries
+        seen = seen & ((position - torch.arange(keys)).abs() < o["window"])
     z = torch.where(seen, z, -torch.inf)
     lse = torch.logsumexp(z, -1)
     z = torch.where(seen.any(-1, keepdim=True), z, 0)
@@ -77,12 +94,13 @@ def torch_forward(t, o):
         b, h, queries, keys = p.shape
         kept = philox.keep(b * h * queries, keys, o["dropout"], o["seed"], o["offset"])
         p = p * torch.from_numpy(kept.reshape(p.shape)) * philox.rule(o["dropout"])[1]
-    return {"o": torch.einsum("bhts,bshd->bthd", p, t.v), "lse": lse}
+    return {"o": torch.einsum("bhts,bshd->bthd", p, v), "lse": lse}
 
 
 def door(c: Call):
     a = c.arrays
-    o, saved = ops.attention.forward(a["q"], a["k"], a["v"], a["mask"], **c.options)
+    options = {**c.options, "lengths": a["lengths"], "window": c.options["window"] or None}
+    o, saved = ops.attention.forward(a["q"], a["k"], a["v"], a["mask"], **options)
     dq, dk, dv = ops.attention.backward(c.upstream["do_"], saved)
     return {"o": o, "dq": dq, "dk": dk, "dv": dv}
 
@@ -121,11 +139,37 @@ OP = Op(
         sample(2, 5, 33, 3, 16, size=1e4),
         sample(2, 6, 11, 3, 4, scale=-0.3),
         sample(1, 64, 64, 3, 32, causal=True),
+        sample(2, 7, 9, 4, 8, groups=2),
+        sample(1, 70, 66, 4, 16, groups=1, causal=True),
+        sample(3, 9, 70, 3, 8, lengths=(0, 1, 70)),
+        sample(2, 65, 130, 2, 16, lengths=(129, 64), causal=True, layout="padded"),
+        sample(1, 200, 200, 2, 8, window=3),
+        sample(1, 66, 66, 2, 8, window=1, causal=True),
+        sample(1, 130, 200, 1, 16, window=65, causal=True),
+        sample(1, 200, 130, 1, 16, window=64),
+        sample(2, 33, 40, 2, 8, window=1000, mask="v1vv"),
+        sample(1, 2, 1100, 4, 16, groups=2, window=70, lengths=(1090,)),
+        sample(2, 4, 600, 4, 8, groups=1, lengths=(1, 599), causal=True, layout="transposed"),
+        sample(
+            2,
+            130,
+            190,
+            6,
+            16,
+            groups=3,
+            window=70,
+            lengths=(190, 101),
+            causal=True,
+            dropout=0.2,
+            mask="11vv",
+            layout="transposed",
+        ),
     ),
     big=sample(2, 129, 257, 3, 33, causal=True, dropout=0.1),
     shapes=shapes,
     upstream={"o": "do_"},
     gradients={"q": "dq", "k": "dk", "v": "dv"},
+    scratch=frozenset({"work"}),
     torch=torch_forward,
     door=door,
     rows={"attention_forward": ("q", ("o",)), "attention_backward": ("q", ("dq",))},
@@ -137,8 +181,33 @@ OP = Op(
         ),
         Error(
             ValueError,
-            "attention.forward: k must have shape (2, S, 4, 5), got (2, 6, 5, 4)",
+            "attention.forward: k must have shape (2, S, G, 5), got (2, 6, 5, 4)",
             lambda: ops.attention.forward(GOOD[0], ones(2, 6, 5, 4), GOOD[2]),
+        ),
+        Error(
+            ValueError,
+            "k must have shape (2, S, G, 5) with a G that divides 4, got (2, 6, 3, 5)",
+            lambda: ops.attention.forward(GOOD[0], ones(2, 6, 3, 5), ones(2, 6, 3, 5)),
+        ),
+        Error(
+            ValueError,
+            "attention.forward: lengths must have shape (2,), got (3,)",
+            lambda: ops.attention.forward(*GOOD, lengths=np.zeros(3, int)),
+        ),
+        Error(
+            ValueError,
+            "attention.forward: lengths[1] = 7 is outside 0..6",
+            lambda: ops.attention.forward(*GOOD, lengths=np.array([6, 7])),
+        ),
+        Error(
+            TypeError,
+            "attention.forward: lengths must have dtype int64, got float64",
+            lambda: ops.attention.forward(*GOOD, lengths=ones(2)),
+        ),
+        Error(
+            ValueError,
+            "attention.forward: window must be at least 1, got 0",
+            lambda: ops.attention.forward(*GOOD, window=0),
         ),
         Error(
             ValueError,

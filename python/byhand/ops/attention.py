@@ -22,6 +22,7 @@ from byhand.backend import (
     StridedIn,
     StridedOut,
     empty,
+    is_cupy,
     kernels,
     reference_kernel,
     statistics,
@@ -35,9 +36,36 @@ def _heads_first(a: Array) -> Array:
     return a.transpose(0, 2, 1, 3)
 
 
-def _scores(q: Array, k: Array, mask: Array | None, scale: float, causal: bool) -> Array:
-    scores = scale * (_heads_first(q) @ k.transpose(0, 2, 3, 1))
-    return masked_scores(scores, mask, causal)
+def _for_every_head(a: Array, heads: int) -> Array:
+    """k or v (B, S, G, D) as (B, H, S, D): head h reads head h // (H // G)."""
+    groups = a.shape[2]
+    return np.repeat(_heads_first(a), heads // groups if groups else 1, axis=1)
+
+
+def _for_every_group(a: Array, groups: int) -> Array:
+    """Sums (B, H, S, D) over the heads of each group -> (B, S, G, D)."""
+    b, h, s, d = a.shape
+    return _heads_first(a.reshape(b, groups, h // groups if groups else 1, s, d).sum(2))
+
+
+def _scores(
+    q: Array,
+    k: Array,
+    mask: Array | None,
+    lengths: Array | None,
+    scale: float,
+    causal: bool,
+    window: int,
+) -> Array:
+    scores = scale * (_heads_first(q) @ _for_every_head(k, q.shape[2]).swapaxes(-1, -2))
+    queries, keys = scores.shape[-2:]
+    seen = np.ones((1, 1, queries, keys), bool)
+    if lengths is not None:
+        seen = seen & (np.arange(keys) < lengths[:, None, None, None])
+    if window > 0:
+        position = np.arange(queries)[:, None] + keys - queries
+        seen = seen & (abs(position - np.arange(keys)) < window)
+    return masked_scores(np.where(seen, scores, scores.dtype.type(-np.inf)), mask, causal)
 
 
 def _dropout_scale(p: Array, dropout: float, seed: int, offset: int) -> Array:
@@ -51,17 +79,21 @@ def _dropout_scale(p: Array, dropout: float, seed: int, offset: int) -> Array:
 def attention_forward(
     o: Out,
     lse: Out,
+    work: Out,
     q: StridedIn,
     k: StridedIn,
     v: StridedIn,
     mask: StridedIn | None,
+    lengths: In | None,
     scale: float,
     causal: bool,
+    window: int,
     dropout: float,
     seed: int,
     offset: int,
 ) -> None:
-    s = _scores(q, k, mask, scale, causal)
+    work[...] = 0  # for CUDA
+    s = _scores(q, k, mask, lengths, scale, causal, window)
     top = s.max(axis=-1, keepdims=True, initial=-np.inf)
     e = np.exp(s - np.where(top == -np.inf, 0, top))
     total = e.sum(axis=-1, keepdims=True)
@@ -70,7 +102,7 @@ def attention_forward(
         lse[...] = (top + np.log(total))[..., 0]
     if dropout > 0:
         p = p * _dropout_scale(p, dropout, seed, offset)
-    o[...] = _heads_first(p @ _heads_first(v))
+    o[...] = _heads_first(p @ _for_every_head(v, q.shape[2]))
 
 
 @reference_kernel
@@ -78,6 +110,7 @@ def attention_backward(
     dq: StridedOut,
     dk: StridedOut,
     dv: StridedOut,
+    work: Out,
     do_: In,
     q: StridedIn,
     k: StridedIn,
@@ -85,25 +118,46 @@ def attention_backward(
     o: In,
     lse: In,
     mask: StridedIn | None,
+    lengths: In | None,
     scale: float,
     causal: bool,
+    window: int,
     dropout: float,
     seed: int,
     offset: int,
 ) -> None:
-    s = _scores(q, k, mask, scale, causal)
+    work[...] = 0  # for CUDA
+    s = _scores(q, k, mask, lengths, scale, causal, window)
     p = np.exp(s - np.where(lse == -np.inf, 0, lse)[..., None])
     g = _heads_first(do_)
-    dp = g @ v.transpose(0, 2, 3, 1)
+    dp = g @ _for_every_head(v, q.shape[2]).swapaxes(-1, -2)
     used = p
     if dropout > 0:
         z = _dropout_scale(p, dropout, seed, offset)
         dp, used = dp * z, p * z
     delta = (g * _heads_first(o)).sum(axis=-1, keepdims=True)
     ds = scale * p * (dp - delta)
-    dq[...] = _heads_first(ds @ _heads_first(k))
-    dk[...] = _heads_first(ds.swapaxes(-1, -2) @ _heads_first(q))
-    dv[...] = _heads_first(used.swapaxes(-1, -2) @ g)
+    dq[...] = _heads_first(ds @ _for_every_head(k, q.shape[2]))
+    dk[...] = _for_every_group(ds.swapaxes(-1, -2) @ _heads_first(q), k.shape[2])
+    dv[...] = _for_every_group(used.swapaxes(-1, -2) @ g, k.shape[2])
+
+
+# A handful of queries shares out the keys among the multiprocessors, in pieces: cuda/attention_few.
+_FEW_QUERIES = 4
+_PIECE = 256
+
+
+def forward_room(q: tuple[int, ...], k: tuple[int, ...]) -> int:
+    """How many floats of `work` CUDA needs for q and k of these shapes; the CPU needs none."""
+    batch, queries, heads, depth = q
+    pieces = -(-k[1] // _PIECE) if queries <= _FEW_QUERIES else 0
+    return batch * queries * heads * pieces * (depth + 2)
+
+
+def backward_room(q: tuple[int, ...]) -> int:
+    """The same for the backward kernel: sum(do * o) of every query."""
+    batch, queries, heads, _ = q
+    return batch * queries * heads
 
 
 @check.door
@@ -117,34 +171,55 @@ def forward(
     dropout: float = 0.0,
     seed: int = 0,
     offset: int = 0,
+    *,
+    lengths: Array | None = None,
+    window: int | None = None,
 ) -> tuple[Array, Saved]:
-    """q (B, T, H, D), k and v (B, S, H, D) -> o (B, T, H, D), saved.
+    """q (B, T, H, D), k and v (B, S, G, D) -> o (B, T, H, D), saved.
 
     q, k and v may be strided views whose last axis is contiguous (three parts of one packed array).
-    mask: bool, broadcastable to (B, H, T, S), True where a key may be seen. causal: query i sees
-    key j when j <= i + S - T. scale: 1/sqrt(D) when None. dropout acts on the probabilities, its
-    mask drawn from (seed, offset).
-    ValueError when a shape does not fit, dropout is outside 0 <= p < 1, or seed or offset is no
-    unsigned 64-bit integer.
+    H is a multiple of G: head h reads head h // (H // G) of k and v (grouped-query attention,
+    Ainslie et al., 2023). Of the keys a query sees those that all of these allow:
+
+    mask: bool, broadcastable to (B, H, T, S), True where a key may be seen.
+    causal: query i sees key j when j <= i + S - T.
+    lengths: (B,) int64, how many keys each batch entry has; what lies behind them is padding.
+    window: query i sees key j when |i + S - T - j| < window (Beltagy et al., "Longformer", 2020).
+
+    scale: 1/sqrt(D) when None. dropout acts on the probabilities, its mask drawn from (seed,
+    offset). ValueError when a shape does not fit, a length (of numpy arrays) is not in 0..S, window
+    is below 1, dropout is outside 0 <= p < 1, or seed or offset is no unsigned 64-bit integer.
     """
     kernel = kernels(q).attention_forward
     if q.ndim != 4:
         raise check.wrong_shape("attention.forward", "q", "(B, T, H, D)", q)
     batch, queries, heads, depth = shape = q.shape
-    if k.ndim != 4 or k.shape != (batch, k.shape[1], heads, depth):
-        raise check.wrong_shape("attention.forward", "k", f"({batch}, S, {heads}, {depth})", k)
+    if k.ndim != 4 or k.shape != (batch, k.shape[1], k.shape[2], depth):
+        raise check.wrong_shape("attention.forward", "k", f"({batch}, S, G, {depth})", k)
+    if heads != k.shape[2] and (not k.shape[2] or heads % k.shape[2]):
+        expected = f"({batch}, S, G, {depth}) with a G that divides {heads}"
+        raise check.wrong_shape("attention.forward", "k", expected, k)
     if v.shape != k.shape:
         raise check.wrong_shape("attention.forward", "v", k.shape, v)
     if mask is not None:
         mask = check.broadcast_mask("attention.forward", mask, (batch, heads, queries, k.shape[1]))
+    if lengths is not None:
+        if lengths.shape != (batch,):
+            raise check.wrong_shape("attention.forward", "lengths", (batch,), lengths)
+        check.lengths("attention.forward", "lengths", lengths, k.shape[1])
+    if window is None:
+        window = 0
+    elif window < 1:
+        raise check.wrong_value("attention.forward", "window", "at least 1", window)
     if scale is None:
         scale = 1 / math.sqrt(depth) if depth else 1.0
     if dropout:
         check.probability("attention.forward", "dropout", dropout)
         check.counter("attention.forward", seed, offset)
     o, lse = empty(shape, q), empty((batch, heads, queries), q, statistics(q))
-    kernel(o, lse, q, k, v, mask, scale, causal, dropout, seed, offset)
-    return o, (q, k, v, o, lse, mask, scale, causal, dropout, seed, offset)
+    work = empty((forward_room(shape, k.shape) if is_cupy(q) else 0,), q, statistics(q))
+    kernel(o, lse, work, q, k, v, mask, lengths, scale, causal, window, dropout, seed, offset)
+    return o, (q, k, v, o, lse, mask, lengths, scale, causal, window, dropout, seed, offset)
 
 
 @check.door
@@ -156,7 +231,7 @@ def backward(
     out: the three arrays to write into, which may be strided views with a contiguous last axis
     (three parts of one packed gradient); new ones are made when None.
     """
-    q, k, v, o, lse, mask, scale, causal, dropout, seed, offset = saved
+    q, k, v, o, lse, *options = saved
     if dy.shape != q.shape:
         raise check.wrong_shape("attention.backward", "dy", q.shape, dy)
     if out is None:
@@ -168,6 +243,6 @@ def backward(
         raise check.wrong_shape("attention.backward", "out[1]", k.shape, dk)
     if dv.shape != k.shape:
         raise check.wrong_shape("attention.backward", "out[2]", k.shape, dv)
-    kernel = kernels(q).attention_backward
-    kernel(dq, dk, dv, dy, q, k, v, o, lse, mask, scale, causal, dropout, seed, offset)
+    work = empty((backward_room(q.shape) if is_cupy(q) else 0,), q, statistics(q))
+    kernels(q).attention_backward(dq, dk, dv, work, dy, q, k, v, o, lse, *options)
     return out

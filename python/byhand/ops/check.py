@@ -113,6 +113,19 @@ def ids(op: str, name: str, array: Array, size: int, ignore: int | None = None) 
     )
 
 
+def lengths(op: str, name: str, array: Array, most: int) -> None:
+    """ValueError unless every length is in 0..most, looking into numpy arrays only as `ids` does;
+    TypeError unless they are int64.
+    """
+    if array.dtype != _INT64:
+        raise TypeError(f"{op}: {name} must have dtype int64, got {array.dtype}")
+    if not isinstance(array, np.ndarray):
+        return
+    bad = np.flatnonzero((array < 0) | (array > most))
+    if bad.size:
+        raise ValueError(f"{op}: {name}[{bad[0]}] = {array[bad[0]]} is outside 0..{most}")
+
+
 def broadcast_mask(op: str, mask: Array, shape: tuple[int, ...]) -> Array:
     """The mask seen with `shape` (no copy: repeated axes get stride 0); ValueError when it does not
     fit, TypeError when it is not bool.
