@@ -202,10 +202,18 @@ BYHAND_DEVICE void for_scores(int row0, int col0, F&& f) {
     }
 }
 
+// So that what follows from a row is not kept in registers from tile to tile.
+BYHAND_DEVICE int known_here_only(int row0) {
+    auto bits = static_cast<unsigned>(row0);
+    forget(bits);
+    return static_cast<int>(bits);
+}
+
 // A bit for each of a lane's scores: whether it is seen. False if the warp sees none at all.
 template <bool kQueryRows, int kN, int kM, class T>
 BYHAND_DEVICE bool look(unsigned (&seen)[kM], const Sight<T>& sight, int row0, int col0) {
     static_assert(4 * kN <= 32);
+    row0 = known_here_only(row0);
 #pragma unroll
     for (int m = 0; m < kM; ++m) seen[m] = 0;
     for_scores<kQueryRows, kM, kN>(row0, col0, [&](int m, int n, int i, int query, int key) {
@@ -261,6 +269,7 @@ template <bool kQueryRows, int kM, int kN, class T, class F>
 BYHAND_DEVICE void for_drawn(const Attention<T>& a, int64_t bh, int row0, int col0, F&& f) {
     constexpr auto kEight = static_cast<int>(kPhiloxElements);
     static_assert(kEight == 8 && kN % (kQueryRows ? 4 : 2) == 0);
+    row0 = known_here_only(row0);
     const int lane = lane_id();
     const int64_t groups = (a.keys + kEight - 1) / kEight;
     const auto draw = [&](int query, int key) {
@@ -319,6 +328,7 @@ template <int kRows, int kThreads, class T, int kCols>
 BYHAND_DEVICE void fetch(SharedTile<T, kCols> to, Rows<const T> from, int first, int end, int cols,
                          bool packed) {
     constexpr int kPacks = kCols / kPack<T>;
+#pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < kRows * kPacks; i += kThreads) {
         const int row = i / kPacks, col = i % kPacks * kPack<T>;
         const bool here = first + row < end;
@@ -348,6 +358,7 @@ BYHAND_DEVICE void write_back(Rows<T> to, int first, int end, int cols, bool pac
     });
     sync_warp();
     constexpr int kPacks = kCols / kPack<T>;
+#pragma unroll 1
     for (int i = lane; i < 16 * kM * kPacks; i += kWarp) {
         const int row = i / kPacks, col = i % kPacks * kPack<T>;
         if (first + row >= end) break;

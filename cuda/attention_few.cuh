@@ -217,12 +217,15 @@ void pieces(const char* name, const Attention<T>& a, float* work, Stream stream)
     const int64_t rows = int64_t{a.queries} * a.group();
     const int64_t blocks = int64_t{a.B} * a.G * pieces_of(a);
     if (blocks == 0) return;
+    const auto run = [&](auto each) {
+        launch(name, attention_few_pieces<T, kPackSize, kPacks, each()>,
+               dim3(blocks_for(blocks * ((rows + each() - 1) / each()), 1)), dim3(kThreads), stream,
+               a, work);
+    };
     if (rows == 1) {
-        launch(name, attention_few_pieces<T, kPackSize, kPacks, 1>, dim3(blocks_for(blocks, 1)),
-               dim3(kThreads), stream, a, work);
+        run(std::integral_constant<int, 1>{});
     } else {
-        launch(name, attention_few_pieces<T, kPackSize, kPacks, 4>,
-               dim3(blocks_for(blocks * ((rows + 3) / 4), 1)), dim3(kThreads), stream, a, work);
+        run(std::integral_constant<int, kPackSize * kPacks <= 8 ? 4 : 2>{});  // by registers
     }
 }
 

@@ -11,9 +11,9 @@ constexpr int kWarps = 4, kThreads = kWarps * kWarp;
 template <class T, int kCols>
 struct Forward {
     static constexpr bool kHalf = std::is_same_v<T, bf16>;
-    static constexpr int kM = kHalf ? 2 : 1;
-    static constexpr int kKeys = kHalf || kCols <= 64 ? 64 : 32;
-    static constexpr bool kKeepQueries = kHalf && kCols <= 64;
+    static constexpr int kM = kHalf && kCols <= 80 ? 2 : 1;
+    static constexpr int kKeys = kM == 1 && kCols <= (kHalf ? 96 : 64) ? 64 : 32;
+    static constexpr bool kKeepQueries = kHalf && kM == 1;
     static constexpr int kQueries = 16 * kM * kWarps;
     using Tile = SharedTile<T, kCols>;
     static constexpr int kShared = Tile::size(kQueries + 2 * kKeys) * static_cast<int>(sizeof(T));

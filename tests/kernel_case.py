@@ -164,6 +164,17 @@ def _pattern(dtype: Any, what: str) -> Any:
     return np.array([1], np.uint8)
 
 
+def arranged(layout: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], Callable[[Any], Any]]:
+    """(shape of the memory, the view of it that has `shape`) of an array in this layout."""
+    if layout == "padded":
+        columns = shape[-1]
+        return (*shape[:-1], columns + 3), lambda whole: whole[..., :columns]
+    if layout == "transposed" and len(shape) == 4:
+        b, t, h, d = shape
+        return (b, h, t, d), lambda whole: whole.transpose(0, 2, 1, 3)
+    return shape, lambda whole: whole
+
+
 class Memory:
     """Arrays between canaries. shift: how many elements past a 64-byte boundary they begin."""
 
@@ -184,7 +195,7 @@ class Memory:
     ) -> Any:
         """An array of this shape that holds `content`, or poison when there is none."""
         dtype = np.dtype(dtype)
-        base, view = self._layout(shape) if strided else (shape, lambda whole: whole)
+        base, view = arranged(self.layout if strided else "contiguous", shape)
         size = int(np.prod(base)) * dtype.itemsize
         block = np.empty(size + 2 * _GUARD + 128 + self.shift * 8, np.uint8)
         begin = -block.ctypes.data % 64 + self.shift * dtype.itemsize
@@ -202,15 +213,6 @@ class Memory:
         array.flags.writeable = not frozen
         self._blocks.append((name, raw, raw.copy(), None if frozen else array, carve))
         return array
-
-    def _layout(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], Callable[[Any], Any]]:
-        if self.layout == "padded":
-            columns = shape[-1]
-            return (*shape[:-1], columns + 3), lambda whole: whole[..., :columns]
-        if self.layout == "transposed" and len(shape) == 4:
-            b, t, h, d = shape
-            return (b, h, t, d), lambda whole: whole.transpose(0, 2, 1, 3)
-        return shape, lambda whole: whole
 
     def check(self) -> None:
         """Raises Rejected when anything but the elements of a writable array has changed."""

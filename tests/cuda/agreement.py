@@ -21,6 +21,8 @@ INEXACT = {
     "cross_entropy_forward",
     "cross_entropy_backward",
     "cross_entropy_gradient",
+    "attention_forward",
+    "attention_backward",
 }
 NEAR = 16  # epsilons of float32 between two exponentials, relative to the largest value
 

@@ -4,6 +4,7 @@ hold, and more rows than one wave of blocks.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 from tests.kernel_case import Op, Sample, generator, normal
 from tests.ops.test_adamw import OP as ADAMW
 from tests.ops.test_adamw import sample as adamw_sample
+from tests.ops.test_attention import OP as ATTENTION
+from tests.ops.test_attention import sample as attention_sample
 from tests.ops.test_cross_entropy import GRADIENT
 from tests.ops.test_cross_entropy import OP as CROSS_ENTROPY
 from tests.ops.test_dropout import OP as DROPOUT
@@ -34,6 +37,7 @@ OPS = (
     ADAMW,
     NORM,
     CLIP,
+    ATTENTION,
 )
 
 # The widths at which another kernel takes over, for packed and for odd rows, and their neighbours.
@@ -104,6 +108,33 @@ def _flat(op: Op, size: int) -> Sample:
     return Sample(f"{size}", arrays, model.options)
 
 
+def _attention() -> Iterator[Sample]:
+    """Every rule at lengths around a tile and at several, heads of every depth that has kernels."""
+    depths = itertools.cycle((32, 64, 80, 96, 128))
+    for n in (1, 17, 63, 64, 65, 200, 256, 1000):
+        heads, long = 2 if n < 100 else 1, n > 256
+        rules: tuple[dict[str, Any], ...] = (
+            {},
+            {"causal": True},
+            {"lengths": (n - n // 3,)},
+            {"window": n // 4 + 1},
+            {"mask": "111v" if long else "11vv"},
+            {"dropout": 0.2, "causal": True},
+        )
+        for rule in rules:
+            yield attention_sample(1, n, n, heads, 32 if long else next(depths), **rule)
+    for depth in (40, 72, 100, 120):  # as many packs as whole tiles have not, or a part of one
+        yield attention_sample(1, 70, 100, 2, depth, causal=True, layout="transposed")
+    yield attention_sample(2, 130, 70, 4, 64, groups=2, lengths=(70, 33), window=40, causal=True)
+    yield attention_sample(1, 64, 200, 6, 33, groups=2, mask="1vvv", dropout=0.3, scale=-0.2)
+    # Decoding: one query and a few, one head a group and several, pieces that nobody sees.
+    yield attention_sample(2, 1, 257, 2, 64, lengths=(257, 0))
+    yield attention_sample(1, 1, 1300, 8, 128, groups=2, window=600)
+    yield attention_sample(2, 3, 515, 6, 96, groups=2, causal=True, lengths=(515, 200))
+    yield attention_sample(1, 4, 300, 3, 65, mask="1vvv", causal=True)
+    yield attention_sample(1, 2, 300, 2, 32, dropout=0.2)
+
+
 def wide_samples() -> Iterator[tuple[Op, Sample]]:
     for i, cols in enumerate(WIDTHS):
         rows = 3 if cols > 5000 else 5
@@ -131,6 +162,8 @@ def wide_samples() -> Iterator[tuple[Op, Sample]]:
     yield EMBEDDING, _embedding(2100, 600, 17, often=0.5)  # two passes of the sort
     yield EMBEDDING, _embedding(70, 300_000, 4)  # three
     yield EMBEDDING, _embedding(20, 7, 2100)  # several blocks of columns
+    for sample in _attention():
+        yield ATTENTION, sample
     for size in (1020, 20_003):
         yield ADAMW, adamw_sample(size, *range(1, size, 23), t=7, copy=size % 2 == 0)
     for size in (1023, 1 << 16, (1 << 16) + 3, 1 << 20, (1 << 20) + 3):
