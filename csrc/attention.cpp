@@ -1,7 +1,7 @@
 // Attention on the CPU, in tiles of queries by keys that live in the first caches:
 //
 //     attention_tiles.h     the small matrix products, packing and prefetching
-//     attention_scores.h    one tile of scores: staircase, mask, dropout
+//     attention_scores.h    one tile of scores: staircases, mask, dropout
 //     attention_forward.h   the softmax over the tiles of a range of queries
 //     attention_few.h       the same for a handful of queries, as in decoding
 //     attention_backward.h  the gradients of a range of queries and a range of keys
@@ -80,11 +80,14 @@ void forward_few(const Out& o, const Out& lse, const Problem& p) {
     }
 }
 
-// Five products a tile; a head is one unit of work.
-void backward_by_heads(const Gradients& g, const Problem& p) {
-    const double flops = 10.0 * p.T * p.S * p.D;
-    const auto unit = [&](int64_t bh) { return Part{bh, 0, p.T, 0, p.S, true, true}; };
-    parallel_for(p.heads(), grain(flops), [&](int64_t begin, int64_t end) {
+// Five products a tile; a head of keys with all heads of queries that read it is one unit of work.
+void backward_by_groups(const Gradients& g, const Problem& p) {
+    const double flops = 10.0 * p.shared * p.T * p.S * p.D;
+    const auto unit = [&](int64_t bg) {
+        const int64_t bh = p.first_head(bg);
+        return Part{bg, bh, bh + p.shared, 0, p.T, 0, p.S, true, true};
+    };
+    parallel_for(p.groups(), grain(flops), [&](int64_t begin, int64_t end) {
         in_turn(begin, end, unit,
                 [&](const Part& part, const Part* next) { backward_part(g, p, part, next); });
     });
@@ -95,19 +98,22 @@ void backward_by_heads(const Gradients& g, const Problem& p) {
 void backward_by_blocks(const Gradients& g, const Problem& p) {
     constexpr int64_t kKeys = 4 * kTile;  // so that packing the queries anew is a small part
     const int64_t key_blocks = blocks_of(p.S, kKeys), query_blocks = blocks_of(p.T, kTile);
-    const double key_flops = 8.0 * p.T * kKeys * p.D, query_flops = 6.0 * kTile * p.S * p.D;
-    parallel_for(p.heads() * key_blocks, grain(key_flops), [&](int64_t begin, int64_t end) {
+    const double key_flops = 8.0 * p.shared * p.T * kKeys * p.D;
+    const double query_flops = 6.0 * kTile * p.S * p.D;
+    parallel_for(p.groups() * key_blocks, grain(key_flops), [&](int64_t begin, int64_t end) {
         for (int64_t u = begin; u < end; ++u) {
             const int64_t j = interleaved(u % key_blocks, key_blocks) * kKeys;
             const int64_t j_end = std::min(j + kKeys, p.S);
-            backward_part(g, p, {u / key_blocks, 0, p.T, j, j_end, false, true}, nullptr);
+            const int64_t bg = u / key_blocks, bh = p.first_head(bg);
+            backward_part(g, p, {bg, bh, bh + p.shared, 0, p.T, j, j_end, false, true}, nullptr);
         }
     });
     parallel_for(p.heads() * query_blocks, grain(query_flops), [&](int64_t begin, int64_t end) {
         for (int64_t u = begin; u < end; ++u) {
             const int64_t i = interleaved(u % query_blocks, query_blocks) * kTile;
             const int64_t i_end = std::min(i + kTile, p.T);
-            backward_part(g, p, {u / query_blocks, i, i_end, 0, p.S, true, false}, nullptr);
+            const int64_t bh = u / query_blocks, bg = p.group_of(bh);
+            backward_part(g, p, {bg, bh, bh + 1, i, i_end, 0, p.S, true, false}, nullptr);
         }
     });
 }
@@ -130,11 +136,11 @@ void attention_backward(StridedOut dq, StridedOut dk, StridedOut dv, Out, In do_
     const Problem p{q,      k,      v,       mask, lengths, static_cast<float>(scale),
                     causal, window, dropout, seed, offset};
     const Gradients g{dq, dk, dv, do_, o, lse};
-    // The same bits either way, so the number of threads may choose: whole heads, unless some
+    // The same bits either way, so the number of threads may choose: whole groups, unless some
     // threads would be idle for longer than computing the scores twice takes.
-    const int64_t threads = num_threads(), rounds = blocks_of(p.heads(), threads);
-    if (5 * rounds * threads <= 7 * p.heads()) {
-        backward_by_heads(g, p);
+    const int64_t threads = num_threads(), rounds = blocks_of(p.groups(), threads);
+    if (5 * rounds * threads <= 7 * p.groups()) {
+        backward_by_groups(g, p);
     } else {
         backward_by_blocks(g, p);
     }

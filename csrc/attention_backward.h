@@ -1,9 +1,10 @@
-// The backward pass of attention over a range of queries and a range of keys of one head.
+// The backward pass of attention over a range of keys of one head, and a range of queries of the
+// heads that read it.
 //
 // p = exp(s - lse) is made again tile by tile (Dao et al. 2022). A block of queries stays in place
 // while the keys pass by: its dq is complete when they have. dk and dv of all keys of the range add
 // up meanwhile, in scratch, or where the caller wants them if there is but one block. Every sum
-// runs over keys, or over queries, in ascending order, however the ranges are cut.
+// runs over keys, or over heads and their queries, in ascending order, however the ranges are cut.
 //
 // The factor `scale` of dq and dk goes into do before it meets v, so that ds has it already.
 #pragma once
@@ -19,14 +20,25 @@ struct Gradients {
     In do_, o, lse;
 };
 
-// What one thread works on: the queries [i_begin, i_end) against the keys [j_begin, j_end) of a
-// head, for the gradients of the queries, of the keys, or of both.
+struct QueryBlock {
+    int64_t bh, i0, count;
+};
+
+// What one thread works on: the queries [i_begin, i_end) of the heads [bh_begin, bh_end) against
+// the keys [j_begin, j_end) of their group, for the gradients of the queries, of the keys, or of
+// both.
 struct Part {
-    int64_t bh, i_begin, i_end, j_begin, j_end;
+    int64_t bg, bh_begin, bh_end, i_begin, i_end, j_begin, j_end;
     bool queries, keys;
 
+    int64_t blocks_of_head() const { return (i_end - i_begin + kTile - 1) / kTile; }
+    int64_t blocks() const { return (bh_end - bh_begin) * blocks_of_head(); }
+    QueryBlock block(int64_t n) const {
+        const int64_t i0 = i_begin + n % blocks_of_head() * kTile;
+        return {bh_begin + n / blocks_of_head(), i0, std::min(kTile, i_end - i0)};
+    }
     int64_t key_count() const { return j_end - j_begin; }
-    bool one_block() const { return i_end - i_begin <= kTile; }
+    bool one_block() const { return blocks() <= 1; }
     bool one_tile() const { return key_count() <= kTile; }
 };
 
@@ -64,17 +76,18 @@ struct KeyRows {
     KeyRows(const Gradients& g, const Problem& p, const Part& part) {
         const int64_t count = part.key_count(), width = padded(p.D), size = count * width;
         float* memory = scratch(static_cast<std::size_t>(4 * size), 1);
-        k = p.head(p.k, part.bh).from(part.j_begin);
-        v = p.head(p.v, part.bh).from(part.j_begin);
+        k = p.group(p.k, part.bg).from(part.j_begin);
+        v = p.group(p.v, part.bg).from(part.j_begin);
         // One block of queries meets each key once: not worth a copy.
         if (!part.one_block() || width != p.D) {
-            k = packed_rows(memory, k, count, p.D);
-            v = packed_rows(memory + size, v, count, p.D);
+            const int64_t used = std::min(count, p.keys(part.bg) - part.j_begin);
+            k = packed_rows(memory, k, used, p.D);
+            v = packed_rows(memory + size, v, used, p.D);
         }
         in_place = part.one_block() && width == p.D;
         if (in_place) {
-            dk = p.head(g.dk, part.bh).from(part.j_begin);
-            dv = p.head(g.dv, part.bh).from(part.j_begin);
+            dk = p.group(g.dk, part.bg).from(part.j_begin);
+            dv = p.group(g.dv, part.bg).from(part.j_begin);
         } else {
             dk = {memory + 2 * size, width};
             dv = {memory + 3 * size, width};
@@ -113,21 +126,22 @@ inline void dots(float* delta, Rows x, Rows y, int64_t rows, int64_t columns, fl
 }
 
 inline QueryRows load_queries(const BackwardScratch& w, const Gradients& g, const Problem& p,
-                              const Part& part, int64_t i0, int64_t queries) {
-    const Rows q = p.head(p.q, part.bh).from(i0);
-    const Rows do_ = p.head(g.do_, part.bh).from(i0), o = p.head(g.o, part.bh).from(i0);
+                              const Part& part, const QueryBlock& block) {
+    const auto [bh, i0, queries] = block;
+    const Rows q = p.head(p.q, bh).from(i0);
+    const Rows do_ = p.head(g.do_, bh).from(i0), o = p.head(g.o, bh).from(i0);
     pack_transposed(w.q_turned, q, queries, p.D, p.scale);
     pack_transposed(w.do_turned, do_, queries, p.D, p.scale);
     // Lanes without a query, and queries that saw no key, get p = exp(s - inf) = 0.
     std::fill_n(w.lse, kTile, INFINITY);
-    const float* lse = g.lse.as<float>() + part.bh * p.T + i0;
+    const float* lse = g.lse.as<float>() + bh * p.T + i0;
     for (int64_t i = 0; i < queries; ++i) {
         if (lse[i] != kMinusInfinity) w.lse[i] = lse[i];
     }
     dots(w.delta, do_, o, queries, p.D, p.scale);
     const int64_t width = padded(p.D);
     const bool in_place = part.one_tile() && width == p.D;
-    const Target dq = in_place ? p.head(g.dq, part.bh).from(i0) : Target{w.dq, width};
+    const Target dq = in_place ? p.head(g.dq, bh).from(i0) : Target{w.dq, width};
     if (part.one_tile()) {
         return {whole_words(w.q, q, queries, p.D), whole_words(w.do_, do_, queries, p.D), dq,
                 in_place};
@@ -139,15 +153,15 @@ inline QueryRows load_queries(const BackwardScratch& w, const Gradients& g, cons
 inline void softmax_gradient(const BackwardScratch& w, const Tile& t) {
     for (int64_t i = 0; i < t.columns(); i += Vec::width) {
         const Vec lse = Vec::load(w.lse + i), delta = Vec::load(w.delta + i);
-        const int64_t rows = t.rows_at(i);
-        for (int64_t j = 0; j < rows; ++j) {
+        const int64_t end = t.word_end(i);
+        for (int64_t j = t.keys_begin(i); j < end; ++j) {
             const int64_t at = j * kTile + i;
             const Vec p = exp_score(Vec::load(w.p + at) - lse);
             p.store(w.p + at);
             (p * (Vec::load(w.ds + at) - delta)).store(w.ds + at);
         }
-        zero_below(w.p, t, i);
-        zero_below(w.ds, t, i);
+        zero_around(w.p, t, i);
+        zero_around(w.ds, t, i);
     }
 }
 
@@ -169,7 +183,7 @@ inline void backward_tile(const BackwardScratch& w, QueryRows& queries, const Ke
     }
     scores(w.p, t, keys.k.from(j), w.q_turned, p.D, ahead);
     scores(w.ds, t, keys.v.from(j), w.do_turned, p.D, ahead);
-    apply_causal(w.p, t);
+    apply_staircases(w.p, t);
     if (seen == Seen::some) apply_mask(w.p, p, t, w.work);
     if (p.dropout > 0) {
         draw_tile(w.factors, p, t, w.work);
@@ -196,53 +210,54 @@ inline void write_rows(Target y, const float* x, int64_t rows, int64_t columns) 
     }
 }
 
-inline void finish_queries(const Gradients& g, const Problem& p, const Part& part, int64_t i0,
-                           int64_t count, const QueryRows& queries) {
-    const Target dq = p.head(g.dq, part.bh).from(i0);
-    if (queries.fresh) {
-        clear_rows(dq, count, p.D);
-    } else if (!queries.in_place) {
-        write_rows(dq, queries.dq.data, count, p.D);
-    }
+// The keys [begin, end) of a part that a block of queries may see: the first of them begins a tile.
+struct Span {
+    int64_t begin, end;
+};
+
+inline Span span_of(const Problem& p, const Part& part, const QueryBlock& block) {
+    return {std::max(part.j_begin, p.first_tile(block.i0)),
+            std::min(part.j_end, p.keys_end(block.bh, block.i0 + block.count - 1))};
 }
 
-// Keys from j_end on were seen by nobody.
-inline void finish_keys(const Gradients& g, const Problem& p, const Part& part, int64_t j_end,
+// Keys outside the span that the last block met were seen by nobody, if it was the only one.
+inline void finish_keys(const Gradients& g, const Problem& p, const Part& part, const Span& met,
                         const KeyRows& keys) {
-    const Target dk = p.head(g.dk, part.bh).from(part.j_begin);
-    const Target dv = p.head(g.dv, part.bh).from(part.j_begin);
+    const Target dk = p.group(g.dk, part.bg).from(part.j_begin);
+    const Target dv = p.group(g.dv, part.bg).from(part.j_begin);
     if (!keys.in_place) {
         write_rows(dk, keys.dk.data, part.key_count(), p.D);
         write_rows(dv, keys.dv.data, part.key_count(), p.D);
         return;
     }
-    const int64_t seen = std::max<int64_t>(j_end - part.j_begin, 0);
-    clear_rows(dk.from(seen), part.key_count() - seen, p.D);
-    clear_rows(dv.from(seen), part.key_count() - seen, p.D);
+    const int64_t begin = met.begin - part.j_begin, end = met.end - part.j_begin;
+    for (const Target& y : {dk, dv}) {
+        clear_rows(y, begin, p.D);
+        clear_rows(y.from(end), part.key_count() - end, p.D);
+    }
 }
 
-// What is needed after the block of queries at i0, and where this block's results go.
-inline Ahead what_follows(const Gradients& g, const Problem& p, const Part& part, int64_t i0,
+// What is needed after block n of the queries, and where this block's results go.
+inline Ahead what_follows(const Gradients& g, const Problem& p, const Part& part, int64_t n,
                           const Part* next) {
     Ahead ahead((part.key_count() + kTile - 1) / kTile * (5 * kTile / kStrip));
-    int64_t bh = part.bh, i = i0 + kTile, i_end = part.i_end;
-    if (part.queries) ahead.write(p.head(g.dq, bh).from(i0), std::min(kTile, i_end - i0), p.D);
-    if (i >= i_end) {
+    const QueryBlock now = part.block(n);
+    if (part.queries) ahead.write(p.head(g.dq, now.bh).from(now.i0), now.count, p.D);
+    const bool last = n + 1 == part.blocks();
+    if (last) {
         if (part.keys) {
-            ahead.write(p.head(g.dk, bh).from(part.j_begin), part.key_count(), p.D);
-            ahead.write(p.head(g.dv, bh).from(part.j_begin), part.key_count(), p.D);
+            ahead.write(p.group(g.dk, part.bg).from(part.j_begin), part.key_count(), p.D);
+            ahead.write(p.group(g.dv, part.bg).from(part.j_begin), part.key_count(), p.D);
         }
         if (next == nullptr) return ahead;
-        bh = next->bh;
-        i = next->i_begin;
-        i_end = next->i_end;
-        ahead.read(p.head(p.k, bh).from(next->j_begin), next->key_count(), p.D);
-        ahead.read(p.head(p.v, bh).from(next->j_begin), next->key_count(), p.D);
+        ahead.read(p.group(p.k, next->bg).from(next->j_begin), next->key_count(), p.D);
+        ahead.read(p.group(p.v, next->bg).from(next->j_begin), next->key_count(), p.D);
     }
-    const int64_t count = std::min(kTile, i_end - i);
-    ahead.read(p.head(p.q, bh).from(i), count, p.D);
-    ahead.read(p.head(g.do_, bh).from(i), count, p.D);
-    ahead.read(p.head(g.o, bh).from(i), count, p.D);
+    const QueryBlock following = last ? next->block(0) : part.block(n + 1);
+    const auto [bh, i0, count] = following;
+    ahead.read(p.head(p.q, bh).from(i0), count, p.D);
+    ahead.read(p.head(g.do_, bh).from(i0), count, p.D);
+    ahead.read(p.head(g.o, bh).from(i0), count, p.D);
     return ahead;
 }
 
@@ -250,19 +265,30 @@ inline void backward_part(const Gradients& g, const Problem& p, const Part& part
                           const Part* next) {
     const BackwardScratch w(p.D);
     const KeyRows keys(g, p, part);
-    int64_t j_end = part.j_begin;
-    for (int64_t i0 = part.i_begin; i0 < part.i_end; i0 += kTile) {
-        Ahead ahead = what_follows(g, p, part, i0, next);
-        const int64_t count = std::min(kTile, part.i_end - i0);
-        j_end = std::min(part.j_end, p.keys_seen(i0 + count - 1));
-        QueryRows queries = load_queries(w, g, p, part, i0, count);
-        for (int64_t j0 = part.j_begin; j0 < j_end; j0 += kTile) {
-            const Tile tile = tile_at(p, part.bh, i0, count, j0, j_end);
+    Span met{part.j_begin, part.j_begin};
+    for (int64_t n = 0; n < part.blocks(); ++n) {
+        const QueryBlock block = part.block(n);
+        const Target dq = p.head(g.dq, block.bh).from(block.i0);
+        const Span span = span_of(p, part, block);
+        if (span.begin >= span.end) {
+            if (part.queries) clear_rows(dq, block.count, p.D);
+            continue;
+        }
+        met = span;
+        Ahead ahead = what_follows(g, p, part, n, next);
+        QueryRows queries = load_queries(w, g, p, part, block);
+        for (int64_t j0 = span.begin; j0 < span.end; j0 += kTile) {
+            const Tile tile = tile_at(p, block.bh, block.i0, block.count, j0, span.end);
             backward_tile(w, queries, keys, p, tile, part, ahead);
         }
-        if (part.queries) finish_queries(g, p, part, i0, count, queries);
+        if (!part.queries) continue;
+        if (queries.fresh) {
+            clear_rows(dq, block.count, p.D);
+        } else if (!queries.in_place) {
+            write_rows(dq, queries.dq.data, block.count, p.D);
+        }
     }
-    if (part.keys) finish_keys(g, p, part, j_end, keys);
+    if (part.keys) finish_keys(g, p, part, met, keys);
 }
 
 }  // namespace tiles

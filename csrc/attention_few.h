@@ -40,13 +40,15 @@ inline Running partial(float* memory) {
 
 // Scores of keys that query i does not see, or that do not exist, become -inf.
 inline void mask_row(float* s, const Problem& p, int64_t bh, int64_t i, int64_t j0, int64_t keys) {
-    const int64_t seen = std::clamp<int64_t>(p.keys_seen(i) - j0, 0, keys);
-    std::fill(s + seen, s + kTile, kMinusInfinity);
+    const int64_t begin = std::clamp<int64_t>(p.keys_begin(i) - j0, 0, keys);
+    const int64_t end = std::clamp<int64_t>(p.keys_end(bh, i) - j0, 0, keys);
+    std::fill(s, s + begin, kMinusInfinity);
+    std::fill(s + end, s + kTile, kMinusInfinity);
     if (!p.mask) return;
     const int64_t stride = p.mask.stride[3];
     const bool* mask = p.seen(bh, i, j0);
-    for (int64_t j = 0; j < seen; j += Vec::width) {
-        const Mask word = seen_word(mask + j * stride, stride, seen - j);
+    for (int64_t j = 0; j < end; j += Vec::width) {
+        const Mask word = seen_word(mask + j * stride, stride, end - j);
         select(word, Vec::load(s + j), Vec::set(kMinusInfinity)).store(s + j);
     }
 }
@@ -70,11 +72,12 @@ inline Vec absorb_row(float* s, float& running_m, float& running_l) {
     return shrink;
 }
 
-inline void few_tile(const FewScratch& w, const Problem& p, int64_t bh, int64_t j0,
+inline void few_tile(const FewScratch& w, const Problem& p, int64_t bh, int64_t j0, int64_t j_end,
                      const Running& run) {
-    const int64_t width = padded(p.D), keys = std::min(kTile, p.S - j0);
-    const int64_t following = std::min(kTile, p.S - j0 - keys);
-    const Rows k = p.head(p.k, bh).from(j0), v = p.head(p.v, bh).from(j0);
+    const int64_t width = padded(p.D), keys = std::min(kTile, j_end - j0);
+    const int64_t following = std::min(kTile, j_end - j0 - keys);
+    const int64_t bg = p.group_of(bh);
+    const Rows k = p.group(p.k, bg).from(j0), v = p.group(p.v, bg).from(j0);
     Ahead ahead(kTile / Vec::width);
     ahead.read(k.from(keys), following, p.D);
     ahead.read(v.from(keys), following, p.D);
@@ -104,8 +107,9 @@ inline void forward_few(const Problem& p, int64_t bh, int64_t j_begin, int64_t j
     pack_rows(w.q, p.head(p.q, bh), p.T, p.D, p.scale);
     run.start();
     fill_zero(run.o, p.T * padded(p.D));
-    j_end = std::min(j_end, p.keys_seen(p.T - 1));
-    for (int64_t j0 = j_begin; j0 < j_end; j0 += kTile) few_tile(w, p, bh, j0, run);
+    j_begin = std::max(j_begin, p.first_tile(0));
+    j_end = std::min(j_end, p.keys_end(bh, p.T - 1));
+    for (int64_t j0 = j_begin; j0 < j_end; j0 += kTile) few_tile(w, p, bh, j0, j_end, run);
 }
 
 // Adds the next chunk's results to those of the chunks before it.

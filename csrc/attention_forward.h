@@ -54,8 +54,9 @@ struct Range {
 };
 
 struct Block {
-    int64_t i0, queries, j_end;  // sees no key from j_end on
-    float* q;                    // (D, queries), times the scale
+    int64_t i0, queries;
+    int64_t j_begin, j_end;  // sees no key before and none from there on
+    float* q;                // (D, queries), times the scale
     Running run;
 };
 
@@ -87,15 +88,14 @@ struct ForwardScratch {
     }
 };
 
-// The largest of the scores of one word of queries.
-inline Vec largest(const float* s, int64_t rows) {
+// The largest of the scores of one word of queries, keys [j, end).
+inline Vec largest(const float* s, int64_t j, int64_t end) {
     Vec even = Vec::set(kMinusInfinity), odd = even;
-    int64_t j = 0;
-    for (; j + 2 <= rows; j += 2) {
+    for (; j + 2 <= end; j += 2) {
         even = max(even, Vec::load(s + j * kTile));
         odd = max(odd, Vec::load(s + (j + 1) * kTile));
     }
-    if (j < rows) even = max(even, Vec::load(s + j * kTile));
+    if (j < end) even = max(even, Vec::load(s + j * kTile));
     return max(even, odd);
 }
 
@@ -104,8 +104,8 @@ inline Vec largest(const float* s, int64_t rows) {
 inline bool absorb(const ForwardScratch& w, const Tile& t, const Running& run) {
     bool moved = false;
     for (int64_t i = 0; i < t.columns(); i += Vec::width) {
-        const int64_t rows = t.rows_at(i);
-        const Vec before = Vec::load(run.m + i), top = largest(w.s + i, rows);
+        const int64_t begin = t.keys_begin(i), end = t.word_end(i);
+        const Vec before = Vec::load(run.m + i), top = largest(w.s + i, begin, end);
         const Mask move = top > before + Vec::set(kSlack);
         const Vec m = select(move, top, before);
         // Nothing seen yet: any finite base keeps exp(-inf - base) at 0.
@@ -120,13 +120,13 @@ inline bool absorb(const ForwardScratch& w, const Tile& t, const Running& run) {
         } else {
             Vec::set(1.0f).store(w.shrink + i);
         }
-        for (int64_t j = 0; j < rows; ++j) {
+        for (int64_t j = begin; j < end; ++j) {
             float* word = w.s + j * kTile + i;
             const Vec e = exp_score(Vec::load(word) - base);
             e.store(word);
             l += e;
         }
-        zero_below(w.s, t, i);
+        zero_around(w.s, t, i);
         l.store(run.l + i);
     }
     return moved;
@@ -139,7 +139,7 @@ inline void forward_tile(const ForwardScratch& w, const Problem& p, const Tile& 
     Running& run = block.run;
     const int64_t width = padded(p.D);
     scores(w.s, t, k, block.q, p.D, ahead);
-    apply_causal(w.s, t);
+    apply_staircases(w.s, t);
     if (seen == Seen::some) apply_mask(w.s, p, t, w.work);
     const bool moved = absorb(w, t, run);
     if (p.dropout > 0) {
@@ -160,7 +160,8 @@ inline void start(ForwardScratch& w, const Problem& p, const Range& range) {
         Block& b = w.blocks[n];
         b.i0 = range.i_begin + n * kTile;
         b.queries = std::min(kTile, range.i_end - b.i0);
-        b.j_end = p.keys_seen(b.i0 + b.queries - 1);
+        b.j_begin = p.first_tile(b.i0);
+        b.j_end = p.keys_end(range.bh, b.i0 + b.queries - 1);
         b.run.start();
         pack_transposed(b.q, q.from(b.i0), b.queries, p.D, p.scale);
     }
@@ -171,17 +172,17 @@ inline void start(ForwardScratch& w, const Problem& p, const Range& range) {
 inline Ahead what_follows(const Out& o, const Problem& p, const Range& range, int64_t j0,
                           int64_t j_end, const Range* next) {
     Ahead ahead(range.blocks() * 2 * kTile / kStrip);
-    int64_t bh = range.bh, keys = std::min(kTile, j_end - j0);
+    int64_t bg = p.group_of(range.bh), keys = std::min(kTile, j_end - j0);
     if (keys <= 0) {
-        ahead.write(p.head(o, bh).from(range.i_begin), range.i_end - range.i_begin, p.D);
+        ahead.write(p.head(o, range.bh).from(range.i_begin), range.i_end - range.i_begin, p.D);
         if (next == nullptr) return ahead;
-        bh = next->bh;
-        ahead.read(p.head(p.q, bh).from(next->i_begin), next->i_end - next->i_begin, p.D);
-        j0 = 0;
-        keys = std::min(kTile, p.S);
+        bg = p.group_of(next->bh);
+        ahead.read(p.head(p.q, next->bh).from(next->i_begin), next->i_end - next->i_begin, p.D);
+        j0 = p.first_tile(next->i_begin);
+        keys = std::min(kTile, p.keys(bg) - j0);
     }
-    ahead.read(p.head(p.k, bh).from(j0), keys, p.D);
-    ahead.read(p.head(p.v, bh).from(j0), keys, p.D);
+    ahead.read(p.group(p.k, bg).from(j0), keys, p.D);
+    ahead.read(p.group(p.v, bg).from(j0), keys, p.D);
     return ahead;
 }
 
@@ -190,15 +191,16 @@ inline void forward_range(const Out& o, const Out& lse, const Problem& p, const 
     ForwardScratch w(p.D);
     start(w, p, range);
     const int64_t blocks = range.blocks(), j_end = w.blocks[blocks - 1].j_end;
-    for (int64_t j0 = 0; j0 < j_end; j0 += kTile) {
+    const int64_t bg = p.group_of(range.bh);
+    for (int64_t j0 = w.blocks[0].j_begin; j0 < j_end; j0 += kTile) {
         Ahead ahead = what_follows(o, p, range, j0 + kTile, j_end, next);
         const int64_t keys = std::min(kTile, j_end - j0);
-        Rows k = p.head(p.k, range.bh).from(j0), v = p.head(p.v, range.bh).from(j0);
+        Rows k = p.group(p.k, bg).from(j0), v = p.group(p.v, bg).from(j0);
         if (blocks > 1) k = packed_rows(w.k, k, keys, p.D);
         v = blocks > 1 ? packed_rows(w.v, v, keys, p.D) : whole_words(w.v, v, keys, p.D);
         for (int64_t n = 0; n < blocks; ++n) {
             Block& b = w.blocks[n];
-            if (j0 >= b.j_end) continue;
+            if (j0 < b.j_begin || j0 >= b.j_end) continue;
             forward_tile(w, p, tile_at(p, range.bh, b.i0, b.queries, j0, b.j_end), k, v, b, ahead);
         }
     }

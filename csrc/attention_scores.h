@@ -4,9 +4,9 @@
 // queries: maxima and sums over keys are then plain word operations, never across lanes, and the
 // keys can be read where the caller has them.
 //
-// The causal rule cuts a tile along a staircase. Products skip what lies beyond it in steps of
-// kStrip; what a step overshoots has to be zero, so whoever turns scores into probabilities writes
-// kStrip rows of zeros below the staircase.
+// The causal rule and the window cut a tile along staircases: a query sees the keys between two of
+// them. Products skip what lies beyond in steps of kStrip; what a step overshoots has to be zero,
+// so whoever turns scores into probabilities writes kStrip rows of zeros on either side.
 #pragma once
 
 #include <cmath>
@@ -34,20 +34,40 @@ struct Problem {
     std::uint64_t seed, offset;
 
     DropoutRule rule{dropout};
-    int64_t B = q.shape[0], T = q.shape[1], H = q.shape[2], D = q.shape[3], S = k.shape[1];
+    int64_t B = q.shape[0], T = q.shape[1], H = q.shape[2], D = q.shape[3];
+    int64_t S = k.shape[1], G = k.shape[2];
+    int64_t shared = H / std::max<int64_t>(G, 1);  // heads of queries to one of keys
+    const int64_t* length = lengths.as<int64_t>();
+    // Causality and window show query i the keys in [i + lower, i + upper).
+    int64_t reach = std::min(window, T + S);
+    int64_t upper = causal ? S - T + 1 : reach > 0 ? S - T + reach : S;
+    int64_t lower = reach > 0 ? S - T - reach + 1 : -T;
 
     int64_t heads() const { return B * H; }
-    // How many keys query i sees, as far as the causal rule goes.
-    int64_t keys_seen(int64_t i) const {
-        return causal ? std::clamp<int64_t>(i + 1 + S - T, 0, S) : S;
+    // A head of keys is called a group, after the heads of queries that read it: these are
+    // first_head(bg) and the next ones.
+    int64_t groups() const { return B * G; }
+    int64_t group_of(int64_t bh) const { return bh / H * G + bh % H / shared; }
+    int64_t first_head(int64_t bg) const { return bg / G * H + bg % G * shared; }
+    // The keys that there are for group bg; the rest is padding.
+    int64_t keys(int64_t bg) const {
+        return length == nullptr ? S : std::clamp<int64_t>(length[bg / G], 0, S);
     }
+    // Mask aside, query i of head bh sees the keys from keys_begin on and before keys_end; both
+    // grow with i.
+    int64_t keys_begin(int64_t i) const { return std::clamp<int64_t>(i + lower, 0, S); }
+    int64_t keys_end(int64_t bh, int64_t i) const {
+        return std::clamp<int64_t>(i + upper, 0, keys(group_of(bh)));
+    }
+    // Where the first tile of keys for the queries from i on begins.
+    int64_t first_tile(int64_t i) const { return round_down(keys_begin(i), kTile); }
+
     // Head bh of a (B, T, H, D) tensor.
-    Rows head(const StridedIn& x, int64_t bh) const {
-        return {x.as<float>() + bh / H * x.stride[0] + bh % H * x.stride[2], x.stride[1]};
-    }
-    Target head(const StridedOut& x, int64_t bh) const {
-        return {x.as<float>() + bh / H * x.stride[0] + bh % H * x.stride[2], x.stride[1]};
-    }
+    Rows head(const StridedIn& x, int64_t bh) const { return rows(x, bh / H, bh % H); }
+    Target head(const StridedOut& x, int64_t bh) const { return rows(x, bh / H, bh % H); }
+    // Group bg of a (B, S, G, D) tensor.
+    Rows group(const StridedIn& x, int64_t bg) const { return rows(x, bg / G, bg % G); }
+    Target group(const StridedOut& x, int64_t bg) const { return rows(x, bg / G, bg % G); }
     // The same of a contiguous one, of T queries.
     Rows head(const In& x, int64_t bh) const { return {x.as<float>() + start(bh), H * D}; }
     Target head(const Out& x, int64_t bh) const { return {x.as<float>() + start(bh), H * D}; }
@@ -58,38 +78,47 @@ struct Problem {
     }
 
   private:
+    static Rows rows(const StridedIn& x, int64_t b, int64_t h) {
+        return {x.as<float>() + b * x.stride[0] + h * x.stride[2], x.stride[1]};
+    }
+    static Target rows(const StridedOut& x, int64_t b, int64_t h) {
+        return {x.as<float>() + b * x.stride[0] + h * x.stride[2], x.stride[1]};
+    }
     int64_t start(int64_t bh) const { return (bh / H * T * H + bh % H) * D; }
 };
 
 // Queries [i0, i0 + queries) against keys [j0, j0 + keys) of head bh.
 struct Tile {
     int64_t bh, i0, j0, queries, keys;
-    int64_t edge;  // query i sees the keys j < i + edge, both counted inside the tile
+    // Query i sees the keys j with i + lower <= j < i + upper, both counted inside the tile.
+    int64_t lower, upper;
 
     int64_t columns() const { return padded(queries); }
-    bool whole() const { return edge >= keys; }
-    int64_t keys_seen(int64_t i) const { return std::clamp<int64_t>(i + edge, 0, keys); }
-    int64_t first_query(int64_t j) const { return std::clamp<int64_t>(j - edge + 1, 0, queries); }
-    // Rows of scores that some lane of the word at column i sees.
-    int64_t rows_at(int64_t i) const { return keys_seen(i + Vec::width - 1); }
+    int64_t keys_begin(int64_t i) const { return std::clamp<int64_t>(i + lower, 0, keys); }
+    int64_t keys_end(int64_t i) const { return std::clamp<int64_t>(i + upper, 0, keys); }
+    int64_t queries_begin(int64_t j) const {
+        return std::clamp<int64_t>(j - upper + 1, 0, queries);
+    }
+    int64_t queries_end(int64_t j) const { return std::clamp<int64_t>(j - lower + 1, 0, queries); }
+    // Rows of scores that some lane of the word at column i sees begin at keys_begin(i), and end:
+    int64_t word_end(int64_t i) const { return keys_end(i + Vec::width - 1); }
 };
 
 // The tile of `queries` queries at (i0, j0), of the keys before j_end.
 inline Tile tile_at(const Problem& p, int64_t bh, int64_t i0, int64_t queries, int64_t j0,
                     int64_t j_end) {
     const int64_t keys = std::min(kTile, j_end - j0);
-    const int64_t edge = p.causal ? i0 - j0 + p.S - p.T + 1 : keys;
-    return {bh, i0, j0, queries, keys, edge};
+    return {bh, i0, j0, queries, keys, i0 - j0 + p.lower, i0 - j0 + p.upper};
 }
 
-// s[j][i] = a[j] . b[:, i] over D, for what the staircase leaves: the scores from keys and packed
+// s[j][i] = a[j] . b[:, i] over D, for what the staircases leave: the scores from keys and packed
 // queries, and the backward pass's dp from values and packed do.
 inline void scores(float* s, const Tile& t, Rows a, const float* b, int64_t D, Ahead& ahead) {
     for (int64_t j = 0; j < t.keys; j += kStrip) {
         const int64_t rows = std::min(kStrip, t.keys - j);
-        const int64_t i = round_down(t.first_query(j), Vec::width);
+        const int64_t i = round_down(t.queries_begin(j), Vec::width);
         product(s + j * kTile + i, kTile, Straight{a.row(j), a.stride}, b + i, kTile, rows,
-                t.columns() - i, D, Start::zero);
+                padded(t.queries_end(j + rows - 1)) - i, D, Start::zero);
         ahead.step();
     }
 }
@@ -99,8 +128,9 @@ inline void sum_over_keys(Target y, const Tile& t, const float* x, Rows b, int64
                           Start start, Ahead& ahead) {
     for (int64_t i = 0; i < t.queries; i += kStrip) {
         const int64_t rows = std::min(kStrip, t.queries - i);
-        product(y.row(i), y.stride, Transposed{x + i, kTile}, b.data, b.stride, rows, width,
-                t.keys_seen(i + rows - 1), start);
+        const int64_t j = t.keys_begin(i);
+        product(y.row(i), y.stride, Transposed{x + j * kTile + i, kTile}, b.row(j), b.stride, rows,
+                width, t.keys_end(i + rows - 1) - j, start);
         ahead.step();
     }
 }
@@ -110,27 +140,34 @@ inline void sum_over_queries(Target y, const Tile& t, const float* x, Rows b, in
                              Start start, Ahead& ahead) {
     for (int64_t j = 0; j < t.keys; j += kStrip) {
         const int64_t rows = std::min(kStrip, t.keys - j);
-        const int64_t i = t.first_query(j);
+        const int64_t i = t.queries_begin(j);
         product(y.row(j), y.stride, Straight{x + j * kTile + i, kTile}, b.row(i), b.stride, rows,
-                width, t.queries - i, start);
+                width, t.queries_end(j + rows - 1) - i, start);
         ahead.step();
     }
 }
 
-inline void zero_below(float* x, const Tile& t, int64_t i) {
-    const int64_t rows = t.rows_at(i), end = std::min(t.keys, rows + kStrip);
-    for (int64_t j = rows; j < end; ++j) Vec::zero().store(x + j * kTile + i);
+inline void zero_around(float* x, const Tile& t, int64_t i) {
+    const int64_t begin = t.keys_begin(i), end = t.word_end(i);
+    for (int64_t j = std::max<int64_t>(begin - kStrip, 0); j < begin; ++j) {
+        Vec::zero().store(x + j * kTile + i);
+    }
+    for (int64_t j = end; j < std::min(end + kStrip, t.keys); ++j) {
+        Vec::zero().store(x + j * kTile + i);
+    }
 }
 
-// Scores beyond the staircase become -inf, in the words that it crosses.
-inline void apply_causal(float* s, const Tile& t) {
-    if (t.whole()) return;
+// Scores beyond the staircases become -inf, in the words that they cross.
+inline void apply_staircases(float* s, const Tile& t) {
+    const Vec hidden = Vec::set(kMinusInfinity);
     for (int64_t i = 0; i < t.columns(); i += Vec::width) {
-        const int64_t rows = t.rows_at(i);
-        for (int64_t j = t.keys_seen(i); j < rows; ++j) {
+        for (int64_t j = t.keys_begin(i); j < t.keys_begin(i + Vec::width - 1); ++j) {
             float* word = s + j * kTile + i;
-            const Mask unseen = Mask::first(j - t.edge + 1 - i);
-            select(unseen, Vec::set(kMinusInfinity), Vec::load(word)).store(word);
+            select(Mask::first(j - t.lower + 1 - i), Vec::load(word), hidden).store(word);
+        }
+        for (int64_t j = t.keys_end(i); j < t.word_end(i); ++j) {
+            float* word = s + j * kTile + i;
+            select(Mask::first(j - t.upper + 1 - i), hidden, Vec::load(word)).store(word);
         }
     }
 }
@@ -205,8 +242,8 @@ inline void draw_tile(float* factors, const Problem& p, const Tile& t, float* wo
 
 inline void multiply_tile(float* x, const Tile& t, const float* factors) {
     for (int64_t i = 0; i < t.columns(); i += Vec::width) {
-        const int64_t rows = t.rows_at(i);
-        for (int64_t j = 0; j < rows; ++j) {
+        const int64_t end = t.word_end(i);
+        for (int64_t j = t.keys_begin(i); j < end; ++j) {
             const int64_t at = j * kTile + i;
             (Vec::load(x + at) * Vec::load(factors + at)).store(x + at);
         }

@@ -18,7 +18,8 @@
 namespace byhand {
 
 constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
-constexpr int kMostDepth = 128;  // of a head
+constexpr int kMostDepth = 128;                       // of a head
+constexpr int kWarps = 4, kThreads = kWarps * kWarp;  // of every kernel's blocks
 
 // 2^x for results stored as T, as exp_for.
 template <class T>

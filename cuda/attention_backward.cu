@@ -3,8 +3,6 @@
 namespace byhand {
 namespace {
 
-constexpr int kWarps = 4, kThreads = kWarps * kWarp;
-
 // Both kernels compute tiles of p and ds whose rows are theirs and whose columns they walk over:
 //
 //     of keys      rows k, v      columns q, do    p = f(k qT)    dp = v doT    dv += p do, dk +=

@@ -15,9 +15,8 @@ BYHAND_DEVICE int pieces_of(const Attention<T>& a) {
     return (a.keys + kPiece - 1) / kPiece;
 }
 
-namespace few {
+namespace {
 
-constexpr int kWarps = 4, kThreads = kWarps * kWarp;
 constexpr int kLanes = 8;                  // a team: they share a key
 constexpr int kTeams = kThreads / kLanes;  // keys that a block reads at once
 
@@ -229,8 +228,6 @@ void pieces(const char* name, const Attention<T>& a, float* work, Stream stream)
     }
 }
 
-}  // namespace few
-
 template <class T>
 void forward_few(const char* name, const Attention<T>& a, Rows<T> o, float* lse, const Out& work,
                  Stream stream) {
@@ -241,14 +238,15 @@ void forward_few(const char* name, const Attention<T>& a, Rows<T> o, float* lse,
     float* room = work.as<float>();
     constexpr int V = kPack<T>;
     if (!a.packed) {
-        few::pieces<T, 1, 16>(name, a, room, stream);
+        pieces<T, 1, 16>(name, a, room, stream);
     } else if (a.D <= 64) {
-        few::pieces<T, V, 8 / V>(name, a, room, stream);
+        pieces<T, V, 8 / V>(name, a, room, stream);
     } else {
-        few::pieces<T, V, 16 / V>(name, a, room, stream);
+        pieces<T, V, 16 / V>(name, a, room, stream);
     }
-    launch(name, few::attention_few_join<T>, dim3(blocks_for(rows, few::kWarps)),
-           dim3(few::kThreads), stream, a, o, lse, room);
+    launch(name, attention_few_join<T>, dim3(blocks_for(rows, kWarps)), dim3(kThreads), stream, a,
+           o, lse, room);
 }
 
+}  // namespace
 }  // namespace byhand

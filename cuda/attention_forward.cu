@@ -4,8 +4,6 @@
 namespace byhand {
 namespace {
 
-constexpr int kWarps = 4, kThreads = kWarps * kWarp;
-
 // A warp takes 16 kM queries, kKeys keys at a time. Its registers hold o, the scores and, if there
 // is the room, the queries.
 template <class T, int kCols>

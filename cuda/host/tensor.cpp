@@ -36,19 +36,28 @@ struct Fragments {
 // 2 t + 1 of D.
 template <int K, class A, class B>
 void multiply(void* const* lanes, A a, B b) {
-    float rows[16][K], columns[8][K];
+    float rows[16][K];
+    double right[K][8];
     for (int k = 0; k < K; ++k) {
         for (int m = 0; m < 16; ++m) rows[m][k] = a(lanes, m, k);
-        for (int n = 0; n < 8; ++n) columns[n][k] = b(lanes, n, k);
+        for (int n = 0; n < 8; ++n) right[k][n] = b(lanes, n, k);
     }
-    for (int lane = 0; lane < 32; ++lane) {
-        float* const d = static_cast<const Fragments*>(lanes[lane])->d;
-        for (int i = 0; i < 4; ++i) {
-            const int m = lane / 4 + i / 2 * 8, n = lane % 4 * 2 + i % 2;
-            double sum = d[i];
-            for (int k = 0; k < K; ++k) sum += static_cast<double>(rows[m][k]) * columns[n][k];
-            d[i] = static_cast<float>(sum);
+    for (int m = 0; m < 16; ++m) {
+        // The lanes of a row hold two columns each.
+        float* d[4];
+        for (int t = 0; t < 4; ++t) {
+            d[t] = static_cast<const Fragments*>(lanes[m % 8 * 4 + t])->d + m / 8 * 2;
         }
+        double sums[8];
+#pragma GCC unroll 8  // so that the sums stay in registers
+        for (int n = 0; n < 8; ++n) sums[n] = d[n / 2][n % 2];
+        for (int k = 0; k < K; ++k) {
+            const double left = rows[m][k];
+#pragma GCC unroll 8
+            for (int n = 0; n < 8; ++n) sums[n] += left * right[k][n];
+        }
+#pragma GCC unroll 8
+        for (int n = 0; n < 8; ++n) d[n / 2][n % 2] = static_cast<float>(sums[n]);
     }
 }
 

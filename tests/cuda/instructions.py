@@ -10,6 +10,7 @@ from tests.cuda.machine_code import Kernel
 LOAD = r"LDG\.E(\.\w+)*\.128(\.\w+)*"
 STORE = r"STG\.E(\.\w+)*\.128(\.\w+)*"
 EXP2 = r"MUFU\.EX2"
+TENSOR_CORES = (r"HMMA(\.\w+)*", r"LDSM(\.\w+)*", r"LDGSTS\.E(\.\w+)*\.128(\.\w+)*")
 
 # In no kernel, and why.
 FORBIDDEN = {
@@ -49,6 +50,10 @@ RULES = (
     Rule("adamw_update", loads=4, stores=3),  # w m v g, w m v
     Rule("grad_norm_squares", loads=4, stores=0),
     Rule("clip_scale"),
+    Rule("attention_forward_tiles", needs=(*TENSOR_CORES, EXP2)),
+    Rule("attention_backward_tiles", needs=(*TENSOR_CORES, EXP2)),
+    Rule("attention_row_sums", loads=2, stores=0),  # dout o
+    Rule("attention_few_pieces", loads=2, stores=0, needs=(EXP2,)),  # k v
 )
 
 

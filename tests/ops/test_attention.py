@@ -116,7 +116,7 @@ OP = Op(
     forward="attention_forward",
     backward="attention_backward",
     samples=(
-        sample(2, 5, 7, 3, 4, mask="vvvv"),
+        sample(6, 5, 7, 3, 4, mask="vvvv", lengths=(7, 0, 4, 6, 1, 5)),
         sample(0, 2, 3, 4, 5),
         sample(2, 0, 3, 4, 5),
         sample(2, 3, 0, 4, 5),
