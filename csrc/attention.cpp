@@ -61,13 +61,14 @@ void forward_many(const Out& o, const Out& lse, const Problem& p) {
 }
 
 void forward_few(const Out& o, const Out& lse, const Problem& p) {
-    const int64_t chunks = std::max<int64_t>(blocks_of(p.S, kChunk), 1);
+    const int64_t first = p.first_tile(0);
+    const int64_t chunks = std::max<int64_t>(blocks_of(p.S - first, kChunk), 1);
     const int64_t size = partial_size(p.T, p.D);
     float* memory = scratch(static_cast<std::size_t>(p.heads() * chunks * size), 1);
     const double flops = 4.0 * p.T * std::min(p.S, kChunk) * p.D;
     parallel_for(p.heads() * chunks, grain(flops), [&](int64_t begin, int64_t end) {
         for (int64_t u = begin; u < end; ++u) {
-            const int64_t j = u % chunks * kChunk;
+            const int64_t j = first + u % chunks * kChunk;
             forward_few(p, u / chunks, j, std::min(j + kChunk, p.S), partial(memory + u * size));
         }
     });
@@ -80,11 +81,13 @@ void forward_few(const Out& o, const Out& lse, const Problem& p) {
     }
 }
 
-// Five products a tile; a head is one unit of work.
+// Five products a tile; a head of the keys, with all heads that share it, is one unit of work.
 void backward_by_heads(const Gradients& g, const Problem& p) {
-    const double flops = 10.0 * p.T * p.S * p.D;
-    const auto unit = [&](int64_t bh) { return Part{bh, 0, p.T, 0, p.S, true, true}; };
-    parallel_for(p.heads(), grain(flops), [&](int64_t begin, int64_t end) {
+    const double flops = 10.0 * p.group * p.T * p.S * p.D;
+    const auto unit = [&](int64_t bg) {
+        return Part{bg, bg * p.group, (bg + 1) * p.group, 0, p.T, 0, p.S, true, true};
+    };
+    parallel_for(p.key_heads(), grain(flops), [&](int64_t begin, int64_t end) {
         in_turn(begin, end, unit,
                 [&](const Part& part, const Part* next) { backward_part(g, p, part, next); });
     });
@@ -95,19 +98,24 @@ void backward_by_heads(const Gradients& g, const Problem& p) {
 void backward_by_blocks(const Gradients& g, const Problem& p) {
     constexpr int64_t kKeys = 4 * kTile;  // so that packing the queries anew is a small part
     const int64_t key_blocks = blocks_of(p.S, kKeys), query_blocks = blocks_of(p.T, kTile);
-    const double key_flops = 8.0 * p.T * kKeys * p.D, query_flops = 6.0 * kTile * p.S * p.D;
-    parallel_for(p.heads() * key_blocks, grain(key_flops), [&](int64_t begin, int64_t end) {
+    const double key_flops = 8.0 * p.group * p.T * kKeys * p.D;
+    const double query_flops = 6.0 * kTile * p.S * p.D;
+    parallel_for(p.key_heads() * key_blocks, grain(key_flops), [&](int64_t begin, int64_t end) {
         for (int64_t u = begin; u < end; ++u) {
             const int64_t j = interleaved(u % key_blocks, key_blocks) * kKeys;
             const int64_t j_end = std::min(j + kKeys, p.S);
-            backward_part(g, p, {u / key_blocks, 0, p.T, j, j_end, false, true}, nullptr);
+            const int64_t bg = u / key_blocks, bh = bg * p.group;
+            backward_part(g, p, {bg, bh, bh + p.group, 0, p.T, j, j_end, false, true}, nullptr);
         }
     });
     parallel_for(p.heads() * query_blocks, grain(query_flops), [&](int64_t begin, int64_t end) {
         for (int64_t u = begin; u < end; ++u) {
             const int64_t i = interleaved(u % query_blocks, query_blocks) * kTile;
             const int64_t i_end = std::min(i + kTile, p.T);
-            backward_part(g, p, {u / query_blocks, i, i_end, 0, p.S, true, false}, nullptr);
+            const int64_t bh = u / query_blocks, j = p.first_tile(i);
+            const int64_t j_end = std::max(j, p.keys_seen(bh, i_end - 1));
+            backward_part(g, p, {bh / p.group, bh, bh + 1, i, i_end, j, j_end, true, false},
+                          nullptr);
         }
     });
 }
@@ -132,8 +140,8 @@ void attention_backward(StridedOut dq, StridedOut dk, StridedOut dv, Out, In do_
     const Gradients g{dq, dk, dv, do_, o, lse};
     // The same bits either way, so the number of threads may choose: whole heads, unless some
     // threads would be idle for longer than computing the scores twice takes.
-    const int64_t threads = num_threads(), rounds = blocks_of(p.heads(), threads);
-    if (5 * rounds * threads <= 7 * p.heads()) {
+    const int64_t threads = num_threads(), rounds = blocks_of(p.key_heads(), threads);
+    if (5 * rounds * threads <= 7 * p.key_heads()) {
         backward_by_heads(g, p);
     } else {
         backward_by_blocks(g, p);

@@ -1,9 +1,10 @@
-// The backward pass of attention over a range of queries and a range of keys of one head.
+// The backward pass of attention over a range of queries and a range of keys of one head, or of
+// the heads that share one head of the keys.
 //
 // p = exp(s - lse) is made again tile by tile (Dao et al. 2022). A block of queries stays in place
 // while the keys pass by: its dq is complete when they have. dk and dv of all keys of the range add
 // up meanwhile, in scratch, or where the caller wants them if there is but one block. Every sum
-// runs over keys, or over queries, in ascending order, however the ranges are cut.
+// runs over keys, or over heads and their queries, in ascending order, however the ranges are cut.
 //
 // The factor `scale` of dq and dk goes into do before it meets v, so that ds has it already.
 #pragma once
@@ -19,14 +20,14 @@ struct Gradients {
     In do_, o, lse;
 };
 
-// What one thread works on: the queries [i_begin, i_end) against the keys [j_begin, j_end) of a
-// head, for the gradients of the queries, of the keys, or of both.
+// What one thread works on: the queries [i_begin, i_end) of the heads [bh_begin, bh_end) against
+// the keys [j_begin, j_end) of head bg, for the gradients of the queries, of the keys, or of both.
 struct Part {
-    int64_t bh, i_begin, i_end, j_begin, j_end;
+    int64_t bg, bh_begin, bh_end, i_begin, i_end, j_begin, j_end;
     bool queries, keys;
 
     int64_t key_count() const { return j_end - j_begin; }
-    bool one_block() const { return i_end - i_begin <= kTile; }
+    bool one_block() const { return bh_end - bh_begin == 1 && i_end - i_begin <= kTile; }
     bool one_tile() const { return key_count() <= kTile; }
 };
 
@@ -64,8 +65,8 @@ struct KeyRows {
     KeyRows(const Gradients& g, const Problem& p, const Part& part) {
         const int64_t count = part.key_count(), width = padded(p.D), size = count * width;
         float* memory = scratch(static_cast<std::size_t>(4 * size), 1);
-        k = p.head(p.k, part.bh).from(part.j_begin);
-        v = p.head(p.v, part.bh).from(part.j_begin);
+        k = p.head(p.k, part.bg).from(part.j_begin);
+        v = p.head(p.v, part.bg).from(part.j_begin);
         // One block of queries meets each key once: not worth a copy.
         if (!part.one_block() || width != p.D) {
             k = packed_rows(memory, k, count, p.D);
@@ -73,8 +74,8 @@ struct KeyRows {
         }
         in_place = part.one_block() && width == p.D;
         if (in_place) {
-            dk = p.head(g.dk, part.bh).from(part.j_begin);
-            dv = p.head(g.dv, part.bh).from(part.j_begin);
+            dk = p.head(g.dk, part.bg).from(part.j_begin);
+            dv = p.head(g.dv, part.bg).from(part.j_begin);
         } else {
             dk = {memory + 2 * size, width};
             dv = {memory + 3 * size, width};
@@ -113,21 +114,21 @@ inline void dots(float* delta, Rows x, Rows y, int64_t rows, int64_t columns, fl
 }
 
 inline QueryRows load_queries(const BackwardScratch& w, const Gradients& g, const Problem& p,
-                              const Part& part, int64_t i0, int64_t queries) {
-    const Rows q = p.head(p.q, part.bh).from(i0);
-    const Rows do_ = p.head(g.do_, part.bh).from(i0), o = p.head(g.o, part.bh).from(i0);
+                              const Part& part, int64_t bh, int64_t i0, int64_t queries) {
+    const Rows q = p.head(p.q, bh).from(i0);
+    const Rows do_ = p.head(g.do_, bh).from(i0), o = p.head(g.o, bh).from(i0);
     pack_transposed(w.q_turned, q, queries, p.D, p.scale);
     pack_transposed(w.do_turned, do_, queries, p.D, p.scale);
     // Lanes without a query, and queries that saw no key, get p = exp(s - inf) = 0.
     std::fill_n(w.lse, kTile, INFINITY);
-    const float* lse = g.lse.as<float>() + part.bh * p.T + i0;
+    const float* lse = g.lse.as<float>() + bh * p.T + i0;
     for (int64_t i = 0; i < queries; ++i) {
         if (lse[i] != kMinusInfinity) w.lse[i] = lse[i];
     }
     dots(w.delta, do_, o, queries, p.D, p.scale);
     const int64_t width = padded(p.D);
     const bool in_place = part.one_tile() && width == p.D;
-    const Target dq = in_place ? p.head(g.dq, part.bh).from(i0) : Target{w.dq, width};
+    const Target dq = in_place ? p.head(g.dq, bh).from(i0) : Target{w.dq, width};
     if (part.one_tile()) {
         return {whole_words(w.q, q, queries, p.D), whole_words(w.do_, do_, queries, p.D), dq,
                 in_place};
@@ -169,7 +170,7 @@ inline void backward_tile(const BackwardScratch& w, QueryRows& queries, const Ke
     }
     scores(w.p, t, keys.k.from(j), w.q_turned, p.D, ahead);
     scores(w.ds, t, keys.v.from(j), w.do_turned, p.D, ahead);
-    apply_causal(w.p, t);
+    apply_edges(w.p, t);
     if (seen == Seen::some) apply_mask(w.p, p, t, w.work);
     if (p.dropout > 0) {
         draw_tile(w.factors, p, t, w.work);
@@ -196,9 +197,9 @@ inline void write_rows(Target y, const float* x, int64_t rows, int64_t columns) 
     }
 }
 
-inline void finish_queries(const Gradients& g, const Problem& p, const Part& part, int64_t i0,
+inline void finish_queries(const Gradients& g, const Problem& p, int64_t bh, int64_t i0,
                            int64_t count, const QueryRows& queries) {
-    const Target dq = p.head(g.dq, part.bh).from(i0);
+    const Target dq = p.head(g.dq, bh).from(i0);
     if (queries.fresh) {
         clear_rows(dq, count, p.D);
     } else if (!queries.in_place) {
@@ -206,38 +207,41 @@ inline void finish_queries(const Gradients& g, const Problem& p, const Part& par
     }
 }
 
-// Keys from j_end on were seen by nobody.
-inline void finish_keys(const Gradients& g, const Problem& p, const Part& part, int64_t j_end,
-                        const KeyRows& keys) {
-    const Target dk = p.head(g.dk, part.bh).from(part.j_begin);
-    const Target dv = p.head(g.dv, part.bh).from(part.j_begin);
+// If there was but one block, it saw the keys [j_begin, j_end).
+inline void finish_keys(const Gradients& g, const Problem& p, const Part& part, int64_t j_begin,
+                        int64_t j_end, const KeyRows& keys) {
+    const Target dk = p.head(g.dk, part.bg).from(part.j_begin);
+    const Target dv = p.head(g.dv, part.bg).from(part.j_begin);
     if (!keys.in_place) {
         write_rows(dk, keys.dk.data, part.key_count(), p.D);
         write_rows(dv, keys.dv.data, part.key_count(), p.D);
         return;
     }
-    const int64_t seen = std::max<int64_t>(j_end - part.j_begin, 0);
-    clear_rows(dk.from(seen), part.key_count() - seen, p.D);
-    clear_rows(dv.from(seen), part.key_count() - seen, p.D);
+    for (const Target& y : {dk, dv}) {
+        clear_rows(y, j_begin - part.j_begin, p.D);
+        clear_rows(y.from(j_end - part.j_begin), part.j_end - j_end, p.D);
+    }
 }
 
-// What is needed after the block of queries at i0, and where this block's results go.
-inline Ahead what_follows(const Gradients& g, const Problem& p, const Part& part, int64_t i0,
-                          const Part* next) {
+// What is needed after the block of queries at i0 of head bh, and where this block's results go.
+inline Ahead what_follows(const Gradients& g, const Problem& p, const Part& part, int64_t bh,
+                          int64_t i0, const Part* next) {
     Ahead ahead((part.key_count() + kTile - 1) / kTile * (5 * kTile / kStrip));
-    int64_t bh = part.bh, i = i0 + kTile, i_end = part.i_end;
+    int64_t i = i0 + kTile, i_end = part.i_end;
     if (part.queries) ahead.write(p.head(g.dq, bh).from(i0), std::min(kTile, i_end - i0), p.D);
-    if (i >= i_end) {
+    if (i >= i_end && ++bh < part.bh_end) {
+        i = part.i_begin;
+    } else if (i >= i_end) {
         if (part.keys) {
-            ahead.write(p.head(g.dk, bh).from(part.j_begin), part.key_count(), p.D);
-            ahead.write(p.head(g.dv, bh).from(part.j_begin), part.key_count(), p.D);
+            ahead.write(p.head(g.dk, part.bg).from(part.j_begin), part.key_count(), p.D);
+            ahead.write(p.head(g.dv, part.bg).from(part.j_begin), part.key_count(), p.D);
         }
         if (next == nullptr) return ahead;
-        bh = next->bh;
+        bh = next->bh_begin;
         i = next->i_begin;
         i_end = next->i_end;
-        ahead.read(p.head(p.k, bh).from(next->j_begin), next->key_count(), p.D);
-        ahead.read(p.head(p.v, bh).from(next->j_begin), next->key_count(), p.D);
+        ahead.read(p.head(p.k, next->bg).from(next->j_begin), next->key_count(), p.D);
+        ahead.read(p.head(p.v, next->bg).from(next->j_begin), next->key_count(), p.D);
     }
     const int64_t count = std::min(kTile, i_end - i);
     ahead.read(p.head(p.q, bh).from(i), count, p.D);
@@ -250,19 +254,23 @@ inline void backward_part(const Gradients& g, const Problem& p, const Part& part
                           const Part* next) {
     const BackwardScratch w(p.D);
     const KeyRows keys(g, p, part);
-    int64_t j_end = part.j_begin;
-    for (int64_t i0 = part.i_begin; i0 < part.i_end; i0 += kTile) {
-        Ahead ahead = what_follows(g, p, part, i0, next);
-        const int64_t count = std::min(kTile, part.i_end - i0);
-        j_end = std::min(part.j_end, p.keys_seen(i0 + count - 1));
-        QueryRows queries = load_queries(w, g, p, part, i0, count);
-        for (int64_t j0 = part.j_begin; j0 < j_end; j0 += kTile) {
-            const Tile tile = tile_at(p, part.bh, i0, count, j0, j_end);
-            backward_tile(w, queries, keys, p, tile, part, ahead);
+    int64_t j_begin = part.j_begin, j_end = j_begin;
+    for (int64_t bh = part.bh_begin; bh < part.bh_end; ++bh) {
+        for (int64_t i0 = part.i_begin; i0 < part.i_end; i0 += kTile) {
+            Ahead ahead = what_follows(g, p, part, bh, i0, next);
+            const int64_t count = std::min(kTile, part.i_end - i0);
+            j_begin = std::clamp(p.first_tile(i0), part.j_begin, part.j_end);
+            j_end = std::clamp(p.keys_seen(bh, i0 + count - 1), j_begin, part.j_end);
+            if (j_begin == j_end && !part.queries) continue;
+            QueryRows queries = load_queries(w, g, p, part, bh, i0, count);
+            for (int64_t j0 = j_begin; j0 < j_end; j0 += kTile) {
+                const Tile tile = tile_at(p, bh, i0, count, j0, j_end);
+                backward_tile(w, queries, keys, p, tile, part, ahead);
+            }
+            if (part.queries) finish_queries(g, p, bh, i0, count, queries);
         }
-        if (part.queries) finish_queries(g, p, part, i0, count, queries);
     }
-    if (part.keys) finish_keys(g, p, part, j_end, keys);
+    if (part.keys) finish_keys(g, p, part, j_begin, j_end, keys);
 }
 
 }  // namespace tiles

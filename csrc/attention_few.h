@@ -40,7 +40,9 @@ inline Running partial(float* memory) {
 
 // Scores of keys that query i does not see, or that do not exist, become -inf.
 inline void mask_row(float* s, const Problem& p, int64_t bh, int64_t i, int64_t j0, int64_t keys) {
-    const int64_t seen = std::clamp<int64_t>(p.keys_seen(i) - j0, 0, keys);
+    const int64_t before = std::clamp<int64_t>(p.first_key(i) - j0, 0, keys);
+    const int64_t seen = std::clamp<int64_t>(p.keys_seen(bh, i) - j0, 0, keys);
+    std::fill(s, s + before, kMinusInfinity);
     std::fill(s + seen, s + kTile, kMinusInfinity);
     if (!p.mask) return;
     const int64_t stride = p.mask.stride[3];
@@ -70,11 +72,12 @@ inline Vec absorb_row(float* s, float& running_m, float& running_l) {
     return shrink;
 }
 
-inline void few_tile(const FewScratch& w, const Problem& p, int64_t bh, int64_t j0,
+// The keys [j0, j_end), or as many of them as a tile holds.
+inline void few_tile(const FewScratch& w, const Problem& p, int64_t bh, int64_t j0, int64_t j_end,
                      const Running& run) {
-    const int64_t width = padded(p.D), keys = std::min(kTile, p.S - j0);
-    const int64_t following = std::min(kTile, p.S - j0 - keys);
-    const Rows k = p.head(p.k, bh).from(j0), v = p.head(p.v, bh).from(j0);
+    const int64_t width = padded(p.D), keys = std::min(kTile, j_end - j0);
+    const int64_t following = std::min(kTile, p.S - j0 - keys), bg = bh / p.group;
+    const Rows k = p.head(p.k, bg).from(j0), v = p.head(p.v, bg).from(j0);
     Ahead ahead(kTile / Vec::width);
     ahead.read(k.from(keys), following, p.D);
     ahead.read(v.from(keys), following, p.D);
@@ -100,12 +103,13 @@ inline void few_tile(const FewScratch& w, const Problem& p, int64_t bh, int64_t 
 
 // The keys [j_begin, j_end) of one head.
 inline void forward_few(const Problem& p, int64_t bh, int64_t j_begin, int64_t j_end, Running run) {
-    const FewScratch w(p.T, p.D);
-    pack_rows(w.q, p.head(p.q, bh), p.T, p.D, p.scale);
     run.start();
     fill_zero(run.o, p.T * padded(p.D));
-    j_end = std::min(j_end, p.keys_seen(p.T - 1));
-    for (int64_t j0 = j_begin; j0 < j_end; j0 += kTile) few_tile(w, p, bh, j0, run);
+    j_end = std::min(j_end, p.keys_seen(bh, p.T - 1));
+    if (j_begin >= j_end) return;
+    const FewScratch w(p.T, p.D);
+    pack_rows(w.q, p.head(p.q, bh), p.T, p.D, p.scale);
+    for (int64_t j0 = j_begin; j0 < j_end; j0 += kTile) few_tile(w, p, bh, j0, j_end, run);
 }
 
 // Adds the next chunk's results to those of the chunks before it.

@@ -54,8 +54,8 @@ struct Range {
 };
 
 struct Block {
-    int64_t i0, queries, j_end;  // sees no key from j_end on
-    float* q;                    // (D, queries), times the scale
+    int64_t i0, queries, j_begin, j_end;  // sees only keys from j_begin on, before j_end
+    float* q;                             // (D, queries), times the scale
     Running run;
 };
 
@@ -139,7 +139,7 @@ inline void forward_tile(const ForwardScratch& w, const Problem& p, const Tile& 
     Running& run = block.run;
     const int64_t width = padded(p.D);
     scores(w.s, t, k, block.q, p.D, ahead);
-    apply_causal(w.s, t);
+    apply_edges(w.s, t);
     if (seen == Seen::some) apply_mask(w.s, p, t, w.work);
     const bool moved = absorb(w, t, run);
     if (p.dropout > 0) {
@@ -160,7 +160,8 @@ inline void start(ForwardScratch& w, const Problem& p, const Range& range) {
         Block& b = w.blocks[n];
         b.i0 = range.i_begin + n * kTile;
         b.queries = std::min(kTile, range.i_end - b.i0);
-        b.j_end = p.keys_seen(b.i0 + b.queries - 1);
+        b.j_begin = p.first_tile(b.i0);
+        b.j_end = p.keys_seen(range.bh, b.i0 + b.queries - 1);
         b.run.start();
         pack_transposed(b.q, q.from(b.i0), b.queries, p.D, p.scale);
     }
@@ -177,11 +178,11 @@ inline Ahead what_follows(const Out& o, const Problem& p, const Range& range, in
         if (next == nullptr) return ahead;
         bh = next->bh;
         ahead.read(p.head(p.q, bh).from(next->i_begin), next->i_end - next->i_begin, p.D);
-        j0 = 0;
-        keys = std::min(kTile, p.S);
+        j0 = p.first_tile(next->i_begin);
+        keys = std::min(kTile, p.S - j0);
     }
-    ahead.read(p.head(p.k, bh).from(j0), keys, p.D);
-    ahead.read(p.head(p.v, bh).from(j0), keys, p.D);
+    ahead.read(p.head(p.k, bh / p.group).from(j0), keys, p.D);
+    ahead.read(p.head(p.v, bh / p.group).from(j0), keys, p.D);
     return ahead;
 }
 
@@ -190,15 +191,16 @@ inline void forward_range(const Out& o, const Out& lse, const Problem& p, const 
     ForwardScratch w(p.D);
     start(w, p, range);
     const int64_t blocks = range.blocks(), j_end = w.blocks[blocks - 1].j_end;
-    for (int64_t j0 = 0; j0 < j_end; j0 += kTile) {
+    const int64_t bg = range.bh / p.group;
+    for (int64_t j0 = w.blocks[0].j_begin; j0 < j_end; j0 += kTile) {
         Ahead ahead = what_follows(o, p, range, j0 + kTile, j_end, next);
         const int64_t keys = std::min(kTile, j_end - j0);
-        Rows k = p.head(p.k, range.bh).from(j0), v = p.head(p.v, range.bh).from(j0);
+        Rows k = p.head(p.k, bg).from(j0), v = p.head(p.v, bg).from(j0);
         if (blocks > 1) k = packed_rows(w.k, k, keys, p.D);
         v = blocks > 1 ? packed_rows(w.v, v, keys, p.D) : whole_words(w.v, v, keys, p.D);
         for (int64_t n = 0; n < blocks; ++n) {
             Block& b = w.blocks[n];
-            if (j0 >= b.j_end) continue;
+            if (j0 < b.j_begin || j0 >= b.j_end) continue;
             forward_tile(w, p, tile_at(p, range.bh, b.i0, b.queries, j0, b.j_end), k, v, b, ahead);
         }
     }

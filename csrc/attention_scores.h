@@ -4,9 +4,11 @@
 // queries: maxima and sums over keys are then plain word operations, never across lanes, and the
 // keys can be read where the caller has them.
 //
-// The causal rule cuts a tile along a staircase. Products skip what lies beyond it in steps of
-// kStrip; what a step overshoots has to be zero, so whoever turns scores into probabilities writes
-// kStrip rows of zeros below the staircase.
+// The causal rule, or the far end of a window, cuts a tile along a staircase. Products skip what
+// lies beyond it in steps of kStrip; what a step overshoots has to be zero, so whoever turns scores
+// into probabilities writes kStrip rows of zeros below the staircase. The near end of a window is a
+// second staircase, but cuts nothing: few tiles meet it, and what lies before it is hidden in them
+// as by a mask.
 #pragma once
 
 #include <cmath>
@@ -34,19 +36,30 @@ struct Problem {
     std::uint64_t seed, offset;
 
     DropoutRule rule{dropout};
-    int64_t B = q.shape[0], T = q.shape[1], H = q.shape[2], D = q.shape[3], S = k.shape[1];
+    int64_t B = q.shape[0], T = q.shape[1], H = q.shape[2], D = q.shape[3];
+    int64_t S = k.shape[1], G = k.shape[2];
+    int64_t group = H / std::max<int64_t>(G, 1);  // heads that share a head of the keys
+    // Query i stands at key i + S - T and sees keys before that + future, and after that - past.
+    int64_t past = window > 0 ? std::min(window, std::max(S, T)) : std::max(S, T);
+    int64_t future = causal ? 1 : past;
 
+    // Heads of the queries are numbered bh = b * H + h, those of the keys bg = b * G + g.
     int64_t heads() const { return B * H; }
-    // How many keys query i sees, as far as the causal rule goes.
-    int64_t keys_seen(int64_t i) const {
-        return causal ? std::clamp<int64_t>(i + 1 + S - T, 0, S) : S;
+    int64_t key_heads() const { return B * G; }
+    // The keys that query i may see, as far as the mask is not asked: from first_key(i) on,
+    // before keys_seen(bh, i), which may be less.
+    int64_t first_key(int64_t i) const { return std::max<int64_t>(i + S - T - past + 1, 0); }
+    int64_t keys_seen(int64_t bh, int64_t i) const {
+        return std::clamp<int64_t>(i + S - T + future, 0, keys(bh));
     }
-    // Head bh of a (B, T, H, D) tensor.
-    Rows head(const StridedIn& x, int64_t bh) const {
-        return {x.as<float>() + bh / H * x.stride[0] + bh % H * x.stride[2], x.stride[1]};
+    // Where the tiles of the queries from i on begin.
+    int64_t first_tile(int64_t i) const { return round_down(first_key(i), kTile); }
+    // Head n of a (B, T, H, D) or (B, S, G, D) tensor.
+    static Rows head(const StridedIn& x, int64_t n) {
+        return {x.as<float>() + start(x, n), x.stride[1]};
     }
-    Target head(const StridedOut& x, int64_t bh) const {
-        return {x.as<float>() + bh / H * x.stride[0] + bh % H * x.stride[2], x.stride[1]};
+    static Target head(const StridedOut& x, int64_t n) {
+        return {x.as<float>() + start(x, n), x.stride[1]};
     }
     // The same of a contiguous one, of T queries.
     Rows head(const In& x, int64_t bh) const { return {x.as<float>() + start(bh), H * D}; }
@@ -59,15 +72,22 @@ struct Problem {
 
   private:
     int64_t start(int64_t bh) const { return (bh / H * T * H + bh % H) * D; }
+    static int64_t start(const Array& x, int64_t n) {
+        return n / x.shape[2] * x.stride[0] + n % x.shape[2] * x.stride[2];
+    }
+    // How many keys the batch entry of head bh has.
+    int64_t keys(int64_t bh) const {
+        return lengths ? std::clamp<int64_t>(lengths.as<int64_t>()[bh / H], 0, S) : S;
+    }
 };
 
 // Queries [i0, i0 + queries) against keys [j0, j0 + keys) of head bh.
 struct Tile {
     int64_t bh, i0, j0, queries, keys;
-    int64_t edge;  // query i sees the keys j < i + edge, both counted inside the tile
+    int64_t low, edge;  // query i sees the keys i + low <= j < i + edge, counted inside the tile
 
     int64_t columns() const { return padded(queries); }
-    bool whole() const { return edge >= keys; }
+    bool whole() const { return edge >= keys && low + queries <= 1; }
     int64_t keys_seen(int64_t i) const { return std::clamp<int64_t>(i + edge, 0, keys); }
     int64_t first_query(int64_t j) const { return std::clamp<int64_t>(j - edge + 1, 0, queries); }
     // Rows of scores that some lane of the word at column i sees.
@@ -78,8 +98,8 @@ struct Tile {
 inline Tile tile_at(const Problem& p, int64_t bh, int64_t i0, int64_t queries, int64_t j0,
                     int64_t j_end) {
     const int64_t keys = std::min(kTile, j_end - j0);
-    const int64_t edge = p.causal ? i0 - j0 + p.S - p.T + 1 : keys;
-    return {bh, i0, j0, queries, keys, edge};
+    const int64_t diagonal = i0 - j0 + p.S - p.T;
+    return {bh, i0, j0, queries, keys, diagonal - p.past + 1, diagonal + p.future};
 }
 
 // s[j][i] = a[j] . b[:, i] over D, for what the staircase leaves: the scores from keys and packed
@@ -122,15 +142,20 @@ inline void zero_below(float* x, const Tile& t, int64_t i) {
     for (int64_t j = rows; j < end; ++j) Vec::zero().store(x + j * kTile + i);
 }
 
-// Scores beyond the staircase become -inf, in the words that it crosses.
-inline void apply_causal(float* s, const Tile& t) {
+// Scores outside the staircases become -inf: all before the lower one, and beyond the upper one
+// those in the words that it crosses.
+inline void apply_edges(float* s, const Tile& t) {
     if (t.whole()) return;
+    const Vec hidden = Vec::set(kMinusInfinity);
     for (int64_t i = 0; i < t.columns(); i += Vec::width) {
-        const int64_t rows = t.rows_at(i);
+        const int64_t rows = t.rows_at(i), before = std::min(rows, i + Vec::width - 1 + t.low);
+        for (int64_t j = 0; j < before; ++j) {
+            float* word = s + j * kTile + i;
+            select(Mask::first(j - t.low + 1 - i), Vec::load(word), hidden).store(word);
+        }
         for (int64_t j = t.keys_seen(i); j < rows; ++j) {
             float* word = s + j * kTile + i;
-            const Mask unseen = Mask::first(j - t.edge + 1 - i);
-            select(unseen, Vec::set(kMinusInfinity), Vec::load(word)).store(word);
+            select(Mask::first(j - t.edge + 1 - i), hidden, Vec::load(word)).store(word);
         }
     }
 }
