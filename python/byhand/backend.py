@@ -46,7 +46,7 @@ _FLOAT32 = np.dtype(np.float32)
 _FLOAT64 = np.dtype(np.float64)
 # Arguments of kernels that are not floating, by name; all others are.
 _NOT_FLOAT = {
-    **dict.fromkeys(("ids", "targets", "t", "bounds"), np.dtype(np.int64)),
+    **dict.fromkeys(("ids", "targets", "lengths", "t", "bounds"), np.dtype(np.int64)),
     "mask": np.dtype(np.bool_),
 }
 _SMALL = 4096  # bytes below which numpy's own allocator is quicker than the pool
