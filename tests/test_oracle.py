@@ -179,8 +179,9 @@ BUGS = [
         "g.reshape(db.shape)"),
     Bug("written is added", "matmul_backward", "db[...] = ", "db[...] += "),
     # attention
-    Bug("heads mixed up", "attention_forward", "_heads_first(p @ _for_every_head(v, q.shape[2]))",
-        "(p @ _for_every_head(v, q.shape[2])).reshape(o.shape)"),
+    Bug("heads mixed up", "attention_forward",
+        "_heads_first(p @ _for_every_head(v, q.shape[2], lengths))",
+        "(p @ _for_every_head(v, q.shape[2], lengths)).reshape(o.shape)"),
     Bug("lse without maximum", "attention_forward", "top + np.log(total)", "np.log(total)"),
     Bug("dk doubled", "attention_backward", "_for_every_group(ds.swapaxes",
         "_for_every_group(2 * ds.swapaxes"),
@@ -194,6 +195,10 @@ BUGS = [
     Bug("window one wider", "attention_backward", "causal, window)",
         "causal, window + (window > 0))"),
     Bug("lengths ignored", "attention_forward", "mask, lengths,", "mask, None,"),
+    Bug("lengths one longer", "attention_backward", "mask, lengths,",
+        "mask, lengths if lengths is None else lengths + 1,"),
+    Bug("window one-sided", "attention_forward", "abs(position - np.arange(keys))",
+        "(position - np.arange(keys))", "_scores"),
     Bug("another group", "attention_forward", "np.repeat(_heads_first(a), heads // groups if "
         "groups else 1, axis=1)", "np.tile(_heads_first(a), (1, heads // groups if groups else 1, "
         "1, 1))", "_for_every_head"),

@@ -36,8 +36,11 @@ def _heads_first(a: Array) -> Array:
     return a.transpose(0, 2, 1, 3)
 
 
-def _for_every_head(a: Array, heads: int) -> Array:
-    """k or v (B, S, G, D) as (B, H, S, D): head h reads head h // (H // G)."""
+def _for_every_head(a: Array, heads: int, lengths: Array | None) -> Array:
+    """k or v (B, S, G, D) as (B, H, S, D): head h reads head h // (H // G); 0 for padding."""
+    if lengths is not None:
+        there = np.arange(a.shape[1]) < lengths[:, None]
+        a = np.where(there[:, :, None, None], a, a.dtype.type(0))
     groups = a.shape[2]
     return np.repeat(_heads_first(a), heads // groups if groups else 1, axis=1)
 
@@ -57,7 +60,7 @@ def _scores(
     causal: bool,
     window: int,
 ) -> Array:
-    scores = scale * (_heads_first(q) @ _for_every_head(k, q.shape[2]).swapaxes(-1, -2))
+    scores = scale * (_heads_first(q) @ _for_every_head(k, q.shape[2], lengths).swapaxes(-1, -2))
     queries, keys = scores.shape[-2:]
     seen = np.ones((1, 1, queries, keys), bool)
     if lengths is not None:
@@ -102,7 +105,7 @@ def attention_forward(
         lse[...] = (top + np.log(total))[..., 0]
     if dropout > 0:
         p = p * _dropout_scale(p, dropout, seed, offset)
-    o[...] = _heads_first(p @ _for_every_head(v, q.shape[2]))
+    o[...] = _heads_first(p @ _for_every_head(v, q.shape[2], lengths))
 
 
 @reference_kernel
@@ -130,14 +133,14 @@ def attention_backward(
     s = _scores(q, k, mask, lengths, scale, causal, window)
     p = np.exp(s - np.where(lse == -np.inf, 0, lse)[..., None])
     g = _heads_first(do_)
-    dp = g @ _for_every_head(v, q.shape[2]).swapaxes(-1, -2)
+    dp = g @ _for_every_head(v, q.shape[2], lengths).swapaxes(-1, -2)
     used = p
     if dropout > 0:
         z = _dropout_scale(p, dropout, seed, offset)
         dp, used = dp * z, p * z
     delta = (g * _heads_first(o)).sum(axis=-1, keepdims=True)
     ds = scale * p * (dp - delta)
-    dq[...] = _heads_first(ds @ _for_every_head(k, q.shape[2]))
+    dq[...] = _heads_first(ds @ _for_every_head(k, q.shape[2], lengths))
     dk[...] = _for_every_group(ds.swapaxes(-1, -2) @ _heads_first(q), k.shape[2])
     dv[...] = _for_every_group(used.swapaxes(-1, -2) @ g, k.shape[2])
 
