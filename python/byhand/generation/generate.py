@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from byhand import backend
 from byhand.errors import UserError
 from byhand.generation.sampling import check, choose, probabilities
 
@@ -70,14 +71,13 @@ def _stream(
 ) -> Iterator[int]:
     context = model.config.context_size
     with inference(model):
+        weights = model.arena.values
         memory = model.new_cache(1) if cache else None
         unread = window
         for _ in range(tokens):
-            if memory is None:
-                logits = model(np.array([window]))
-            else:
-                logits = model(np.array([unread]), cache=memory)
-            token = choose(probabilities(logits[0, -1], temperature, top_k), rng)
+            ids = backend.at_home(np.array([window if memory is None else unread]), weights)
+            logits = backend.on_host(model(ids, cache=memory)[0, -1])
+            token = choose(probabilities(logits, temperature, top_k), rng)
             yield token
             window = [*window, token]
             unread = [token]

@@ -135,6 +135,7 @@ class GPT(Module):
         self.head = Linear(C, V, bias=False, rng=rng, std=0.02)
         if config.tie_weights:
             self.head.weight = self.tokens.weight
+        self._positions_on_gpu: dict[tuple[int, ...], Array] = {}
         self.precision = precision
         self._flatten()
 
@@ -155,14 +156,24 @@ class GPT(Module):
         """All but the head: ids (B, T) -> (B, T, C)."""
         start = 0 if cache is None else cache.length
         self._check_ids("ids", ids, start)
-        B, T = ids.shape
-        positions = np.tile(np.arange(start, start + T), (B, 1))
-        if backend.is_cupy(ids):
-            positions = backend.xp(ids).asarray(positions)
+        positions = self._positions_of(ids, start)
         x = self.dropout(self.positions(positions, add=self.tokens(ids)))
         for i, block in enumerate(self.blocks):
             x = block(x, None if cache is None else cache.layers[i])
         return self.norm(x)
+
+    def _positions_of(self, ids: Array, start: int) -> Array:
+        """start, start + 1, ... in every row, int64 as ids (B, T); on a GPU made once a shape."""
+        B, T = ids.shape
+        if not backend.is_cupy(ids):
+            return np.tile(np.arange(start, start + T), (B, 1))
+        key = (B, T, ids.device.id)
+        made = self._positions_on_gpu.get(key) if start == 0 else None
+        if made is None:
+            made = backend.xp(ids).asarray(np.tile(np.arange(start, start + T), (B, 1)))
+            if start == 0:  # in decoding each token has another start
+                self._positions_on_gpu[key] = made
+        return made
 
     def backward_logits(self, dlogits: Array) -> None:
         """The backward pass of ``forward``: adds to every Param.grad. dlogits (B, T, V)."""

@@ -71,16 +71,9 @@ class Arena:
             for field in ("value", "grad"):
                 buffer = self.values if field == "value" else self.grads
                 view = buffer[start:stop].reshape(p.shape)
-                view[...] = _on(library, getattr(p, field))
+                view[...] = backend.at_home(getattr(p, field), view)
                 setattr(p, field, view)
             start = stop
-
-
-def _on(library: Any, array: Array) -> Array:
-    """``array`` as an array of ``library``, copied between devices when it must be."""
-    if library is np:
-        return array.get() if backend.is_cupy(array) else array
-    return library.asarray(array)
 
 
 class Module:
@@ -252,7 +245,7 @@ class Module:
                     f"got {tuple(state[name].shape)}"
                 )
         for name, p in own.items():
-            p.value[...] = _on(backend.xp(p.value), state[name])
+            p.value[...] = backend.at_home(state[name], p.value)
 
     def to(self, device: str | None = None, dtype: Any = None) -> Module:
         """Moves the parameters to ``device`` ("cpu", "cuda") and casts them to ``dtype``

@@ -144,7 +144,7 @@ class AdamW:
         rates = [group.lr for group, _ in self._pieces]
         decays = [group.weight_decay if decays else 0.0 for group, decays in self._pieces]
         host = np.array([rates, decays], self._settings.dtype)
-        self._settings[...] = backend.xp(self._settings).asarray(host)
+        backend.send(self._settings, host)
 
     @property
     def lr(self) -> float:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from byhand import backend
 from byhand.data import windows_side_by_side
 from byhand.generation.generate import inference
 
@@ -36,6 +37,7 @@ def mean_loss(
         for x, y in windows_side_by_side(ids, context, batch_size, limit):
             if stop:
                 return None
-            total += float(model.loss(x, y)) * y.size
+            there = (backend.at_home(a, model.arena.values) for a in (x, y))
+            total += float(model.loss(*there)) * y.size
             predicted += y.size
     return total / predicted

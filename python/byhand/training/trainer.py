@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from byhand import backend
 from byhand.data import RandomSampler, WindowDataset, split
 from byhand.errors import UserError
 from byhand.generation.generate import stream
@@ -16,6 +17,7 @@ from byhand.models import GPT
 from byhand.optim import AdamW, warmup_cosine
 from byhand.training import checkpoint
 from byhand.training.evaluate import mean_loss
+from byhand.training.graph import Batch, StepGraph
 from byhand.training.interrupt import StopRequest
 from byhand.training.log import Log, keep_until
 from byhand.training.plot import LossPlot
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from byhand.training.config import RunConfig
     from byhand.training.progress import Display
     from byhand.training.run import Run
+
+
+_RING = 16  # steps on a GPU between two looks at their losses
+Step = tuple[float, float, float | None]  # learning rate, mean loss, norm of the gradient if cut
 
 
 class Diverged(UserError):
@@ -41,8 +47,14 @@ class Trainer:
     was, goes on bit for bit as if it had not been.
     """
 
-    def __init__(self, config: RunConfig, text: str, run: Run, display: Display) -> None:
-        """`text` is the corpus that `config` describes. UserError if it is too short."""
+    def __init__(
+        self, config: RunConfig, text: str, run: Run, display: Display, device: str = "cpu"
+    ) -> None:
+        """`text` is the corpus that `config` describes; the device is "cpu" or "cuda", and no
+        matter of the run: another process may go on with it on the other.
+
+        UserError if the text is too short, CudaUnavailable if there is no GPU.
+        """
         settings = config.training
         context = config.model.context_size
         ids = config.tokenizer.encode(text)
@@ -56,12 +68,17 @@ class Trainer:
         self.display = display
         self.sampler = RandomSampler(len(self.dataset), settings.batch_size, settings.seed)
         self.model = GPT(config.model, settings.seed, settings.precision)
+        if device != "cpu":
+            self.model.to(device)
         self.optimizer = AdamW(
             self.model,
             lr=settings.lr,
             betas=(settings.beta1, settings.beta2),
             weight_decay=settings.weight_decay,
         )
+        self.graph: StepGraph | None = None
+        if device == "cuda":
+            self.graph = StepGraph(self.model, self.optimizer, settings.clip or None, _RING)
         self.step = 0  # updates done
         self.evaluated = -1  # the step of the last evaluation
         self.best_loss = math.inf
@@ -97,39 +114,57 @@ class Trainer:
         return stop.signal
 
     def train_step(self) -> None:
-        """One update of the weights."""
-        started = time.perf_counter()
+        """One update of the weights; on a GPU a few, whose losses come back together."""
+        started, before, done = time.perf_counter(), self.seconds, self.step
+        steps = [self.cpu_step()] if self.graph is None else self.gpu_steps(self.graph)
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        for i, (lr, loss, norm) in enumerate(steps, 1):
+            self.require_finite("training loss", loss, done + i - 1)
+            if norm is not None:
+                self.require_finite("gradient's norm", norm, done + i - 1)
+            since = before + seconds * i / len(steps)
+            self.log.write(step=done + i, loss=loss, lr=lr, norm=norm, seconds=round(since, 3))
         settings = self.settings
-        self.optimizer.lr = warmup_cosine(
+        tokens = settings.accumulate * settings.batch_size * self.dataset.context * len(steps)
+        self.display.step(self.step, settings.steps, steps[-1][1], tokens, seconds)
+
+    def cpu_step(self) -> Step:
+        """One step. The weights are only changed when the loss is a number."""
+        self.optimizer.lr = lr = self.rate()
+        self.model.zero_grad()
+        batches, loss = self.batches(), 0.0
+        for x, y in batches:
+            loss += float(self.model.loss(x, y, 1 / len(batches))) / len(batches)
+            self.model.backward()
+        self.require_finite("training loss", loss, self.step)
+        norm = self.optimizer.step(clip_norm=self.settings.clip or None)
+        self.step += 1
+        return lr, loss, None if norm is None else float(norm)
+
+    def gpu_steps(self, graph: StepGraph) -> list[Step]:
+        """Steps until an evaluation is due, but only a few."""
+        rates: list[float] = []
+        while len(rates) < _RING and not (rates and self.evaluation_is_due()):
+            rates.append(self.rate())
+            graph(self.batches(), rates[-1])
+            self.step += 1
+        return [(lr, *found) for lr, found in zip(rates, graph.read(), strict=True)]
+
+    def rate(self) -> float:
+        """The learning rate of the coming step."""
+        settings = self.settings
+        return warmup_cosine(
             self.step,
             lr=settings.lr,
             min_lr=settings.min_lr,
             warmup_steps=settings.warmup,
             total_steps=settings.steps,
         )
-        self.model.zero_grad()
-        loss = 0.0
-        for _ in range(settings.accumulate):
-            x, y = self.dataset.batch(next(self.sampler))
-            loss += float(self.model.loss(x, y, 1 / settings.accumulate)) / settings.accumulate
-            self.model.backward()
-        self.require_finite("training loss", loss)
-        norm = self.optimizer.step(clip_norm=settings.clip or None)
-        if norm is not None:
-            self.require_finite("gradient's norm", float(norm))
-        self.step += 1
 
-        seconds = time.perf_counter() - started
-        self.seconds += seconds
-        tokens = settings.accumulate * settings.batch_size * self.dataset.context
-        self.display.step(self.step, settings.steps, loss, tokens, seconds)
-        self.log.write(
-            step=self.step,
-            loss=loss,
-            lr=self.optimizer.lr,
-            norm=None if norm is None else float(norm),
-            seconds=round(self.seconds, 3),
-        )
+    def batches(self) -> list[Batch]:
+        """Ids and targets of the coming step, one pair for each pass."""
+        return [self.dataset.batch(next(self.sampler)) for _ in range(self.settings.accumulate)]
 
     def evaluation_is_due(self) -> bool:
         """Before the first step, after every `eval_every` steps, and after the last."""
@@ -153,7 +188,7 @@ class Trainer:
         )
         if loss is None:
             return
-        self.require_finite("validation loss", loss)
+        self.require_finite("validation loss", loss, self.step)
         sample = self.sample(stop)
         if stop:
             return
@@ -193,13 +228,15 @@ class Trainer:
         if sample:
             self.display.say("\n".join("    " + part for part in sample.strip().split("\n")) + "\n")
 
-    def require_finite(self, what: str, value: float) -> None:
-        """Diverged unless `value` is a number: nothing computed from now on would mean anything."""
+    def require_finite(self, what: str, value: float, step: int) -> None:
+        """Diverged unless `value`, found after `step`, is a number: nothing computed from it would
+        mean anything.
+        """
         if math.isfinite(value):
             return
         saved = f"the checkpoint of step {self.saved}" if self.saved >= 0 else "no checkpoint"
         raise Diverged(
-            f"training stopped after step {self.step}: the {what} is {value}; a smaller --lr (it "
+            f"training stopped after step {step}: the {what} is {value}; a smaller --lr (it "
             f"is {self.settings.lr:g}), a longer --warmup or a smaller --clip may help; "
             f"{saved} is saved"
         )
@@ -221,7 +258,8 @@ class Trainer:
         """The weights and the optimizer's moments, by their names in a checkpoint."""
         moments = self.optimizer.state_dict()
         named = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        return named | {"optimizer.m": moments["m"], "optimizer.v": moments["v"]}
+        named |= {"optimizer.m": moments["m"], "optimizer.v": moments["v"]}
+        return {name: backend.on_host(value) for name, value in named.items()}
 
     def state(self) -> dict[str, Any]:
         """The rest of what a checkpoint holds, as JSON data."""

@@ -1,0 +1,186 @@
+"""A training step that lives on the GPU: one CUDA graph, launched once a step.
+
+    first step     runs as it is: whatever is made once (constants, compiled kernels) is made now
+    second step    runs while its allocations are written down (`Plan`)
+    third step     is captured, with every array at its planned place, and launched
+    from then on   the graph is launched
+
+Nothing in a step allocates or waits for the GPU. What changes from step to step lies on the GPU
+and is sent there before the launch: token ids, targets and the optimizer's settings. The loss and
+the gradient's norm of each step go to a ring there, which `read` brings back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from byhand import backend
+from byhand.backend import Array
+from byhand.ops import check
+from byhand.training.plan import Plan
+
+if TYPE_CHECKING:
+    from byhand.models.gpt import GPT
+    from byhand.optim import AdamW
+
+Batch = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # ids and targets, each (B, T)
+
+
+class StepGraph:
+    """Steps of `optimizer` on a GPT whose parameters are on the GPU.
+
+    Each call is one update, from one batch or from several whose gradients are added up; all
+    batches have the same shape. The gradients are zero before and after each call.
+
+    With dropout nothing is captured: a graph would draw the same masks again and again. Everything
+    else is the same, and the memory is planned.
+
+    Args:
+        clip_norm: as for `AdamW.step`.
+        ring: how many steps may follow one another before `read`.
+
+    Raises ValueError where the model is not on the GPU.
+    """
+
+    def __init__(
+        self, model: GPT, optimizer: AdamW, clip_norm: float | None = None, ring: int = 64
+    ):
+        values = model.arena.values
+        if not backend.is_cupy(values):
+            raise ValueError("StepGraph: the model must be on the GPU: model.to('cuda')")
+        import cupy
+
+        self.model = model
+        self._arena = model.arena
+        self.optimizer = optimizer
+        self.clip_norm = clip_norm
+        self.captures = model.config.dropout == 0
+        # Not a non-blocking one: what is done to the model elsewhere comes before or after a step.
+        self._stream = cupy.cuda.Stream()
+        self._ids: Array = None
+        self._targets: Array = None
+        self._sum = backend.zeros((1,), values)  # of the losses of a step so far
+        self._result = backend.zeros((2,), values)  # of the last step: that sum, the norm
+        self._ring = backend.zeros((ring, 2), values)
+        self._unread: list[int] = []  # for each step in the ring, how many losses were added up
+        # Adding to the gradients, and the last time with the update behind it.
+        self._adding, self._updating = _Part(self._stream), _Part(self._stream)
+        model.zero_grad()
+
+    def __call__(self, batches: Sequence[Batch], lr: float | None = None) -> None:
+        """One update from the mean loss of these batches, with this learning rate from now on.
+
+        Returns as soon as all of it is on its way. Raises IndexError for an id outside the
+        vocabulary, ValueError for a shape that differs from the first call's, RuntimeError when the
+        ring is full.
+        """
+        if self.model.arena is not self._arena:
+            raise RuntimeError("StepGraph: the model was moved; make a new one after model.to()")
+        if len(self._unread) == len(self._ring):
+            raise RuntimeError(f"StepGraph: {len(self._ring)} steps were not read: the ring is full")
+        if not batches:
+            raise ValueError("StepGraph: a step needs at least one batch")
+        for ids, targets in batches:
+            self._check(ids, targets)
+        dloss = 1 / len(batches)
+        with self._stream:
+            if lr is not None:
+                self.optimizer.lr = lr
+            for ids, targets in batches[:-1]:
+                self._send(ids, targets)
+                self._adding.run(lambda: self._add(dloss), self.captures)
+            self._send(*batches[-1])
+            self._updating.run(lambda: self._update(dloss), self.captures)
+            self._ring[len(self._unread)] = self._result
+        self._unread.append(len(batches))
+
+    def read(self) -> list[tuple[float, float | None]]:
+        """(mean loss, gradient's norm before clipping) of each step since the last `read`; the norm
+        is None without `clip_norm`. Waits for the GPU.
+        """
+        with self._stream:
+            found = self._ring.get()[: len(self._unread)].astype(float)
+        steps = [
+            (float(total) / many, None if self.clip_norm is None else float(norm))
+            for many, (total, norm) in zip(self._unread, found, strict=True)
+        ]
+        self._unread = []
+        return steps
+
+    @property
+    def planned_bytes(self) -> int:
+        """The memory of a step's activations; 0 before the second step."""
+        return self._adding.plan.nbytes + self._updating.plan.nbytes
+
+    def _add(self, dloss: float) -> None:
+        self._sum += self.model.loss(self._ids, self._targets, dloss)
+        self.model.backward()
+
+    def _update(self, dloss: float) -> None:
+        self._add(dloss)
+        norm = self.optimizer.step(self.clip_norm)
+        self._result[:1] = self._sum
+        if norm is not None:
+            self._result[1:] = norm
+        self._sum[...] = 0
+        self.model.zero_grad()
+
+    def _send(self, ids: Any, targets: Any) -> None:
+        if self._ids is None:
+            self._ids, self._targets = (backend.at_home(a, self._sum) for a in (ids, targets))
+        else:
+            backend.send(self._ids, np.ascontiguousarray(ids))
+            backend.send(self._targets, np.ascontiguousarray(targets))
+
+    def _check(self, ids: Any, targets: Any) -> None:
+        vocabulary = self.model.config.vocabulary_size
+        for name, array, ignored in (("ids", ids, None), ("targets", targets, -100)):
+            if not isinstance(array, np.ndarray):
+                raise TypeError(f"StepGraph: {name} must be a numpy array, got {type(array)}")
+            check.ids("StepGraph", name, array, vocabulary, ignored)
+            expected = ids.shape if self._ids is None else self._ids.shape
+            if array.shape != expected:
+                raise check.wrong_shape("StepGraph", name, expected, array)
+
+
+class _Part:
+    """Something that is done again and again: run, run and planned, captured, then launched."""
+
+    def __init__(self, stream: Any):
+        self.plan = Plan()
+        self._stream = stream
+        self._runs = 0
+        self._graph: Any = None
+
+    def run(self, body: Callable[[], None], capture: bool) -> None:
+        self._runs += 1
+        if self._graph is not None:
+            self._graph.launch(self._stream)
+        elif self._runs == 1:
+            body()
+        elif self._runs == 2:
+            with self.plan.record():
+                body()
+        else:
+            with self.plan.replay():
+                if capture:
+                    self._capture(body)
+                else:
+                    body()
+
+    def _capture(self, body: Callable[[], None]) -> None:
+        self._stream.begin_capture()
+        try:
+            body()
+        except BaseException:
+            with suppress(Exception):  # the graph is of no use, and so may be ending it
+                self._stream.end_capture()
+            raise
+        graph = self._stream.end_capture()
+        graph.launch(self._stream)
+        self._graph = graph

@@ -1,0 +1,251 @@
+"""Stands for cupy where there is no GPU: arrays in the host's memory, on which the CUDA kernels
+compiled for the CPU run, a stream that captures graphs, and allocators.
+
+It is stricter than cupy. While something is captured, nothing runs: kernels, fills and copies are
+written down and happen when the graph is launched, at the addresses they were captured with. Then
+what would need memory or would wait for the GPU is an `Unsafe` error. Outside a capture both are
+only counted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from byhand import backend
+
+
+class Unsafe(AssertionError):
+    """What a CUDA graph cannot hold, or what would make the host wait."""
+
+
+class Machine:
+    """The device that is not there."""
+
+    def __init__(self) -> None:
+        self.captured: list[Callable[[], None]] | None = None
+        self.allocator: Callable[[int], MemoryPointer] | None = None
+        self.allocations = 0  # not from an allocator of somebody else's
+        self.waits = 0
+
+    def do(self, work: Callable[[], None]) -> None:
+        """What goes onto the stream."""
+        if self.captured is None:
+            work()
+        else:
+            self.captured.append(work)
+
+    def wait(self, what: str) -> None:
+        if self.captured is not None:
+            raise Unsafe(f"{what} waits for the GPU in a capture")
+        self.waits += 1
+
+    def malloc(self, nbytes: int) -> MemoryPointer:
+        if self.captured is not None:
+            raise Unsafe(f"{nbytes} bytes are allocated in a capture")
+        self.allocations += 1
+        # NaN wherever nobody has written.
+        return MemoryPointer(Memory(np.full(nbytes, 0xFF, np.uint8)), 0)
+
+    def allocate(self, nbytes: int) -> MemoryPointer:
+        return (self.allocator or self.malloc)(nbytes)
+
+
+class Memory:
+    def __init__(self, host: np.ndarray):
+        self.ptr = host.ctypes.data
+        self._host = host
+
+
+class UnownedMemory:
+    def __init__(self, ptr: int, size: int, owner: object):
+        self.ptr = ptr
+        self._owner = owner
+
+
+class MemoryPointer:
+    def __init__(self, mem: Any, offset: int):
+        self.mem = mem
+        self.ptr = mem.ptr + offset
+
+
+class ndarray:
+    """An array: `host` is numpy's view of its memory, which `data` keeps alive."""
+
+    __module__ = "cupy"
+    __cuda_array_interface__: Any = None
+    device = SimpleNamespace(id=0)
+
+    def __init__(self, machine: Machine, host: np.ndarray, data: Any):
+        self.machine = machine
+        self.host = host
+        self.data = data
+        self.shape, self.ndim, self.size = host.shape, host.ndim, host.size
+        self.dtype, self.nbytes, self.strides = host.dtype, host.nbytes, host.strides
+
+    def _view(self, index: Any) -> np.ndarray:
+        # With an ellipsis one element is an array too.
+        view = self.host[(*index, ...) if isinstance(index, tuple) else (index, ...)]
+        assert np.may_share_memory(view, self.host) or not view.size, "a copy"
+        return view
+
+    def __len__(self) -> int:
+        return len(self.host)
+
+    def __getitem__(self, index: Any) -> ndarray:
+        return ndarray(self.machine, self._view(index), self.data)
+
+    def reshape(self, *shape: Any) -> ndarray:
+        view = self.host.reshape(*shape)
+        assert np.may_share_memory(view, self.host) or not view.size, "a copy"
+        return ndarray(self.machine, view, self.data)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        target = self.host if index is ... else self._view(index)
+        source = value.host if isinstance(value, ndarray) else value
+        assert isinstance(value, (ndarray, int, float)), f"cupy refuses {type(value)}"
+        self.machine.do(lambda: np.copyto(target, source))
+
+    def __iadd__(self, other: ndarray) -> ndarray:
+        self.machine.do(lambda: np.add(self.host, other.host, out=self.host))
+        return self
+
+    def set(self, host: np.ndarray) -> None:
+        assert (host.shape, host.dtype) == (self.shape, self.dtype)
+        if self.machine.captured is not None:
+            raise Unsafe("the host's memory is copied in a capture")
+        np.copyto(self.host, host)
+
+    def get(self) -> np.ndarray:
+        self.machine.wait("get()")
+        return self.host.copy()
+
+    def __float__(self) -> float:
+        self.machine.wait("float()")
+        return float(self.host)
+
+    def __int__(self) -> int:
+        self.machine.wait("int()")
+        return int(self.host)
+
+    def __bool__(self) -> bool:
+        self.machine.wait("bool()")
+        return bool(self.host)
+
+
+class Graph:
+    def __init__(self, work: list[Callable[[], None]]):
+        self._work = work
+        self.launches = 0
+
+    def launch(self, stream: Any = None) -> None:
+        self.launches += 1
+        for work in self._work:
+            work()
+
+
+class Cupy:
+    """What `import cupy` gives."""
+
+    ndarray = ndarray
+
+    def __init__(self, machine: Machine):
+        self.machine = machine
+        self.graphs: list[Graph] = []
+        self.cuda = SimpleNamespace(
+            Stream=lambda: Stream(self),
+            MemoryPointer=MemoryPointer,
+            UnownedMemory=UnownedMemory,
+            using_allocator=self._using_allocator,
+        )
+
+    def empty(self, shape: Any, dtype: Any = float) -> ndarray:
+        dtype, shape = np.dtype(dtype), (shape,) if isinstance(shape, int) else tuple(shape)
+        nbytes = math.prod(shape) * dtype.itemsize
+        data = self.machine.allocate(nbytes)
+        host = np.empty(shape, dtype)
+        if nbytes:
+            memory = (ctypes.c_ubyte * nbytes).from_address(data.ptr)
+            host = np.frombuffer(memory, dtype).reshape(shape)
+        return ndarray(self.machine, host, data)
+
+    def zeros(self, shape: Any, dtype: Any = float) -> ndarray:
+        a = self.empty(shape, dtype)
+        a[...] = 0
+        return a
+
+    def asarray(self, a: Any) -> ndarray:
+        if isinstance(a, ndarray):
+            return a
+        a = np.asarray(a)
+        made = self.empty(a.shape, a.dtype)
+        made.set(a)
+        return made
+
+    @contextmanager
+    def _using_allocator(self, allocator: Callable[[int], MemoryPointer]) -> Iterator[None]:
+        before, self.machine.allocator = self.machine.allocator, allocator
+        try:
+            yield
+        finally:
+            self.machine.allocator = before
+
+    def get_default_memory_pool(self) -> Any:
+        return SimpleNamespace(malloc=self.machine.malloc)
+
+
+class Stream:
+    def __init__(self, cupy: Cupy):
+        self._cupy = cupy
+        self._machine = cupy.machine
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def begin_capture(self) -> None:
+        assert self._machine.captured is None
+        self._machine.captured = []
+
+    def end_capture(self) -> Graph:
+        assert self._machine.captured is not None
+        self._cupy.graphs.append(Graph(self._machine.captured))
+        self._machine.captured = None
+        return self._cupy.graphs[-1]
+
+
+def kernels(machine: Machine) -> backend.Kernels:
+    """The CUDA kernels for the CPU, on arrays of `machine` and in the order of its stream."""
+    native = backend.cuda_on_cpu()
+
+    def wrapped(name: str) -> Callable[..., None]:
+        kernel = getattr(native, name, None) or getattr(backend.cpu(), name)
+
+        def call(*arguments: Any) -> None:
+            assert not any(isinstance(a, np.ndarray) for a in arguments), name
+            there = [a.host if isinstance(a, ndarray) else a for a in arguments]
+            machine.do(lambda: kernel(*there))
+
+        return call
+
+    return backend.Kernels("cuda", {name: wrapped(name) for name in backend.cpu().available})
+
+
+def install(monkeypatch: Any) -> Cupy:
+    """From now on `import cupy` gives the double, and its arrays run on the CUDA kernels for the
+    CPU.
+    """
+    cupy = Cupy(Machine())
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr(backend._state, "cuda", kernels(cupy.machine))
+    monkeypatch.setattr(backend, "_multiprocessors", lambda device: 3)
+    return cupy
