@@ -34,8 +34,8 @@
 namespace byhand {
 namespace {
 
-// Kernels that every back end has.
-void bind_common(Registry& registry) {
+// The operations: every back end has them.
+void bind_operations(Registry& registry) {
     KERNEL(softmax_forward, "y x mask scale causal");
     KERNEL(softmax_backward, "dx dy y scale");
     KERNEL(log_softmax_forward, "y x");
@@ -60,11 +60,6 @@ void bind_common(Registry& registry) {
            "o lse work q k v mask lengths scale causal window dropout seed offset");
     KERNEL(attention_backward,
            "dq dk dv work do_ q k v o lse mask lengths scale causal window dropout seed offset");
-}
-
-#if !defined(BYHAND_BACKEND_CUDA)
-// Kernels whose CUDA bodies are not written yet.
-void bind_cpu(Registry& registry) {
     KERNEL(bias_gelu_forward, "y x b tanh");
     KERNEL(bias_gelu_backward, "dx db dy x b tanh");
     KERNEL(linear_forward, "y x w b add bf16");
@@ -77,6 +72,7 @@ void bind_cpu(Registry& registry) {
     KERNEL(matmul_backward, "da db dc a b transpose_a transpose_b bf16");
 }
 
+#if !defined(BYHAND_BACKEND_CUDA)
 // No operations: they show the module and the machine to the tests and to the bench.
 void bind_probes(Registry& registry) {
     KERNEL(vecmath_probe, "y x function");
@@ -103,11 +99,10 @@ PYBIND11_MODULE(BYHAND_MODULE, module) {
         }
     });
     Registry registry{module, py::dict()};
-    bind_common(registry);
+    bind_operations(registry);
 #if defined(BYHAND_BACKEND_CUDA)
     bind_device(module);
 #else
-    bind_cpu(registry);
     bind_probes(registry);
     module.attr("vector_width") = Vec::width;
     module.def("num_threads", &num_threads);

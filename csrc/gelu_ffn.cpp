@@ -1,26 +1,11 @@
 #include "gelu_ffn.h"
 
 #include <cstdint>
-#include <stdexcept>
 
 #include "core/gemm.h"
+#include "core/row_blocks.h"
 
 namespace byhand {
-namespace {
-
-// Calls body(begin, rows) for each block of R rows. The hidden layer is four times as wide as its
-// neighbours: a block of it that was just written is read back from the caches.
-template <class Body>
-void for_blocks(std::int64_t R, std::int64_t most, Body&& body) {
-    if (most < 1) throw std::invalid_argument("h must have at least one row");
-    const std::int64_t blocks = (R + most - 1) / most;
-    for (std::int64_t b = 0; b < blocks; ++b) {
-        const std::int64_t begin = R * b / blocks;
-        body(begin, R * (b + 1) / blocks - begin);
-    }
-}
-
-}  // namespace
 
 void gelu_ffn_forward(Out y, Out pre, Out h, In x, In w1, Maybe<In> b1, In w2, Maybe<In> b2,
                       Maybe<In> add, bool tanh, bool bf16, Stream) {
@@ -34,7 +19,7 @@ void gelu_ffn_forward(Out y, Out pre, Out h, In x, In w1, Maybe<In> b1, In w2, M
     up.activated = h.as<float>();
     Epilogue down;
     down.bias = b2.as<float>();
-    for_blocks(x.rows(), h.rows(), [&](std::int64_t r, std::int64_t rows) {
+    for_row_blocks(x.rows(), h, [&](std::int64_t r, std::int64_t rows) {
         gemm(pre.as<float>() + r * F, row_major(x.as<float>() + r * C, C), up_weight, rows, F, C,
              up, bf16);
         down.add = add ? add.as<float>() + r * C : nullptr;
@@ -51,7 +36,7 @@ void gelu_ffn_backward(Out dx, Out h, Out dpre, Acc dw1, Acc db1, Acc dw2, Acc d
     through_gelu.activation = Epilogue::Activation::gelu_backward;
     through_gelu.tanh = tanh;
     through_gelu.activated = h.as<float>();
-    for_blocks(x.rows(), h.rows(), [&](std::int64_t r, std::int64_t rows) {
+    for_row_blocks(x.rows(), h, [&](std::int64_t r, std::int64_t rows) {
         const float *const dyr = dy.as<float>() + r * C, *const xr = x.as<float>() + r * C;
         // Down-projection, read from the bottom up.
         through_gelu.saved = pre.as<float>() + r * F;

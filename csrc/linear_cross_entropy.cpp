@@ -1,10 +1,8 @@
 #include "linear_cross_entropy.h"
 
-#include <algorithm>
-#include <stdexcept>
-
 #include "core/gemm.h"
 #include "core/ids.h"
+#include "core/row_blocks.h"
 #include "cross_entropy_rows.h"
 
 namespace byhand {
@@ -13,7 +11,6 @@ void linear_cross_entropy_forward(Out loss, Out count, Maybe<Out> dx, Acc dw, Ou
                                   In targets, std::int64_t ignore_index, double smoothing,
                                   bool mean, double dloss, bool bf16, Stream) {
     const std::int64_t R = x.rows(), K = x.cols(), V = w.rows(), most = work.rows();
-    if (most < 1) throw std::invalid_argument("work must have at least one row");
     require_ids(targets, V, ignore_index);
     // The gradient of the first block is scaled by a number that depends on every target.
     const std::int64_t* const ids = targets.as<std::int64_t>();
@@ -24,10 +21,8 @@ void linear_cross_entropy_forward(Out loss, Out count, Maybe<Out> dx, Acc dw, Ou
     float* const losses = scratch(static_cast<std::size_t>(2 * most), 1);  // gemm has slot 0
     const Matrix weight = row_major(w.as<float>(), K);
 
-    const std::int64_t blocks = (R + most - 1) / most;
     double sum = 0.0;
-    for (std::int64_t b = 0; b < blocks; ++b) {
-        const std::int64_t begin = R * b / blocks, rows = R * (b + 1) / blocks - begin;
+    for_row_blocks(R, work, [&](std::int64_t begin, std::int64_t rows) {
         const float* const xb = x.as<float>() + begin * K;
         gemm(logits, row_major(xb, K), weight.transposed(), rows, V, K, {}, bf16);
         differentiate_rows({logits, ids + begin, rows, V}, losses, losses + most, ignore_index,
@@ -37,7 +32,7 @@ void linear_cross_entropy_forward(Out loss, Out count, Maybe<Out> dx, Acc dw, Ou
             gemm(dx.as<float>() + begin * K, row_major(logits, V), weight, rows, K, V, {}, bf16);
         }
         add_linear_gradients(dw.as<float>(), nullptr, logits, xb, rows, V, K, bf16);
-    }
+    });
     *count.as<float>() = static_cast<float>(kept);
     *loss.as<float>() = total_loss(sum, kept, mean);
 }

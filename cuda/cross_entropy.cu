@@ -1,4 +1,5 @@
 #include "cross_entropy.cuh"
+#include "cross_entropy_blocks.h"
 #include "cross_entropy_gradient.cuh"
 
 namespace byhand {
@@ -134,33 +135,53 @@ void cross_entropy_backward(Out dlogits, In dloss, In count, In lse, In logits, 
     });
 }
 
+CrossEntropyBlocks::CrossEntropyBlocks(const CrossEntropyCall& call)
+    : call_(call), slot_(slot_of(call.stream)) {
+    if (call.classes > 1 << 30) {
+        throw std::invalid_argument(std::string(call.name) + ": more than 2^30 classes");
+    }
+    if (call.rows == 0) return;
+    counters_ = static_cast<int>(std::min<int64_t>(kCounters, call.rows));
+    launch(call.name, cross_entropy_count, dim3(static_cast<unsigned>(counters_)), dim3(kWarp),
+           call.stream, call.targets, call.ignore_index, slot_, call.rows);
+}
+
+template <class T>
+void CrossEntropyBlocks::differentiate(T* logits, float* lse, int64_t begin, int64_t rows) {
+    if (rows == 0) return;
+    const Options options = options_of(call_.ignore_index, call_.smoothing, call_.mean);
+    const Gradient<T> a = {logits,       lse,   call_.dloss, call_.factor, call_.targets + begin,
+                           options,      slot_, counters_,   teams_,       rows,
+                           call_.classes};
+    teams_ = std::max(teams_, launch_gradient(call_.name, a, call_.stream));
+}
+template void CrossEntropyBlocks::differentiate(float*, float*, int64_t, int64_t);
+template void CrossEntropyBlocks::differentiate(bf16*, float*, int64_t, int64_t);
+
+void CrossEntropyBlocks::finish(float* loss, float* count) {
+    launch(call_.name, cross_entropy_finish, dim3(1), dim3(kFinish), call_.stream, loss, count,
+           options_of(call_.ignore_index, call_.smoothing, call_.mean), slot_, teams_);
+}
+
 void cross_entropy_gradient(Out loss, Out count, Maybe<Out> lse, Mut logits, In dloss, In targets,
                             int64_t ignore_index, double smoothing, bool mean, Stream stream) {
-    const char* name = "cross_entropy_gradient";
-    const int64_t rows = logits.rows(), cols = logits.cols();
-    const Options options = options_of(ignore_index, smoothing, mean);
-    const int slot = slot_of(stream);
-    if (cols > 1 << 30) {
-        throw std::invalid_argument("cross_entropy_gradient: more than 2^30 classes");
-    }
     float *loss_to = loss.as<float>(), *count_to = count.as<float>(), *lses = lse.as<float>();
-    const float* d = dloss.as<float>();
-    const int64_t* ids = targets.as<int64_t>();
-    int teams = 0;
-    if (rows > 0) {
-        const dim3 counters(static_cast<unsigned>(std::min<int64_t>(kCounters, rows)));
-        launch(name, cross_entropy_count, counters, dim3(kWarp), stream, ids, ignore_index, slot,
-               rows);
-        for_storage(logits, [&](auto zero) {
-            using T = decltype(zero);
-            const Gradient<T> a = {
-                logits.as<T>(), lses, d, ids, options, slot, static_cast<int>(counters.x),
-                rows,           cols};
-            teams = launch_gradient(name, a, stream);
-        });
-    }
-    launch(name, cross_entropy_finish, dim3(1), dim3(kFinish), stream, loss_to, count_to, options,
-           slot, teams);
+    const CrossEntropyCall call = {"cross_entropy_gradient",
+                                   targets.as<int64_t>(),
+                                   logits.rows(),
+                                   logits.cols(),
+                                   ignore_index,
+                                   smoothing,
+                                   mean,
+                                   dloss.as<float>(),
+                                   1.0f,
+                                   stream};
+    for_storage(logits, [&](auto zero) {
+        auto* const x = logits.as<decltype(zero)>();
+        CrossEntropyBlocks blocks(call);
+        blocks.differentiate(x, lses, 0, call.rows);
+        blocks.finish(loss_to, count_to);
+    });
 }
 
 }  // namespace byhand

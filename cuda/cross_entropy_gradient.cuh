@@ -25,20 +25,27 @@ __global__ void __launch_bounds__(kWarp, 1)
 template <class T>
 struct Gradient {
     T* logits;
-    float* lse;  // or null
-    const float* dloss;
+    float* lse;          // or null
+    const float* dloss;  // null: 1
+    float factor;        // dloss is multiplied by it
     const int64_t* targets;
     Options options;
     int slot, counters;
+    int partials_before;  // of other rows, to be added to
     int64_t rows, cols;
 
     // What the gradients are multiplied by; all threads of the block ask together.
     BYHAND_DEVICE float scale() const {
-        if (!options.mean) return *dloss;
+        const float all = dloss == nullptr ? factor : *dloss * factor;
+        if (!options.mean) return all;
         int64_t kept = 0;
         const auto lane = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x) % kWarp;
         for (int i = lane; i < counters; i += kWarp) kept += kept_targets[slot][i];
-        return *dloss / static_cast<float>(reduce_warp(kept, Add{}));
+        return all / static_cast<float>(reduce_warp(kept, Add{}));
+    }
+    // What one thread of a team begins its sum with.
+    BYHAND_DEVICE Partial before(int64_t index) const {
+        return index < partials_before ? partials[slot][index] : Partial{0.0, 0};
     }
 };
 
@@ -73,7 +80,9 @@ template <class T, class P>
 __global__ void __launch_bounds__(P::Team::kThreads, 1) cross_entropy_gradient_rows(Gradient<T> a) {
     typename P::Team team;
     const float scale = a.scale();
+    const int64_t index = static_cast<int64_t>(blockIdx.x) * P::Team::kTeams + team.place();
     Partial mine = {0.0, 0};
+    if (team.rank() == 0) mine = a.before(index);
     for_rows(team, a.rows, [&](int64_t row, bool here) {
         const int64_t target = here ? a.targets[row] : a.options.ignore_index;
         const bool kept = target != a.options.ignore_index;
@@ -110,7 +119,6 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1) cross_entropy_gradient_r
         sync_warp();  // every lane has read the target's logit
         z.store(team, x, 0, here ? a.cols : 0);
     });
-    const int64_t index = static_cast<int64_t>(blockIdx.x) * P::Team::kTeams + team.place();
     if (team.rank() == 0 && index < kPartials) partials[a.slot][index] = mine;
 }
 
@@ -148,6 +156,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1024 / P::Team::kThreads)
     T* const stage = reinterpret_cast<T*>(memory) + rank * V;
     const float scale = a.scale(), smoothing = a.options.smoothing;
     Partial mine = {0.0, 0};
+    if (rank == 0) mine = a.before(blockIdx.x);
     Tile<P> z;
 
     // f(start, whole) for each tile of [begin, end); `whole`: none of its packs is past the end.
@@ -303,5 +312,4 @@ int launch_gradient(const char* name, const Gradient<T>& a, Stream stream) {
 }
 
 }  // namespace
-
 }  // namespace byhand

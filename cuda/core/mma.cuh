@@ -9,15 +9,23 @@
 //
 // bfloat16 multiplies exactly and adds in float32. float32 is cut into two tf32 numbers of 11 bits
 // each, three products of which give what float32 would have (Markidis et al. 2018, "NVIDIA tensor
-// core programmability, performance & precision", section V; Ootomo and Yokota 2022).
+// core programmability, performance & precision", section V; Ootomo and Yokota 2022). Where float32
+// is to be rounded to bfloat16, that happens on the way from shared memory to a fragment.
 #pragma once
 
 #include "core/pack.cuh"
 
 namespace byhand {
 
+// What the factors of a product are made from: bf16, float, or Rounded, which is float32 in memory.
+struct Rounded {};
+template <class T>
+using Stored = std::conditional_t<std::is_same_v<T, Rounded>, float, T>;
+
 template <class T>
 inline constexpr int kDepth = 32 / static_cast<int>(sizeof(T));  // elements of one product's depth
+template <>
+inline constexpr int kDepth<Rounded> = kDepth<bf16>;
 
 using Sums = float[4];
 
@@ -27,9 +35,9 @@ BYHAND_DEVICE int warp_id() { return static_cast<int>(threadIdx.x) / kWarp; }
 
 // Rows of kCols elements in shared memory. Between them lie 16 bytes more, so that eight rows,
 // which is what ldmatrix reads at once, begin in eight different groups of banks.
-template <class T, int kCols_>
+template <class T, int kCols_, int kGap = kPack<T>>
 struct SharedTile {
-    static constexpr int kCols = kCols_, kStride = kCols + kPack<T>;
+    static constexpr int kCols = kCols_, kStride = kCols + kGap;
     static_assert(kCols % (2 * kPack<T>) == 0, "an odd number of packs from row to row");
     static constexpr int size(int rows) { return rows * kStride; }
 
@@ -131,6 +139,11 @@ BYHAND_DEVICE void multiply(Sums& a, Sums& b, const Left<float>& left, const Rig
     mma_tf32(a, left.high, high0);
     mma_tf32(b, left.high, high1);
 }
+
+template <>
+struct Left<Rounded> : Left<bf16> {};
+template <>
+struct Right<Rounded> : Right<bf16> {};
 
 // Rows row .. row+15 of a tile.
 template <class T, int kCols>

@@ -53,6 +53,12 @@ RULES = (
     Rule("attention_forward_tiles", needs=(*TENSOR_CORES, EXP2)),
     Rule("attention_backward_tiles", needs=(*TENSOR_CORES, EXP2)),
     Rule("attention_row_sums", loads=2, stores=0),  # dout o
+    Rule("gemm_tiles<(float|Rounded), true", needs=(TENSOR_CORES[0], TENSOR_CORES[2], LOAD, STORE)),
+    Rule("gemm_tiles", needs=(*TENSOR_CORES, LOAD, STORE)),
+    Rule("column_sums<.*Gradients", loads=3, stores=0),  # dy x b
+    Rule("column_sums", stores=0),
+    Rule("bias_gelu_forward_rows", loads=2),  # x b
+    Rule("bias_gelu_backward_rows", loads=3),  # dy x b
     Rule("attention_few_pieces", loads=2, stores=0, needs=(EXP2,)),  # k v
 )
 

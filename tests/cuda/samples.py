@@ -15,13 +15,22 @@ from tests.ops.test_adamw import OP as ADAMW
 from tests.ops.test_adamw import sample as adamw_sample
 from tests.ops.test_attention import OP as ATTENTION
 from tests.ops.test_attention import sample as attention_sample
+from tests.ops.test_bias_gelu import OP as BIAS_GELU
 from tests.ops.test_cross_entropy import GRADIENT
 from tests.ops.test_cross_entropy import OP as CROSS_ENTROPY
 from tests.ops.test_dropout import OP as DROPOUT
 from tests.ops.test_embedding import OP as EMBEDDING
+from tests.ops.test_gelu_ffn import OP as GELU_FFN
+from tests.ops.test_gelu_ffn import sample as gelu_ffn_sample
 from tests.ops.test_grad_norm import CLIP, NORM
 from tests.ops.test_layernorm import OP as LAYERNORM
+from tests.ops.test_linear import OP as LINEAR
+from tests.ops.test_linear import sample as linear_sample
+from tests.ops.test_linear_cross_entropy import OP as LINEAR_CROSS_ENTROPY
+from tests.ops.test_linear_cross_entropy import sample as linear_cross_entropy_sample
 from tests.ops.test_log_softmax import OP as LOG_SOFTMAX
+from tests.ops.test_matmul import OP as MATMUL
+from tests.ops.test_matmul import sample as matmul_sample
 from tests.ops.test_rmsnorm import OP as RMSNORM
 from tests.ops.test_softmax import OP as SOFTMAX
 
@@ -38,6 +47,11 @@ OPS = (
     NORM,
     CLIP,
     ATTENTION,
+    MATMUL,
+    LINEAR,
+    BIAS_GELU,
+    GELU_FFN,
+    LINEAR_CROSS_ENTROPY,
 )
 
 # The widths at which another kernel takes over, for packed and for odd rows, and their neighbours.
@@ -135,6 +149,24 @@ def _attention() -> Iterator[Sample]:
     yield attention_sample(1, 2, 300, 2, 32, dropout=0.2)
 
 
+def _products() -> Iterator[tuple[Op, Sample]]:
+    """Sizes around a tile and its steps, packed and not; several tiles and bands of tiles."""
+    for i, transposed in enumerate(("", "a", "b", "ab")):
+        yield MATMUL, matmul_sample(129, 63, 65, transposed)
+        yield MATMUL, matmul_sample(64, 200, 136, transposed)
+        yield MATMUL, matmul_sample((1, 17, 127, 200)[i], 128, 128, transposed, bf16=True)
+        yield MATMUL, matmul_sample(136, (8, 24, 40, 72)[i], 64, transposed, bf16=True)
+    yield MATMUL, matmul_sample(1160, 8, 264)
+    yield LINEAR, linear_sample((128,), 96, 136, add=True)
+    yield LINEAR, linear_sample((65,), 128, 64, b=False)
+    yield LINEAR, linear_sample((200,), 64, 72, add=True, bf16=True)
+    yield LINEAR, linear_sample((2000,), 16, 40, frozen="dx")
+    yield GELU_FFN, gelu_ffn_sample((130,), 24, 72, add=True)
+    yield GELU_FFN, gelu_ffn_sample((33,), 40, 128, tanh=False, b1=False)
+    yield LINEAR_CROSS_ENTROPY, linear_cross_entropy_sample((130,), 24, 136, block=50)
+    yield LINEAR_CROSS_ENTROPY, linear_cross_entropy_sample((9,), 16, 2056, block=5, smoothing=0.1)
+
+
 def wide_samples() -> Iterator[tuple[Op, Sample]]:
     for i, cols in enumerate(WIDTHS):
         rows = 3 if cols > 5000 else 5
@@ -164,6 +196,7 @@ def wide_samples() -> Iterator[tuple[Op, Sample]]:
     yield EMBEDDING, _embedding(20, 7, 2100)  # several blocks of columns
     for sample in _attention():
         yield ATTENTION, sample
+    yield from _products()
     for size in (1020, 20_003):
         yield ADAMW, adamw_sample(size, *range(1, size, 23), t=7, copy=size % 2 == 0)
     for size in (1023, 1 << 16, (1 << 16) + 3, 1 << 20, (1 << 20) + 3):

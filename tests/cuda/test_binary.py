@@ -17,7 +17,7 @@ def module(cuda_module, machine) -> Path:
 
 
 def sources() -> set[str]:
-    return {p.stem for p in (Path(__file__).parents[2] / "cuda").glob("*.cu")}
+    return {p.stem for p in (Path(__file__).parents[2] / "cuda").rglob("*.cu")}
 
 
 def test_machine_code_for_ampere_and_hopper_and_ptx_for_the_rest(module):

@@ -119,7 +119,7 @@ def forward(
     f = statistics(x)
     loss, count = empty((), x, f), empty((), x, f)
     dx = empty(shape, x) if need_dx else None
-    work = empty((_block(targets.size, w.shape[0], block), w.shape[0]), x, f)
+    work = empty((_block(targets.size, w.shape[0], block), w.shape[0]), x)
     mean = reduction == "mean"
     kernel(loss, count, dx, dw, work, x, w, targets, ignore_index, smoothing, mean, dloss, bf16)
     return loss, dx

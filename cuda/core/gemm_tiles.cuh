@@ -1,0 +1,250 @@
+// The kernel of gemm.cuh.
+#pragma once
+
+#include "core/factors.cuh"
+#include "core/gelu.cuh"
+#include "core/gemm.cuh"
+
+namespace byhand {
+
+// A factor as a launch sees it. packed: its rows can be read 16 bytes at a time.
+template <class T>
+struct Factor {
+    const T* data;
+    int rows, cols;
+    bool packed;
+};
+
+template <class F>
+struct Product {
+    using T = Stored<F>;
+    Factor<T> left, right;
+    int M, N, K;
+    Epilogue<T> epilogue;
+    bool packed;      // the arrays of the epilogue
+    bool transposed;  // c is (N,M)
+};
+
+// Eight warps make a tile of 128 x 128, each 32 x 64 of it; 64 bytes of depth are a step.
+template <class F, bool kLeftAcross, bool kRightAcross>
+struct GemmTile {
+    using T = Stored<F>;
+    static constexpr int kThreads = 256, kStages = 4;
+    // A multiprocessor has the registers for two blocks of bfloat16: one multiplies, one waits.
+    static constexpr int kBlocks = std::is_same_v<F, bf16> ? 2 : 1;
+    static constexpr int kRows = 128, kCols = 128, kDeep = 64 / static_cast<int>(sizeof(T));
+    static constexpr int kM = 2, kN = 8, kWarpRows = 16 * kM, kWarpCols = 8 * kN;
+    static_assert(kRows / kWarpRows * (kCols / kWarpCols) * kWarp == kThreads);
+
+    using Left = Panel<T, kLeftAcross, kRows, kDeep>;
+    using Right = Panel<T, kRightAcross, kCols, kDeep>;
+    static constexpr int kLeftRows = kLeftAcross ? kDeep : kRows;
+    static constexpr int kRightRows = kRightAcross ? kDeep : kCols;
+    static constexpr int kLeft = Left::size(kLeftRows), kStage = kLeft + Right::size(kRightRows);
+    static constexpr int kShared = kStages * kStage * static_cast<int>(sizeof(T));
+
+    // Where a warp puts 16 rows of sums in order; eight rows begin in different groups of banks.
+    using Sheet = SharedTile<float, kWarpCols, 8>;
+    static constexpr int kSheet = Sheet::size(16);
+    static_assert(kThreads / kWarp * kSheet * sizeof(float) <= kShared);
+};
+
+// A panel of kRows rows whose first element is (row0, col0) of the factor, zeros outside of it.
+template <int kRows, int kThreads, class T, int kCols, int kGap>
+BYHAND_DEVICE void fetch_panel(SharedTile<T, kCols, kGap> to, const Factor<T>& from, int row0,
+                               int col0) {
+    const int thread = static_cast<int>(threadIdx.x);
+    if (from.packed) {
+        constexpr int kPacks = kCols / kPack<T>, kStep = kThreads / kPacks;
+        static_assert(kRows % kStep == 0);
+        const int col = thread % kPacks * kPack<T>;
+#pragma unroll
+        for (int first = 0; first < kRows; first += kStep) {
+            const int row = first + thread / kPacks;
+            const bool whole = row0 + row < from.rows && col0 + col < from.cols;
+            const int64_t at = whole ? int64_t{row0 + row} * from.cols + col0 + col : 0;
+            copy_async16(to.at(row, col), from.data + at, whole);
+        }
+    } else {
+#pragma unroll 4
+        for (int i = thread; i < kRows * kCols; i += kThreads) {
+            const int row = i / kCols, col = i % kCols;
+            const bool here = row0 + row < from.rows && col0 + col < from.cols;
+            const int64_t at = int64_t{row0 + row} * from.cols + col0 + col;
+            *to.at(row, col) = here ? from.data[at] : from_float<T>(0.0f);
+        }
+    }
+}
+
+template <int V>
+BYHAND_DEVICE void add_into(float* to, const float (&v)[V]) {
+    constexpr int kStep = V < kPack<float> ? V : kPack<float>;
+#pragma unroll
+    for (int i = 0; i < V; i += kStep) {
+        float sum[kStep];
+        load(sum, to + i);
+#pragma unroll
+        for (int j = 0; j < kStep; ++j) sum[j] += v[i + j];
+        store(to + i, sum);
+    }
+}
+
+// V neighbours of a row of the product go to memory.
+template <bool kLeftAcross, bool kRightAcross, class F, int V>
+BYHAND_DEVICE void finish(const Product<F>& p, int row, int col, float (&v)[V]) {
+    using T = Stored<F>;
+    using Form = typename Epilogue<T>::Gelu;
+    const Epilogue<T>& e = p.epilogue;
+    const int64_t at = p.transposed ? int64_t{col} * p.M + row : int64_t{row} * p.N + col;
+    const auto add = [&](const T* more) {
+        float other[V];
+        load(other, more);
+#pragma unroll
+        for (int j = 0; j < V; ++j) v[j] += other[j];
+    };
+    if constexpr (!kLeftAcross && kRightAcross) {
+        if (e.gelu == Form::backward) {
+            float other[V];
+            load(other, e.saved + at);
+#pragma unroll
+            for (int j = 0; j < V; ++j) {
+                const Gelu g = gelu<T>(other[j], e.tanh);
+                v[j] *= g.slope;
+                other[j] = g.value;
+            }
+            store(e.activated + at, other);
+        }
+    }
+    if (e.bias != nullptr) add(e.bias + col);
+    if (e.add != nullptr) add(e.add + at);
+    if (e.into != nullptr) {
+        add_into(e.into + at, v);
+    } else {
+        store(e.c + at, v);
+    }
+    if constexpr (!kLeftAcross && !kRightAcross) {
+        if (e.gelu == Form::forward) {
+#pragma unroll
+            for (int j = 0; j < V; ++j) {
+                v[j] = gelu<T>(to_float(from_float<T>(v[j])), e.tanh).value;
+            }
+            store(e.activated + at, v);
+        }
+    }
+}
+
+// The tile of this block: neighbouring blocks run at the same time, and take a few rows of tiles by
+// many columns, so that they find each other's panels in the cache.
+struct TilePlace {
+    int row, col;
+
+    BYHAND_DEVICE TilePlace(int rows, int cols) {
+        constexpr int kBand = 8;
+        const int block = static_cast<int>(blockIdx.x), band = block / (kBand * cols) * kBand;
+        const int height = min(kBand, rows - band), place = block - band * cols;
+        row = band + place % height;
+        col = place / height;
+    }
+};
+
+template <class F, bool kLeftAcross, bool kRightAcross>
+__global__ void __launch_bounds__(GemmTile<F, kLeftAcross, kRightAcross>::kThreads,
+                                  GemmTile<F, kLeftAcross, kRightAcross>::kBlocks)
+    gemm_tiles(const __grid_constant__ Product<F> p) {
+    using G = GemmTile<F, kLeftAcross, kRightAcross>;
+    using T = Stored<F>;
+    constexpr int kM = G::kM, kN = G::kN;
+    BYHAND_DYNAMIC_SHARED(bytes);
+    T* const ring = reinterpret_cast<T*>(bytes);
+    const TilePlace tile((p.M + G::kRows - 1) / G::kRows, (p.N + G::kCols - 1) / G::kCols);
+    const int row0 = tile.row * G::kRows, col0 = tile.col * G::kCols;
+    const int steps = (p.K + G::kDeep - 1) / G::kDeep;
+
+    const auto left_at = [&](int stage) { return typename G::Left{ring + stage * G::kStage}; };
+    const auto right_at = [&](int stage) {
+        return typename G::Right{ring + stage * G::kStage + G::kLeft};
+    };
+    const auto fetch_step = [&](int step, int stage) {
+        if (step < steps) {
+            const int k = step * G::kDeep;
+            fetch_panel<G::kLeftRows, G::kThreads>(left_at(stage), p.left, kLeftAcross ? k : row0,
+                                                   kLeftAcross ? row0 : k);
+            fetch_panel<G::kRightRows, G::kThreads>(
+                right_at(stage), p.right, kRightAcross ? k : col0, kRightAcross ? col0 : k);
+        }
+        copy_async_commit();
+    };
+
+    // Where the warp's part lies in the tile.
+    constexpr int kAcrossWarps = G::kCols / G::kWarpCols;
+    const int row = warp_id() / kAcrossWarps * G::kWarpRows;
+    const int col = warp_id() % kAcrossWarps * G::kWarpCols;
+    const bool busy = row0 + row < p.M && col0 + col < p.N;
+
+    Sums sums[kM][kN] = {};
+#pragma unroll
+    for (int step = 0; step < G::kStages - 1; ++step) fetch_step(step, step);
+    int stage = 0;
+    for (int step = 0; step < steps; ++step) {
+        copy_async_wait<G::kStages - 2>();
+        sync_block();  // this step is here, and all are done with the one before
+        fetch_step(step + G::kStages - 1, (stage + G::kStages - 1) % G::kStages);
+        const auto left = left_at(stage);
+        const auto right = right_at(stage);
+        stage = (stage + 1) % G::kStages;
+        if (!busy) continue;
+#pragma unroll
+        for (int depth = 0; depth < G::kDeep; depth += kDepth<F>) {
+            Left<F> a[kM];
+#pragma unroll
+            for (int m = 0; m < kM; ++m) {
+                a[m] = left_factor<F, kLeftAcross>(left, row + 16 * m, depth);
+            }
+#pragma unroll
+            for (int n = 0; n < kN; n += 2) {
+                const auto b = right_factor<F, kRightAcross>(right, col + 8 * n, depth);
+#pragma unroll
+                for (int m = 0; m < kM; ++m) multiply(sums[m][n], sums[m][n + 1], a[m], b);
+            }
+        }
+    }
+    copy_async_wait<0>();
+    sync_block();  // the ring is free
+    if (!busy) return;
+
+    // By way of shared memory, 16 rows at a time, so that whole packs are written.
+    const int lane = lane_id();
+    const typename G::Sheet sheet{reinterpret_cast<float*>(bytes) + warp_id() * G::kSheet};
+    const auto for_packs = [&](auto width, int first) {
+        constexpr int V = decltype(width)::value, kPacks = G::kWarpCols / V;
+#pragma unroll 1
+        for (int i = lane; i < 16 * kPacks; i += kWarp) {
+            const int r = i / kPacks, c = i % kPacks * V;
+            if (first + r >= p.M || col0 + col + c >= p.N) continue;
+            float v[V];
+#pragma unroll
+            for (int j = 0; j < V; ++j) v[j] = *sheet.at(r, c + j);
+            finish<kLeftAcross, kRightAcross>(p, first + r, col0 + col + c, v);
+        }
+    };
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+        sync_warp();
+#pragma unroll
+        for (int n = 0; n < kN; ++n) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                *sheet.at(i / 2 * 8 + lane / 4, 8 * n + lane % 4 * 2 + i % 2) = sums[m][n][i];
+            }
+        }
+        sync_warp();
+        const int first = row0 + row + 16 * m;
+        if (p.packed) {
+            for_packs(std::integral_constant<int, kPack<T>>{}, first);
+        } else {
+            for_packs(std::integral_constant<int, 1>{}, first);
+        }
+    }
+}
+
+}  // namespace byhand
