@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from byhand import backend
 from byhand.cli.main import main
 from byhand.training import load
 from byhand.training.checkpoint import pack, read
@@ -76,6 +77,7 @@ MISTAKES = [
     ([*TRAIN, "--beta2", "1"], "beta2 must be 0 or more and less than 1"),
     ([*TRAIN, "--val-ratio", "1"], "val_ratio must be between 0 and 1"),
     ([*TRAIN, "--warmup", "50", "--steps", "9"], "warmup must be at most steps = 9"),
+    ([*TRAIN, "--device", "gpu"], "invalid choice: 'gpu'"),
     ([*TRAIN, "--threads", "0"], "argument --threads: must be at least 1"),
     ([*TRAIN, "--threads", "9999"], "number of threads must be between 1 and"),
     ([*TRAIN, "--width", "80000000"], "of memory to train, and this machine has"),
@@ -242,3 +244,19 @@ def test_a_back_end_that_does_not_exist(home: Path):
 
 def test_the_run_used_here_is_sound(original: Path):
     assert load(original / "run", "last").step == 3
+
+
+@pytest.mark.parametrize("command", [TRAIN, RESUME, GENERATE, ["eval", "run"]])
+def test_a_gpu_that_is_not_there(
+    command: list[str],
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setattr(backend, "cuda_reason", lambda: "no CUDA device: none is plugged in")
+    before = snapshot(home)
+    assert main([*command, "--device", "cuda"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "byhand: --device cuda cannot be used: no CUDA device: none is plugged in\n"
+    assert snapshot(home) == before

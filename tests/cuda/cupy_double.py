@@ -228,7 +228,7 @@ def kernels(machine: Machine) -> backend.Kernels:
     native = backend.cuda_on_cpu()
 
     def wrapped(name: str) -> Callable[..., None]:
-        kernel = getattr(native, name, None) or getattr(backend.cpu(), name)
+        kernel = getattr(native, name)
 
         def call(*arguments: Any) -> None:
             assert not any(isinstance(a, np.ndarray) for a in arguments), name
@@ -237,7 +237,7 @@ def kernels(machine: Machine) -> backend.Kernels:
 
         return call
 
-    return backend.Kernels("cuda", {name: wrapped(name) for name in backend.cpu().available})
+    return backend.Kernels("cuda", {name: wrapped(name) for name in native.available})
 
 
 def install(monkeypatch: Any) -> Cupy:
@@ -247,5 +247,6 @@ def install(monkeypatch: Any) -> Cupy:
     cupy = Cupy(Machine())
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(backend._state, "cuda", kernels(cupy.machine))
+    monkeypatch.setattr(backend, "cuda_reason", lambda: "")
     monkeypatch.setattr(backend, "_multiprocessors", lambda device: 3)
     return cupy

@@ -6,10 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from byhand import GPT, GPTConfig, optim
+from byhand.generation import generate
+from byhand.training.evaluate import mean_loss
 from byhand.training.graph import StepGraph
+from byhand.training.plan import lay_out
 from tests.cuda import cupy_double
+from tests.cuda.cupy_double import Unsafe
 
 CONFIG = GPTConfig(vocabulary_size=19, context_size=12, embedding_dim=24, num_heads=3, num_layers=2)
 
@@ -19,8 +25,8 @@ def cupy(on_cpu, monkeypatch) -> cupy_double.Cupy:
     return cupy_double.install(monkeypatch)
 
 
-def made(device: str, config: GPTConfig = CONFIG) -> tuple[GPT, optim.AdamW]:
-    model = GPT(config, seed=4)
+def made(device: str, **changes: Any) -> tuple[GPT, optim.AdamW]:
+    model = GPT(GPTConfig(**{**CONFIG.to_dict(), **changes}), seed=4)
     model.to(device)
     return model, optim.AdamW(model, lr=3e-3, betas=(0.9, 0.99), weight_decay=0.1)
 
@@ -31,34 +37,193 @@ def batches(steps: int, each: int = 1) -> list[list[tuple[Any, Any]]]:
     return [[(ids, targets) for ids, targets in step] for step in drawn]
 
 
-def on_the_cpu(model: GPT, optimizer: optim.AdamW, steps: Any) -> list[tuple[float, float]]:
-    found = []
-    for step in steps:
-        model.zero_grad()
-        loss = 0.0
-        for ids, targets in step:
-            loss += float(model.loss(ids, targets, 1 / len(step))) / len(step)
-            model.backward()
-        found.append((loss, float(optimizer.step(clip_norm=0.5))))
-    return found
+def eager(model: GPT, optimizer: optim.AdamW, batches: Any) -> tuple[float, float]:
+    model.zero_grad()
+    loss = 0.0
+    for ids, targets in batches:
+        loss += float(model.loss(ids, targets, 1 / len(batches))) / len(batches)
+        model.backward()
+    return loss, float(optimizer.step(clip_norm=0.5))
 
 
 @pytest.mark.parametrize("each", [1, 3])
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_ten_steps_are_those_of_the_cpu(each, dropout, cupy):
-    config = GPTConfig(**{**CONFIG.to_dict(), "dropout": dropout})
-    steps = batches(10, each)
-    host, expected = made("cpu", config), []
-    model, optimizer = made("cuda", config)
+@pytest.mark.parametrize(
+    "changes", [{}, {"dropout": 0.2}, {"tie_weights": False, "use_bias": False}]
+)
+def test_ten_steps_are_those_of_the_cpu(each, changes, cupy):
+    host, expected = made("cpu", **changes), []
+    model, optimizer = made("cuda", **changes)
     step = StepGraph(model, optimizer, clip_norm=0.5)
-    for i, step_batches in enumerate(steps):
-        host[1].lr = optimizer.lr = 3e-3 / (1 + i)
-        expected += on_the_cpu(*host, [step_batches])
-        step(step_batches)
+    for i, step_batches in enumerate(batches(10, each)):
+        host[1].lr = lr = 3e-3 / (1 + i)
+        expected.append(eager(*host, step_batches))
+        step(step_batches, lr)
     np.testing.assert_allclose(step.read(), expected, rtol=2e-5)
     np.testing.assert_allclose(model.arena.values.get(), host[0].arena.values, rtol=1e-4, atol=1e-5)
     assert optimizer.step_count == host[1].step_count == 10
     assert not model.arena.grads.get().any()
-    assert [graph.launches for graph in cupy.graphs] == (
-        [] if dropout else [8] if each == 1 else [18, 8]
-    )
+    # Captured at the third call of each part.
+    launched = {1: [8], 3: [18, 8]}[each]
+    assert [graph.launches for graph in cupy.graphs] == ([] if "dropout" in changes else launched)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_step_neither_allocates_nor_waits(dropout, cupy):
+    step = StepGraph(*made("cuda", dropout=dropout), clip_norm=0.5)
+    for step_batches in batches(3, 2):
+        step(step_batches)
+    before = cupy.machine.allocations, cupy.machine.waits
+    for step_batches in batches(5, 2):
+        step(step_batches)
+    assert (cupy.machine.allocations, cupy.machine.waits) == before
+    assert len(step.read()) == 8
+    assert cupy.machine.waits == before[1] + 1
+
+
+def looks(array: Any) -> None:
+    float(array.reshape(-1)[0])
+
+
+def allocates(array: Any) -> None:
+    import cupy
+
+    cupy.get_default_memory_pool().malloc(8)
+
+
+def sends(array: Any) -> None:
+    array.set(np.zeros(array.shape, array.dtype))
+
+
+@pytest.mark.parametrize("bug", [looks, allocates, sends])
+def test_the_double_notices_a_step_that_no_graph_can_hold(bug, cupy, monkeypatch):
+    model, optimizer = made("cuda")
+    step = StepGraph(model, optimizer)
+    norm = model.norm.forward
+
+    def forward(x: Any) -> Any:
+        y = norm(x)
+        bug(y)
+        return y
+
+    monkeypatch.setattr(model.norm, "forward", forward)
+    first, second, third = batches(3)
+    step(first)
+    step(second)
+    with pytest.raises(Unsafe):
+        step(third)
+    assert cupy.machine.captured is None
+
+
+def test_a_step_that_is_not_always_the_same_is_noticed(cupy, monkeypatch):
+    model, optimizer = made("cuda")
+    step = StepGraph(model, optimizer)
+    steps = batches(3)
+    for step_batches in steps[:2]:
+        step(step_batches)
+    norm = model.norm.forward
+    monkeypatch.setattr(model.norm, "forward", lambda x: norm(norm(x)))
+    with pytest.raises(RuntimeError, match=r"^allocation \d+ of the step is of \d+ bytes, and was"):
+        step(steps[2])
+
+
+def test_the_plan_is_the_peak_and_not_the_sum(cupy):
+    model, optimizer = made("cuda", num_layers=6)
+    step = StepGraph(model, optimizer)
+    assert step.planned_bytes == 0
+    for step_batches in batches(2):
+        step(step_batches)
+    plan = step._updating.plan
+    assert step.planned_bytes == plan.nbytes
+    assert max(plan._sizes) < plan.nbytes < 0.5 * sum(plan._sizes)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_writing_and_measuring_are_the_same_on_both(precision, cupy):
+    text = np.random.default_rng(3).integers(0, 19, 200)
+    found = []
+    for device in ("cpu", "cuda"):
+        model, _ = made(device)
+        model.precision = precision
+        written = generate(model, text[:5], 20, temperature=0)
+        found.append((written.tolist(), mean_loss(model, text, 12, 4)))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
+
+
+# --- Mistakes ------------------------------------------------------------------------------------
+
+
+def id_too_large(a: Any) -> Any:
+    a = a.copy()
+    a[1, 3] = 19
+    return a
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "sentence"),
+    [
+        (lambda a: [(id_too_large(a), a)], IndexError, r"ids\[1, 3\] = 19 is outside the voc"),
+        (lambda a: [(a, id_too_large(a))], IndexError, r"targets\[1, 3\] = 19 is outside the voc"),
+        (lambda a: [(a[:2], a[:2])], ValueError, r"ids must have shape \(3, 12\), got \(2, 12\)"),
+        (lambda a: [(a, a[:2])], ValueError, r"targets must have shape \(3, 12\)"),
+        (lambda a: [(a, a.astype(np.int32))], TypeError, "targets must have dtype int64"),
+        (lambda a: [(a.tolist(), a)], TypeError, "ids must be a numpy array, got list"),
+        (lambda a: [], ValueError, "a step needs at least one batch"),
+    ],
+)
+def test_a_wrong_batch_is_refused_and_nothing_is_lost(change, error, sentence, cupy):
+    model, optimizer = made("cuda")
+    step = StepGraph(model, optimizer)
+    (((ids, targets),),) = batches(1)
+    step([(ids, targets)])
+    before = model.arena.values.get()
+    with pytest.raises(error, match=f"^StepGraph: {sentence}"):
+        step(change(ids))
+    assert model.arena.values.get().tobytes() == before.tobytes()
+    step([(ids, targets)])
+    assert len(step.read()) == 2
+
+
+def test_other_mistakes(cupy):
+    with pytest.raises(ValueError, match=r"^StepGraph: the model must be on the GPU"):
+        StepGraph(*made("cpu"))
+    model, optimizer = made("cuda")
+    step = StepGraph(model, optimizer, ring=2)
+    steps = batches(3)
+    for step_batches in steps[:2]:
+        step(step_batches)
+    with pytest.raises(RuntimeError, match=r"^StepGraph: 2 steps were not read: the ring is full"):
+        step(steps[2])
+    assert len(step.read()) == 2
+    assert step.read() == []
+    model.to("cpu")
+    with pytest.raises(RuntimeError, match=r"^StepGraph: the model was moved"):
+        step(steps[2])
+
+
+# --- The plan ------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 8)), max_size=40))
+def test_what_lives_at_the_same_time_does_not_overlap(allocations):
+    """(size, how many later allocations it outlives) of each."""
+    events: list[int] = []
+    ends: list[tuple[int, int]] = []
+    for n, (_, lives) in enumerate(allocations):
+        events += [~m for end, m in ends if end == n]
+        events.append(n)
+        ends.append((n + 1 + lives, n))
+    sizes = [size for size, _ in allocations]
+    offsets, total = lay_out(sizes, events)
+    alive: set[int] = set()
+    for event in events:
+        if event < 0:
+            alive.remove(~event)
+            continue
+        begin, end = offsets[event], offsets[event] + sizes[event]
+        assert begin % 512 == 0
+        assert end <= total
+        for other in alive:
+            first, last = offsets[other], offsets[other] + sizes[other]
+            assert end <= first or last <= begin or first == last or begin == end
+        alive.add(event)

@@ -63,21 +63,23 @@ class Quiet:
         pass
 
 
-def new_trainer(folder: Path, of: RunConfig | None = None) -> Trainer:
+def new_trainer(folder: Path, of: RunConfig | None = None, device: str = "cpu") -> Trainer:
     """A trainer at step 0 of a new run in `folder`."""
     of = of or config()
     run = Run(folder)
     run.create(of)
-    return Trainer(of, text(), run, Quiet())  # type: ignore[arg-type]
+    return Trainer(of, text(), run, Quiet(), device)  # type: ignore[arg-type]
 
 
-def resumed_trainer(folder: Path, which: str = "last", steps: int | None = None) -> Trainer:
+def resumed_trainer(
+    folder: Path, which: str = "last", steps: int | None = None, device: str = "cpu"
+) -> Trainer:
     """A trainer that goes on from a checkpoint in `folder`."""
     run = Run(folder)
     of = run.read_config()
     if steps is not None:
         of = dataclasses.replace(of, training=dataclasses.replace(of.training, steps=steps))
-    trainer = Trainer(of, text(), run, Quiet())  # type: ignore[arg-type]
+    trainer = Trainer(of, text(), run, Quiet(), device)  # type: ignore[arg-type]
     trainer.restore(run.read_checkpoint(which, of), which)
     trainer.cut_log()
     return trainer

@@ -56,6 +56,7 @@ def add_command(commands: Any) -> None:
         help="windows computed at once (default: 32)",
     )
     flags.add_precision(command, "as in training")
+    flags.add_device(command)
     flags.add_threads(command)
 
 
@@ -63,8 +64,9 @@ def run(args: argparse.Namespace) -> int:
     from byhand.training.evaluate import mean_loss
     from byhand.training.load import load
 
+    flags.require_device(args.device)
     flags.use_threads(args.threads)
-    trained = load(args.run_folder, args.checkpoint, args.precision)
+    trained = load(args.run_folder, args.checkpoint, args.precision, args.device)
     longest = trained.config.model.context_size
     context = args.context or longest
     if context > longest:

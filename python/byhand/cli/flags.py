@@ -7,6 +7,7 @@ import math
 import os
 from typing import TYPE_CHECKING
 
+from byhand import backend
 from byhand.backend import PRECISIONS
 from byhand.errors import UserError
 from byhand.training.run import CHECKPOINTS
@@ -71,6 +72,16 @@ def add_checkpoint(command: argparse._ActionsContainer, default: str) -> None:
     )
 
 
+def add_device(command: argparse._ActionsContainer) -> None:
+    command.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where to compute; a run may change it when it is resumed, and a model trained on one "
+        "can be used on the other (default: cpu)",
+    )
+
+
 def add_precision(command: argparse._ActionsContainer, default: str) -> None:
     command.add_argument(
         "--precision",
@@ -97,10 +108,15 @@ def require_memory(config: GPTConfig, copies: int = 1) -> None:
         )
 
 
+def require_device(device: str) -> None:
+    """UserError with the reason if there is no such device."""
+    reason = backend.cuda_reason() if device == "cuda" else ""
+    if reason:
+        raise UserError(f"--device cuda cannot be used: {reason}")
+
+
 def use_threads(threads: int | None) -> None:
     """Set the number of threads, and find the back end now rather than in mid-work."""
-    from byhand import backend
-
     try:
         backend.cpu()
         if threads is not None:

@@ -66,6 +66,7 @@ def add_command(commands: Any) -> None:
         help="read the whole window again for every character: the same text, only slower",
     )
     flags.add_precision(command, "as in training")
+    flags.add_device(command)
     flags.add_threads(command)
 
 
@@ -76,8 +77,9 @@ def run(args: argparse.Namespace) -> int:
     from byhand.training.load import load
 
     sampling.check(args.temperature, args.top_k)
+    flags.require_device(args.device)
     flags.use_threads(args.threads)
-    trained = load(args.run_folder, args.checkpoint, args.precision)
+    trained = load(args.run_folder, args.checkpoint, args.precision, args.device)
     tokenizer = trained.config.tokenizer
     prompt = args.prompt or ("\n" if "\n" in tokenizer.characters else tokenizer.characters[0])
     ids = tokenizer.encode(prompt)

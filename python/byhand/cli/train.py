@@ -101,6 +101,7 @@ def add_command(commands: Any) -> None:
         "--resume", action="store_true", help="go on with the run in --out instead of a new one"
     )
     flags.add_checkpoint(command, "last")
+    flags.add_device(command)
     flags.add_threads(command)
     sizes = command.add_argument_group(
         "the model",
@@ -120,6 +121,7 @@ def add_command(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    flags.require_device(args.device)
     flags.use_threads(args.threads)
     folder = Run(args.out or _default_folder(args))
     return _resume(args, folder) if args.resume else _start(args, folder)
@@ -146,7 +148,7 @@ def _start(args: argparse.Namespace, folder: Run) -> int:
     )
     flags.require_memory(config.model)
     # Everything that can be wrong is found before the folder is touched.
-    trainer = Trainer(config, text, folder, Display())
+    trainer = Trainer(config, text, folder, Display(), args.device)
     folder.folder.mkdir(parents=True, exist_ok=True)
     with folder.only_writer():
         folder.require_new()
@@ -188,7 +190,7 @@ def _resume(args: argparse.Namespace, folder: Run) -> int:
         saved = folder.read_checkpoint(args.checkpoint, config)
         text = load_corpus(args.corpus or config.corpus.name)
         config.corpus.require(text)
-        trainer = Trainer(config, text, folder, Display())
+        trainer = Trainer(config, text, folder, Display(), args.device)
         trainer.restore(saved, str(folder.checkpoint_path(args.checkpoint)))
         if trainer.step > config.training.steps:
             raise UserError(
@@ -237,7 +239,7 @@ def _train(trainer: Trainer) -> int:
         f"{config.model.embedding_dim}, context {config.model.context_size}: "
         f"{trainer.model.num_parameters():,} parameters\n"
         f"training: {settings.steps} steps of {settings.batch_size * settings.accumulate} windows, "
-        f"drawn from {windows:,}{_precision(settings.precision)}; everything goes to {folder}\n"
+        f"drawn from {windows:,}{_how(trainer)}; everything goes to {folder}\n"
     )
     stopped = trainer.run()
     if stopped is not None:
@@ -256,8 +258,11 @@ def _train(trainer: Trainer) -> int:
     return 0
 
 
-def _precision(precision: str) -> str:
-    """Words for it, where it is not the usual one."""
+def _how(trainer: Trainer) -> str:
+    """Words for device and precision, where they are not the usual ones."""
+    precision = trainer.settings.precision
+    if trainer.graph is not None:
+        return " on the GPU" + ("" if precision == "float32" else f", in {precision}")
     if precision == "float32":
         return ""
     emulated = " (emulated: this processor has no instructions for it, so it is not faster)"

@@ -82,7 +82,9 @@ class StepGraph:
         if self.model.arena is not self._arena:
             raise RuntimeError("StepGraph: the model was moved; make a new one after model.to()")
         if len(self._unread) == len(self._ring):
-            raise RuntimeError(f"StepGraph: {len(self._ring)} steps were not read: the ring is full")
+            raise RuntimeError(
+                f"StepGraph: {len(self._ring)} steps were not read: the ring is full"
+            )
         if not batches:
             raise ValueError("StepGraph: a step needs at least one batch")
         for ids, targets in batches:
@@ -141,7 +143,9 @@ class StepGraph:
         vocabulary = self.model.config.vocabulary_size
         for name, array, ignored in (("ids", ids, None), ("targets", targets, -100)):
             if not isinstance(array, np.ndarray):
-                raise TypeError(f"StepGraph: {name} must be a numpy array, got {type(array)}")
+                raise TypeError(
+                    f"StepGraph: {name} must be a numpy array, got {type(array).__name__}"
+                )
             check.ids("StepGraph", name, array, vocabulary, ignored)
             expected = ids.shape if self._ids is None else self._ids.shape
             if array.shape != expected:

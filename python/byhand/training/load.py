@@ -21,10 +21,13 @@ class Trained:
 
 
 def load(
-    folder: str | os.PathLike[str], which: str = "best", precision: str | None = None
+    folder: str | os.PathLike[str],
+    which: str = "best",
+    precision: str | None = None,
+    device: str = "cpu",
 ) -> Trained:
     """The `best` or the `last` model of the run in `folder`, in the precision it was trained in or
-    in another.
+    in another, on the device "cpu" or "cuda".
 
     UserError if there is none, or it is damaged or of another configuration.
     """
@@ -35,5 +38,7 @@ def load(
     model = GPT(config.model, precision=precision or config.training.precision)
     require_like(run.checkpoint_path(which), weights, model.state_dict())
     model.load_state_dict(weights)
+    if device != "cpu":
+        model.to(device)
     model.eval()
     return Trained(model, config, saved.state["step"])
