@@ -138,6 +138,13 @@ def on_host(a: Array) -> np.ndarray:
     return a.get() if is_cupy(a) else a
 
 
+def bfloat16() -> np.dtype:
+    """The dtype of bfloat16 arrays on a GPU. ImportError without the package ml_dtypes."""
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
+
+
 def statistics(x: Array) -> Any:
     """The dtype of what kernels sum up over ``x``: float32 at least."""
     return x.dtype if x.dtype.itemsize >= 4 else _FLOAT32

@@ -111,7 +111,11 @@ class ndarray:
         target = self.host if index is ... else self._view(index)
         source = value.host if isinstance(value, ndarray) else value
         assert isinstance(value, (ndarray, int, float)), f"cupy refuses {type(value)}"
-        self.machine.do(lambda: np.copyto(target, source))
+
+        def assign() -> None:
+            target[...] = source
+
+        self.machine.do(assign)
 
     def __iadd__(self, other: ndarray) -> ndarray:
         self.machine.do(lambda: np.add(self.host, other.host, out=self.host))

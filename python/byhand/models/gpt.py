@@ -201,7 +201,7 @@ class GPT(Module):
         with self._forget_on_error():
             loss, dx = linear_cross_entropy.forward(
                 self._trunk(ids, None),
-                weight.value,
+                weight.operand,
                 targets,
                 weight.grad if self._saving else None,
                 need_dx=self._saving,
@@ -218,7 +218,7 @@ class GPT(Module):
     def new_cache(self, batch_size: int = 1) -> GPTCache:
         """An empty key-value cache for ``batch_size`` sequences of up to context_size tokens."""
         c = self.config
-        like = self.tokens.weight.value
+        like = self.tokens.weight.operand
         return GPTCache(
             [
                 KeyValueCache(

@@ -32,7 +32,7 @@ class Linear(Module):
     def forward(self, x: Array, add: Array | None = None, keep_x: bool = True) -> Array:
         """With ``keep_x`` off, ``backward`` has to be given x again."""
         y, saved = linear.forward(
-            x, self.weight.value, self.bias and self.bias.value, add, self._bf16
+            x, self.weight.operand, self.bias and self.bias.operand, add, self._bf16
         )
         self.push(saved if keep_x else saved[1:])
         return y
@@ -55,7 +55,7 @@ class Embedding(Module):
         self.weight = Param(normal(rng or np.random.default_rng(0), (rows, dim), std))
 
     def forward(self, ids: Array, add: Array | None = None) -> Array:
-        y, saved = embedding.forward(ids, self.weight.value, add)
+        y, saved = embedding.forward(ids, self.weight.operand, add)
         self.push(saved)
         return y
 
@@ -80,20 +80,22 @@ class LayerNorm(Module):
         self.eps = eps
 
     def forward(self, x: Array) -> Array:
-        y, saved = layernorm.forward(x, self.weight.value, self.bias and self.bias.value, self.eps)
+        y, saved = layernorm.forward(
+            x, self.weight.operand, self.bias and self.bias.operand, self.eps
+        )
         self.push(saved)
         return y
 
     def forward_add(self, x: Array, add: Array) -> tuple[Array, Array]:
         y, s, saved = layernorm.forward_add(
-            x, add, self.weight.value, self.bias and self.bias.value, self.eps
+            x, add, self.weight.operand, self.bias and self.bias.operand, self.eps
         )
         self.push(saved)
         return y, s
 
     def again(self) -> Array:
         s, weight, *_ = self.peek()
-        return layernorm.forward(s, weight, self.bias and self.bias.value, self.eps)[0]
+        return layernorm.forward(s, weight, self.bias and self.bias.operand, self.eps)[0]
 
     def backward(self, dy: Array, add: Array | None = None) -> Array:
         return layernorm.backward(
@@ -113,12 +115,12 @@ class RMSNorm(Module):
         self.eps = eps
 
     def forward(self, x: Array) -> Array:
-        y, saved = rmsnorm.forward(x, self.weight.value, self.eps)
+        y, saved = rmsnorm.forward(x, self.weight.operand, self.eps)
         self.push(saved)
         return y
 
     def forward_add(self, x: Array, add: Array) -> tuple[Array, Array]:
-        y, s, saved = rmsnorm.forward_add(x, add, self.weight.value, self.eps)
+        y, s, saved = rmsnorm.forward_add(x, add, self.weight.operand, self.eps)
         self.push(saved)
         return y, s
 

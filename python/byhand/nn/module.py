@@ -25,16 +25,18 @@ class Param:
 
     Attributes:
         value: the parameter, any shape.
+        operand: what forward passes read: ``value`` itself or, in bf16 precision on a GPU, a
+            bfloat16 copy of it in another flat buffer.
         grad: the gradient accumulated so far, same shape.
         decays: whether weight decay applies; by default to matrices only (Radford et al., 2019,
             as nanoGPT and llm.c do it).
     """
 
-    __slots__ = ("decays", "grad", "name", "value")
+    __slots__ = ("decays", "grad", "name", "operand", "value")
 
     def __init__(self, value: Array, decays: bool | None = None):
         self.name = ""
-        self.value = value
+        self.value = self.operand = value
         self.grad = np.zeros_like(value)
         self.decays = value.ndim >= 2 if decays is None else decays
 
@@ -55,9 +57,12 @@ class Arena:
 
     Decayed parameters come first, so that zeroing, clipping, AdamW and a checkpoint are each one
     pass over memory. ``values`` and ``grads`` are 1-D; the first ``decayed`` elements decay.
+
+    ``operands`` is ``values`` itself or, where ``half`` is asked for, a bfloat16 copy: AdamW writes
+    both, and who else changes values calls ``refresh``.
     """
 
-    def __init__(self, params: list[Param], like: Array, dtype: Any = None):
+    def __init__(self, params: list[Param], like: Array, dtype: Any = None, half: bool = False):
         ordered = [p for p in params if p.decays] + [p for p in params if not p.decays]
         self.params = ordered
         self.decayed = sum(p.size for p in ordered if p.decays)
@@ -65,15 +70,22 @@ class Arena:
         library = backend.xp(like)
         self.values = library.empty(size, dtype or like.dtype)
         self.grads = library.zeros(size, dtype or like.dtype)
+        self.operands = library.empty(size, backend.bfloat16()) if half else self.values
         start = 0
         for p in ordered:
             stop = start + p.size
-            for field in ("value", "grad"):
-                buffer = self.values if field == "value" else self.grads
+            for field, buffer in (("value", self.values), ("grad", self.grads)):
                 view = buffer[start:stop].reshape(p.shape)
                 view[...] = backend.at_home(getattr(p, field), view)
                 setattr(p, field, view)
+            p.operand = self.operands[start:stop].reshape(p.shape) if half else p.value
             start = stop
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Makes the operands anew from the values."""
+        if self.operands is not self.values:
+            self.operands[...] = self.values
 
 
 class Module:
@@ -149,7 +161,9 @@ class Module:
     def precision(self) -> str:
         """What the products of linear layers are computed in: "float32", or "bf16", where their
         factors are rounded to bfloat16 and summed in float32. Parameters, activations, gradients
-        and everything else are float32 either way (Micikevicius et al., 2018, section 3).
+        and everything else are float32 either way (Micikevicius et al., 2018, section 3). On a GPU
+        bf16 is also how activations are stored, and a copy of the parameters that forward passes
+        read; parameters and their gradients are float32 there too.
 
         Setting it sets it for every module below; ValueError for another word.
         """
@@ -163,6 +177,8 @@ class Module:
             )
         for _, module in self.named_modules():
             module._bf16 = precision == "bf16"
+        if self._arena is not None and backend.is_cupy(self._arena.values):
+            self._flatten()
 
     # --- the tree ------------------------------------------------------------------------------
 
@@ -207,7 +223,8 @@ class Module:
         like = params[0].value if params else np.empty(0, np.float32)
         if library is not None:
             like = library.empty(0, like.dtype)
-        self._arena = Arena(params, like, dtype)
+        half = self._bf16 and backend.is_cupy(like) and like.dtype == np.float32
+        self._arena = Arena(params, like, dtype, half)
 
     def zero_grad(self) -> None:
         """Sets every gradient to zero.
@@ -246,6 +263,7 @@ class Module:
                 )
         for name, p in own.items():
             p.value[...] = backend.at_home(state[name], p.value)
+        self.arena.refresh()
 
     def to(self, device: str | None = None, dtype: Any = None) -> Module:
         """Moves the parameters to ``device`` ("cpu", "cuda") and casts them to ``dtype``

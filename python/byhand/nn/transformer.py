@@ -117,10 +117,10 @@ class FeedForward(Module):
         up, down = self.up, self.down
         y, saved = gelu_ffn.forward(
             x,
-            up.weight.value,
-            up.bias and up.bias.value,
-            down.weight.value,
-            down.bias and down.bias.value,
+            up.weight.operand,
+            up.bias and up.bias.operand,
+            down.weight.operand,
+            down.bias and down.bias.operand,
             None if self.dropout.active else add,
             self.form,
             self._bf16,

@@ -174,13 +174,18 @@ class AdamW:
 
         With ``clip_norm`` the gradients count as scaled down to that global norm where they exceed
         it (Pascanu, Mikolov & Bengio, 2013); returns their norm before that, a 0-d array. ``copy``
-        receives the new flat values in its own dtype: float32, or bfloat16 on CUDA.
+        receives the new flat values in its own dtype, float32 or bfloat16 on CUDA; where forward
+        passes read a copy it is that one, and no other can be given.
         """
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"AdamW.step: clip_norm must be positive, got {clip_norm}")
         arena = self.model.arena
         if arena.values.dtype != self.m.dtype or type(arena.values) is not type(self.m):
             raise RuntimeError("AdamW: the model was moved; make a new optimizer after model.to()")
+        if arena.operands is not arena.values:
+            if copy is not None:
+                raise ValueError("AdamW.step: this model has a copy of its own; leave copy out")
+            copy = arena.operands
         norm = None if clip_norm is None else grad_norm.norm(arena.grads)
         adamw.step(
             arena.values,
