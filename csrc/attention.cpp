@@ -123,18 +123,18 @@ void backward_by_blocks(const Gradients& g, const Problem& p) {
 void attention_forward(Out o, Out lse, Out, StridedIn q, StridedIn k, StridedIn v,
                        Maybe<StridedIn> mask, Maybe<In> lengths, double scale, bool causal,
                        std::int64_t window, double dropout, std::uint64_t seed,
-                       std::uint64_t offset, Stream) {
+                       Offset offset, Stream) {
     const Problem p{q,      k,      v,       mask, lengths, static_cast<float>(scale),
-                    causal, window, dropout, seed, offset};
+                    causal, window, dropout, seed, offset.value()};
     p.T <= kFewQueries ? forward_few(o, lse, p) : forward_many(o, lse, p);
 }
 
 void attention_backward(StridedOut dq, StridedOut dk, StridedOut dv, Out, In do_, StridedIn q,
                         StridedIn k, StridedIn v, In o, In lse, Maybe<StridedIn> mask,
                         Maybe<In> lengths, double scale, bool causal, std::int64_t window,
-                        double dropout, std::uint64_t seed, std::uint64_t offset, Stream) {
+                        double dropout, std::uint64_t seed, Offset offset, Stream) {
     const Problem p{q,      k,      v,       mask, lengths, static_cast<float>(scale),
-                    causal, window, dropout, seed, offset};
+                    causal, window, dropout, seed, offset.value()};
     const Gradients g{dq, dk, dv, do_, o, lse};
     // The same bits either way, so the number of threads may choose: whole groups, unless some
     // threads would be idle for longer than computing the scores twice takes.

@@ -34,13 +34,13 @@ void drop(float* y, const float* x, const float* add, std::int64_t n, double p, 
 
 }  // namespace
 
-void dropout_forward(Out y, In x, Maybe<In> add, double p, std::uint64_t seed, std::uint64_t offset,
+void dropout_forward(Out y, In x, Maybe<In> add, double p, std::uint64_t seed, Offset offset,
                      Stream) {
-    drop(y.as<float>(), x.as<float>(), add.as<float>(), x.size(), p, seed, offset);
+    drop(y.as<float>(), x.as<float>(), add.as<float>(), x.size(), p, seed, offset.value());
 }
 
-void dropout_backward(Out dx, In dy, double p, std::uint64_t seed, std::uint64_t offset, Stream) {
-    drop(dx.as<float>(), dy.as<float>(), nullptr, dy.size(), p, seed, offset);
+void dropout_backward(Out dx, In dy, double p, std::uint64_t seed, Offset offset, Stream) {
+    drop(dx.as<float>(), dy.as<float>(), nullptr, dy.size(), p, seed, offset.value());
 }
 
 }  // namespace byhand

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/array.h"
+#include "core/philox.h"
 
 namespace byhand {
 
@@ -14,9 +15,9 @@ namespace byhand {
 // EFFECTS  writes y | writes dx | y may be x or add, dx may be dy; throws unless 0 <= p < 1
 // NUMERICS f32; a dropped element is 0 whatever x holds; forward and backward draw the same mask
 // TRAFFIC  forward 2RC (3RC with add), backward 2RC elements
-void dropout_forward(Out y, In x, Maybe<In> add, double p, std::uint64_t seed, std::uint64_t offset,
+void dropout_forward(Out y, In x, Maybe<In> add, double p, std::uint64_t seed, Offset offset,
                      Stream stream);
-void dropout_backward(Out dx, In dy, double p, std::uint64_t seed, std::uint64_t offset,
+void dropout_backward(Out dx, In dy, double p, std::uint64_t seed, Offset offset,
                       Stream stream);
 
 }  // namespace byhand

@@ -83,12 +83,13 @@ struct Attention {
     bool negative, causal;
     int window;
     DropoutRule rule;
-    std::uint64_t seed, offset;
+    std::uint64_t seed;
+    Offset offset;
     bool packed;
 
     Attention(const StridedIn& q, const StridedIn& k, const StridedIn& v,
               const Maybe<StridedIn>& mask, const Maybe<In>& lengths, double scale, bool causal,
-              int64_t window, double dropout, std::uint64_t seed, std::uint64_t offset)
+              int64_t window, double dropout, std::uint64_t seed, Offset offset)
         : q(q),
           k(k),
           v(v),
@@ -282,7 +283,7 @@ BYHAND_DEVICE void for_drawn(const Attention<T>& a, int64_t bh, int row0, int co
     const int64_t groups = (a.keys + kEight - 1) / kEight;
     const auto draw = [&](int query, int key) {
         const int64_t group = (bh * a.queries + query) * groups + key / kEight;
-        return philox(a.seed, static_cast<std::uint64_t>(group), a.offset);
+        return philox(a.seed, static_cast<std::uint64_t>(group), a.offset.value());
     };
     if constexpr (kQueryRows) {
         // Four lanes hold a row: each draws every fourth group of keys.

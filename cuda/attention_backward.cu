@@ -216,7 +216,7 @@ void backward(const Attention<T>& a, const Gradients<T>& g, const Out& work, con
 void attention_backward(StridedOut dq, StridedOut dk, StridedOut dv, Out work, In do_, StridedIn q,
                         StridedIn k, StridedIn v, In o, In lse, Maybe<StridedIn> mask,
                         Maybe<In> lengths, double scale, bool causal, int64_t window,
-                        double dropout, std::uint64_t seed, std::uint64_t offset, Stream stream) {
+                        double dropout, std::uint64_t seed, Offset offset, Stream stream) {
     for_storage(q, [&](auto zero) {
         using T = decltype(zero);
         Attention<T> a(q, k, v, mask, lengths, scale, causal, window, dropout, seed, offset);

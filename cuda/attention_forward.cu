@@ -180,7 +180,7 @@ void forward(const Out& o, const Out& lse, const Out& work, const Attention<T>& 
 
 void attention_forward(Out o, Out lse, Out work, StridedIn q, StridedIn k, StridedIn v,
                        Maybe<StridedIn> mask, Maybe<In> lengths, double scale, bool causal,
-                       int64_t window, double dropout, std::uint64_t seed, std::uint64_t offset,
+                       int64_t window, double dropout, std::uint64_t seed, Offset offset,
                        Stream stream) {
     for_storage(q, [&](auto zero) {
         using T = decltype(zero);

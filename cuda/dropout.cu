@@ -51,9 +51,10 @@ BYHAND_DEVICE void store_group(T* y, const float (&v)[kGroup], int64_t first, in
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads, 1)
     dropout_groups(T* y, const T* x, const T* add, DropoutRule rule, std::uint64_t seed,
-                   std::uint64_t offset, int64_t n) {
+                   Offset offset, int64_t n) {
     constexpr int64_t kBlock = static_cast<int64_t>(kThreads) * kUnroll;
     const int64_t groups = (n + kGroup - 1) / kGroup;
+    const std::uint64_t mask = offset.value();
     for (int64_t start = blockIdx.x * kBlock; start < groups; start += gridDim.x * kBlock) {
         float v[kUnroll][kGroup], a[kUnroll][kGroup];
         const auto group = [&](int u) { return start + u * kThreads + threadIdx.x; };
@@ -64,7 +65,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
-            const PhiloxGroup drawn = philox(seed, static_cast<std::uint64_t>(group(u)), offset);
+            const PhiloxGroup drawn = philox(seed, static_cast<std::uint64_t>(group(u)), mask);
 #pragma unroll
             for (int i = 0; i < kGroup; ++i) {
                 // Chosen, not multiplied by 0: what is dropped is gone, even a NaN.
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 void drop(const char* name, const Writable& y, const ReadOnly& x, const ReadOnly& add, double p,
-          std::uint64_t seed, std::uint64_t offset, Stream stream) {
+          std::uint64_t seed, Offset offset, Stream stream) {
     const int64_t n = x.size();
     const DropoutRule rule(p);
     if (n == 0) return;
@@ -94,12 +95,12 @@ void drop(const char* name, const Writable& y, const ReadOnly& x, const ReadOnly
 
 }  // namespace
 
-void dropout_forward(Out y, In x, Maybe<In> add, double p, std::uint64_t seed, std::uint64_t offset,
+void dropout_forward(Out y, In x, Maybe<In> add, double p, std::uint64_t seed, Offset offset,
                      Stream stream) {
     drop("dropout_forward", y, x, add, p, seed, offset, stream);
 }
 
-void dropout_backward(Out dx, In dy, double p, std::uint64_t seed, std::uint64_t offset,
+void dropout_backward(Out dx, In dy, double p, std::uint64_t seed, Offset offset,
                       Stream stream) {
     drop("dropout_backward", dx, dy, ReadOnly{}, p, seed, offset, stream);
 }

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "core/array.h"
+#include "core/philox.h"
 
 namespace byhand {
 
@@ -63,7 +64,7 @@ constexpr const char* kind_name() {
         return "StridedOut";
     else if constexpr (std::is_same_v<A, bool>)
         return "bool";
-    else if constexpr (std::is_integral_v<A>)
+    else if constexpr (std::is_integral_v<A> || std::is_same_v<A, Offset>)
         return "int";
     else
         return "float";
@@ -208,6 +209,19 @@ A cast_argument(py::handle object, const char* kernel, const char* name) {
                      " for shape " + text_of(object.attr("shape")));
         }
         return a;
+    } else if constexpr (std::is_same_v<A, Offset>) {
+        if (!py::isinstance<py::tuple>(object)) {
+            return {cast_argument<std::uint64_t>(object, kernel, name)};
+        }
+        const auto pair = py::reinterpret_borrow<py::tuple>(object);
+        if (pair.size() == 2) {
+            const auto moving = cast_argument<In>(pair[1], kernel, name);
+            if (moving.dtype == DType::i64 && moving.ndim == 0) {
+                return {cast_argument<std::uint64_t>(pair[0], kernel, name),
+                        moving.as<std::int64_t>()};
+            }
+        }
+        fail(kernel, name, "must be an integer, or a pair of one and a 0-d int64 array");
     } else {
         try {
             return py::cast<A>(object);

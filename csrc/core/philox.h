@@ -34,6 +34,17 @@ BYHAND_HD constexpr std::uint32_t high(std::uint64_t v) {
 
 inline constexpr std::int64_t kPhiloxElements = 8;  // of one group
 
+// The offset of a mask. A CUDA graph repeats a launch with the arguments it was captured with: what
+// is to change from time to time lies on the device, and is added.
+struct Offset {
+    std::uint64_t fixed;
+    const std::int64_t* moving = nullptr;
+
+    BYHAND_HD std::uint64_t value() const {
+        return moving == nullptr ? fixed : fixed + static_cast<std::uint64_t>(*moving);
+    }
+};
+
 struct PhiloxGroup {
     std::uint32_t word[4];
 

@@ -231,12 +231,17 @@ def kernels(machine: Machine) -> backend.Kernels:
     """The CUDA kernels for the CPU, on arrays of `machine` and in the order of its stream."""
     native = backend.cuda_on_cpu()
 
+    def on_host(a: Any) -> Any:
+        if isinstance(a, tuple):  # an offset with a part on the device
+            return a[0], a[1].host
+        return a.host if isinstance(a, ndarray) else a
+
     def wrapped(name: str) -> Callable[..., None]:
         kernel = getattr(native, name)
 
         def call(*arguments: Any) -> None:
             assert not any(isinstance(a, np.ndarray) for a in arguments), name
-            there = [a.host if isinstance(a, ndarray) else a for a in arguments]
+            there = [on_host(a) for a in arguments]
             machine.do(lambda: kernel(*there))
 
         return call

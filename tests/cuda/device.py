@@ -72,6 +72,8 @@ class OnDevice:
                     mirror = mirrors.setdefault(key, None) or _Mirror(value, self._cupy)
                     mirrors[key] = mirror
                     value = mirror.array
+                elif isinstance(value, tuple):  # an offset with a part on the device
+                    value = (value[0], self._cupy.asarray(value[1]))
                 there.append(value)
             function(*there)
             for mirror in mirrors.values():

@@ -9,7 +9,7 @@ import pytest
 
 from byhand.ops import attention
 from tests.cuda.samples import ATTENTION, WIDE
-from tests.ops.test_attention import check_padding
+from tests.ops.test_attention import check_padding, check_parts_of_offset
 
 PADDED = [
     sample
@@ -21,6 +21,10 @@ PADDED = [
 @pytest.mark.parametrize("sample", PADDED, ids=lambda s: s.label)
 def test_what_padding_holds_does_not_matter(sample, device_kernels):
     check_padding(sample, device_kernels, np.float32)
+
+
+def test_the_offset_of_dropout_in_two_parts(device_kernels):
+    check_parts_of_offset(device_kernels, np.float32)
 
 
 def _zeros(*shape: int) -> Any:

@@ -11,6 +11,7 @@ from tests import oracle
 from tests.cuda import half
 from tests.cuda.samples import MOST_ON_CPU, OPS, WIDE
 from tests.kernel_case import Memory, bare_reference, run
+from tests.ops.test_dropout import check_parts_of_offset
 
 EVERY = [(op, sample) for op in OPS for sample in (*op.samples, op.big) if sample is not None]
 HALF = [(op, s) for op, s in (*EVERY, *WIDE) if op.name in half.OPS]
@@ -236,6 +237,11 @@ def test_dropout_keeps_what_the_cpu_keeps(shift, device_kernels):
             device_kernels.dropout_forward(ours, x, None, p, 5, 11)
             backend.cpu().dropout_forward(theirs, x, None, p, 5, 11)
             assert ours.tobytes() == theirs.tobytes()
+
+
+@pytest.mark.parametrize(("fixed", "moving"), [(5, 4), (10, -1)])
+def test_the_offset_of_dropout_in_two_parts(fixed, moving, device_kernels):
+    check_parts_of_offset(device_kernels, False, fixed, moving)
 
 
 @pytest.mark.gpu

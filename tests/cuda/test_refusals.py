@@ -63,6 +63,17 @@ def test_a_scalar_that_is_none(cuda_module):
         cuda_module.clip(FakeCupy(), FakeCupy(()), "long")
 
 
+@pytest.mark.parametrize(
+    "offset", [(1,), (1, np.array([2])), (1, np.array(2.0, np.float32)), (1, None), (1, 2)]
+)
+def test_an_offset_in_the_wrong_parts(offset, on_cpu):
+    x = np.ones(3, np.float32)
+    with pytest.raises(
+        TypeError, match=r"^dropout_backward: offset must be an (integer|array)|a nu"
+    ):
+        on_cpu.dropout_backward(x.copy(), x, 0.5, 1, offset)
+
+
 def test_the_number_of_arguments(cuda_module):
     with pytest.raises(TypeError, match=r"^clip: takes 3 arguments, got 2"):
         cuda_module.clip(FakeCupy(), FakeCupy(()))

@@ -248,6 +248,25 @@ def test_gradients_add_up_over_micro_batches():
     assert relative_error(model.arena.grads, whole) < 1e-12
 
 
+def test_recomputed_blocks_give_the_same_bits_and_keep_less():
+    config = GPTConfig(17, 9, 12, 3, num_layers=4, dropout=0.2)
+    ids, targets = np.random.default_rng(0).integers(0, 17, (2, 3, 9))
+    grads, kept = [], []
+    for recompute in (False, True):
+        model = GPT(config, recompute=recompute)
+        for _ in range(2):
+            model.loss(ids, targets)
+            kept.append(sum(len(m.__dict__.get("_saved", ())) for _, m in model.named_modules()))
+            model.backward()
+        assert model.generator.count == 2 * (1 + 3 * 4)
+        grads.append(model.arena.grads.tobytes())
+        model.zero_grad()
+    assert grads[0] == grads[1]
+    assert kept[2] < kept[0] / 4
+    model.eval()
+    assert model(ids).shape == (3, 9, 17)
+
+
 def test_one_batch_is_overfit():
     model = GPT(GPTConfig(**SIZES), seed=3)
     optimizer = optim.AdamW(model, lr=3e-3, weight_decay=0.0)

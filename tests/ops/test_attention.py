@@ -278,6 +278,17 @@ def check_padding(case: Sample, kernels: Any, dtype: type) -> None:
             assert got[name].tobytes() == clean[name].tobytes(), (case.label, name)
 
 
+def check_parts_of_offset(kernels: Any, dtype: type) -> None:
+    """The mask is that of their sum, in both directions."""
+    case = sample(2, 40, 33, 2, 8, dropout=0.3)
+    for stage in oracle.stages(OP, case, oracle.bare_reference()):
+        whole = oracle.run(kernels, stage.kernel, stage.env, stage.shapes, dtype)
+        parts = {**stage.env, "offset": (stage.env["offset"] - 5, np.array(5))}
+        got = oracle.run(kernels, stage.kernel, parts, stage.shapes, dtype)
+        for name in got.keys() - OP.scratch:
+            assert got[name].tobytes() == whole[name].tobytes(), name
+
+
 class TestAttention(OpSuite):
     op = OP
 
@@ -310,6 +321,11 @@ class TestAttention(OpSuite):
         for case in OP.samples:
             if case.arrays["lengths"] is not None:
                 check_padding(case, native_kernels(home), dtype)
+
+    def test_the_offset_of_dropout_in_two_parts(self, home: str) -> None:
+        check_parts_of_offset(
+            native_kernels(home), np.float64 if home == "reference" else np.float32
+        )
 
     def test_later_keys_do_not_reach_earlier_queries(self, native: str) -> None:
         case = sample(1, 33, 33, 2, 16, causal=True)

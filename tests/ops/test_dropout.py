@@ -1,12 +1,14 @@
 """Dropout: the cases, its rate, and the generator's published answers."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from byhand import ops
 from byhand.ops import philox
 from tests.kernel_case import Call, Error, Op, Sample, generator, normal
-from tests.ops.suite import OpSuite
+from tests.ops.suite import OpSuite, native_kernels
 
 
 def sample(
@@ -86,6 +88,21 @@ OP = Op(
         ),
         Error(
             ValueError,
+            "dropout.forward: offset must be an integer in 0..2**64-1, got -1",
+            lambda: ops.dropout.forward(np.ones(3), 0.5, 0, (-1, np.array(1))),
+        ),
+        Error(
+            ValueError,
+            "dropout.forward: offset[1] must have shape (), got (1,)",
+            lambda: ops.dropout.forward(np.ones(3), 0.5, 0, (1, np.array([1]))),
+        ),
+        Error(
+            TypeError,
+            "dropout.forward: offset[1] must have dtype int64, got int32",
+            lambda: ops.dropout.forward(np.ones(3), 0.5, 0, (1, np.array(1, np.int32))),
+        ),
+        Error(
+            ValueError,
             "dropout.forward: add must have shape (3,), got (2,)",
             lambda: ops.dropout.forward(np.ones(3), 0.5, 0, 0, np.ones(2)),
         ),
@@ -98,11 +115,26 @@ OP = Op(
 )
 
 
+ALL = 0xFFFF_FFFF_FFFF_FFFF
+
+
+def check_parts_of_offset(kernels: Any, double: bool, fixed: int, moving: int) -> None:
+    """The sum of both is 9, and so is the mask; the array is read when the kernel runs."""
+    x = normal(generator("dropout", "parts"), 1000).astype(np.float64 if double else np.float32)
+    offsets: list[philox.Offset] = [9, (fixed, np.array(moving))]
+    for kernel, more in (("dropout_forward", [None]), ("dropout_backward", [])):
+        results = [np.empty_like(x) for _ in offsets]
+        for y, offset in zip(results, offsets, strict=True):
+            getattr(kernels, kernel)(y, x, *more, 0.3, 7, offset)
+        assert results[0].tobytes() == results[1].tobytes()
+
+
 class TestDropout(OpSuite):
     op = OP
 
-
-ALL = 0xFFFF_FFFF_FFFF_FFFF
+    @pytest.mark.parametrize(("fixed", "moving"), [(5, 4), (4, 5), (0, 9), (10, -1), (ALL, 10)])
+    def test_an_offset_in_two_parts(self, fixed: int, moving: int, home: str) -> None:
+        check_parts_of_offset(native_kernels(home), home == "reference", fixed, moving)
 
 
 @pytest.mark.parametrize(

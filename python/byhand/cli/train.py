@@ -118,6 +118,12 @@ def add_command(commands: Any) -> None:
     )
     _add(training, TRAINING_FLAGS)
     flags.add_precision(training, "float32")
+    training.add_argument(
+        "--recompute",
+        action="store_true",
+        help="keep less for the backward pass and compute it again: less memory, a third more "
+        "time, the same numbers",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -148,7 +154,7 @@ def _start(args: argparse.Namespace, folder: Run) -> int:
     )
     flags.require_memory(config.model)
     # Everything that can be wrong is found before the folder is touched.
-    trainer = Trainer(config, text, folder, Display(), args.device)
+    trainer = Trainer(config, text, folder, Display(), args.device, args.recompute)
     folder.folder.mkdir(parents=True, exist_ok=True)
     with folder.only_writer():
         folder.require_new()
@@ -190,7 +196,7 @@ def _resume(args: argparse.Namespace, folder: Run) -> int:
         saved = folder.read_checkpoint(args.checkpoint, config)
         text = load_corpus(args.corpus or config.corpus.name)
         config.corpus.require(text)
-        trainer = Trainer(config, text, folder, Display(), args.device)
+        trainer = Trainer(config, text, folder, Display(), args.device, args.recompute)
         trainer.restore(saved, str(folder.checkpoint_path(args.checkpoint)))
         if trainer.step > config.training.steps:
             raise UserError(

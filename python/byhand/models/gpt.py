@@ -109,10 +109,21 @@ class GPT(Module):
         logits = model(ids)                 # ids (B, T) int64 -> (B, T, V)
         loss = model.loss(ids, targets)     # targets (B, T) int64 -> 0-d array
         model.backward()                    # adds the loss's gradient to every Param.grad
+
+    With ``recompute`` a forward pass keeps of each block its input alone, and ``backward`` runs the
+    block once more (Chen et al., "Training deep nets with sublinear memory cost", 2016): the same
+    bits for a third more time, and the activations of one block in memory instead of all.
     """
 
-    def __init__(self, config: GPTConfig, seed: int = 0, precision: str = "float32"):
+    def __init__(
+        self,
+        config: GPTConfig,
+        seed: int = 0,
+        precision: str = "float32",
+        recompute: bool = False,
+    ):
         self.config = config
+        self.recompute = recompute
         self.generator = Generator(seed)
         rng = np.random.default_rng(seed)
         C, V = config.embedding_dim, config.vocabulary_size
@@ -159,7 +170,12 @@ class GPT(Module):
         positions = self._positions_of(ids, start)
         x = self.dropout(self.positions(positions, add=self.tokens(ids)))
         for i, block in enumerate(self.blocks):
-            x = block(x, None if cache is None else cache.layers[i])
+            if self.recompute and self._saving:
+                self.push((x, self.generator.count))
+                with block.no_save():
+                    x = block(x)
+            else:
+                x = block(x, None if cache is None else cache.layers[i])
         return self.norm(x)
 
     def _positions_of(self, ids: Array, start: int) -> Array:
@@ -182,6 +198,10 @@ class GPT(Module):
     def _backward_trunk(self, dy: Array) -> None:
         d = self.norm.backward(dy)
         for block in reversed(self.blocks):
+            if self.recompute:
+                x, draws = self.pop()
+                with self.generator.again_from(draws):
+                    block(x)
             d = block.backward(d)
         d = self.dropout.backward(d)
         self.positions.backward(d)

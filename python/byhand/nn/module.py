@@ -16,6 +16,7 @@ import numpy as np
 
 from byhand import backend
 from byhand.backend import Array
+from byhand.ops.philox import Offset
 
 _DTYPES = {"float32": np.float32, "float64": np.float64}
 
@@ -314,17 +315,43 @@ def _some(names: list[str]) -> str:
 class Generator:
     """The source of dropout's randomness: counter-based, so a mask is redrawn, never stored.
 
-    Each draw gets its own offset; ``(seed, offset)`` names a mask for good.
+    Each draw gets its own offset; ``(seed, offset)`` names a mask for good. Inside
+    ``counted_from(start)`` an offset is a distance and ``start``, a 0-d int64 array on the device,
+    which holds the count that the distance is counted from: a CUDA graph of what is done there
+    draws other masks when ``start`` is another number.
     """
 
     def __init__(self, seed: int = 0):
         self.seed = int(seed) % 2**64
         self.count = 0
+        self._start: tuple[int, Array] | None = None
 
-    def next(self) -> tuple[int, int]:
+    def next(self) -> tuple[int, Offset]:
         """The (seed, offset) of the next mask."""
         self.count += 1
-        return self.seed, self.count - 1
+        if self._start is None:
+            return self.seed, self.count - 1
+        before, start = self._start
+        return self.seed, (self.count - 1 - before, start)
+
+    @contextmanager
+    def counted_from(self, start: Array) -> Iterator[None]:
+        """Sends the count to ``start``, and counts from there inside the ``with`` block."""
+        backend.send(start, np.array(self.count, np.int64))
+        self._start = self.count, start
+        try:
+            yield
+        finally:
+            self._start = None
+
+    @contextmanager
+    def again_from(self, count: int) -> Iterator[None]:
+        """Inside the ``with`` block the masks from this count on are drawn once more."""
+        before, self.count = self.count, count
+        try:
+            yield
+        finally:
+            self.count = before
 
     def state(self) -> dict[str, int]:
         return {"seed": self.seed, "count": self.count}

@@ -29,6 +29,7 @@ from byhand.backend import (
 )
 from byhand.ops import check, philox
 from byhand.ops.check import Saved
+from byhand.ops.philox import Offset
 from byhand.ops.softmax import masked_scores
 
 
@@ -71,10 +72,10 @@ def _scores(
     return masked_scores(np.where(seen, scores, scores.dtype.type(-np.inf)), mask, causal)
 
 
-def _dropout_scale(p: Array, dropout: float, seed: int, offset: int) -> Array:
+def _dropout_scale(p: Array, dropout: float, seed: int, offset: Offset) -> Array:
     """z (B, H, T, S) in p's dtype: 0 where dropped, 1/(1-dropout) where kept."""
     b, h, t, s = p.shape
-    kept = philox.keep(b * h * t, s, dropout, seed, offset).reshape(p.shape)
+    kept = philox.keep(b * h * t, s, dropout, seed, philox.sum_of(offset)).reshape(p.shape)
     return kept.astype(p.dtype) * p.dtype.type(philox.rule(dropout)[1])
 
 
@@ -93,7 +94,7 @@ def attention_forward(
     window: int,
     dropout: float,
     seed: int,
-    offset: int,
+    offset: Offset,
 ) -> None:
     work[...] = 0  # for CUDA
     s = _scores(q, k, mask, lengths, scale, causal, window)
@@ -127,7 +128,7 @@ def attention_backward(
     window: int,
     dropout: float,
     seed: int,
-    offset: int,
+    offset: Offset,
 ) -> None:
     work[...] = 0  # for CUDA
     s = _scores(q, k, mask, lengths, scale, causal, window)
@@ -173,7 +174,7 @@ def forward(
     causal: bool = False,
     dropout: float = 0.0,
     seed: int = 0,
-    offset: int = 0,
+    offset: Offset = 0,
     *,
     lengths: Array | None = None,
     window: int | None = None,
@@ -190,8 +191,9 @@ def forward(
     window: query i sees key j when |i + S - T - j| < window (Beltagy et al., "Longformer", 2020).
 
     scale: 1/sqrt(D) when None. dropout acts on the probabilities, its mask drawn from (seed,
-    offset). ValueError when a shape does not fit, a length (of numpy arrays) is not in 0..S, window
-    is below 1, dropout is outside 0 <= p < 1, or seed or offset is no unsigned 64-bit integer.
+    offset) as in dropout.forward. ValueError when a shape does not fit, a length (of numpy arrays)
+    is not in 0..S, window is below 1, dropout is outside 0 <= p < 1, or seed or offset is no
+    unsigned 64-bit integer.
     """
     kernel = kernels(q).attention_forward
     if q.ndim != 4:

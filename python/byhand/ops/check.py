@@ -77,10 +77,18 @@ def probability(op: str, name: str, p: float) -> None:
         raise wrong_value(op, name, "at least 0 and less than 1", p)
 
 
-def counter(op: str, seed: int, offset: int) -> None:
-    """ValueError unless seed and offset are unsigned 64-bit integers, as Philox counts."""
+def counter(op: str, seed: int, offset: Any) -> None:
+    """ValueError unless seed and offset are unsigned 64-bit integers, as Philox counts, or offset
+    is a pair of one and a 0-d int64 array; TypeError for an array of another dtype.
+    """
     if not 0 <= seed < 1 << 64:
         raise wrong_value(op, "seed", "an integer in 0..2**64-1", seed)
+    if type(offset) is tuple:
+        offset, moving = offset
+        if moving.shape != ():
+            raise wrong_shape(op, "offset[1]", (), moving)
+        if moving.dtype != _INT64:
+            raise TypeError(f"{op}: offset[1] must have dtype int64, got {moving.dtype}")
     if not 0 <= offset < 1 << 64:
         raise wrong_value(op, "offset", "an integer in 0..2**64-1", offset)
 

@@ -6,6 +6,8 @@
 Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting" (2014),
 section 4, scaled while training so that inference needs no change (section 10). z is drawn from
 (seed, offset) by a counter-based generator and drawn again in backward: the mask is never stored.
+An offset is an integer, or a pair of one and a 0-d int64 array on the device, which is added to it
+when the kernel runs: so a CUDA graph of a step draws another mask each time.
 Saved: p, seed, offset.
 """
 
@@ -14,33 +16,34 @@ import numpy as np
 from byhand.backend import Array, In, Out, empty, kernels, reference_kernel
 from byhand.ops import check, philox
 from byhand.ops.check import Saved
+from byhand.ops.philox import Offset
 
 
-def _dropped(x: Array, p: float, seed: int, offset: int) -> Array:
-    kept = philox.keep(1, x.size, p, seed, offset).reshape(x.shape)
+def _dropped(x: Array, p: float, seed: int, offset: Offset) -> Array:
+    kept = philox.keep(1, x.size, p, seed, philox.sum_of(offset)).reshape(x.shape)
     # Chosen, not multiplied by zero: what is dropped is gone, even a NaN.
     return np.where(kept, x * x.dtype.type(philox.rule(p)[1]), x.dtype.type(0))
 
 
 @reference_kernel
-def dropout_forward(y: Out, x: In, add: In | None, p: float, seed: int, offset: int) -> None:
+def dropout_forward(y: Out, x: In, add: In | None, p: float, seed: int, offset: Offset) -> None:
     out = _dropped(x, p, seed, offset)
     y[...] = out if add is None else out + add
 
 
 @reference_kernel
-def dropout_backward(dx: Out, dy: In, p: float, seed: int, offset: int) -> None:
+def dropout_backward(dx: Out, dy: In, p: float, seed: int, offset: Offset) -> None:
     dx[...] = _dropped(dy, p, seed, offset)
 
 
 @check.door
 def forward(
-    x: Array, p: float, seed: int, offset: int, add: Array | None = None
+    x: Array, p: float, seed: int, offset: Offset, add: Array | None = None
 ) -> tuple[Array, Saved]:
     """x (...) -> y of the same shape, saved; add has x's shape or is None.
 
-    ValueError when p is outside 0 <= p < 1, seed or offset is no unsigned 64-bit integer, or add
-    does not fit.
+    ValueError when p is outside 0 <= p < 1, seed or offset is no unsigned 64-bit integer (offset
+    may be a pair, as above), or add does not fit.
     """
     kernel = kernels(x).dropout_forward
     check.probability("dropout.forward", "p", p)

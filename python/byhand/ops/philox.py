@@ -16,6 +16,8 @@ import numpy as np
 
 from byhand.backend import Array
 
+Offset = int | tuple[int, Array]  # the sum of both, the array's part as it is when a kernel runs
+
 _MULTIPLIER_0 = np.uint64(0xD2511F53)
 _MULTIPLIER_1 = np.uint64(0xCD9E8D57)
 _WEYL_0 = 0x9E3779B9  # the golden ratio
@@ -68,3 +70,10 @@ def keep(rows: int, columns: int, p: float, seed: int, offset: int) -> Array:
     drawn = words(np.arange(rows * groups), seed, offset)
     halves = np.stack([drawn & 0xFFFF, drawn >> 16], axis=-1).reshape(rows, groups * ELEMENTS)
     return halves[:, :columns] >= rule(p)[0]
+
+
+def sum_of(offset: Offset) -> int:
+    """The number that an offset stands for now."""
+    if isinstance(offset, tuple):
+        return (offset[0] + int(offset[1])) % 2**64
+    return offset

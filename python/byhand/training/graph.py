@@ -37,9 +37,6 @@ class StepGraph:
     Each call is one update, from one batch or from several whose gradients are added up; all
     batches have the same shape. The gradients are zero before and after each call.
 
-    With dropout nothing is captured: a graph would draw the same masks again and again. Everything
-    else is the same, and the memory is planned.
-
     Args:
         clip_norm: as for `AdamW.step`.
         ring: how many steps may follow one another before `read`.
@@ -59,17 +56,17 @@ class StepGraph:
         self._arena = model.arena
         self.optimizer = optimizer
         self.clip_norm = clip_norm
-        self.captures = model.config.dropout == 0
         # Not a non-blocking one: what is done to the model elsewhere comes before or after a step.
         self._stream = cupy.cuda.Stream()
         self._ids: Array = None
         self._targets: Array = None
+        self._drawn = backend.zeros((), values, np.int64)  # dropout masks before the step
         self._sum = backend.zeros((1,), values)  # of the losses of a step so far
         self._result = backend.zeros((2,), values)  # of the last step: that sum, the norm
         self._ring = backend.zeros((ring, 2), values)
         self._unread: list[int] = []  # for each step in the ring, how many losses were added up
         # Adding to the gradients, and the last time with the update behind it.
-        self._adding, self._updating = _Part(self._stream), _Part(self._stream)
+        self._adding, self._updating = _Part(self), _Part(self)
         model.zero_grad()
 
     def __call__(self, batches: Sequence[Batch], lr: float | None = None) -> None:
@@ -95,9 +92,9 @@ class StepGraph:
                 self.optimizer.lr = lr
             for ids, targets in batches[:-1]:
                 self._send(ids, targets)
-                self._adding.run(lambda: self._add(dloss), self.captures)
+                self._adding.run(lambda: self._add(dloss))
             self._send(*batches[-1])
-            self._updating.run(lambda: self._update(dloss), self.captures)
+            self._updating.run(lambda: self._update(dloss))
             self._ring[len(self._unread)] = self._result
         self._unread.append(len(batches))
 
@@ -155,29 +152,39 @@ class StepGraph:
 class _Part:
     """Something that is done again and again: run, run and planned, captured, then launched."""
 
-    def __init__(self, stream: Any):
+    def __init__(self, step: StepGraph):
         self.plan = Plan()
-        self._stream = stream
+        self._stream = step._stream
+        self._generator = step.model.generator
+        self._drawn = step._drawn
+        self._draws = 0  # dropout masks each time
         self._runs = 0
         self._graph: Any = None
 
-    def run(self, body: Callable[[], None], capture: bool) -> None:
+    def run(self, body: Callable[[], None]) -> None:
+        before = self._generator.count
+        with self._generator.counted_from(self._drawn):
+            if self._graph is None:
+                self._run_in_python(body)
+                self._draws = self._generator.count - before
+            else:
+                self._graph.launch(self._stream)
+        self._generator.count = before + self._draws
+
+    def _run_in_python(self, body: Callable[[], None]) -> None:
         self._runs += 1
-        if self._graph is not None:
-            self._graph.launch(self._stream)
-        elif self._runs == 1:
+        if self._runs == 1:
             body()
         elif self._runs == 2:
             with self.plan.record():
                 body()
         else:
             with self.plan.replay():
-                if capture:
-                    self._capture(body)
-                else:
-                    body()
+                graph = self._capture(body)
+            graph.launch(self._stream)
+            self._graph = graph
 
-    def _capture(self, body: Callable[[], None]) -> None:
+    def _capture(self, body: Callable[[], None]) -> Any:
         self._stream.begin_capture()
         try:
             body()
@@ -185,6 +192,4 @@ class _Part:
             with suppress(Exception):  # the graph is of no use, and so may be ending it
                 self._stream.end_capture()
             raise
-        graph = self._stream.end_capture()
-        graph.launch(self._stream)
-        self._graph = graph
+        return self._stream.end_capture()

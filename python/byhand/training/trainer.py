@@ -48,10 +48,17 @@ class Trainer:
     """
 
     def __init__(
-        self, config: RunConfig, text: str, run: Run, display: Display, device: str = "cpu"
+        self,
+        config: RunConfig,
+        text: str,
+        run: Run,
+        display: Display,
+        device: str = "cpu",
+        recompute: bool = False,
     ) -> None:
-        """`text` is the corpus that `config` describes; the device is "cpu" or "cuda", and no
-        matter of the run: another process may go on with it on the other.
+        """`text` is the corpus that `config` describes. The device, "cpu" or "cuda", and whether
+        blocks are recomputed (see `GPT`) are no matter of the run: another process may go on with
+        it otherwise.
 
         UserError if the text is too short, CudaUnavailable if there is no GPU.
         """
@@ -67,7 +74,7 @@ class Trainer:
         self.run_folder = run
         self.display = display
         self.sampler = RandomSampler(len(self.dataset), settings.batch_size, settings.seed)
-        self.model = GPT(config.model, settings.seed, settings.precision)
+        self.model = GPT(config.model, settings.seed, settings.precision, recompute)
         if device != "cpu":
             self.model.to(device)
         self.optimizer = AdamW(
