@@ -141,7 +141,7 @@ def _moved(op: Op, kernel: str, env: Arrays, shapes: dict[str, tuple[int, ...]])
     if "bf16" in env:
         env = {**env, "bf16": False}  # or the reference would round the difference away
     runs = []
-    for _ in range(3):
+    for _ in range(8):
         near = {
             name: a * (1 + 2.0**-9 * rng.choice((-1, 1), a.shape))
             if _is_half(kernel, name, a)
