@@ -20,7 +20,8 @@ HALF = [(op, s) for op, s in (*EVERY, *WIDE) if op.name in half.OPS]
 
 def size_of(op, sample):
     """Elements of the largest array."""
-    return max(sample.elements, *(math.prod(shape) for shape in op.result_shapes(sample).values()))
+    results = (math.prod(shape) for shape in op.result_shapes(sample).values())
+    return max(sample.elements, max(results, default=0))
 
 
 def on_both(cases):
