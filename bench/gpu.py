@@ -1,8 +1,9 @@
 """Times the CUDA kernels against this GPU's own copy bandwidth and against PyTorch on it.
 
-Every kernel here is bound by memory, so its figure is the bytes of its contract's TRAFFIC line over
-its time, as a fraction of what a plain copy reaches in the same run. Before each run the cache is
-emptied. What cannot be measured says "not run" and why.
+The figure of a kernel that is bound by memory is the bytes of its contract's TRAFFIC line over its
+time, as a fraction of what a plain copy reaches in the same run; that of attention the floating
+point operations of its products over its time. Before each run the cache is emptied. What cannot be
+measured says "not run" and why.
 
     python bench/gpu.py bench --out bench/results    kernels.json and kernels.md in the GPU's folder
     python bench/gpu.py run                          every kernel once on small shapes, untimed
@@ -26,7 +27,7 @@ from typing import Any
 import gpu_cases
 import gpu_report
 from byhand import backend
-from gpu_cases import Case
+from gpu_case import Case
 from gpu_home import Gpu, Home, OnCpu
 from harness import circumstances
 
@@ -63,7 +64,11 @@ def measure(home: Home, case: Case, copy: float, rounds: int = ROUNDS) -> dict[s
         except Exception as error:
             not_run["torch"] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     times = in_turns(home, runs, rounds)
-    return gpu_report.row(case.name, case.shape, case.dtype, case.bytes, copy, times, not_run)
+    return gpu_report.row(*_about(case), copy, times, not_run)
+
+
+def _about(case: Case) -> tuple[str, tuple[int, ...], str, int, int]:
+    return case.name, case.shape, case.dtype, case.bytes, case.flops
 
 
 def cases(home: Home, only: str) -> Iterator[Case]:
@@ -83,8 +88,7 @@ def bench(home: Home, only: str, seconds: float, rounds: int = ROUNDS) -> dict[s
     for case in cases(home, only):
         if time.monotonic() - begin > seconds:
             late = dict.fromkeys(("ours", "torch"), "the time was up")
-            about = (case.name, case.shape, case.dtype, case.bytes)
-            rows.append(gpu_report.row(*about, copy, {}, late))
+            rows.append(gpu_report.row(*_about(case), copy, {}, late))
         else:
             rows.append(measure(home, case, copy, rounds))
         print(gpu_report.line(rows[-1]), flush=True)

@@ -4,97 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from byhand import backend
 from byhand.ops.embedding import room
-
-F32 = "float32"
-DTYPES = ("bfloat16", F32)
-Rival = Callable[[], Callable[[], Any]]  # makes PyTorch's arrays -> what is to be timed
-
-
-@dataclass(frozen=True)
-class Case:
-    """Kernels called one after the other with these arguments, by name; absent ones are None.
-
-    bytes: what the contract's TRAFFIC line allows to be moved.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    bytes: int
-    calls: tuple[tuple[str, dict[str, Any]], ...] = field(repr=False)
-    rival: Rival | None = field(default=None, repr=False)
-
-    def __str__(self) -> str:
-        return f"{self.name} {'x'.join(map(str, self.shape))} {self.dtype}"
-
-    def run(self, kernels: Any) -> None:
-        for kernel, arguments in self.calls:
-            names = [name for name, _, _ in getattr(backend.reference, kernel).directions]
-            if unknown := arguments.keys() - set(names):
-                raise TypeError(f"{kernel} has no argument {', '.join(sorted(unknown))}")
-            getattr(kernels, kernel)(*(arguments.get(name) for name in names))
-
-
-class Maker:
-    """Arrays for one storage type on one home: xp is numpy or cupy."""
-
-    def __init__(self, xp: Any, dtype: str, groups: int = 1):
-        self.xp = xp
-        self.dtype = dtype
-        self.groups = groups  # of rows, in the backward passes that add up parameters' gradients
-        self._rng = np.random.default_rng(7)
-        # Drawn on the host, so that every home is given the same numbers; large arrays repeat them.
-        self._pool = xp.asarray(self._rng.standard_normal((1 << 22) + 3, dtype=np.float32))
-
-    def storage(self, dtype: str | None = None) -> Any:
-        if (dtype or self.dtype) == "bfloat16":
-            import ml_dtypes
-
-            return np.dtype(ml_dtypes.bfloat16)
-        return np.dtype(dtype or self.dtype)
-
-    def normal(self, *shape: int, dtype: str | None = None) -> Any:
-        flat = self.xp.empty(math.prod(shape), self.storage(dtype))
-        at = int(self._rng.integers(len(self._pool)))
-        done = 0
-        while done < flat.size:
-            piece = self._pool[at : at + flat.size - done]
-            flat[done : done + piece.size] = piece.astype(flat.dtype)
-            done, at = done + piece.size, 0
-        return flat.reshape(shape)
-
-    def empty(self, *shape: int, dtype: str | None = None) -> Any:
-        return self.xp.empty(shape, self.storage(dtype))
-
-    def full(self, value: float, *shape: int) -> Any:
-        return self.xp.full(shape, value, np.float32)
-
-    def ids(self, rows: int, classes: int) -> Any:
-        return self.xp.asarray(self._rng.integers(0, classes, rows, dtype=np.int64))
-
-    def case(
-        self, kernel: str, arguments: dict[str, Any], x: Any, passes: int, rival: Rival
-    ) -> Case:
-        """One kernel that reads or writes as much as `passes` arrays like x."""
-        calls = ((kernel, arguments),)
-        return Case(kernel, x.shape, self.dtype, passes * x.nbytes, calls, rival)
-
-
-TORCH_DEVICE = "cuda"
-
-
-def torch_normal(dtype: str, *shape: int) -> Any:
-    import torch
-
-    return torch.randn(shape, device=TORCH_DEVICE).to(getattr(torch, dtype))
-
+from gpu_case import DTYPES, F32, Case, Maker, Rival, torch_device, torch_normal
+from gpu_cases_compute import attention
 
 # --- One function an op --------------------------------------------------------------------------
 
@@ -213,7 +129,7 @@ def cross_entropy(m: Maker, rows: int, classes: int) -> Iterator[Case]:
             import torch
 
             a = torch_normal(m.dtype, rows, classes).requires_grad_()
-            t = torch.randint(0, classes, (rows,), device=TORCH_DEVICE)
+            t = torch.randint(0, classes, (rows,), device=torch_device())
             f = torch.nn.functional.cross_entropy
             kept = f(a, t)  # a graph to go back through
             return lambda: run(lambda: f(a, t), kept, a)
@@ -248,7 +164,7 @@ def embedding(m: Maker, rows: int, classes: int, cols: int) -> Iterator[Case]:
     def indices() -> Any:
         import torch
 
-        return torch.randint(0, classes, (rows,), device=TORCH_DEVICE)
+        return torch.randint(0, classes, (rows,), device=torch_device())
 
     def forward() -> Callable[[], Any]:
         import torch
@@ -288,7 +204,7 @@ def dropout(m: Maker, rows: int, cols: int) -> Iterator[Case]:
         import torch
 
         g = torch_normal(m.dtype, rows, cols)
-        kept = torch.rand(g.shape, device=TORCH_DEVICE) >= 0.1
+        kept = torch.rand(g.shape, device=torch_device()) >= 0.1
         return lambda: torch.ops.aten.native_dropout_backward(g, kept, 1 / 0.9)
 
     draw = {"p": 0.1, "seed": 1, "offset": 2}
@@ -356,11 +272,16 @@ def small(xp: Any) -> Iterator[Case]:
             yield from embedding(m, 70, 50, min(cols, 3001))
         yield from cross_entropy(m, 1, 120_001)  # more than shared memory holds
         yield from embedding(m, 2500, 600, 32)  # several blocks sort, by two digits
+        for causal in (False, True):
+            yield from attention(m, 1, 70, 2, 64, causal)
+        yield from attention(m, 2, 33, 1, 40, True, queries=1)
     yield from optimizer(Maker(xp, F32), 1003)
 
 
 def full(xp: Any, groups: int) -> Iterator[Case]:
-    """The shapes that are timed: no array that matters fits in a cache of 60 MB."""
+    """The shapes that are timed: where memory is the limit, no array that matters fits in a cache
+    of 60 MB.
+    """
     for dtype in DTYPES:
         m = Maker(xp, dtype, groups)
         for cols in (256, 1024, 4096, 16384, 32768):
@@ -372,4 +293,9 @@ def full(xp: Any, groups: int) -> Iterator[Case]:
             yield from cross_entropy(m, rows, classes)
         yield from embedding(m, 1 << 16, 50304, 768)
         yield from dropout(m, 1 << 16, 1 << 10)
+        for context in (512, 1024, 2048, 4096, 8192, 16384):
+            for depth in (64, 128):
+                for causal in (False, True):
+                    yield from attention(m, 16384 // context, context, 2048 // depth, depth, causal)
+        yield from attention(m, 64, 16384, 16, 128, True, queries=1)
     yield from optimizer(Maker(xp, F32), 124_439_808)

@@ -28,6 +28,7 @@ ROW: dict[str, Any] = {
     "spread": (*NUMBER, type(None)),
     "gb_per_s": (*NUMBER, type(None)),
     "of_copy": (*NUMBER, type(None)),
+    "tflop_per_s": (*NUMBER, type(None)),
     "torch_ms": (*NUMBER, str),
     "times_torch_speed": (*NUMBER, type(None)),
 }
@@ -62,15 +63,16 @@ def row(
     shape: tuple[int, ...],
     dtype: str,
     size: int,
+    flops: int,
     copy: float,
     times: dict[str, tuple[float, float]],
     not_run: dict[str, str],
 ) -> dict[str, Any]:
     """One row of a result.
 
-    times: who ran -> (median milliseconds, spread); not_run: who did not -> why. copy: bytes per
-    second of the copy in this run. The spread is the middle eighty percent of the times, as a
-    share of their median.
+    size: bytes moved. flops: 0 where memory is the limit. copy: bytes per second of the copy in
+    this run. times: who ran -> (median milliseconds, spread); not_run: who did not -> why. The
+    spread is the middle eighty percent of the times, as a share of their median.
     """
     ours, torch = times.get("ours"), times.get("torch")
     bandwidth = size / ours[0] * 1e3 if ours else None
@@ -82,6 +84,7 @@ def row(
         "spread": round(ours[1], 3) if ours else None,
         "gb_per_s": round(bandwidth / 1e9, 1) if bandwidth else None,
         "of_copy": round(bandwidth / copy, 4) if bandwidth else None,
+        "tflop_per_s": round(flops / ours[0] / 1e9, 1) if ours and flops else None,
         "torch_ms": round(torch[0], 4) if torch else f"not run: {not_run['torch']}",
         "times_torch_speed": round(torch[0] / ours[0], 2) if ours and torch else None,
     }
@@ -102,6 +105,7 @@ def cells(entry: dict[str, Any]) -> list[str]:
         share(entry["spread"]),
         number(entry["gb_per_s"], 0),
         share(entry["of_copy"]),
+        number(entry["tflop_per_s"], 1),
         time(entry["torch_ms"]),
         number(entry["times_torch_speed"], 2),
     ]
@@ -109,12 +113,12 @@ def cells(entry: dict[str, Any]) -> list[str]:
 
 def line(entry: dict[str, Any]) -> str:
     """The same for the terminal."""
-    widths = (25, 16, 9, 10, 5, 6, 5, 10, 5)
+    widths = (27, 17, 9, 10, 5, 6, 5, 6, 10, 5)
     padded = zip(cells(entry), widths, strict=True)
     return "  ".join(cell.strip("`").ljust(width) for cell, width in padded).rstrip()
 
 
-HEAD = ["kernel", "shape", "dtype", "time", "spread", "GB/s", "of copy", "PyTorch"]
+HEAD = ["kernel", "shape", "dtype", "time", "spread", "GB/s", "of copy", "TFLOP/s", "PyTorch"]
 
 
 def markdown(result: dict[str, Any]) -> str:

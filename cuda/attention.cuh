@@ -8,6 +8,11 @@
 //
 // All follow FlashAttention-2 (Dao 2023): scores live in registers and are made again when the
 // backward pass needs them. No atomics: every sum is made by one thread or in a fixed order.
+//
+// The kernels with tiles mean to have two blocks of four warps on a multiprocessor, one block's
+// softmax beside the other's products: at most 255 registers a thread, and 81 KiB of shared memory
+// a block (there are 164 on sm_80, 228 on sm_90). float32 heads of more than 64 dimensions take 132
+// KiB in the backward pass, and have one block there.
 #pragma once
 
 #include "attention.h"
@@ -20,6 +25,7 @@ namespace byhand {
 constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
 constexpr int kMostDepth = 128;                       // of a head
 constexpr int kWarps = 4, kThreads = kWarps * kWarp;  // of every kernel's blocks
+constexpr int kSharedOfTwo = 81 * 1024;  // bytes; each block has one KiB more to itself
 
 // 2^x for results stored as T, as exp_for.
 template <class T>
@@ -68,6 +74,8 @@ template <class T>
 struct Attention {
     Heads<const T> q, k, v;
     int B, queries, keys, H, G, D;
+    int64_t heads;  // of all batch entries
+    int group;      // query heads that share their keys
     const bool* mask;
     int64_t mask_stride[4];
     const int64_t* lengths;
@@ -90,6 +98,8 @@ struct Attention {
           H(checked(q.shape[2])),
           G(checked(k.shape[2])),
           D(checked(q.shape[3])),
+          heads(q.shape[0] * q.shape[2]),
+          group(G == 0 ? 1 : H / G),
           mask(mask.as<bool>()),
           lengths(lengths.as<int64_t>()),
           scale(static_cast<float>(scale)),
@@ -109,9 +119,6 @@ struct Attention {
         }
         for (int i = 0; i < 4; ++i) mask_stride[i] = mask.stride[i];
     }
-
-    BYHAND_DEVICE int64_t heads() const { return int64_t{B} * H; }
-    BYHAND_DEVICE int group() const { return H / G; }  // query heads that share their keys
 
     // How many keys a batch entry has.
     BYHAND_DEVICE int keys_of(int b) const {

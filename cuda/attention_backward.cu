@@ -3,11 +3,11 @@
 namespace byhand {
 namespace {
 
-// Both kernels compute tiles of p and ds whose rows are theirs and whose columns they walk over:
+// Both kernels compute tiles of p and ds whose rows are theirs and whose columns they walk over,
 //
-//     of keys      rows k, v      columns q, do    p = f(k qT)    dp = v doT    dv += p do, dk +=
-//     ds q of queries   rows q, do     columns k, v     p = f(q kT)    dp = do vT                dq
-//     += ds k
+//                   rows    columns   p         dp        and add
+//     of keys       k, v    q, do     f(k qT)   v doT     dv += p do,  dk += ds q
+//     of queries    q, do   k, v      f(q kT)   do vT     dq += ds k
 //
 // so that p and ds are left factors just as the tensor cores have left them in registers.
 template <class T, int kCols, bool kOfKeys>
@@ -20,6 +20,7 @@ struct Backward {
     // The two row tiles, two stages of the two column tiles, and of those lse and delta.
     static constexpr int kTiles = Tile::size(2 * kRows + 4 * kWalked) * static_cast<int>(sizeof(T));
     static constexpr int kShared = kTiles + (kOfKeys ? 4 * kWalked * 4 : 0);
+    static_assert(kShared <= kSharedOfTwo || (!kHalf && kCols == 128), "one block, not two");
 };
 
 template <class T>
@@ -61,19 +62,19 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int b = block / blocks / heads, own = block / blocks % heads, at = block % blocks;
     const int start = (kOfKeys ? at : blocks - 1 - at) * F::kRows;
     const int row0 = start + 16 * kM * warp_id();  // of the warp
-    const int group = kOfKeys ? own : own / a.group();
+    const int group = kOfKeys ? own : own / a.group;
     const auto mine = rows.from(16 * kM * warp_id()), mine2 = rows2.from(16 * kM * warp_id());
     const auto dout = [&](int h) {
         return Rows<const T>{g.dout.row(int64_t{b} * a.queries) + h * a.D, g.dout.stride};
     };
 
     const int stop = min(start + F::kRows, length);
-    const Sight<T> any(a, b, kOfKeys ? own * a.group() : own);
+    const Sight<T> any(a, b, kOfKeys ? own * a.group : own);
     const Span span = kOfKeys ? any.queries_of(start, stop) : any.keys_of(start, stop);
     const int first = span.first / kWalked * kWalked;
     const int walks = span.end > first ? (span.end - first + kWalked - 1) / kWalked : 0;
-    const int rounds = kOfKeys ? walks * a.group() : walks;  // heads of the group in order
-    const auto head = [&](int round) { return kOfKeys ? own * a.group() + round / walks : own; };
+    const int rounds = kOfKeys ? walks * a.group : walks;  // heads of the group in order
+    const auto head = [&](int round) { return kOfKeys ? own * a.group + round / walks : own; };
     const auto column = [&](int round) { return first + round % walks * kWalked; };
     const auto fetch_columns = [&](int round) {
         const int stage = round % 2;
@@ -188,7 +189,7 @@ template <class T>
 void backward(const Attention<T>& a, const Gradients<T>& g, const Out& work, const In& o,
               Stream stream) {
     const char* name = "attention_backward";
-    const int64_t rows = a.heads() * a.queries;
+    const int64_t rows = a.heads * a.queries;
     if (work.size() < rows) throw std::invalid_argument(std::string(name) + ": work is too small");
     if (rows > 0) {
         const T *from = g.dout.data, *out = o.as<T>();

@@ -10,11 +10,6 @@ namespace byhand {
 constexpr int kFewQueries = 4;  // attention.forward_room in Python knows these two
 constexpr int kPiece = 256;     // keys
 
-template <class T>
-BYHAND_DEVICE int pieces_of(const Attention<T>& a) {
-    return (a.keys + kPiece - 1) / kPiece;
-}
-
 namespace {
 
 constexpr int kLanes = 8;                  // a team: they share a key
@@ -63,17 +58,17 @@ struct Part {
 // one group. A lane has kPacks packs of kPackSize of every row.
 template <class T, int kPackSize, int kPacks, int kRows>
 __global__ void __launch_bounds__(kThreads, 1)
-    attention_few_pieces(const __grid_constant__ Attention<T> a, float* work) {
+    attention_few_pieces(const __grid_constant__ Attention<T> a, float* work, int pieces) {
     constexpr int N = kPackSize * kPacks;
     constexpr int kAhead = N > 8 && kPackSize <= 4 ? 2 : 4;  // keys on their way from memory
     const int lane = lane_id(), rank = lane % kLanes;
-    const int pieces = pieces_of(a), rows = a.queries * a.group();
+    const int rows = a.queries * a.group;
     const int tiles = (rows + kRows - 1) / kRows, block = static_cast<int>(blockIdx.x);
     const int piece = block % pieces, first = block / pieces % tiles * kRows;
     const int bg = block / pieces / tiles, b = bg / a.G, g = bg % a.G;
     // Row r of the block; those past the last one repeat it.
-    const auto query = [&](int r) { return min(first + r, rows - 1) / a.group(); };
-    const auto head = [&](int r) { return g * a.group() + min(first + r, rows - 1) % a.group(); };
+    const auto query = [&](int r) { return min(first + r, rows - 1) / a.group; };
+    const auto head = [&](int r) { return g * a.group + min(first + r, rows - 1) % a.group; };
     const auto read = [&](Word<T, kPackSize>(&words)[kPacks], const T* row, bool here) {
 #pragma unroll
         for (int p = 0; p < kPacks; ++p) {
@@ -183,11 +178,10 @@ __global__ void __launch_bounds__(kThreads, 1)
 template <class T>
 __global__ void __launch_bounds__(kThreads, 1)
     attention_few_join(const __grid_constant__ Attention<T> a, Rows<T> o, float* lse,
-                       const float* work) {
+                       const float* work, int pieces) {
     constexpr int N = kMostDepth / kWarp;
     const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + warp_id();
-    if (row >= a.heads() * a.queries) return;
-    const int pieces = pieces_of(a);
+    if (row >= a.heads * a.queries) return;
     Part<N> all;
     for (int piece = 0; piece < pieces; ++piece) {
         const float* part = work + (row * pieces + piece) * (a.D + 2);
@@ -212,14 +206,14 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 template <class T, int kPackSize, int kPacks>
-void pieces(const char* name, const Attention<T>& a, float* work, Stream stream) {
-    const int64_t rows = int64_t{a.queries} * a.group();
-    const int64_t blocks = int64_t{a.B} * a.G * pieces_of(a);
+void share_out(const char* name, const Attention<T>& a, float* work, int pieces, Stream stream) {
+    const int64_t rows = int64_t{a.queries} * a.group;
+    const int64_t blocks = int64_t{a.B} * a.G * pieces;
     if (blocks == 0) return;
     const auto run = [&](auto each) {
         launch(name, attention_few_pieces<T, kPackSize, kPacks, each()>,
                dim3(blocks_for(blocks * ((rows + each() - 1) / each()), 1)), dim3(kThreads), stream,
-               a, work);
+               a, work, pieces);
     };
     if (rows == 1) {
         run(std::integral_constant<int, 1>{});
@@ -231,21 +225,22 @@ void pieces(const char* name, const Attention<T>& a, float* work, Stream stream)
 template <class T>
 void forward_few(const char* name, const Attention<T>& a, Rows<T> o, float* lse, const Out& work,
                  Stream stream) {
-    const int64_t rows = a.heads() * a.queries;
-    if (work.size() < rows * pieces_of(a) * (a.D + 2)) {
+    const int64_t rows = a.heads * a.queries;
+    const int pieces = (a.keys + kPiece - 1) / kPiece;
+    if (work.size() < rows * pieces * (a.D + 2)) {
         throw std::invalid_argument(std::string(name) + ": work is too small");
     }
     float* room = work.as<float>();
     constexpr int V = kPack<T>;
     if (!a.packed) {
-        pieces<T, 1, 16>(name, a, room, stream);
+        share_out<T, 1, 16>(name, a, room, pieces, stream);
     } else if (a.D <= 64) {
-        pieces<T, V, 8 / V>(name, a, room, stream);
+        share_out<T, V, 8 / V>(name, a, room, pieces, stream);
     } else {
-        pieces<T, V, 16 / V>(name, a, room, stream);
+        share_out<T, V, 16 / V>(name, a, room, pieces, stream);
     }
     launch(name, attention_few_join<T>, dim3(blocks_for(rows, kWarps)), dim3(kThreads), stream, a,
-           o, lse, room);
+           o, lse, room, pieces);
 }
 
 }  // namespace

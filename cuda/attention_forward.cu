@@ -15,6 +15,7 @@ struct Forward {
     static constexpr int kQueries = 16 * kM * kWarps;
     using Tile = SharedTile<T, kCols>;
     static constexpr int kShared = Tile::size(kQueries + 2 * kKeys) * static_cast<int>(sizeof(T));
+    static_assert(kShared <= kSharedOfTwo);
 };
 
 // The softmax of a row that is seen a tile at a time, in powers of two: a lane's part of the rows
@@ -72,7 +73,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     // Under the causal rule the last queries have the most to do: they go first.
     const int blocks = (a.queries + F::kQueries - 1) / F::kQueries;
     const int block = static_cast<int>(blockIdx.x);
-    const int bh = block / blocks, b = bh / a.H, h = bh % a.H, group = h / a.group();
+    const int bh = block / blocks, b = bh / a.H, h = bh % a.H, group = h / a.group;
     const int i0 = (blocks - 1 - block % blocks) * F::kQueries;
     const int row0 = i0 + 16 * kM * warp_id();  // of the warp
     const Rows<const T> q = a.q.of(b, h), k = a.k.of(b, group), v = a.v.of(b, group);
@@ -170,8 +171,8 @@ void forward(const Out& o, const Out& lse, const Out& work, const Attention<T>& 
         using F = Forward<T, cols()>;
         const int64_t blocks = (a.queries + F::kQueries - 1) / F::kQueries;
         launch_shared(name, attention_forward_tiles<T, cols()>,
-                      dim3(blocks_for(a.heads() * blocks, 1)), dim3(kThreads), F::kShared, stream,
-                      a, rows, packable<T>(a.D, rows.data), lse.as<float>());
+                      dim3(blocks_for(a.heads * blocks, 1)), dim3(kThreads), F::kShared, stream, a,
+                      rows, packable<T>(a.D, rows.data), lse.as<float>());
     });
 }
 

@@ -92,6 +92,12 @@ def test_import_is_light():
     assert out.stdout.split() == ["[]", "1", "False"]
 
 
+def begins_like_one_of(names, stem):
+    """softmax_rows and softmax are rooms of softmax."""
+    parts = stem.split("_")
+    return any("_".join(parts[:n]) in names for n in range(len(parts), 0, -1))
+
+
 def test_every_op_has_its_rooms():
     """One stem in every room: contract, CPU body, door."""
     stems = {p.stem for p in (ROOT / "csrc").glob("*.cpp")} - {"bind", "host"}
@@ -100,11 +106,10 @@ def test_every_op_has_its_rooms():
     for stem in stems:
         if not any(p.stem == stem for p in (ROOT / "csrc").glob("*.h")):
             pytest.fail(f"csrc/{stem}.cpp has no contract csrc/{stem}.h")
-        parts = stem.split("_")
-        if not any("_".join(parts[:n]) in doors for n in range(len(parts), 0, -1)):
+        if not begins_like_one_of(doors, stem):
             pytest.fail(f"csrc/{stem}.cpp has no door python/byhand/ops/{stem}.py")
     for cuda_body in (ROOT / "cuda").glob("*.cu"):
-        assert cuda_body.stem in stems, f"{cuda_body.name} has no CPU body"
+        assert begins_like_one_of(stems, cuda_body.stem), f"{cuda_body.name} has no CPU body"
 
 
 def test_every_native_kernel_has_a_reference():

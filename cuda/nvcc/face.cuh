@@ -195,7 +195,14 @@ inline int most_shared_bytes() {
 template <class... P>
 void ask_for_shared(const char* name, void (*kernel)(P...), int bytes) {
     if (bytes <= 48 * 1024) return;  // no need to ask
-    check(name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    const auto answer =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (answer == cudaErrorInvalidValue && bytes > most_shared_bytes()) {
+        throw std::runtime_error(std::string(name) + ": a block takes " + std::to_string(bytes) +
+                                 " bytes of shared memory, and this GPU gives it at most " +
+                                 std::to_string(most_shared_bytes()));
+    }
+    check(name, answer);
 }
 
 template <class... P>

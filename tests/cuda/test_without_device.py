@@ -25,7 +25,7 @@ def bodies() -> set[str]:
     found: set[str] = set()
     for path in sorted((ROOT / "cuda").glob("*.cu")):
         text = path.read_text(encoding="utf-8")
-        found |= set(re.findall(r"^void (\w+)\((?:Out|Mut|Acc) ", text, re.M))
+        found |= set(re.findall(r"^void (\w+)\((?:Out|Mut|Acc|StridedOut|Maybe<\w+>) ", text, re.M))
     return found
 
 
