@@ -328,7 +328,7 @@ def full(xp: Any, groups: int) -> Iterator[Case]:
                 for causal in (False, True):
                     yield from attention(m, 16384 // context, context, 2048 // depth, depth, causal)
         yield from attention(m, 64, 16384, 16, 128, True, queries=1)
-        for size in (1024, 4096, 8192):
+        for size in (2048, 4096, 8192):
             yield from matmul(m, size, size, size)
         for inner, cols in ((768, 768), (768, 2304)):
             yield from linear(m, 1 << 16, inner, cols)

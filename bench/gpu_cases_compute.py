@@ -127,7 +127,7 @@ def linear_cross_entropy(
     m: Maker, rows: int, channels: int, classes: int, block: int
 ) -> Iterator[Case]:
     x, targets = m.normal(rows, channels), m.ids(rows, classes)
-    w = m.normal(classes, channels) * channels**-0.5
+    w = (m.normal(classes, channels) * channels**-0.5).astype(m.storage())
 
     def rival() -> Callable[[], Any]:
         import torch
