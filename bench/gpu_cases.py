@@ -10,7 +10,7 @@ import numpy as np
 
 from byhand.ops.embedding import room
 from gpu_case import DTYPES, F32, Case, Maker, Rival, torch_device, torch_normal
-from gpu_cases_compute import attention
+from gpu_cases_compute import attention, gelu_ffn, linear, linear_cross_entropy, matmul
 
 # --- One function an op --------------------------------------------------------------------------
 
@@ -214,6 +214,29 @@ def dropout(m: Maker, rows: int, cols: int) -> Iterator[Case]:
     yield m.case("dropout_backward", {"dx": to, "dy": x, **draw}, x, 2, backward)
 
 
+def bias_gelu(m: Maker, rows: int, cols: int) -> Iterator[Case]:
+    x, dy, b, to = m.normal(rows, cols), m.normal(rows, cols), m.normal(cols), m.empty(rows, cols)
+
+    def torch_gelu(back: bool) -> Rival:
+        def build() -> Callable[[], Any]:
+            import torch
+
+            a, c, g = (torch_normal(m.dtype, *s) for s in ((rows, cols), (cols,), (rows, cols)))
+            a.requires_grad_(), c.requires_grad_()
+            f = torch.nn.functional.gelu
+            y = f(a + c, approximate="tanh")
+            if back:
+                return lambda: torch.autograd.grad(y, (a, c), g, retain_graph=True)
+            return lambda: f(a + c, approximate="tanh")
+
+        return build
+
+    inputs = {"x": x, "b": b, "tanh": True}
+    yield m.case("bias_gelu_forward", {"y": to, **inputs}, x, 2, torch_gelu(False))
+    arguments = {"dx": to, "db": m.full(0, cols), "dy": dy, **inputs}
+    yield m.case("bias_gelu_backward", arguments, x, 3, torch_gelu(True))
+
+
 def optimizer(m: Maker, size: int) -> Iterator[Case]:
     w, g = m.normal(size), m.normal(size)
     first, second, norm, large = m.full(0, size), m.full(0, size), m.full(0), m.full(10)
@@ -269,12 +292,18 @@ def small(xp: Any) -> Iterator[Case]:
             yield from norms(m, 6, cols)
             yield from cross_entropy(m, 6, cols)
             yield from dropout(m, 6, cols)
+            yield from bias_gelu(m, 6, cols)
             yield from embedding(m, 70, 50, min(cols, 3001))
         yield from cross_entropy(m, 1, 120_001)  # more than shared memory holds
         yield from embedding(m, 2500, 600, 32)  # several blocks sort, by two digits
         for causal in (False, True):
             yield from attention(m, 1, 70, 2, 64, causal)
         yield from attention(m, 2, 33, 1, 40, True, queries=1)
+        for rows, inner, cols in ((40, 24, 136), (9, 17, 33)):
+            yield from matmul(m, rows, inner, cols)
+            yield from linear(m, rows, inner, cols)
+            yield from gelu_ffn(m, rows, inner, cols)
+            yield from linear_cross_entropy(m, rows, inner, cols, 9)
     yield from optimizer(Maker(xp, F32), 1003)
 
 
@@ -293,9 +322,16 @@ def full(xp: Any, groups: int) -> Iterator[Case]:
             yield from cross_entropy(m, rows, classes)
         yield from embedding(m, 1 << 16, 50304, 768)
         yield from dropout(m, 1 << 16, 1 << 10)
+        yield from bias_gelu(m, 1 << 16, 3072)
         for context in (512, 1024, 2048, 4096, 8192, 16384):
             for depth in (64, 128):
                 for causal in (False, True):
                     yield from attention(m, 16384 // context, context, 2048 // depth, depth, causal)
         yield from attention(m, 64, 16384, 16, 128, True, queries=1)
+        for size in (2048, 4096, 8192):
+            yield from matmul(m, size, size, size)
+        for inner, cols in ((768, 768), (768, 2304)):
+            yield from linear(m, 1 << 16, inner, cols)
+        yield from gelu_ffn(m, 1 << 14, 768, 3072)
+        yield from linear_cross_entropy(m, 1 << 14, 768, 50304, 1 << 13)
     yield from optimizer(Maker(xp, F32), 124_439_808)

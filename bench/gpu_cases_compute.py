@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from byhand.ops.attention import backward_room, forward_room
-from gpu_case import Case, Maker, Rival, torch_normal
+from gpu_case import Case, Maker, Rival, torch_device, torch_normal
 
 
 def attention(
@@ -70,3 +70,106 @@ def torch_attention(
         return lambda: torch.autograd.grad(o, (q, k, v), g, retain_graph=True)
 
     return build
+
+
+# --- Products of matrices ------------------------------------------------------------------------
+
+
+def matmul(m: Maker, rows: int, inner: int, cols: int) -> Iterator[Case]:
+    a, b, c = m.normal(rows, inner), m.normal(inner, cols), m.normal(rows, cols)
+    da, db = m.empty(rows, inner), m.empty(inner, cols)
+    options = {"transpose_a": False, "transpose_b": False, "bf16": False}
+    shapes, flops = (a.shape, b.shape), 2 * rows * inner * cols
+    there = {"c": m.empty(rows, cols), "a": a, "b": b, **options}
+    yield product(m, "matmul_forward", there, flops, shapes, lambda a, b: a @ b)
+    back = {"da": da, "db": db, "dc": c, "a": a, "b": b, **options}
+    yield product(m, "matmul_backward", back, 2 * flops, shapes, lambda a, b: a @ b)
+
+
+def linear(m: Maker, rows: int, inner: int, cols: int) -> Iterator[Case]:
+    x, w, b, dy = m.normal(rows, inner), m.normal(cols, inner), m.normal(cols), m.normal(rows, cols)
+    shapes, flops = (x.shape, w.shape, b.shape), 2 * rows * inner * cols
+
+    def rival(x: Any, w: Any, b: Any) -> Any:
+        import torch
+
+        return torch.nn.functional.linear(x, w, b)
+
+    inputs = {"x": x, "w": w, "bf16": False}
+    there = {"y": m.empty(rows, cols), "b": b, **inputs}
+    yield product(m, "linear_forward", there, flops, shapes, rival)
+    into = {"dx": m.empty(rows, inner), "dw": m.full(0, cols, inner), "db": m.full(0, cols)}
+    yield product(m, "linear_backward", {**into, "dy": dy, **inputs}, 2 * flops, shapes, rival)
+
+
+def gelu_ffn(m: Maker, rows: int, channels: int, hidden: int) -> Iterator[Case]:
+    x, dy, b2 = m.normal(rows, channels), m.normal(rows, channels), m.normal(channels)
+    w1, b1, w2 = m.normal(hidden, channels), m.normal(hidden), m.normal(channels, hidden)
+    pre, h, dpre = m.normal(rows, hidden), m.empty(rows, hidden), m.empty(rows, hidden)
+    shapes, flops = (x.shape, w1.shape, b1.shape, w2.shape, b2.shape), 4 * rows * channels * hidden
+
+    def rival(x: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> Any:
+        import torch
+
+        f = torch.nn.functional
+        return f.linear(f.gelu(f.linear(x, w1, b1), approximate="tanh"), w2, b2)
+
+    inputs = {"x": x, "w1": w1, "w2": w2, "tanh": True, "bf16": False}
+    there = {"y": m.empty(rows, channels), "pre": m.empty(rows, hidden), "h": h, "b1": b1, "b2": b2}
+    yield product(m, "gelu_ffn_forward", {**there, **inputs}, flops, shapes, rival)
+    into = {"dw1": m.full(0, hidden, channels), "db1": m.full(0, hidden)}
+    into |= {"dw2": m.full(0, channels, hidden), "db2": m.full(0, channels)}
+    back = {"dx": m.empty(rows, channels), "h": h, "dpre": dpre, "dy": dy, "pre": pre, **into}
+    yield product(m, "gelu_ffn_backward", {**back, **inputs}, 2 * flops, shapes, rival)
+
+
+def linear_cross_entropy(
+    m: Maker, rows: int, channels: int, classes: int, block: int
+) -> Iterator[Case]:
+    x, targets = m.normal(rows, channels), m.ids(rows, classes)
+    w = (m.normal(classes, channels) * channels**-0.5).astype(m.storage())
+
+    def rival() -> Callable[[], Any]:
+        import torch
+
+        a = torch_normal(m.dtype, rows, channels).requires_grad_()
+        b = torch_normal(m.dtype, classes, channels).requires_grad_()
+        t = torch.randint(0, classes, (rows,), device=torch_device())
+        f = torch.nn.functional
+        return lambda: torch.autograd.grad(f.cross_entropy(f.linear(a, b), t), (a, b))
+
+    arguments = {"loss": m.full(0), "count": m.full(0), "dx": m.empty(rows, channels)}
+    arguments |= {"dw": m.full(0, classes, channels), "work": m.empty(block, classes)}
+    arguments |= {"x": x, "w": w, "targets": targets, "ignore_index": -100, "smoothing": 0.0}
+    arguments |= {"mean": True, "dloss": 1.0, "bf16": False}
+    name, flops = "linear_cross_entropy_forward", 6 * rows * channels * classes
+    size, shape = 2 * (x.nbytes + w.nbytes), (rows, channels, classes)
+    yield Case(name, shape, m.dtype, size, ((name, arguments),), rival, flops)
+
+
+def product(
+    m: Maker,
+    kernel: str,
+    arguments: dict[str, Any],
+    flops: int,
+    shapes: tuple[tuple[int, ...], ...],
+    rival: Callable[..., Any],
+) -> Case:
+    """One kernel and its counterpart on tensors of these shapes; a backward kernel is held against
+    the way back through it. Every array counts once.
+    """
+
+    def build() -> Callable[[], Any]:
+        import torch
+
+        back = kernel.endswith("_backward")
+        tensors = [torch_normal(m.dtype, *s).requires_grad_(back) for s in shapes]
+        y = rival(*tensors)
+        if not back:
+            return lambda: rival(*tensors)
+        g = torch.randn_like(y)
+        return lambda: torch.autograd.grad(y, tensors, g, retain_graph=True)
+
+    size = sum(a.nbytes for a in arguments.values() if hasattr(a, "nbytes"))
+    shape = (*shapes[0], shapes[1][-1] if kernel.startswith("matmul") else shapes[1][0])
+    return Case(kernel, shape, m.dtype, size, ((kernel, arguments),), build, flops)

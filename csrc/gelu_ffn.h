@@ -7,10 +7,11 @@ namespace byhand {
 
 // MATH     pre = x w1T + b1;  h = gelu(pre);  y = h w2T + b2 + add     (GELU: Hendrycks and Gimpel
 //          2016, the tanh form or the exact one)
-// SHAPES   x,y,add (R,C) f32   pre (R,F) f32   w1 (F,C) f32   b1 (F) f32   w2 (C,F) f32
-//          b2 (C) f32   h (block,F) f32, block > 0: the most rows whose hidden layer exists at once
+// SHAPES   x,y,add (R,C) T   pre (R,F) T   w1 (F,C) T   b1 (F) T   w2 (C,F) T   b2 (C) T
+//          h (block,F) T, block > 0: the most rows whose hidden layer exists at once
 // EFFECTS  writes pre y, spoils h | y may be add
-// NUMERICS products and sums in f32; bf16 rounds x, w1, h and w2 to bfloat16 for the products
+// NUMERICS products and sums in f32; h is made of pre as it is stored; bf16 rounds x, w1, h and w2
+//          to bfloat16 for the products
 // TRAFFIC  4RCF operations; bias, GELU and residual cost no pass of their own, h stays in the
 // caches
 void gelu_ffn_forward(Out y, Out pre, Out h, In x, In w1, Maybe<In> b1, In w2, Maybe<In> b2,
@@ -18,7 +19,8 @@ void gelu_ffn_forward(Out y, Out pre, Out h, In x, In w1, Maybe<In> b1, In w2, M
 
 // MATH     dpre = (dy w2) gelu'(pre);  dx = dpre w1;  dw1 += dpreT x;  db1 += column sums of dpre;
 //          h = gelu(pre);  dw2 += dyT h;  db2 += column sums of dy
-// SHAPES   dx,dy,x (R,C) f32   pre (R,F) f32   h,dpre (block,F) f32   parameters as above
+// SHAPES   dx,dy,x (R,C) T   pre (R,F) T   h,dpre (block,F) T   parameters as above, their
+//          gradients f32
 // EFFECTS  writes dx, adds into dw1 db1 dw2 db2, spoils h dpre
 // NUMERICS products and sums in f32; the R rows are cut into ceil(R/block) blocks, as equal as can
 //          be, and gradients of parameters are summed block after block; bf16 rounds the operands

@@ -43,9 +43,12 @@ struct Gradient {
         for (int i = lane; i < counters; i += kWarp) kept += kept_targets[slot][i];
         return all / static_cast<float>(reduce_warp(kept, Add{}));
     }
-    // What one thread of a team begins its sum with.
-    BYHAND_DEVICE Partial before(int64_t index) const {
-        return index < partials_before ? partials[slot][index] : Partial{0.0, 0};
+    // One thread of a team leaves the team's loss.
+    BYHAND_DEVICE void leave(Partial mine, int64_t index) const {
+        if (index >= kPartials) return;
+        Partial& to = partials[slot][index];
+        if (index < partials_before) mine.loss += to.loss, mine.count += to.count;
+        to = mine;
     }
 };
 
@@ -80,9 +83,7 @@ template <class T, class P>
 __global__ void __launch_bounds__(P::Team::kThreads, 1) cross_entropy_gradient_rows(Gradient<T> a) {
     typename P::Team team;
     const float scale = a.scale();
-    const int64_t index = static_cast<int64_t>(blockIdx.x) * P::Team::kTeams + team.place();
     Partial mine = {0.0, 0};
-    if (team.rank() == 0) mine = a.before(index);
     for_rows(team, a.rows, [&](int64_t row, bool here) {
         const int64_t target = here ? a.targets[row] : a.options.ignore_index;
         const bool kept = target != a.options.ignore_index;
@@ -119,7 +120,8 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1) cross_entropy_gradient_r
         sync_warp();  // every lane has read the target's logit
         z.store(team, x, 0, here ? a.cols : 0);
     });
-    if (team.rank() == 0 && index < kPartials) partials[a.slot][index] = mine;
+    const int64_t index = static_cast<int64_t>(blockIdx.x) * P::Team::kTeams + team.place();
+    if (team.rank() == 0) a.leave(mine, index);
 }
 
 // A long row wherever it begins: its body can be read 16 bytes at a time, and each of the few
@@ -156,7 +158,6 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1024 / P::Team::kThreads)
     T* const stage = reinterpret_cast<T*>(memory) + rank * V;
     const float scale = a.scale(), smoothing = a.options.smoothing;
     Partial mine = {0.0, 0};
-    if (rank == 0) mine = a.before(blockIdx.x);
     Tile<P> z;
 
     // f(start, whole) for each tile of [begin, end); `whole`: none of its packs is past the end.
@@ -273,7 +274,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1024 / P::Team::kThreads)
             store(row.body + edge, v);
         }
     }
-    if (rank == 0 && blockIdx.x < kPartials) partials[a.slot][blockIdx.x] = mine;
+    if (rank == 0) a.leave(mine, blockIdx.x);
 }
 
 // As many blocks as the device runs at a time, each with the rows it can hold.

@@ -56,7 +56,7 @@ BYHAND_DEVICE void fetch_panel(SharedTile<T, kCols, kGap> to, const Factor<T>& f
     const int thread = static_cast<int>(threadIdx.x);
     if (from.packed) {
         constexpr int kPacks = kCols / kPack<T>, kStep = kThreads / kPacks;
-        static_assert(kRows % kStep == 0);
+        static_assert(kThreads % kPacks == 0 && kRows % kStep == 0);
         const int col = thread % kPacks * kPack<T>;
 #pragma unroll
         for (int first = 0; first < kRows; first += kStep) {
@@ -66,9 +66,10 @@ BYHAND_DEVICE void fetch_panel(SharedTile<T, kCols, kGap> to, const Factor<T>& f
             copy_async16(to.at(row, col), from.data + at, whole);
         }
     } else {
+        static_assert(kRows * kCols % kThreads == 0);
 #pragma unroll 4
-        for (int i = thread; i < kRows * kCols; i += kThreads) {
-            const int row = i / kCols, col = i % kCols;
+        for (int first = 0; first < kRows * kCols; first += kThreads) {
+            const int i = first + thread, row = i / kCols, col = i % kCols;
             const bool here = row0 + row < from.rows && col0 + col < from.cols;
             const int64_t at = int64_t{row0 + row} * from.cols + col0 + col;
             *to.at(row, col) = here ? from.data[at] : from_float<T>(0.0f);
@@ -182,7 +183,7 @@ __global__ void __launch_bounds__(GemmTile<F, kLeftAcross, kRightAcross>::kThrea
     const bool busy = row0 + row < p.M && col0 + col < p.N;
 
     Sums sums[kM][kN] = {};
-#pragma unroll
+#pragma unroll 1
     for (int step = 0; step < G::kStages - 1; ++step) fetch_step(step, step);
     int stage = 0;
     for (int step = 0; step < steps; ++step) {

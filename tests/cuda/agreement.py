@@ -34,6 +34,8 @@ INEXACT = {
     "gelu_ffn_backward",
     "linear_cross_entropy_forward",
 }
+# Kernels that round between two products of bfloat16 matrices.
+ROUND_ON_THE_WAY = {"gelu_ffn_forward", "gelu_ffn_backward", "linear_cross_entropy_forward"}
 NEAR = 16  # epsilons of float32 between two results, relative to the largest value
 
 
@@ -110,9 +112,12 @@ def check_call(kernels: Any, kernel: str, arguments: Arrays) -> Arrays:
     if "s" in got:
         exact["s"] = single["s"] = s
         arguments["s"] = arguments["x"]
-    for name in exact.keys() - {"work"}:
+    is_half = any(_is_float(a) and a.dtype.itemsize == 2 for a in arguments.values())
+    for name in exact.keys() - {"work", "h", "dpre"}:
         truth = exact[name]
         allowed = half.allowance(truth, single[name], arguments[name].dtype)
+        if kernel in ROUND_ON_THE_WAY and is_half:
+            allowed += 2.0**-8 * float(np.max(np.abs(truth), initial=0.0))
         error = np.abs(np.asarray(got[name], np.float64) - truth)
         if not np.max(error, initial=0.0) <= allowed:
             at = tuple(int(i) for i in np.argwhere(~(error <= allowed))[0])

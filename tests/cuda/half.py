@@ -176,6 +176,7 @@ def check(op: Op, sample: Sample, kernels: Any) -> None:
             with np.errstate(invalid="ignore"):
                 farthest = [np.abs(other[name] - truth)[finite] for other in moved]
             allowed += 2 * max((np.max(f, initial=0.0) for f in farthest), default=0.0)
+            allowed += sample.slack * np.max(np.abs(truth[finite]), initial=0.0)
             with np.errstate(invalid="ignore"):
                 error = np.abs(got[name] - truth)
             wrong = finite & ~(error <= allowed)

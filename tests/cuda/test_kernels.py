@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -17,9 +19,15 @@ EVERY = [(op, sample) for op in OPS for sample in (*op.samples, op.big) if sampl
 HALF = [(op, s) for op, s in (*EVERY, *WIDE) if op.name in half.OPS]
 
 
+def size_of(op, sample):
+    """Elements of the largest array."""
+    results = (math.prod(shape) for shape in op.result_shapes(sample).values())
+    return max(sample.elements, max(results, default=0))
+
+
 def on_both(cases):
     """On the GPU all of them; on the CPU, where a thread takes its turn, those of moderate size."""
-    few = [case for case in cases if case[1].elements <= MOST_ON_CPU]
+    few = [case for case in cases if size_of(*case) <= MOST_ON_CPU]
     return pytest.mark.parametrize(
         ("device_kernels", "op", "sample"),
         [
@@ -242,6 +250,31 @@ def test_dropout_keeps_what_the_cpu_keeps(shift, device_kernels):
 @pytest.mark.parametrize(("fixed", "moving"), [(5, 4), (10, -1)])
 def test_the_offset_of_dropout_in_two_parts(fixed, moving, device_kernels):
     check_parts_of_offset(device_kernels, False, fixed, moving)
+
+
+@pytest.mark.parametrize("block", [1, 7, 30, 1000])
+def test_gelu_ffn_in_blocks_of_any_size(block, device_kernels):
+    """h and dpre hold some rows of the hidden layer at a time."""
+    rng = np.random.default_rng(block)
+    rows, c, f = 30, 24, 40
+    x, dy = (rng.standard_normal((rows, c)).astype(np.float32) for _ in range(2))
+    w1, w2 = (rng.standard_normal(shape).astype(np.float32) for shape in ((f, c), (c, f)))
+    b1, b2 = rng.standard_normal(f).astype(np.float32), rng.standard_normal(c).astype(np.float32)
+
+    def both(kernels, dtype):
+        a = [array.astype(dtype) for array in (x, w1, b1, w2, b2)]
+        y, pre = np.full((rows, c), np.nan, dtype), np.full((rows, f), np.nan, dtype)
+        h, dpre = (np.full((block, f), np.nan, dtype) for _ in range(2))
+        kernels.gelu_ffn_forward(y, pre, h, *a, None, True, False)
+        dx = np.full_like(y, np.nan)
+        into = [np.ones_like(array) for array in a[1:]]
+        rest = (dy.astype(dtype), a[0], pre, a[1], a[3], True, False)
+        kernels.gelu_ffn_backward(dx, h, dpre, *into, *rest)
+        return [y, pre, dx, *into]
+
+    exact = both(backend.reference, np.float64)
+    for got, wanted in zip(both(device_kernels, np.float32), exact, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0)
 
 
 @pytest.mark.gpu

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from tests.cuda import half
 from tests.cuda.fake import FakeCupy
 
 
@@ -102,3 +103,50 @@ def test_a_dtype_that_has_no_meaning_changes_nothing(name, dtype, message, on_cp
         on_cpu.adamw_step(*arrays.values(), 0.9, 0.99, 1e-8, 1.0)
     for array, value in arrays.items():
         assert value.tobytes() == before[array].tobytes(), array
+
+
+BF16_CALLS = {
+    "linear_forward": {"y": (2, 3), "x": (2, 4), "w": (3, 4), "b": (3,), "add": (2, 3)},
+    "linear_backward": {"dx": (2, 4), "dw": (3, 4), "db": (3,), "dy": (2, 3), "x": (2, 4),
+                        "w": (3, 4)},
+    "matmul_backward": {"da": (2, 4), "db": (4, 3), "dc": (2, 3), "a": (2, 4), "b": (4, 3)},
+    "bias_gelu_backward": {"dx": (2, 3), "db": (3,), "dy": (2, 3), "x": (2, 3), "b": (3,)},
+    "gelu_ffn_forward": {"y": (2, 3), "pre": (2, 5), "h": (2, 5), "x": (2, 3), "w1": (5, 3),
+                         "b1": (5,), "w2": (3, 5), "b2": (3,), "add": (2, 3)},
+    "gelu_ffn_backward": {"dx": (2, 3), "h": (2, 5), "dpre": (2, 5), "dw1": (5, 3), "db1": (5,),
+                          "dw2": (3, 5), "db2": (3,), "dy": (2, 3), "x": (2, 3), "pre": (2, 5),
+                          "w1": (5, 3), "w2": (3, 5)},
+    "linear_cross_entropy_forward": {"loss": (), "count": (), "dx": (2, 4), "dw": (3, 4),
+                                     "work": (2, 3), "x": (2, 4), "w": (3, 4)},
+}  # fmt: skip
+OPTIONS = {"linear_forward": (False,), "linear_backward": (False,),
+           "matmul_backward": (False, False, False), "bias_gelu_backward": (True,),
+           "gelu_ffn_forward": (True, False), "gelu_ffn_backward": (True, False),
+           "linear_cross_entropy_forward": (np.zeros(2, np.int64), -100, 0.0, True, 1.0,
+                                            False)}  # fmt: skip
+FIRST = {"matmul_backward": "a"}  # whose dtype decides; elsewhere it is x
+
+
+@pytest.mark.parametrize(
+    ("kernel", "name"),
+    [(k, n) for k, shapes in BF16_CALLS.items() for n in shapes if n != FIRST.get(k, "x")],
+)
+def test_one_array_of_another_dtype_changes_nothing(kernel, name, on_cpu):
+    """Activations and parameters have one dtype, gradients of parameters and losses are float32."""
+    pytest.importorskip("ml_dtypes")
+    arrays = {n: np.ones(s, half.storage(kernel, n)) for n, s in BF16_CALLS[kernel].items()}
+    right = arrays[name].dtype
+    wrong = "bfloat16" if right == np.float32 else "float32"
+    arrays[name] = arrays[name].astype(wrong)
+    before = {n: a.copy() for n, a in arrays.items()}
+    with pytest.raises(TypeError, match=f"^{kernel}: {name} must be {right}, got {wrong}$"):
+        getattr(on_cpu, kernel)(*arrays.values(), *OPTIONS[kernel])
+    for n, a in arrays.items():
+        assert a.tobytes() == before[n].tobytes(), n
+
+
+def test_room_for_no_row_is_refused(on_cpu):
+    x, w, none = np.ones((2, 3), np.float32), np.ones((3, 3), np.float32), np.ones((0, 3))
+    none = none.astype(np.float32)
+    with pytest.raises(ValueError, match=r"^h must have at least one row$"):
+        on_cpu.gelu_ffn_forward(x.copy(), x.copy(), none, x, w, None, w, None, None, True, False)

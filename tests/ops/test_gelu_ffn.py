@@ -189,3 +189,10 @@ def test_fused_is_unfused(form: str) -> None:
     expected = ops.linear.backward(du, saved_1, apart[0])
     for a, b in zip([dx, *fused], [expected, *apart], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+
+
+def test_how_many_rows_are_a_block() -> None:
+    block = ops.gelu_ffn.block
+    assert [block(rows, 3072) for rows in (0, 1, 700, 10**5)] == [1, 1, 350, 681]
+    assert [block(5, 0), block(1000, 10**7)] == [5, 250]
+    assert [block(rows, 3072, gpu=True) for rows in (1, 2**14, 2**14 + 1)] == [1, 2**14, 2**13 + 1]

@@ -310,5 +310,6 @@ def test_how_many_rows_are_a_block() -> None:
     assert [block(rows, 65, None) for rows in (0, 1, 4096)] == [1, 1, 4096]
     assert [block(rows, 50257, None) for rows in (5, 1535, 1536, 4097)] == [5, 1535, 768, 1025]
     assert block(10**6, 10**6, None) == 1024
+    assert [block(10**5, classes, None, True) for classes in (10**6, 65)] == [8334, 50000]
     assert block(5, 0, None) == 5
     assert [block(10, 7, most) for most in (1, 3, 4, 9, 10, 11)] == [1, 3, 4, 5, 10, 10]

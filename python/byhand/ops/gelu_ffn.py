@@ -12,7 +12,7 @@ makes it again from pre, for which it evaluates the GELU's derivative anyway. Sa
 
 import math
 
-from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel
+from byhand.backend import Acc, Array, In, Out, empty, is_cupy, kernels, reference_kernel
 from byhand.ops import check
 from byhand.ops.bias_gelu import gelu, gelu_derivative
 from byhand.ops.check import Saved
@@ -76,11 +76,12 @@ def gelu_ffn_backward(
     dx[...] = d @ w1
 
 
-def block(rows: int, hidden: int) -> int:
+def block(rows: int, hidden: int, gpu: bool = False) -> int:
     """How many rows of the hidden layer to make at a time: some megabytes of it, in blocks as equal
-    as can be. Each block packs the weights and reads their gradients once, so not a few rows.
+    as can be. Each block packs the weights and reads their gradients once, so not a few rows. On a
+    GPU each of a block's products must keep every multiprocessor busy: many rows.
     """
-    most = max(256, 2**21 // max(hidden, 1))
+    most = 2**14 if gpu else max(256, 2**21 // max(hidden, 1))
     return max(1, -(-rows // max(1, -(-rows // most))))
 
 
@@ -117,7 +118,7 @@ def forward(
         raise check.wrong_shape("gelu_ffn.forward", "add", shape, add)
     inner = (*shape[:-1], hidden)
     y, pre = empty(shape, x), empty(inner, x)
-    h = empty((block(math.prod(shape[:-1]), hidden), hidden), x)
+    h = empty((block(math.prod(shape[:-1]), hidden, is_cupy(x)), hidden), x)
     kernel(y, pre, h, x, w1, b1, w2, b2, add, tanh, bf16)
     return y, (x, pre, w1, w2, tanh, bf16)
 
@@ -146,7 +147,7 @@ def backward(
     if db2 is not None and db2.shape != w2.shape[:1]:
         raise check.wrong_shape("gelu_ffn.backward", "db2", w2.shape[:1], db2)
     hidden = w1.shape[0]
-    work = (block(math.prod(x.shape[:-1]), hidden), hidden)
+    work = (block(math.prod(x.shape[:-1]), hidden, is_cupy(x)), hidden)
     dx, h, dpre = empty(x.shape, x), empty(work, x), empty(work, x)
     kernels(x).gelu_ffn_backward(dx, h, dpre, dw1, db1, dw2, db2, dy, x, pre, w1, w2, tanh, bf16)
     return dx

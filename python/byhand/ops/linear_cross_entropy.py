@@ -14,7 +14,17 @@ from typing import Literal
 
 import numpy as np
 
-from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel, statistics
+from byhand.backend import (
+    Acc,
+    Array,
+    In,
+    Out,
+    empty,
+    is_cupy,
+    kernels,
+    reference_kernel,
+    statistics,
+)
 from byhand.ops import check
 from byhand.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from byhand.ops.linear import as_rows
@@ -58,14 +68,16 @@ def linear_cross_entropy_forward(
         dw += as_rows(dlogits).T @ as_rows(x)
 
 
-def _block(rows: int, classes: int, most: int | None) -> int:
+def _block(rows: int, classes: int, most: int | None, gpu: bool = False) -> int:
     """How many rows of logits to make at a time: at most `most`, in blocks as equal as can be.
 
     Each block reads w twice and dw once, whatever its size: a few rows would cost more time than
-    they save, about 1024 are as fast as all at once. Where those are little memory there are more.
+    they save, about 1024 are as fast as all at once. Where those are little memory there are more,
+    and on a GPU too: the product with w, whose result is narrow, must keep every multiprocessor
+    busy.
     """
     if most is None:
-        usual = max(1024, 2**22 // max(classes, 1))
+        usual = max(8192 if gpu else 1024, 2**22 // max(classes, 1))
         blocks = (rows + usual // 2) // usual
     else:
         blocks = -(-rows // most)
@@ -94,7 +106,7 @@ def forward(
 
     ignore_index, smoothing and reduction are those of cross_entropy. With bf16 the products take
     their factors rounded to bfloat16. block: the most rows whose logits exist at once, by default
-    the fewest that cost no time: about 1024, more where the vocabulary is small.
+    the fewest that cost no time: about 1024, more where the vocabulary is small and on a GPU.
 
     IndexError naming the position of a target outside 0..V-1 that is not ignore_index (numpy arrays
     only), ValueError for a shape or an option, TypeError for a dtype; nothing was written then.
@@ -119,7 +131,7 @@ def forward(
     f = statistics(x)
     loss, count = empty((), x, f), empty((), x, f)
     dx = empty(shape, x) if need_dx else None
-    work = empty((_block(targets.size, w.shape[0], block), w.shape[0]), x)
+    work = empty((_block(targets.size, w.shape[0], block, is_cupy(x)), w.shape[0]), x)
     mean = reduction == "mean"
     kernel(loss, count, dx, dw, work, x, w, targets, ignore_index, smoothing, mean, dloss, bf16)
     return loss, dx
