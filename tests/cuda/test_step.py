@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -201,6 +204,16 @@ def test_writing_and_measuring_are_the_same_on_both(precision, near, cupy):
     if precision == "float32":
         assert found[0][0] == found[1][0]
     assert found[0][1] == pytest.approx(found[1][1], rel=near)
+
+
+def test_the_example_in_the_documentation_runs(cupy, capsys):
+    text = (Path(__file__).parents[2] / "docs" / "cuda.md").read_text(encoding="utf-8")
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "StepGraph" in c)
+    (((ids, targets),),) = batches(1)
+    exec(compile(code, "docs/cuda.md", "exec"), {"config": CONFIG, "ids": ids, "targets": targets})
+    ((loss, norm),) = ast.literal_eval(capsys.readouterr().out)
+    assert loss == pytest.approx(np.log(19), abs=0.3)
+    assert norm > 0
 
 
 # --- Mistakes ------------------------------------------------------------------------------------
