@@ -122,9 +122,9 @@ void backward_by_blocks(const Gradients& g, const Problem& p) {
 
 void attention_forward(Out o, Out lse, Out, StridedIn q, StridedIn k, StridedIn v,
                        Maybe<StridedIn> mask, Maybe<In> lengths, double scale, bool causal,
-                       std::int64_t window, double dropout, std::uint64_t seed,
-                       Offset offset, Stream) {
-    const Problem p{q,      k,      v,       mask, lengths, static_cast<float>(scale),
+                       std::int64_t window, double dropout, std::uint64_t seed, Offset offset,
+                       Stream) {
+    const Problem p{q,      k,      v,       mask, lengths,       static_cast<float>(scale),
                     causal, window, dropout, seed, offset.value()};
     p.T <= kFewQueries ? forward_few(o, lse, p) : forward_many(o, lse, p);
 }
@@ -133,7 +133,7 @@ void attention_backward(StridedOut dq, StridedOut dk, StridedOut dv, Out, In do_
                         StridedIn k, StridedIn v, In o, In lse, Maybe<StridedIn> mask,
                         Maybe<In> lengths, double scale, bool causal, std::int64_t window,
                         double dropout, std::uint64_t seed, Offset offset, Stream) {
-    const Problem p{q,      k,      v,       mask, lengths, static_cast<float>(scale),
+    const Problem p{q,      k,      v,       mask, lengths,       static_cast<float>(scale),
                     causal, window, dropout, seed, offset.value()};
     const Gradients g{dq, dk, dv, do_, o, lse};
     // The same bits either way, so the number of threads may choose: whole groups, unless some

@@ -32,8 +32,8 @@ namespace byhand {
 
 void attention_forward(Out o, Out lse, Out work, StridedIn q, StridedIn k, StridedIn v,
                        Maybe<StridedIn> mask, Maybe<In> lengths, double scale, bool causal,
-                       std::int64_t window, double dropout, std::uint64_t seed,
-                       Offset offset, Stream stream);
+                       std::int64_t window, double dropout, std::uint64_t seed, Offset offset,
+                       Stream stream);
 
 void attention_backward(StridedOut dq, StridedOut dk, StridedOut dv, Out work, In do_, StridedIn q,
                         StridedIn k, StridedIn v, In o, In lse, Maybe<StridedIn> mask,

@@ -17,7 +17,6 @@ namespace byhand {
 // TRAFFIC  forward 2RC (3RC with add), backward 2RC elements
 void dropout_forward(Out y, In x, Maybe<In> add, double p, std::uint64_t seed, Offset offset,
                      Stream stream);
-void dropout_backward(Out dx, In dy, double p, std::uint64_t seed, Offset offset,
-                      Stream stream);
+void dropout_backward(Out dx, In dy, double p, std::uint64_t seed, Offset offset, Stream stream);
 
 }  // namespace byhand

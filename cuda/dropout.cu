@@ -100,8 +100,7 @@ void dropout_forward(Out y, In x, Maybe<In> add, double p, std::uint64_t seed, O
     drop("dropout_forward", y, x, add, p, seed, offset, stream);
 }
 
-void dropout_backward(Out dx, In dy, double p, std::uint64_t seed, Offset offset,
-                      Stream stream) {
+void dropout_backward(Out dx, In dy, double p, std::uint64_t seed, Offset offset, Stream stream) {
     drop("dropout_backward", dx, dy, ReadOnly{}, p, seed, offset, stream);
 }
 
