@@ -65,7 +65,7 @@ class Memory:
 
 
 class UnownedMemory:
-    def __init__(self, ptr: int, size: int, owner: object):
+    def __init__(self, ptr: int, size: int, owner: object, device_id: int):
         self.ptr = ptr
         self._owner = owner
 
@@ -164,6 +164,7 @@ class Cupy:
         self.machine = machine
         self.graphs: list[Graph] = []
         self.cuda = SimpleNamespace(
+            Device=lambda: ndarray.device,
             Stream=lambda: Stream(self),
             MemoryPointer=MemoryPointer,
             UnownedMemory=UnownedMemory,

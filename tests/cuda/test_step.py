@@ -234,7 +234,8 @@ def id_too_large(a: Any) -> Any:
         (lambda a: [(a, a[:2])], ValueError, r"targets must have shape \(3, 12\)"),
         (lambda a: [(a, a.astype(np.int32))], TypeError, "targets must have dtype int64"),
         (lambda a: [(a.tolist(), a)], TypeError, "ids must be a numpy array, got list"),
-        (lambda a: [], ValueError, "a step needs at least one batch"),
+        (lambda a: [], ValueError, "the number of batches must be 1, got 0"),
+        (lambda a: [(a, a), (a, a)], ValueError, "the number of batches must be 1, got 2"),
     ],
 )
 def test_a_wrong_batch_is_refused_and_nothing_is_lost(change, error, sentence, cupy):
@@ -262,6 +263,10 @@ def test_other_mistakes(cupy):
         step(steps[2])
     assert len(step.read()) == 2
     assert step.read() == []
+    with pytest.raises(
+        ValueError, match=r"^StepGraph: the number of batches must be 1 or more, got"
+    ):
+        StepGraph(model, optimizer)([])
     model.to("cpu")
     with pytest.raises(RuntimeError, match=r"^StepGraph: the model was moved"):
         step(steps[2])

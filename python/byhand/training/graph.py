@@ -34,8 +34,8 @@ Batch = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # ids and targets, 
 class StepGraph:
     """Steps of `optimizer` on a GPT whose parameters are on the GPU.
 
-    Each call is one update, from one batch or from several whose gradients are added up; all
-    batches have the same shape. The gradients are zero before and after each call.
+    Each call is one update, from one batch or from several whose gradients are added up: always as
+    many, all of the same shape. The gradients are zero before and after each call.
 
     Args:
         clip_norm: as for `AdamW.step`.
@@ -64,7 +64,8 @@ class StepGraph:
         self._sum = backend.zeros((1,), values)  # of the losses of a step so far
         self._result = backend.zeros((2,), values)  # of the last step: that sum, the norm
         self._ring = backend.zeros((ring, 2), values)
-        self._unread: list[int] = []  # for each step in the ring, how many losses were added up
+        self._unread = 0  # steps in the ring
+        self._batches = 0  # of each step
         # Adding to the gradients, and the last time with the update behind it.
         self._adding, self._updating = _Part(self), _Part(self)
         model.zero_grad()
@@ -73,20 +74,25 @@ class StepGraph:
         """One update from the mean loss of these batches, with this learning rate from now on.
 
         Returns as soon as all of it is on its way. Raises IndexError for an id outside the
-        vocabulary, ValueError for a shape that differs from the first call's, RuntimeError when the
-        ring is full.
+        vocabulary, ValueError for shapes or a number of batches that differ from the first call's,
+        RuntimeError when the ring is full.
         """
         if self.model.arena is not self._arena:
             raise RuntimeError("StepGraph: the model was moved; make a new one after model.to()")
-        if len(self._unread) == len(self._ring):
+        if self._unread == len(self._ring):
             raise RuntimeError(
                 f"StepGraph: {len(self._ring)} steps were not read: the ring is full"
             )
-        if not batches:
-            raise ValueError("StepGraph: a step needs at least one batch")
+        if len(batches) != (self._batches or max(len(batches), 1)):
+            raise check.wrong_value(
+                "StepGraph",
+                "the number of batches",
+                str(self._batches or "1 or more"),
+                len(batches),
+            )
         for ids, targets in batches:
             self._check(ids, targets)
-        dloss = 1 / len(batches)
+        self._batches, dloss = len(batches), 1 / len(batches)
         with self._stream:
             if lr is not None:
                 self.optimizer.lr = lr
@@ -95,21 +101,18 @@ class StepGraph:
                 self._adding.run(lambda: self._add(dloss))
             self._send(*batches[-1])
             self._updating.run(lambda: self._update(dloss))
-            self._ring[len(self._unread)] = self._result
-        self._unread.append(len(batches))
+            self._ring[self._unread] = self._result
+        self._unread += 1
 
     def read(self) -> list[tuple[float, float | None]]:
         """(mean loss, gradient's norm before clipping) of each step since the last `read`; the norm
         is None without `clip_norm`. Waits for the GPU.
         """
         with self._stream:
-            found = self._ring.get()[: len(self._unread)].astype(float)
-        steps = [
-            (float(total) / many, None if self.clip_norm is None else float(norm))
-            for many, (total, norm) in zip(self._unread, found, strict=True)
-        ]
-        self._unread = []
-        return steps
+            found = self._ring.get()[: self._unread].tolist()
+        self._unread = 0
+        clips = self.clip_norm is not None
+        return [(total / self._batches, norm if clips else None) for total, norm in found]
 
     @property
     def planned_bytes(self) -> int:

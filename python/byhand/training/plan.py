@@ -68,12 +68,9 @@ class Plan:
         self._sizes.append(nbytes)
         events.append(n)
         real = cupy.get_default_memory_pool().malloc(nbytes)
-        owner = _Owner(real, lambda: events.append(~n))
-        return cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(real.ptr, nbytes, owner), 0)
+        return _pointer(real.ptr, nbytes, _Owner(real, lambda: events.append(~n)))
 
     def _planned(self, nbytes: int) -> Any:
-        import cupy
-
         n = self._next
         if n >= len(self._sizes) or nbytes != self._sizes[n]:
             expected = self._sizes[n] if n < len(self._sizes) else "none"
@@ -82,8 +79,15 @@ class Plan:
                 "planned: a planned step must do the same every time"
             )
         self._next += 1
-        at = self._block.data.ptr + self._offsets[n]
-        return cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(at, nbytes, self._block), 0)
+        return _pointer(self._block.data.ptr + self._offsets[n], nbytes, self._block)
+
+
+def _pointer(address: int, nbytes: int, owner: Any) -> Any:
+    import cupy
+
+    # No bytes have no address to tell the device from.
+    memory = cupy.cuda.UnownedMemory(address, nbytes, owner, cupy.cuda.Device().id)
+    return cupy.cuda.MemoryPointer(memory, 0)
 
 
 class _Owner:
