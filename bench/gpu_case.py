@@ -55,11 +55,8 @@ class Maker:
         self._pool = xp.asarray(self._rng.standard_normal((1 << 22) + 3, dtype=np.float32))
 
     def storage(self, dtype: str | None = None) -> Any:
-        if (dtype or self.dtype) == "bfloat16":
-            import ml_dtypes
-
-            return np.dtype(ml_dtypes.bfloat16)
-        return np.dtype(dtype or self.dtype)
+        name = dtype or self.dtype
+        return backend.bfloat16() if name == "bfloat16" else np.dtype(name)
 
     def normal(self, *shape: int, dtype: str | None = None) -> Any:
         flat = self.xp.empty(math.prod(shape), self.storage(dtype))

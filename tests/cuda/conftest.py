@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from byhand import backend
-from tests.cuda import machine_code
+from tests.cuda import cupy_double, machine_code
 from tests.cuda.device import OnCpu, OnDevice
 from tests.cuda.schedules import SCHEDULES
 
@@ -21,6 +21,12 @@ def on_cpu() -> Any:
     if "cuda_on_cpu" not in backend.built_modules():
         pytest.skip("byhand was built without the CUDA kernels for the CPU")
     return OnCpu()
+
+
+@pytest.fixture
+def cupy(on_cpu: Any, monkeypatch: Any) -> cupy_double.Cupy:
+    """`import cupy` gives a stand-in, whose arrays run on the CUDA kernels for the CPU."""
+    return cupy_double.install(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from byhand import backend
 from tests.kernel_case import (
     Arrays,
     Op,
@@ -57,10 +58,8 @@ FACTORS = {"matmul_backward": {"db"}, "linear_cross_entropy_forward": {"work"}} 
 
 
 def storage(kernel: str, name: str) -> Any:
-    import ml_dtypes
-
     single = name in SINGLE - FACTORS.get(kernel, set()) or name in MASTERS.get(kernel, ())
-    return np.dtype(np.float32 if single else ml_dtypes.bfloat16)
+    return np.dtype(np.float32) if single else backend.bfloat16()
 
 
 def rounded(kernel: str, name: str, array: Any) -> Any:

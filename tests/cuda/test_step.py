@@ -17,15 +17,9 @@ from byhand.generation import generate
 from byhand.training.evaluate import mean_loss
 from byhand.training.graph import StepGraph
 from byhand.training.plan import lay_out
-from tests.cuda import cupy_double
 from tests.cuda.cupy_double import Unsafe
 
 CONFIG = GPTConfig(vocabulary_size=19, context_size=12, embedding_dim=24, num_heads=3, num_layers=2)
-
-
-@pytest.fixture
-def cupy(on_cpu, monkeypatch) -> cupy_double.Cupy:
-    return cupy_double.install(monkeypatch)
 
 
 def made(device: str, **changes: Any) -> tuple[GPT, optim.AdamW]:

@@ -11,13 +11,7 @@ import pytest
 from byhand.cli.main import main
 from byhand.training.log import read_log
 from byhand.training.trainer import Diverged
-from tests.cuda import cupy_double
 from tests.training import small
-
-
-@pytest.fixture
-def cupy(on_cpu, monkeypatch) -> cupy_double.Cupy:
-    return cupy_double.install(monkeypatch)
 
 
 def losses(folder: Path) -> list[float]:

@@ -8,7 +8,6 @@ import os
 from typing import TYPE_CHECKING
 
 from byhand import backend
-from byhand.backend import PRECISIONS
 from byhand.errors import UserError
 from byhand.training.run import CHECKPOINTS
 
@@ -85,7 +84,7 @@ def add_device(command: argparse._ActionsContainer) -> None:
 def add_precision(command: argparse._ActionsContainer, default: str) -> None:
     command.add_argument(
         "--precision",
-        choices=PRECISIONS,
+        choices=backend.PRECISIONS,
         help="what products are computed in; bf16 rounds their factors to bfloat16, and is faster "
         f"where the processor has instructions for it (default: {default})",
     )

@@ -102,8 +102,7 @@ class AdamW:
         self.v = backend.zeros(values.shape, values)
         self._t = backend.zeros((), values, np.int64)
         self.groups, self._pieces, ends = self._divide(groups)
-        library = backend.xp(values)
-        self._bounds = library.asarray(np.array(ends, np.int64))
+        self._bounds = backend.at_home(np.array(ends, np.int64), values)
         self._settings = backend.zeros((2, len(ends)), values)
         self._send()
 
@@ -221,9 +220,8 @@ class AdamW:
         steps = int(state["step"])
         if steps < 0:
             raise ValueError(f"AdamW: step must be at least 0, got {steps}")
-        library = backend.xp(self.m)
-        self.m[...] = library.asarray(state["m"])
-        self.v[...] = library.asarray(state["v"])
+        self.m[...] = backend.at_home(state["m"], self.m)
+        self.v[...] = backend.at_home(state["v"], self.v)
         self._t[...] = steps
 
 
