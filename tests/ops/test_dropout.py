@@ -92,6 +92,18 @@ OP = Op(
             lambda: ops.dropout.forward(np.ones(3), 0.5, 0, (-1, np.array(1))),
         ),
         Error(
+            TypeError,
+            "dropout.forward: offset must be an integer, or a pair of one and a 0-d int64 array, "
+            "got (int, str)",
+            lambda: ops.dropout.forward(np.ones(3), 0.5, 0, (1, "x")),
+        ),
+        Error(
+            TypeError,
+            "dropout.forward: offset must be an integer, or a pair of one and a 0-d int64 array, "
+            "got (int)",
+            lambda: ops.dropout.forward(np.ones(3), 0.5, 0, (1,)),
+        ),
+        Error(
             ValueError,
             "dropout.forward: offset[1] must have shape (), got (1,)",
             lambda: ops.dropout.forward(np.ones(3), 0.5, 0, (1, np.array([1]))),

@@ -79,11 +79,17 @@ def probability(op: str, name: str, p: float) -> None:
 
 def counter(op: str, seed: int, offset: Any) -> None:
     """ValueError unless seed and offset are unsigned 64-bit integers, as Philox counts, or offset
-    is a pair of one and a 0-d int64 array; TypeError for an array of another dtype.
+    is a pair of one and a 0-d int64 array; TypeError for another pair or another dtype.
     """
     if not 0 <= seed < 1 << 64:
         raise wrong_value(op, "seed", "an integer in 0..2**64-1", seed)
     if type(offset) is tuple:
+        if len(offset) != 2 or not hasattr(offset[1], "dtype"):
+            kinds = ", ".join(type(part).__name__ for part in offset)
+            raise TypeError(
+                f"{op}: offset must be an integer, or a pair of one and a 0-d int64 array, got "
+                f"({kinds})"
+            )
         offset, moving = offset
         if moving.shape != ():
             raise wrong_shape(op, "offset[1]", (), moving)
