@@ -1,10 +1,10 @@
 #include "adamw.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 #include "adamw_scalars.h"
-#include "core/clip_factor.h"
 #include "core/rows.h"
 
 namespace byhand {
@@ -12,6 +12,10 @@ namespace {
 
 void update(float* w, float* m, float* v, float* copy, const float* g, std::int64_t n,
             const AdamWScalars& step, const AdamWBetas& b) {
+    if (std::isnan(step.clip)) {
+        if (copy != nullptr) std::copy_n(w, n, copy);
+        return;
+    }
     const Vec clip = Vec::set(step.clip), eps = Vec::set(b.eps), keep = Vec::set(step.keep);
     const Vec beta1 = Vec::set(b.beta1), rest1 = Vec::set(b.rest1);
     const Vec beta2 = Vec::set(b.beta2), rest2 = Vec::set(b.rest2);
@@ -42,9 +46,11 @@ void adamw_step(Mut w, Mut m, Mut v, Maybe<Out> copy, Mut t, Out work, In g, May
     const std::int64_t n = w.size(), groups = lr.size();
     auto* const steps = reinterpret_cast<AdamWScalars*>(work.as<float>());
 
-    const auto count = static_cast<double>(++*t.as<std::int64_t>());
+    const float clip = adamw_clip(np, max_norm);
+    std::int64_t& done = *t.as<std::int64_t>();
+    if (!std::isnan(clip)) ++done;
+    const auto count = static_cast<double>(done);
     const double share1 = adamw_share(beta1, count), share2 = adamw_share(beta2, count);
-    const float clip = norm ? clip_factor(*np, max_norm) : 1.0f;
     for (std::int64_t i = 0; i < groups; ++i) {
         steps[i] = adamw_scalars(lrp[i], decay[i], share1, share2, clip);
     }

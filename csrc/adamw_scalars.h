@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/both.h"
+#include "core/clip_factor.h"
 
 namespace byhand {
 
@@ -13,7 +14,7 @@ struct AdamWScalars {
     float keep;  // 1 - lr weight_decay
     float rate;  // lr / (1 - beta1^t)
     float root;  // 1 / sqrt(1 - beta2^t)
-    float clip;
+    float clip;  // NaN: the step is not made
 };
 
 struct AdamWBetas {
@@ -29,6 +30,12 @@ struct AdamWBetas {
 
 // 1 - beta^t: how much of a moment the gradients seen so far make up.
 BYHAND_HD inline double adamw_share(double beta, double t) { return 1.0 - std::pow(beta, t); }
+
+// The factor of clipping, 1 without a norm, NaN for a norm that is not finite.
+BYHAND_HD inline float adamw_clip(const float* norm, double max_norm) {
+    if (norm == nullptr) return 1.0f;
+    return std::isfinite(*norm) ? clip_factor(*norm, max_norm) : *norm - *norm;
+}
 
 BYHAND_HD inline AdamWScalars adamw_scalars(double lr, double weight_decay, double share1,
                                             double share2, float clip) {

@@ -1,6 +1,5 @@
 #include "adamw.h"
 #include "adamw_scalars.h"
-#include "core/clip_factor.h"
 #include "core/pack.cuh"
 
 namespace byhand {
@@ -22,10 +21,10 @@ __global__ void __launch_bounds__(kWarp, 1)
                   double max_norm) {
     const int64_t count = *t + 1;
     sync_block();  // all have read t
-    if (threadIdx.x == 0) *t = count;
+    const float clip = adamw_clip(norm, max_norm);
+    if (threadIdx.x == 0 && !std::isnan(clip)) *t = count;
     const double share1 = adamw_share(beta1, static_cast<double>(count));
     const double share2 = adamw_share(beta2, static_cast<double>(count));
-    const float clip = norm != nullptr ? clip_factor(*norm, max_norm) : 1.0f;
     for (int64_t i = threadIdx.x; i < groups; i += kWarp) {
         work[i] = adamw_scalars(lr[i], weight_decay[i], share1, share2, clip);
     }
@@ -66,6 +65,7 @@ class Place {
 
 BYHAND_DEVICE void update(float& w, float& m, float& v, float g, const AdamWScalars& step,
                           const AdamWBetas& b) {
+    if (std::isnan(step.clip)) return;
     g *= step.clip;
     m = fmaf(b.beta1, m, b.rest1 * g);
     v = fmaf(b.beta2, v, b.rest2 * g * g);

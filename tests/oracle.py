@@ -167,7 +167,8 @@ def check_torch(op: Op, sample: Sample, kernels: Any) -> None:
             (op.gradients[n], ours[n], t) for n, t in zip(inputs, found, strict=True) if n in ours
         ]
     inputs_size = max(
-        (np.abs(a).max(initial=1) for a in arrays.values() if _is_float(a)), default=1
+        (np.abs(a[np.isfinite(a)]).max(initial=1) for a in arrays.values() if _is_float(a)),
+        default=1,
     )
     for name, mine, theirs_ in pairs:
         other = theirs_.detach().numpy()

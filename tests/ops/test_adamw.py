@@ -53,6 +53,9 @@ def torch_forward(t, o):
     """PyTorch's own optimiser, started in the middle of its life."""
     import torch
 
+    if t.norm is not None and not t.norm.isfinite():  # of PyTorch's the moments would be NaN
+        same = {name: getattr(t, name) for name in "wmvt"}
+        return same if "copy" in o else {**same, "copy": t.w}
     starts = [0, *t.bounds.tolist()[:-1]]
     parts = [slice(a, b) for a, b in zip(starts, t.bounds.tolist(), strict=True)]
     parameters = [torch.nn.Parameter(t.w[part].clone()) for part in parts]
@@ -130,6 +133,8 @@ OP = Op(
         sample(127, 31, 32, 63, 64, 65, t=999, norm=1e4, max_norm=0.1),
         sample(1023, 1000, t=2),
         sample(1025, 17, 513, 1024, t=99_999, lr=1e-4),
+        sample(37, 18, t=3, norm=np.nan, copy=True),
+        sample(35, 30, t=3, norm=np.inf),
         sample(31, 15, size=1e-8),  # where eps counts
     ),
     big=sample(300_001, 100_003, 100_003, 200_002, t=1, norm=3.0, copy=True),

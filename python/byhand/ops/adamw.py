@@ -7,7 +7,8 @@
 Kingma and Ba, "Adam" (2015), algorithm 1, with the decay outside the moments as in Loshchilov and
 Hutter, "Decoupled weight decay regularization" (2019), algorithm 2. The elements come in groups,
 one behind the other, each with its own lr and weight_decay. With a norm the gradient is first
-scaled by min(1, max_norm / (norm + 1e-6)) (Pascanu, Mikolov and Bengio, 2013, algorithm 1).
+scaled by min(1, max_norm / (norm + 1e-6)) (Pascanu, Mikolov and Bengio, 2013, algorithm 1); a norm
+that is not finite changes nothing, not even t.
 
 All that changes from step to step is an array on the device of the weights: t, lr, weight_decay and
 norm. So nothing waits for the device, and a CUDA graph of a step serves for every step.
@@ -38,6 +39,11 @@ def adamw_step(
     eps: float,
     max_norm: float,
 ) -> None:
+    work[...] = 0  # the native kernels keep the scalars of each group here
+    if norm is not None and not np.isfinite(norm):
+        if copy is not None:
+            copy[...] = w
+        return
     t += 1
     steps = int(t)
     if norm is not None:
@@ -50,7 +56,6 @@ def adamw_step(
     w -= rate / (1 - beta1**steps) * m / (np.sqrt(v / (1 - beta2**steps)) + eps)
     if copy is not None:
         copy[...] = w
-    work[...] = 0  # the native kernels keep the scalars of each group here
 
 
 @check.door

@@ -172,7 +172,8 @@ class AdamW:
         """One update from the accumulated gradients, which stay as they are.
 
         With ``clip_norm`` the gradients count as scaled down to that global norm where they exceed
-        it (Pascanu, Mikolov & Bengio, 2013); returns their norm before that, a 0-d array. ``copy``
+        it (Pascanu, Mikolov & Bengio, 2013); returns their norm before that, a 0-d array. Where
+        that is not finite nothing is changed, and the update does not count. ``copy``
         receives the new flat values in its own dtype, float32 or bfloat16 on CUDA; where forward
         passes read a copy it is that one, and no other can be given.
         """
