@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -26,6 +27,10 @@ class Unsafe(AssertionError):
     """What a CUDA graph cannot hold, or what would make the host wait."""
 
 
+class OutOfMemoryError(MemoryError):
+    __module__ = "cupy.cuda.memory"
+
+
 class Machine:
     """The device that is not there."""
 
@@ -34,6 +39,8 @@ class Machine:
         self.allocator: Callable[[int], MemoryPointer] | None = None
         self.allocations = 0  # not from an allocator of somebody else's
         self.waits = 0
+        self.memory = math.inf  # bytes
+        self.used = self.most_used = 0
 
     def do(self, work: Callable[[], None]) -> None:
         """What goes onto the stream."""
@@ -50,9 +57,21 @@ class Machine:
     def malloc(self, nbytes: int) -> MemoryPointer:
         if self.captured is not None:
             raise Unsafe(f"{nbytes} bytes are allocated in a capture")
+        if self.used + nbytes > self.memory:
+            raise OutOfMemoryError(
+                f"Out of memory allocating {nbytes:,} bytes "
+                f"(allocated so far: {self.used:,} bytes)."
+            )
         self.allocations += 1
+        self.used += nbytes
+        self.most_used = max(self.most_used, self.used)
         # NaN wherever nobody has written.
-        return MemoryPointer(Memory(np.full(nbytes, 0xFF, np.uint8)), 0)
+        memory = Memory(np.full(nbytes, 0xFF, np.uint8))
+        weakref.finalize(memory, self._free, nbytes)
+        return MemoryPointer(memory, 0)
+
+    def _free(self, nbytes: int) -> None:
+        self.used -= nbytes
 
     def allocate(self, nbytes: int) -> MemoryPointer:
         return (self.allocator or self.malloc)(nbytes)
@@ -203,7 +222,10 @@ class Cupy:
             self.machine.allocator = before
 
     def get_default_memory_pool(self) -> Any:
-        return SimpleNamespace(malloc=self.machine.malloc)
+        return SimpleNamespace(
+            malloc=self.machine.malloc,
+            free_all_blocks=lambda: self.machine.wait("free_all_blocks()"),
+        )
 
 
 class Stream:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from byhand import backend
 from byhand.cli.main import main
+from byhand.training import Diverged, Trainer
+from byhand.training.checkpoint import read
 from byhand.training.log import read_log
-from byhand.training.trainer import Diverged
 from tests.training import small
 
 
@@ -66,19 +70,108 @@ def test_the_commands(cupy, tmp_path, capsys):
     assert len(said["generate"][0]) == len(said["generate"][1]) == 31
 
 
-def test_a_loss_that_is_no_number_ends_the_run_after_the_step_before(cupy, tmp_path):
-    config = small.config(dropout=0.0, steps=20, eval_every=20)
-    trainer = small.new_trainer(tmp_path / "run", config, "cuda")
+def in_a_weight(trainer: Trainer) -> None:
+    trainer.model.blocks[0].ffn.up.bias.value[5] = float("nan")
+
+
+def in_a_gradient(trainer: Trainer) -> None:
+    trainer.model.blocks[0].norm1.weight.grad[2] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (
+            in_a_weight,
+            "training loss is nan, because blocks.0.ffn.up.bias is not finite "
+            "(NaN in 1 of 32 numbers); ",
+        ),
+        (
+            in_a_gradient,
+            "gradient's norm is nan, because the gradient of blocks.0.norm1.weight is not finite "
+            "(NaN in 1 of 8 numbers), though all weights are; ",
+        ),
+    ],
+)
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("clip", [1.0, 0.0])
+@pytest.mark.parametrize("step", [1, 17])  # with 4 and with no steps behind it before the next look
+def test_what_is_not_finite_is_named(step, clip, accumulate, damage, sentence, cupy, tmp_path):
+    config = small.config(
+        dropout=0.1, steps=20, eval_every=6, accumulate=accumulate, clip=clip, lr=0.01
+    )
+    weights = []
+    for device in ("cpu", "cuda"):
+        folder = tmp_path / device
+        trainer = small.new_trainer(folder, config, device)
+        plain = trainer.batches
+
+        def batches(trainer: Trainer = trainer, plain: Any = plain) -> Any:
+            if trainer.step == step:
+                weights.append(backend.on_host(trainer.model.arena.values).copy())
+                damage(trainer)
+            return plain()
+
+        trainer.batches = batches  # type: ignore[method-assign]
+        with pytest.raises(Diverged) as error:
+            trainer.run()
+        said = str(error.value)
+        assert said.startswith(f"training stopped after step {step}: the {sentence}")
+        assert said.endswith(f"; the checkpoint of step {step // 6 * 6} is saved")
+        # Nothing that was good is lost, and nothing is made of what is not.
+        assert read_log_steps(folder) == list(range(1, step + 1))
+        assert trainer.optimizer.step_count == step
+        after = backend.on_host(trainer.model.arena.values)
+        assert np.count_nonzero(after != weights[-1]) == (damage is in_a_weight)
+        assert small.resumed_trainer(folder, device=device).run() is None
+    np.testing.assert_allclose(weights[0], weights[1], rtol=1e-3, atol=1e-4)
+
+
+def read_log_steps(folder: Path) -> list[int]:
+    return [r["step"] for r in read_log(folder / "log.jsonl") if "loss" in r]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_learning_rate_that_explodes_is_named_as_a_layer(accumulate, cupy, tmp_path):
+    settings = {"lr": 1e30, "min_lr": 0.0, "warmup": 0, "accumulate": accumulate}
+    said = []
+    for device in ("cpu", "cuda"):
+        trainer = small.new_trainer(tmp_path / device, small.config(**settings), device)
+        with pytest.raises(Diverged) as error:
+            trainer.run()
+        said.append(str(error.value))
+        assert np.isfinite(backend.on_host(trainer.model.arena.values)).all()
+        for which in ("best", "last"):
+            saved = read(tmp_path / device / f"{which}.safetensors")
+            assert all(np.isfinite(tensor).all() for tensor in saved.tensors.values())
+    assert said[0] == said[1]
+
+
+def test_the_memory_is_told_once(cupy, tmp_path):
+    trainer = small.new_trainer(tmp_path, small.config(), "cuda")
+    trainer.run()
+    (line,) = [line for line in trainer.display.lines if line.startswith("memory")]
     assert trainer.graph is not None
-    step, calls = trainer.graph._update, []
+    size = trainer.model.num_parameters()
+    assert line == (
+        f"memory on the GPU: {16 * size / 1e6:,.1f} MB for weights, gradients and moments, "
+        f"{trainer.graph.planned_bytes / 1e6:,.1f} MB for the activations of a step"
+    )
 
-    def update(dloss: float) -> None:
-        step(dloss)
-        calls.append(dloss)
-        if len(calls) == 2:
-            trainer.model.arena.values[5] = float("nan")
 
-    trainer.graph._update = update  # type: ignore[method-assign]
-    with pytest.raises(Diverged, match=r"^training stopped after step 2: the training loss is nan"):
-        trainer.run()
-    assert [r["step"] for r in read_log(tmp_path / "run" / "log.jsonl")] == [0, 1, 2]
+def test_a_gpu_without_enough_memory_is_one_sentence(cupy, tmp_path, capsys):
+    text, machine = tmp_path / "text.txt", cupy.machine
+    text.write_text(small.text())
+    flags = ["--steps", "5", *small.SIZES, "--device", "cuda"]
+    assert main(["train", str(text), "--out", str(tmp_path / "enough"), *flags]) == 0
+    capsys.readouterr()
+    for memory, begun in ((machine.most_used // 4, False), (machine.most_used - 1, True)):
+        gc.collect()
+        machine.memory, run = machine.used + memory, tmp_path / str(memory)
+        assert main(["train", str(text), "--out", str(run), *flags]) == 2
+        assert re.fullmatch(
+            r"byhand: the GPU has not enough memory for this \(Out of memory allocating .* bytes\)"
+            r"\): a smaller --batch .*, and so does --recompute\n",
+            capsys.readouterr().err,
+        )
+        assert (run / "last.safetensors").exists() == begun

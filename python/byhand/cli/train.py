@@ -130,7 +130,15 @@ def run(args: argparse.Namespace) -> int:
     flags.require_device(args.device)
     flags.use_threads(args.threads)
     folder = Run(args.out or _default_folder(args))
-    return _resume(args, folder) if args.resume else _start(args, folder)
+    try:
+        return _resume(args, folder) if args.resume else _start(args, folder)
+    except MemoryError as error:
+        if not backend.is_cupy(error):
+            raise
+        raise UserError(
+            f"the GPU has not enough memory for this ({str(error).rstrip('.')}): a smaller --batch "
+            "with a larger --accumulate needs less, and so does --recompute"
+        ) from None
 
 
 # --- a new run ---------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 """The memory of a step that does the same every time: every array at a place of its own, in one
-block.
+block. What never runs at the same time may share a block as large as the larger plan.
 
 A step is run once while cupy's allocations are written down, and when each of them is freed. What
 never lives at the same time may share memory, so the block is as large as the step's peak and not
@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from byhand.backend import Array
+
 _ALIGNMENT = 512  # bytes, as cupy's own pool gives them
 
 
 class Plan:
-    """`record()` one step, then `replay()` any number of them, each as a `with` block.
+    """`record()` one step, then `replay(block)` any number of them, each as a `with` block.
 
     Attributes:
-        nbytes: the size of the block; 0 before something was recorded.
+        nbytes: what the block must have at least; 0 before something was recorded.
     """
 
     def __init__(self) -> None:
@@ -42,17 +44,16 @@ class Plan:
         # What is still alive is a result of the step and keeps its place.
         self._offsets, self.nbytes = lay_out(self._sizes, self._events)
         self._events = []  # and whatever is freed later is no longer of interest
-        self._block = cupy.empty(max(self.nbytes, 1), "uint8")
 
     @contextmanager
-    def replay(self) -> Iterator[None]:
-        """Gives what runs inside the places of the plan.
+    def replay(self, block: Array) -> Iterator[None]:
+        """Gives what runs inside the places of the plan in this array of bytes.
 
         Raises RuntimeError when it does not allocate as the recorded step did.
         """
         import cupy
 
-        self._next = 0
+        self._block, self._next = block, 0
         with cupy.cuda.using_allocator(self._planned):
             yield
         if self._next != len(self._sizes):

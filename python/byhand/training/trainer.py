@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from byhand import backend
-from byhand.data import RandomSampler, WindowDataset, split
+from byhand.data import RandomSampler, WindowDataset, split, windows_side_by_side
 from byhand.errors import UserError
-from byhand.generation.generate import stream
+from byhand.generation.generate import inference, stream
 from byhand.models import GPT
 from byhand.optim import AdamW, warmup_cosine
 from byhand.training import checkpoint
 from byhand.training.evaluate import mean_loss
-from byhand.training.graph import Batch, StepGraph
+from byhand.training.finite import Batch, Diverged, Result, first_not_finite, require_finite
+from byhand.training.graph import StepGraph
 from byhand.training.interrupt import StopRequest
 from byhand.training.log import Log, keep_until
 from byhand.training.plot import LossPlot
@@ -32,11 +34,6 @@ if TYPE_CHECKING:
 
 
 _RING = 16  # steps on a GPU between two looks at their losses
-Step = tuple[float, float, float | None]  # learning rate, mean loss, norm of the gradient if cut
-
-
-class Diverged(UserError):
-    """The loss or the gradient is no longer a finite number."""
 
 
 class Trainer:
@@ -85,7 +82,8 @@ class Trainer:
         )
         self.graph: StepGraph | None = None
         if device == "cuda":
-            self.graph = StepGraph(self.model, self.optimizer, settings.clip or None, _RING)
+            self.graph = StepGraph(self.model, self.optimizer, self.clip_norm(), _RING)
+        self.told_memory = False
         self.step = 0  # updates done
         self.evaluated = -1  # the step of the last evaluation
         self.best_loss = math.inf
@@ -123,40 +121,71 @@ class Trainer:
     def train_step(self) -> None:
         """One update of the weights; on a GPU a few, whose losses come back together."""
         started, before, done = time.perf_counter(), self.seconds, self.step
-        steps = [self.cpu_step()] if self.graph is None else self.gpu_steps(self.graph)
+        rates: list[float] = []
+        diverged = None
+        try:
+            results = self.cpu_step(rates) if self.graph is None else self.gpu_steps(rates)
+        except Diverged as error:
+            diverged, results = error, error.before
         seconds = time.perf_counter() - started
         self.seconds += seconds
-        for i, (lr, loss, norm) in enumerate(steps, 1):
-            self.require_finite("training loss", loss, done + i - 1)
-            if norm is not None:
-                self.require_finite("gradient's norm", norm, done + i - 1)
-            since = before + seconds * i / len(steps)
-            self.log.write(step=done + i, loss=loss, lr=lr, norm=norm, seconds=round(since, 3))
         settings = self.settings
-        tokens = settings.accumulate * settings.batch_size * self.dataset.context * len(steps)
-        self.display.step(self.step, settings.steps, steps[-1][1], tokens, seconds)
+        for i, (loss, norm) in enumerate(results, 1):
+            since = before + seconds * i / len(rates)
+            self.log.write(
+                step=done + i,
+                loss=loss,
+                lr=rates[i - 1],
+                norm=norm if settings.clip else None,
+                seconds=round(since, 3),
+            )
+        if diverged is not None:
+            raise self.diverged(done + len(results), diverged.reason)
+        tokens = settings.accumulate * settings.batch_size * self.dataset.context * len(results)
+        self.display.step(self.step, settings.steps, results[-1][0], tokens, seconds)
 
-    def cpu_step(self) -> Step:
-        """One step. The weights are only changed when the loss is a number."""
-        self.optimizer.lr = lr = self.rate()
+    def cpu_step(self, rates: list[float]) -> Sequence[Result]:
+        """One step. The weights are only changed when loss and gradient are numbers."""
+        self.optimizer.lr = self.rate()
+        rates.append(self.optimizer.lr)
+        masks = self.model.generator.count
         self.model.zero_grad()
         batches, loss = self.batches(), 0.0
         for x, y in batches:
             loss += float(self.model.loss(x, y, 1 / len(batches))) / len(batches)
             self.model.backward()
-        self.require_finite("training loss", loss, self.step)
-        norm = self.optimizer.step(clip_norm=self.settings.clip or None)
+        norm = self.optimizer.step(self.clip_norm()) if math.isfinite(loss) else None
+        result = loss, None if norm is None else float(norm)
+        require_finite("the step", result, self.model, batches, masks)
         self.step += 1
-        return lr, loss, None if norm is None else float(norm)
+        return [result]
 
-    def gpu_steps(self, graph: StepGraph) -> list[Step]:
+    def gpu_steps(self, rates: list[float]) -> Sequence[Result]:
         """Steps until an evaluation is due, but only a few."""
-        rates: list[float] = []
+        assert self.graph is not None
         while len(rates) < _RING and not (rates and self.evaluation_is_due()):
             rates.append(self.rate())
-            graph(self.batches(), rates[-1])
+            self.graph(self.batches(), rates[-1])
             self.step += 1
-        return [(lr, *found) for lr, found in zip(rates, graph.read(), strict=True)]
+        results = self.graph.read()
+        if self.graph.planned_bytes and not self.told_memory:
+            self.told_memory = True
+            self.display.say(self.memory(self.graph.planned_bytes))
+        return results
+
+    def memory(self, activations: int) -> str:
+        """Words for what is held on a GPU."""
+        arena, optimizer = self.model.arena, self.optimizer
+        kept = {id(a): a for a in (arena.values, arena.operands, arena.grads)}.values()
+        numbers = sum(a.nbytes for a in (*kept, optimizer.m, optimizer.v))
+        return (
+            f"memory on the GPU: {numbers / 1e6:,.1f} MB for weights, gradients and moments, "
+            f"{activations / 1e6:,.1f} MB for the activations of a step"
+        )
+
+    def clip_norm(self) -> float:
+        """The norm is measured even where nothing is cut: not finite, it keeps the weights."""
+        return self.settings.clip or math.inf
 
     def rate(self) -> float:
         """The learning rate of the coming step."""
@@ -172,6 +201,12 @@ class Trainer:
     def batches(self) -> list[Batch]:
         """Ids and targets of the coming step, one pair for each pass."""
         return [self.dataset.batch(next(self.sampler)) for _ in range(self.settings.accumulate)]
+
+    def validation_batches(self) -> Iterator[Batch]:
+        """What an evaluation looks at."""
+        size, batches = self.settings.batch_size, self.settings.eval_batches
+        limit = batches * size
+        return windows_side_by_side(self.validation, self.dataset.context, size, limit)
 
     def evaluation_is_due(self) -> bool:
         """Before the first step, after every `eval_every` steps, and after the last."""
@@ -195,7 +230,10 @@ class Trainer:
         )
         if loss is None:
             return
-        self.require_finite("validation loss", loss, self.step)
+        if not math.isfinite(loss):
+            with inference(self.model):
+                why = first_not_finite(self.model, self.validation_batches())
+            raise self.diverged(self.step, f"the validation loss is {loss}{why}")
         sample = self.sample(stop)
         if stop:
             return
@@ -235,17 +273,15 @@ class Trainer:
         if sample:
             self.display.say("\n".join("    " + part for part in sample.strip().split("\n")) + "\n")
 
-    def require_finite(self, what: str, value: float, step: int) -> None:
-        """Diverged unless `value`, found after `step`, is a number: nothing computed from it would
+    def diverged(self, step: int, reason: str) -> Diverged:
+        """The error of a number found after `step` that is none: nothing computed from it would
         mean anything.
         """
-        if math.isfinite(value):
-            return
         saved = f"the checkpoint of step {self.saved}" if self.saved >= 0 else "no checkpoint"
-        raise Diverged(
-            f"training stopped after step {step}: the {what} is {value}; a smaller --lr (it "
-            f"is {self.settings.lr:g}), a longer --warmup or a smaller --clip may help; "
-            f"{saved} is saved"
+        return Diverged(
+            f"training stopped after step {step}",
+            f"{reason}; a smaller --lr (it is {self.settings.lr:g}), a longer --warmup or a "
+            f"smaller --clip may help; {saved} is saved",
         )
 
     # --- saving and resuming -------------------------------------------------------------------
