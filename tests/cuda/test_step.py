@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from byhand import GPT, GPTConfig, optim
 from byhand.generation import generate
 from byhand.training.evaluate import mean_loss
+from byhand.training.finite import Diverged
 from byhand.training.graph import StepGraph
 from byhand.training.plan import lay_out
 from tests.cuda.cupy_double import Unsafe
@@ -279,6 +280,37 @@ def test_other_mistakes(cupy):
     model.to("cpu")
     with pytest.raises(RuntimeError, match=r"^StepGraph: the model was moved"):
         step(steps[2])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("each", [1, 2])
+def test_a_gradient_that_is_not_finite_is_named_and_keeps_the_weights(each, precision, cupy):
+    model, optimizer = made("cuda", dropout=0.2)
+    model.precision = precision
+    optimizer = optim.AdamW(model)
+    step = StepGraph(model, optimizer, clip_norm=0.5)
+    steps = batches(9, each)
+    for i, step_batches in enumerate(steps[:8]):
+        if i == 3:
+            step.read()
+        if i == 5:
+            kept = model.arena.values.get()
+            model.arena.grads[7] = np.inf
+        step(step_batches)
+    with pytest.raises(
+        Diverged,
+        match=r"^StepGraph: step 6: the gradient's norm is (inf|nan), because the gradient of "
+        r"tokens.weight is not finite \(NaN in 1 of 456 numbers\), though all weights are$",
+    ) as error:
+        step.read()
+    assert np.isfinite(error.value.before).all()
+    assert len(error.value.before) == 2
+    assert model.arena.values.get().tobytes() == kept.tobytes()
+    assert optimizer.step_count == 5
+    model.zero_grad()
+    step(steps[8])
+    assert np.isfinite(step.read()).all()
+    assert optimizer.step_count == 6
 
 
 # --- The plan ------------------------------------------------------------------------------------
