@@ -93,12 +93,12 @@ struct Attention {
         : q(q),
           k(k),
           v(v),
-          B(checked(q.shape[0])),
-          queries(checked(q.shape[1])),
-          keys(checked(k.shape[1])),
-          H(checked(q.shape[2])),
-          G(checked(k.shape[2])),
-          D(checked(q.shape[3])),
+          B(checked("attention", "batch entries", q.shape[0])),
+          queries(checked("attention", "queries", q.shape[1])),
+          keys(checked("attention", "keys", k.shape[1])),
+          H(checked("attention", "heads", q.shape[2])),
+          G(checked("attention", "heads", k.shape[2])),
+          D(checked("attention", "dimensions", q.shape[3])),
           heads(q.shape[0] * q.shape[2]),
           group(G == 0 ? 1 : H / G),
           mask(mask.as<bool>()),
@@ -108,7 +108,7 @@ struct Attention {
           exponent(static_cast<float>(std::max(std::abs(scale) * 1.4426950408889634, 1e-37))),
           negative(scale < 0),
           causal(causal),
-          window(static_cast<int>(std::min(window, kMost))),
+          window(static_cast<int>(std::min(window, kMostAsInt))),
           rule(dropout),
           seed(seed),
           offset(offset),
@@ -125,15 +125,6 @@ struct Attention {
     BYHAND_DEVICE int keys_of(int b) const {
         if (lengths == nullptr) return keys;
         return static_cast<int>(max(int64_t{0}, min(int64_t{keys}, lengths[b])));
-    }
-
-  private:
-    // So that positions and their differences are ints.
-    static constexpr int64_t kMost = int64_t{1} << 30;
-    static int checked(int64_t n) {
-        if (n <= kMost) return static_cast<int>(n);
-        throw std::invalid_argument(
-            "attention: the CUDA kernels take at most 2^30 of anything, got " + std::to_string(n));
     }
 };
 

@@ -137,9 +137,7 @@ void cross_entropy_backward(Out dlogits, In dloss, In count, In lse, In logits, 
 
 CrossEntropyBlocks::CrossEntropyBlocks(const CrossEntropyCall& call)
     : call_(call), slot_(slot_of(call.stream)) {
-    if (call.classes > 1 << 30) {
-        throw std::invalid_argument(std::string(call.name) + ": more than 2^30 classes");
-    }
+    checked(call.name, "classes", call.classes);
     if (call.rows == 0) return;
     counters_ = static_cast<int>(std::min<int64_t>(kCounters, call.rows));
     launch(call.name, cross_entropy_count, dim3(static_cast<unsigned>(counters_)), dim3(kWarp),

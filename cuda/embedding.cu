@@ -231,8 +231,6 @@ __global__ void __launch_bounds__(kWarp* kSlices, 1) embedding_add_carries(Scatt
     if (threadIdx.y == 0 && column < a.cols) a.dw[id * a.cols + column] += sum;
 }
 
-constexpr int64_t kMost = 1 << 30;
-
 int bits_needed(int64_t most) {
     int bits = 1;
     while (most >> bits != 0) ++bits;
@@ -268,16 +266,14 @@ void embedding_backward(Acc dw, Out work, In dy, In ids, Stream stream) {
     if (!dw) return;
     const int64_t rows = ids.size(), cols = dw.cols(), classes = dw.rows();
     if (rows == 0 || cols == 0) return;
-    if (rows > kMost || classes > kMost) {
-        throw std::invalid_argument("embedding_backward: more than 2^30 rows or classes");
-    }
     const int64_t pieces = (rows + kPiece - 1) / kPiece;
     if (work.size() < 3 * rows + kDigits + cols * pieces) {
         throw std::invalid_argument("embedding_backward: work is too small");
     }
     float *to = dw.as<float>(), *carry = work.as<float>();
     int* const orders = reinterpret_cast<int*>(carry + cols * pieces);
-    const Ids id = {ids.as<int64_t>(), static_cast<int>(rows), static_cast<int>(classes)};
+    const Ids id = {ids.as<int64_t>(), checked(name, "rows", rows),
+                    checked(name, "classes", classes)};
 
     const int64_t shares = std::min<int64_t>(kMaxShares, (rows + kSortShare - 1) / kSortShare);
     const int64_t each = (rows + shares - 1) / shares;

@@ -50,6 +50,16 @@ constexpr int kWarp = 32;
 constexpr unsigned kWholeWarp = 0xffffffffu;
 constexpr int64_t kMaxGrid = 2147483647;  // grid.x
 
+// Sizes that kernels keep as ints are at most so large, so that sums of two are ints as well.
+constexpr int64_t kMostAsInt = int64_t{1} << 30;
+
+// n, the number of `what`, as an int.
+inline int checked(const char* name, const char* what, int64_t n) {
+    if (n <= kMostAsInt) return static_cast<int>(n);
+    throw std::invalid_argument(std::string(name) + ": the CUDA kernels take at most 2^30 " + what +
+                                ", got " + std::to_string(n));
+}
+
 }  // namespace byhand
 
 #if defined(__CUDACC__)

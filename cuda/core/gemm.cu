@@ -4,17 +4,11 @@
 namespace byhand {
 namespace {
 
-// So that rows and columns are ints.
-int checked(int64_t n) {
-    constexpr int64_t kMost = int64_t{1} << 30;
-    if (n <= kMost) return static_cast<int>(n);
-    throw std::invalid_argument(
-        "the CUDA matrix multiply takes at most 2^30 rows or columns, got " + std::to_string(n));
-}
-
 template <class T>
 Factor<T> factor(const Matrix<T>& m) {
-    return {m.data, checked(m.rows), checked(m.cols), packable<T>(m.cols, m.data)};
+    const char* name = "matrix multiply";
+    return {m.data, checked(name, "rows", m.rows), checked(name, "columns", m.cols),
+            packable<T>(m.cols, m.data)};
 }
 
 template <class F, bool kLeftAcross, bool kRightAcross>

@@ -109,6 +109,46 @@ def test_every_launch_without_a_device_is_an_error_that_says_why(case, cuda_modu
             replace(case, calls=((kernel, there),)).run(cuda_module)
 
 
+MANY = 2**30 + 1
+
+
+@pytest.mark.parametrize(
+    ("kernel", "arguments", "sentence"),
+    [
+        (
+            "embedding_backward",
+            (FakeCupy((MANY, 1)), FakeCupy((9999,)), FakeCupy((3, 1)), FakeCupy((3,), "int64")),
+            "embedding_backward: the CUDA kernels take at most 2^30 classes",
+        ),
+        (
+            "matmul_forward",
+            (FakeCupy((MANY, 1)), FakeCupy((MANY, 2)), FakeCupy((2, 1)), False, False, False),
+            "matrix multiply: the CUDA kernels take at most 2^30 rows",
+        ),
+        (
+            "attention_forward",
+            (
+                *(FakeCupy(shape) for shape in ((1, 1, 2, 8), (1, 2, 1), (9999,), (1, 1, 2, 8))),
+                *(FakeCupy((1, MANY, 2, 8)) for _ in "kv"),
+                *(None, None, 1.0, True, MANY, 0.0, 0, 0),
+            ),
+            "attention: the CUDA kernels take at most 2^30 keys",
+        ),
+        (
+            "cross_entropy_gradient",
+            (
+                *(FakeCupy(()), FakeCupy(()), None, FakeCupy((2, MANY)), FakeCupy(())),
+                *(FakeCupy((2,), "int64"), -100, 0.0, True),
+            ),
+            "cross_entropy_gradient: the CUDA kernels take at most 2^30 classes",
+        ),
+    ],
+)
+def test_what_an_int_cannot_count_is_refused(kernel, arguments, sentence, cuda_module, refused):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}, got {MANY}$"):
+        getattr(cuda_module, kernel)(*arguments)
+
+
 def test_a_dtype_that_another_kernel_takes(cuda_module, refused):
     with pytest.raises(TypeError, match=r"^clip: g must be float32 or bfloat16, got int64$"):
         cuda_module.clip(FakeCupy(dtype="int64"), FakeCupy(()), 1.0)
