@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from byhand._host import empty
+
 Run = Callable[[], Any]
 
 RNG = np.random.default_rng(0)
@@ -122,7 +124,17 @@ def spec(name: str, make: Callable[..., Pair], *sizes: Any) -> Spec:
 
 
 def floats(*shape: int) -> np.ndarray:
-    return RNG.standard_normal(shape, dtype=np.float32)
+    """Normal numbers, aligned to 64 bytes as both libraries align their own arrays."""
+    array = empty(shape, np.dtype(np.float32))
+    RNG.standard_normal(dtype=np.float32, out=array)
+    return array
+
+
+def zeros(like: np.ndarray) -> np.ndarray:
+    """Zeros, aligned in the same way."""
+    array = empty(like.shape, np.dtype(np.float32))
+    array[...] = 0
+    return array
 
 
 def leaf(x: np.ndarray, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from byhand.ops import attention, gelu_ffn, linear, matmul
-from cases import ROWS, Pair, Twin, floats, leaf, spec
+from cases import ROWS, Pair, Twin, floats, leaf, spec, zeros
 
 BF16 = torch.bfloat16
 VOCABULARY = {"gpt2": 50257}  # the others read characters: 65
@@ -43,7 +43,7 @@ def torch_twins(
 
 def linear_pair(R: int, K: int, N: int, bf16: bool) -> Pair:
     x, w, b, dy = floats(R, K), floats(N, K), floats(N), floats(R, N)
-    dw, db = np.zeros_like(w), np.zeros_like(b)
+    dw, db = zeros(w), zeros(b)
     precision = {"bf16": True} if bf16 else {}
     return Pair(
         lambda: linear.forward(x, w, b, **precision),
@@ -63,7 +63,7 @@ def torch_ffn(x, w1, b1, w2, b2) -> torch.Tensor:
 def gelu_ffn_pair(R: int, C: int, bf16: bool) -> Pair:
     x, dy = floats(R, C), floats(R, C)
     weights = [floats(4 * C, C), floats(4 * C), floats(C, 4 * C), floats(C)]
-    grads = [np.zeros_like(p) for p in weights]
+    grads = [zeros(p) for p in weights]
     precision = {"bf16": True} if bf16 else {}
     return Pair(
         lambda: gelu_ffn.forward(x, *weights, **precision),

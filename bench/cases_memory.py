@@ -20,7 +20,7 @@ from byhand.ops import (
     rmsnorm,
     softmax,
 )
-from cases import LARGE, RNG, ROWS, Case, Pair, Spec, Twin, floats, leaf, spec
+from cases import LARGE, RNG, ROWS, Case, Pair, Spec, Twin, floats, leaf, spec, zeros
 
 SIZES = [*ROWS.values(), LARGE]
 PARAMETERS = {"tiny": 816_640, "guide": 10_690_944, "gpt2": 124_439_808}
@@ -48,7 +48,7 @@ def numpy_bias_gelu(x: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def layernorm_pair(R: int, C: int) -> Pair:
     x, w, b, dy = floats(R, C), floats(C), floats(C), floats(R, C)
-    dw, db = np.zeros_like(w), np.zeros_like(b)
+    dw, db = zeros(w), zeros(b)
     tx, tw, tb = leaf(x), leaf(w), leaf(b)
     return Pair(
         lambda: layernorm.forward(x, w, b),
@@ -62,7 +62,7 @@ def layernorm_pair(R: int, C: int) -> Pair:
 
 def rmsnorm_pair(R: int, C: int) -> Pair:
     x, w, dy = floats(R, C), floats(C), floats(R, C)
-    dw = np.zeros_like(w)
+    dw = zeros(w)
     tx, tw = leaf(x), leaf(w)
     return Pair(
         lambda: rmsnorm.forward(x, w),
@@ -126,7 +126,7 @@ def log_softmax_pair(R: int, C: int) -> Pair:
 
 def bias_gelu_pair(R: int, C: int) -> Pair:
     x, b, dy = floats(R, C), floats(C), floats(R, C)
-    db = np.zeros_like(b)
+    db = zeros(b)
     tx, tb = leaf(x), leaf(b)
     return Pair(
         lambda: bias_gelu.forward(x, b),
@@ -169,7 +169,7 @@ def embedding_pair(R: int, V: int, C: int) -> Pair:
     """Our backward pass adds into the table's gradient, as PyTorch's index_add_ does; its autograd
     writes a new gradient of the whole table. The traffic is that of the rows looked up."""
     ids, w, dy = RNG.integers(0, V, R), floats(V, C), floats(R, C)
-    dw, numpy_dw = np.zeros_like(w), np.zeros_like(w)
+    dw, numpy_dw = zeros(w), zeros(w)
     ti, tw = torch.from_numpy(ids), leaf(w)
     twin = Twin(lambda: F.embedding(ti, tw), [tw])
     torch_dw, torch_dy = torch.zeros_like(tw), torch.from_numpy(dy)
@@ -191,9 +191,9 @@ def embedding_pair(R: int, V: int, C: int) -> Pair:
 
 def adamw_case(name: str, N: int) -> list[Case]:
     w, g = floats(N), floats(N)
-    m, v = np.zeros_like(w), np.zeros_like(w)
-    p = leaf(w.copy())
-    p.grad = torch.from_numpy(g.copy())
+    m, v = zeros(w), zeros(w)
+    p = torch.from_numpy(w).clone().requires_grad_(True)
+    p.grad = torch.from_numpy(g).clone()
     common = dict(betas=(0.9, 0.99), eps=1e-8)
     twin = torch.optim.AdamW([p], lr=1e-3, weight_decay=0.1, **common, fused=True)
     settings = dict(
@@ -229,7 +229,7 @@ def norm_case(name: str, N: int) -> list[Case]:
 
 def clip_case(name: str, N: int) -> list[Case]:
     g = floats(N)
-    t, norm = torch.from_numpy(g.copy()), np.ones((), np.float32)
+    t, norm = torch.from_numpy(g).clone(), np.ones((), np.float32)
     factor = np.float32(1 - 1e-6)  # a factor of 1 would be skipped, a small one ends in denormals
 
     def multiply() -> None:

@@ -18,7 +18,7 @@ import torch
 import byhand
 import cases_compute
 import cases_memory
-from byhand import roof
+from byhand import backend, roof
 from byhand._host import pool_trim
 from cases import Case, Run, Spec
 from harness import in_turns, record, repeats_for
@@ -37,7 +37,7 @@ class Roofs:
         self.bf16_dots = roof.bf16_dots(seconds=0.02)
         size = roof.outside_caches()
         self.streams = {name: stream(size) for name, stream in roof.STREAMS.items()}
-        self.cache = roof.last_level_cache()
+        self.cache = backend.last_level_cache()
 
     def of(self, case: Case) -> roof.Probe | None:
         """What limits a case; None when it runs in the caches or the machine has no such unit."""

@@ -17,20 +17,19 @@ Vec biased(const float* x, const float* b, std::int64_t i, std::int64_t lanes) {
 }
 
 template <class Gelu>
-void forward_row(float* y, const float* x, const float* b, std::int64_t n, Gelu gelu) {
-    for_words(n, [=](std::int64_t i, std::int64_t lanes) {
-        gelu(biased(x, b, i, lanes)).store(y + i, lanes);
-    });
+void forward_row(float* y, const float* x, const float* b, std::int64_t n, Into place, Gelu gelu) {
+    write_words(y, n, place,
+                [=](std::int64_t i, std::int64_t lanes) { return gelu(biased(x, b, i, lanes)); });
 }
 
 // Adds dx to the partial db on the way, when there is one.
 template <class Derivative>
 void backward_row(float* dx, float* db, const float* dy, const float* x, const float* b,
-                  std::int64_t n, Derivative derivative) {
-    for_words(n, [=](std::int64_t i, std::int64_t lanes) {
+                  std::int64_t n, Into place, Derivative derivative) {
+    write_words(dx, n, place, [=](std::int64_t i, std::int64_t lanes) {
         const Vec d = Vec::load(dy + i, lanes) * derivative(biased(x, b, i, lanes));
-        d.store(dx + i, lanes);
         if (db) (Vec::load(db + i, lanes) + d).store(db + i, lanes);
+        return d;
     });
 }
 
@@ -39,8 +38,10 @@ void forward(const Out& y, const In& x, const Maybe<In>& b, Gelu gelu) {
     const float *const xp = x.as<float>(), *const bp = b.as<float>();
     float* const yp = y.as<float>();
     const std::int64_t cols = x.cols();
-    for_rows(x.rows(), cols,
-             [=](std::int64_t r) { forward_row(yp + r * cols, xp + r * cols, bp, cols, gelu); });
+    const Into place = place_for(yp, y.size(), {xp});
+    for_rows(x.rows(), cols, [=](std::int64_t r) {
+        forward_row(yp + r * cols, xp + r * cols, bp, cols, place, gelu);
+    });
 }
 
 template <class Derivative>
@@ -51,13 +52,14 @@ void backward(const Out& dx, const Acc& db, const In& dy, const In& x, const May
     const std::int64_t rows = x.rows(), cols = x.cols();
     const std::int64_t block_rows = (rows + kBlocks - 1) / kBlocks;
     float* const partials = db ? scratch(static_cast<std::size_t>(kBlocks * cols)) : nullptr;
+    const Into place = place_for(dxp, dx.size(), {dyp, xp});
     for_rows(kBlocks, block_rows * cols, [=](std::int64_t block) {
         float* const partial = partials ? partials + block * cols : nullptr;
         if (partial) std::fill_n(partial, cols, 0.0f);
         const std::int64_t end = std::min(rows, (block + 1) * block_rows);
         for (std::int64_t r = block * block_rows; r < end; ++r) {
             const std::int64_t at = r * cols;
-            backward_row(dxp + at, partial, dyp + at, xp + at, bp, cols, derivative);
+            backward_row(dxp + at, partial, dyp + at, xp + at, bp, cols, place, derivative);
         }
     });
     if (db) add_partials(db.as<float>(), partials, kBlocks, cols, cols);

@@ -23,6 +23,7 @@
 #if defined(BYHAND_BACKEND_CUDA)
 #include "core/device.h"
 #else
+#include "core/cache.h"
 #include "core/roof.h"
 #include "core/threads.h"
 #include "core/vec.h"
@@ -107,6 +108,8 @@ PYBIND11_MODULE(BYHAND_MODULE, module) {
     module.attr("vector_width") = Vec::width;
     module.def("num_threads", &num_threads);
     module.def("set_num_threads", &set_num_threads);
+    module.def("last_level_cache", &last_level_cache);
+    module.def("set_last_level_cache", &set_last_level_cache);
 #endif
     module.attr("kernels") = registry.kernels;
 }

@@ -44,13 +44,14 @@ void cross_entropy_backward(Out dlogits, In dloss, In count, In lse, In logits, 
     const std::int64_t rows = logits.rows(), classes = logits.cols();
     require_ids(targets, classes, ignore_index);
     const RowGradient gradient(*dloss.as<float>(), *count.as<float>(), classes, smoothing, mean);
+    const Into place = place_for(dx, logits.size(), {x});
     for_rows(rows, classes, [=](std::int64_t r) {
         float* const dxr = dx + r * classes;
         if (ids[r] == ignore_index) {
             std::fill_n(dxr, classes, 0.0f);
             return;
         }
-        gradient.write(dxr, x + r * classes, lses[r], classes, ids[r]);
+        gradient.write(dxr, x + r * classes, lses[r], classes, ids[r], place);
     });
 }
 

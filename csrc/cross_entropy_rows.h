@@ -80,12 +80,15 @@ struct RowGradient {
           peak(static_cast<float>(1.0 - smoothing)) {}
 
     // dx may be x.
-    void write(float* dx, const float* x, float lse, std::int64_t n, std::int64_t target) const {
-        for_words(n, [=, scale = scale, floor = floor](std::int64_t i, std::int64_t lanes) {
+    void write(float* dx, const float* x, float lse, std::int64_t n, std::int64_t target,
+               Into place = Into::caches) const {
+        const auto word = [=, scale = scale, floor = floor](std::int64_t i, std::int64_t lanes) {
             const Vec p = exp(Vec::load(x + i, lanes) - Vec::set(lse));
-            ((p - Vec::set(floor)) * Vec::set(scale)).store(dx + i, lanes);
-        });
-        dx[target] -= scale * peak;
+            return (p - Vec::set(floor)) * Vec::set(scale);
+        };
+        const Vec at_target = word(target, 1) - Vec::set(scale * peak);
+        write_words(dx, n, place, word);
+        at_target.store(dx + target, 1);
     }
 };
 

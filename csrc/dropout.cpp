@@ -8,27 +8,29 @@
 namespace byhand {
 namespace {
 
-// Random bits are drawn for this many elements at a time; they stay in the first-level cache.
-constexpr std::int64_t kBlock = 1024;
+// Random bits are drawn for this many elements at a time: so few that the processor draws the next
+// ones while these elements are on their way.
+constexpr std::int64_t kBlock = 256;
 
 void drop_block(float* y, const float* x, const float* add, const std::uint16_t* bits,
-                const DropoutRule& rule, std::int64_t n) {
-    for_words(n, [=](std::int64_t i, std::int64_t lanes) {
+                const DropoutRule& rule, std::int64_t n, Into place) {
+    write_words(y, n, place, [=](std::int64_t i, std::int64_t lanes) {
         const Vec kept = Vec::load(x + i, lanes) * Vec::set(rule.scale);
         const Vec dropped = select(below(bits + i, rule.threshold), Vec::zero(), kept);
-        (add ? dropped + Vec::load(add + i, lanes) : dropped).store(y + i, lanes);
+        return add ? dropped + Vec::load(add + i, lanes) : dropped;
     });
 }
 
 void drop(float* y, const float* x, const float* add, std::int64_t n, double p, std::uint64_t seed,
           std::uint64_t offset) {
     const DropoutRule rule(p);
+    const Into place = place_for(y, n, {x, add});
     for_rows((n + kBlock - 1) / kBlock, kBlock, [=](std::int64_t block) {
         std::uint16_t bits[kBlock];
         const std::int64_t at = block * kBlock, length = std::min(kBlock, n - at);
         const auto group = static_cast<std::uint64_t>(at / kPhiloxElements);
         philox_bits(bits, length, seed, group, offset);
-        drop_block(y + at, x + at, add ? add + at : nullptr, bits, rule, length);
+        drop_block(y + at, x + at, add ? add + at : nullptr, bits, rule, length, place);
     });
 }
 

@@ -18,12 +18,18 @@ constexpr std::int64_t kLineFloats = 16;
 // Rows between the one that is worked on and the one that is fetched.
 constexpr std::int64_t kAhead = 4;
 
+// Whether the rows of a table must be fetched from far away.
+bool far_away(const Array& table) {
+    return table.size() * std::int64_t{sizeof(float)} > second_level_cache();
+}
+
 // y = w + add, while the row that `next` points to is on its way from memory.
-void copy_row(float* y, const float* w, const float* add, const float* next, std::int64_t n) {
-    for_words(n, [=](std::int64_t i, std::int64_t lanes) {
+void copy_row(float* y, const float* w, const float* add, const float* next, std::int64_t n,
+              Into place) {
+    write_words(y, n, place, [=](std::int64_t i, std::int64_t lanes) {
         if (next) __builtin_prefetch(next + i);
         const Vec row = Vec::load(w + i, lanes);
-        (add ? row + Vec::load(add + i, lanes) : row).store(y + i, lanes);
+        return add ? row + Vec::load(add + i, lanes) : row;
     });
 }
 
@@ -53,6 +59,7 @@ struct RowsToAdd {
     const std::int64_t* id;
     const std::int64_t* order;
     std::int64_t rows, cols;
+    bool far;  // whether dw is
 
     static constexpr int kWords = 8;  // of a row of dw, held in registers
 
@@ -106,7 +113,7 @@ struct RowsToAdd {
             BYHAND_UNROLL
             for (int k = 0; k < words; ++k) {
                 __builtin_prefetch(next + k * w, 0);
-                __builtin_prefetch(next_to + k * w, 1);
+                if (far) __builtin_prefetch(next_to + k * w, 1);
                 sum[k] += Vec::load(from + k * w, lanes);
             }
         }
@@ -124,10 +131,12 @@ void embedding_forward(Out y, In w, In ids, Maybe<In> add, Stream) {
     const std::int64_t cols = w.cols();
     require_ids(ids, w.rows());
     const std::int64_t rows = ids.size();
-    const bool far = w.size() * std::int64_t{sizeof(float)} > second_level_cache();
+    const bool far = far_away(w);
+    const Into place = place_for(yp, y.size(), {wp, addp});
     for_rows(rows, cols, [=](std::int64_t r) {
         const float* const next = far ? wp + id[std::min(r + kAhead, rows - 1)] * cols : nullptr;
-        copy_row(yp + r * cols, wp + id[r] * cols, addp ? addp + r * cols : nullptr, next, cols);
+        copy_row(yp + r * cols, wp + id[r] * cols, addp ? addp + r * cols : nullptr, next, cols,
+                 place);
     });
 }
 
@@ -138,8 +147,8 @@ void embedding_backward(Acc dw, Out, In dy, In ids, Stream) {
     const std::int64_t rows = ids.size(), cols = dw.cols();
     const std::int64_t* const id = ids.as<std::int64_t>();
     require_ids(ids, dw.rows());
-    const RowsToAdd todo{
-        dw.as<float>(), dy.as<float>(), id, sort_by_id(id, rows, dw.rows()), rows, cols};
+    const RowsToAdd todo{dw.as<float>(), dy.as<float>(), id, sort_by_id(id, rows, dw.rows()), rows,
+                         cols,           far_away(dw)};
     if (todo.longest_run() * num_threads() <= rows) {
         parallel_for(rows, grain_of(cols), [=](std::int64_t begin, std::int64_t end) {
             todo.add(todo.border(begin), todo.border(end), 0, cols);

@@ -28,10 +28,16 @@ BYHAND_INLINE Vec centre(const float* x, float mean, std::int64_t lanes) {
     }
 }
 
-inline void add_row(float* s, const float* x, const float* add, std::int64_t n) {
-    for_words(n, [=](std::int64_t i, std::int64_t lanes) {
-        (Vec::load(x + i, lanes) + Vec::load(add + i, lanes)).store(s + i, lanes);
+// s = x + add. What is written to memory is also kept, and a pointer to it returned.
+inline const float* add_row(float* s, const float* x, const float* add, std::int64_t n,
+                            Into place) {
+    float* const kept = place == Into::caches ? s : scratch(static_cast<std::size_t>(n));
+    write_words(s, n, place, [=](std::int64_t i, std::int64_t lanes) {
+        const Vec sum = Vec::load(x + i, lanes) + Vec::load(add + i, lanes);
+        if (kept != s) sum.store(kept + i, lanes);
+        return sum;
     });
+    return kept;
 }
 
 template <bool centred>
@@ -45,11 +51,11 @@ float row_variance(const float* x, float mean, std::int64_t n) {
 
 template <bool centred>
 void normalise_row(float* y, const float* x, const float* w, const float* b, float mean, float rstd,
-                   std::int64_t n) {
-    for_words(n, [=](std::int64_t i, std::int64_t lanes) {
+                   std::int64_t n, Into place) {
+    write_words(y, n, place, [=](std::int64_t i, std::int64_t lanes) {
         const Vec xhat = centre<centred>(x + i, mean, lanes) * Vec::set(rstd);
         const Vec shift = b ? Vec::load(b + i, lanes) : Vec::zero();
-        fma(xhat, Vec::load(w + i, lanes), shift).store(y + i, lanes);
+        return fma(xhat, Vec::load(w + i, lanes), shift);
     });
 }
 
@@ -91,12 +97,12 @@ Means add_to_parameters(float* dw, float* db, const Row<centred>& row) {
 }
 
 template <bool centred>
-void write_dx(float* dx, const Row<centred>& row, const Means& mean, const float* ds) {
-    for_words(row.cols, [=](std::int64_t i, std::int64_t lanes) {
+void write_dx(float* dx, const Row<centred>& row, const Means& mean, const float* ds, Into place) {
+    write_words(dx, row.cols, place, [=](std::int64_t i, std::int64_t lanes) {
         const Vec mean_g = centred ? Vec::set(mean.g) : Vec::zero();
         const Vec through = fma(row.xhat(i, lanes), Vec::set(mean.g_xhat), mean_g);
         const Vec rest = ds ? Vec::load(ds + i, lanes) : Vec::zero();
-        fma(row.g(i, lanes) - through, Vec::set(row.rstd), rest).store(dx + i, lanes);
+        return fma(row.g(i, lanes) - through, Vec::set(row.rstd), rest);
     });
 }
 
@@ -104,24 +110,26 @@ void write_dx(float* dx, const Row<centred>& row, const Means& mean, const float
 
 template <bool centred>
 void norm_forward(const NormForward<float>& a) {
-    const std::int64_t cols = a.cols;
+    const std::int64_t cols = a.cols, size = a.rows * cols;
+    const Into y_place = place_for(a.y, size, {a.x, a.add, a.s}),
+               s_place = place_for(a.s, size, {a.x, a.add, a.y});
     for_rows(a.rows, cols, [=](std::int64_t r) {
         const std::int64_t at = r * cols;
         const float* row = a.x + at;
         if (a.s) {
-            norm::add_row(a.s + at, row, a.add + at, cols);
-            row = a.s + at;
+            row = norm::add_row(a.s + at, row, a.add + at, cols, s_place);
         }
         float mean = 0.0f;
         if constexpr (centred) a.mean[r] = mean = norm::mean_of(sum_row(row, cols), cols);
         a.rstd[r] = 1.0f / std::sqrt(norm::row_variance<centred>(row, mean, cols) + a.eps);
-        norm::normalise_row<centred>(a.y + at, row, a.w, a.b, mean, a.rstd[r], cols);
+        norm::normalise_row<centred>(a.y + at, row, a.w, a.b, mean, a.rstd[r], cols, y_place);
     });
 }
 
 template <bool centred>
 void norm_backward(const NormBackward<float>& a) {
     const std::int64_t cols = a.cols, width = centred ? 2 * cols : cols;
+    const Into place = place_for(a.dx, a.rows * cols, {a.dy, a.x, a.ds});
     for_rows(a.groups, a.group_rows * cols, [=](std::int64_t g) {
         float* const dw = a.work + g * width;
         std::fill_n(dw, width, 0.0f);
@@ -131,7 +139,7 @@ void norm_backward(const NormBackward<float>& a) {
             const float mean = centred ? a.mean[r] : 0.0f;
             const norm::Row<centred> row{a.dy + at, a.x + at, a.w, mean, a.rstd[r], cols};
             const norm::Means means = norm::add_to_parameters(dw, dw + cols, row);
-            norm::write_dx(a.dx + at, row, means, a.ds ? a.ds + at : nullptr);
+            norm::write_dx(a.dx + at, row, means, a.ds ? a.ds + at : nullptr, place);
         }
     });
     if (a.dw) add_partials(a.dw, a.work, a.groups, width, cols);

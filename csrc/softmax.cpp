@@ -44,48 +44,51 @@ float max_logit(const float* x, float scale, std::int64_t n) {
     });
 }
 
-// y = softmax(scale * x); y may be x.
-void softmax_row(float* y, const float* x, float scale, std::int64_t n) {
+// y = softmax(scale * x); y may be x. What goes to memory waits elsewhere for the sum.
+void softmax_row(float* y, const float* x, float scale, std::int64_t n, Into place) {
+    float* const e = place == Into::caches ? y : scratch(static_cast<std::size_t>(n), 1);
     const float top = max_logit(x, scale, n);
     // Where every logit is -inf, so would be the shift, and -inf - -inf is NaN.
     const float shift = top == -kInfinity ? 0.0f : top;
     const float total = sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
-        const Vec e = exp(Vec::load(x + i, lanes) * Vec::set(scale) - Vec::set(shift));
-        e.store(y + i, lanes);
-        return sum + keep_first(e, lanes, 0.0f);
+        const Vec word = exp(Vec::load(x + i, lanes) * Vec::set(scale) - Vec::set(shift));
+        word.store(e + i, lanes);
+        return sum + keep_first(word, lanes, 0.0f);
     });
     const float share = total == 0.0f ? 0.0f : 1.0f / total;
-    for_words(n, [=](std::int64_t i, std::int64_t lanes) {
-        (Vec::load(y + i, lanes) * Vec::set(share)).store(y + i, lanes);
+    write_words(y, n, place, [=](std::int64_t i, std::int64_t lanes) {
+        return Vec::load(e + i, lanes) * Vec::set(share);
     });
 }
 
-void softmax_backward_row(float* dx, const float* dy, const float* y, float scale, std::int64_t n) {
+void softmax_backward_row(float* dx, const float* dy, const float* y, float scale, std::int64_t n,
+                          Into place) {
     const float dot = sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
         return fma(Vec::load(dy + i, lanes), Vec::load(y + i, lanes), sum);
     });
-    for_words(n, [=](std::int64_t i, std::int64_t lanes) {
+    write_words(dx, n, place, [=](std::int64_t i, std::int64_t lanes) {
         const Vec centred = Vec::load(dy + i, lanes) - Vec::set(dot);
-        (Vec::set(scale) * Vec::load(y + i, lanes) * centred).store(dx + i, lanes);
+        return Vec::set(scale) * Vec::load(y + i, lanes) * centred;
     });
 }
 
-void log_softmax_row(float* y, const float* x, std::int64_t n) {
+void log_softmax_row(float* y, const float* x, std::int64_t n, Into place) {
     const float top = max_logit(x, 1.0f, n);
     const float total = sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
         return sum + keep_first(exp(Vec::load(x + i, lanes) - Vec::set(top)), lanes, 0.0f);
     });
     const float log_total = std::log(total);
-    for_words(n, [=](std::int64_t i, std::int64_t lanes) {
-        (Vec::load(x + i, lanes) - Vec::set(top) - Vec::set(log_total)).store(y + i, lanes);
+    write_words(y, n, place, [=](std::int64_t i, std::int64_t lanes) {
+        return Vec::load(x + i, lanes) - Vec::set(top) - Vec::set(log_total);
     });
 }
 
-void log_softmax_backward_row(float* dx, const float* dy, const float* y, std::int64_t n) {
+void log_softmax_backward_row(float* dx, const float* dy, const float* y, std::int64_t n,
+                              Into place) {
     const float total = sum_row(dy, n);
-    for_words(n, [=](std::int64_t i, std::int64_t lanes) {
+    write_words(dx, n, place, [=](std::int64_t i, std::int64_t lanes) {
         const Vec p = exp(Vec::load(y + i, lanes));
-        fma(-p, Vec::set(total), Vec::load(dy + i, lanes)).store(dx + i, lanes);
+        return fma(-p, Vec::set(total), Vec::load(dy + i, lanes));
     });
 }
 
@@ -96,6 +99,7 @@ void softmax_forward(Out y, In x, Maybe<StridedIn> mask, double scale, bool caus
     float* const out = y.as<float>();
     const std::int64_t keys = x.cols(), queries = x.ndim >= 2 ? x.shape[x.ndim - 2] : 1;
     const float factor = static_cast<float>(scale);
+    const Into place = place_for(out, y.size(), {logits});
     for_rows(x.rows(), keys, [&](std::int64_t r) {
         const float* const xr = logits + r * keys;
         float* const yr = out + r * keys;
@@ -103,9 +107,9 @@ void softmax_forward(Out y, In x, Maybe<StridedIn> mask, double scale, bool caus
         if (mask) {
             const bool* row = mask_row(mask, x, r);
             masked_logits(yr, xr, contiguous(row, mask.stride[x.ndim - 1], n), factor, n);
-            softmax_row(yr, yr, 1.0f, n);
+            softmax_row(yr, yr, 1.0f, n, Into::caches);
         } else {
-            softmax_row(yr, xr, factor, n);
+            softmax_row(yr, xr, factor, n, place);
         }
         std::fill_n(yr + n, keys - n, 0.0f);
     });
@@ -115,9 +119,10 @@ void softmax_backward(Out dx, In dy, In y, double scale, Stream) {
     const float *const dyp = dy.as<float>(), *const yp = y.as<float>();
     float* const dxp = dx.as<float>();
     const std::int64_t cols = y.cols();
+    const Into place = place_for(dxp, dx.size(), {dyp, yp});
     for_rows(y.rows(), cols, [=](std::int64_t r) {
         const std::int64_t at = r * cols;
-        softmax_backward_row(dxp + at, dyp + at, yp + at, static_cast<float>(scale), cols);
+        softmax_backward_row(dxp + at, dyp + at, yp + at, static_cast<float>(scale), cols, place);
     });
 }
 
@@ -125,17 +130,19 @@ void log_softmax_forward(Out y, In x, Stream) {
     const float* const xp = x.as<float>();
     float* const yp = y.as<float>();
     const std::int64_t cols = x.cols();
+    const Into place = place_for(yp, y.size(), {xp});
     for_rows(x.rows(), cols,
-             [=](std::int64_t r) { log_softmax_row(yp + r * cols, xp + r * cols, cols); });
+             [=](std::int64_t r) { log_softmax_row(yp + r * cols, xp + r * cols, cols, place); });
 }
 
 void log_softmax_backward(Out dx, In dy, In y, Stream) {
     const float *const dyp = dy.as<float>(), *const yp = y.as<float>();
     float* const dxp = dx.as<float>();
     const std::int64_t cols = y.cols();
+    const Into place = place_for(dxp, dx.size(), {dyp, yp});
     for_rows(y.rows(), cols, [=](std::int64_t r) {
         const std::int64_t at = r * cols;
-        log_softmax_backward_row(dxp + at, dyp + at, yp + at, cols);
+        log_softmax_backward_row(dxp + at, dyp + at, yp + at, cols, place);
     });
 }
 

@@ -29,6 +29,16 @@ constexpr int kLanes = 2;
 #endif
 typedef std::uint64_t Lanes __attribute__((vector_size(8 * kLanes)));
 
+// The first half of the groups in the even lanes: what even_pairs and odd_pairs make of that lies in
+// order. Written out, or compilers put it together lane by lane for every draw.
+#if defined(__AVX512F__)
+constexpr Lanes kOrder = {0, 4, 1, 5, 2, 6, 3, 7};
+#elif defined(__AVX2__)
+constexpr Lanes kOrder = {0, 2, 1, 3};
+#else
+constexpr Lanes kOrder = {0, 1};
+#endif
+
 // The product of the low halves. Compilers turn the portable form into full 64-bit multiplications.
 inline Lanes multiply(Lanes a, std::uint32_t b) {
     const Lanes factor = Lanes{} + std::uint64_t{b};
@@ -76,12 +86,7 @@ inline Lanes odd_pairs(Lanes a, Lanes b) {
 template <bool carries>
 inline void draw_lanes(std::uint16_t* bits, std::uint64_t seed, std::uint64_t first,
                        std::uint64_t offset) {
-    // The first half of the groups in the even lanes: what even_pairs and odd_pairs make of that
-    // lies in order.
-    Lanes c0 = Lanes{} + first;
-    for (int lane = 0; lane < kLanes; ++lane) {
-        c0[lane] += static_cast<std::uint64_t>(lane / 2 + lane % 2 * (kLanes / 2));
-    }
+    Lanes c0 = kOrder + first;
     Lanes c1 = carries ? c0 >> 32 : Lanes{} + (first >> 32);
     Lanes c2 = Lanes{} + offset, c3 = c2 >> 32;
     std::uint32_t k0 = low(seed), k1 = high(seed);

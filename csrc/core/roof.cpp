@@ -43,6 +43,15 @@ void iterate_rows(Mut y, std::int64_t rounds, Step step) {
     });
 }
 
+// Calls body(begin, n) for blocks of `size` elements, in parallel.
+template <class Body>
+void for_blocks(std::int64_t size, Body&& body) {
+    for_rows((size + kGrain - 1) / kGrain, kGrain, [&](std::int64_t block) {
+        const std::int64_t begin = block * kGrain;
+        body(begin, std::min(kGrain, size - begin));
+    });
+}
+
 }  // namespace
 
 void multiply_add_probe(Mut y, double s, double t, std::int64_t rounds, Stream) {
@@ -65,9 +74,10 @@ void bf16_dot_probe(Mut y, double s, double t, std::int64_t rounds, Stream) {
 void copy_probe(Out y, In x, Stream) {
     float* const yp = y.as<float>();
     const float* const xp = x.as<float>();
-    parallel_for(y.size(), kGrain, [=](std::int64_t begin, std::int64_t end) {
-        for_words(end - begin, [=](std::int64_t i, std::int64_t lanes) {
-            Vec::load(xp + begin + i, lanes).store(yp + begin + i, lanes);
+    const Into place = place_for(yp, y.size(), {xp});
+    for_blocks(y.size(), [=](std::int64_t begin, std::int64_t n) {
+        write_words(yp + begin, n, place, [=](std::int64_t i, std::int64_t lanes) {
+            return Vec::load(xp + begin + i, lanes);
         });
     });
 }
@@ -88,10 +98,11 @@ void triad_probe(Out y, In a, In b, double s, Stream) {
     float* const yp = y.as<float>();
     const float *const ap = a.as<float>(), *const bp = b.as<float>();
     const Vec scale = Vec::set(static_cast<float>(s));
-    parallel_for(y.size(), kGrain, [=](std::int64_t begin, std::int64_t end) {
-        for_words(end - begin, [=](std::int64_t i, std::int64_t lanes) {
+    const Into place = place_for(yp, y.size(), {ap, bp});
+    for_blocks(y.size(), [=](std::int64_t begin, std::int64_t n) {
+        write_words(yp + begin, n, place, [=](std::int64_t i, std::int64_t lanes) {
             const std::int64_t at = begin + i;
-            fma(Vec::load(bp + at, lanes), scale, Vec::load(ap + at, lanes)).store(yp + at, lanes);
+            return fma(Vec::load(bp + at, lanes), scale, Vec::load(ap + at, lanes));
         });
     });
 }

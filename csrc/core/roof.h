@@ -29,8 +29,8 @@ void multiply_add_probe(Mut y, double s, double t, std::int64_t rounds, Stream s
 void bf16_dot_probe(Mut y, double s, double t, std::int64_t rounds, Stream stream);
 #endif
 
-// The three streams of memory, with the ordinary stores that kernels use: the processor reads a
-// line before it overwrites a part of it, and that read is not counted in TRAFFIC.
+// The three streams of memory, written as the kernels write: what no cache holds goes past the
+// caches, and is not read before.
 //
 // MATH     y = x        sums[g] = sum of the g-th of G equal slices of x        y = a + s * b
 // SHAPES   y,x,a,b (N) f32    sums (G) f32

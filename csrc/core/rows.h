@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
 
+#include "core/cache.h"
 #include "core/threads.h"
 #include "core/vec.h"
 
@@ -25,6 +27,7 @@ template <class Body>
 void for_rows(std::int64_t rows, std::int64_t cols, Body&& body) {
     parallel_for(rows, grain_of(cols), [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t r = begin; r < end; ++r) body(r);
+        stream_fence();
     });
 }
 
@@ -38,6 +41,46 @@ BYHAND_FLATTEN void for_words(std::int64_t n, Body&& body) {
     std::int64_t i = 0;
     for (; i + Vec::width <= n; i += Vec::width) body(i, std::int64_t{Vec::width});
     if (i < n) body(i, n - i);
+}
+
+// How a kernel writes its result: into the caches, or past them. The processor reads a line before
+// it overwrites a part of it, a third of the traffic of a copy, unless it is told that nobody will
+// miss the line.
+enum class Into { caches, memory };
+
+// For the `size` floats at y, made from as many at each of `sources`, which may be null. When twice
+// what the caches hold has gone by, most of the result would not be there for the next kernel. What
+// is read as well as written is in the caches anyway.
+inline Into place_for(const float* y, std::int64_t size,
+                      std::initializer_list<const float*> sources) {
+    std::int64_t arrays = 1;
+    for (const float* source : sources) {
+        if (source == y) return Into::caches;
+        arrays += source != nullptr;
+    }
+    const std::int64_t bytes = arrays * size * std::int64_t{sizeof(float)};
+    return bytes > 2 * last_level_cache() ? Into::memory : Into::caches;
+}
+
+// y[i] = word(i, lanes) for each word of n elements, inside for_rows. Only whole lines go past the
+// caches, and a short row with others at its ends does not: one line written in both ways costs
+// more than many.
+template <class Word>
+BYHAND_FLATTEN void write_words(float* y, std::int64_t n, Into place, Word&& word) {
+    constexpr std::int64_t w = Vec::width, kLine = 16, kShort = 64 * kLine;
+    const auto put = [&](std::int64_t i, std::int64_t lanes) {
+        word(i, lanes).store(y + i, lanes);
+    };
+    const auto before =
+        static_cast<std::int64_t>(-(reinterpret_cast<std::uintptr_t>(y) / 4) % kLine);
+    const std::int64_t end = n - (n - before) % kLine;
+    if (place == Into::caches || (n < kShort && (before > 0 || end < n))) {
+        for_words(n, put);
+        return;
+    }
+    for_words(before, put);
+    for (std::int64_t i = before; i < end; i += w) word(i, w).stream(y + i);
+    for_words(n - end, [&](std::int64_t i, std::int64_t lanes) { put(end + i, lanes); });
 }
 
 // Folds n elements into one word: partial = step(partial, i, lanes). Four partials run side by side

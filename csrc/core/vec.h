@@ -16,6 +16,8 @@
 //   Vec::zero() set(s) load(p)       load(p, n) takes the first n lanes, fills the others with 0
 //   load(p, n) load(p, n, rest)      or with `rest`, and never touches memory past p + n
 //   store(p) store(p, n)             as much of a word as there is room for
+//   stream(p)                        store past the caches, p aligned to a word; other threads see
+//                                    it after a stream_fence() of this one
 //   sum() max()                      folded by halves: always in the same order
 //   + - * / unary -                  lane by lane
 //   fma(a, b, c)                     a * b + c, with one rounding wherever the hardware has it

@@ -55,6 +55,7 @@ struct Vec {
         if (n >= width) return store(p);
         _mm256_maskstore_ps(p, _mm256_castps_si256(Mask::first(n).m), v);
     }
+    BYHAND_INLINE void stream(float* p) const { _mm256_stream_ps(p, v); }
     BYHAND_INLINE float sum() const {
         __m128 b = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
         b = _mm_add_ps(b, _mm_movehl_ps(b, b));
@@ -66,6 +67,8 @@ struct Vec {
         return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
     }
 };
+
+BYHAND_INLINE void stream_fence() { _mm_sfence(); }
 
 BYHAND_INLINE Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 BYHAND_INLINE Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }

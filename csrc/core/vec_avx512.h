@@ -44,6 +44,7 @@ struct Vec {
         if (n >= width) return store(p);
         _mm512_mask_storeu_ps(p, Mask::first(n).m, v);
     }
+    BYHAND_INLINE void stream(float* p) const { _mm512_stream_ps(p, v); }
     BYHAND_INLINE float sum() const {
         const __m256 a = _mm256_add_ps(half<0>(), half<1>());
         __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -63,6 +64,8 @@ struct Vec {
         return _mm512_maskz_extractf32x8_ps(0xff, v, which);
     }
 };
+
+BYHAND_INLINE void stream_fence() { _mm_sfence(); }
 
 BYHAND_INLINE Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 BYHAND_INLINE Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }

@@ -50,12 +50,15 @@ struct Vec {
         if (n > 1) vst1q_lane_f32(p + 1, v, 1);
         if (n > 2) vst1q_lane_f32(p + 2, v, 2);
     }
+    BYHAND_INLINE void stream(float* p) const { store(p); }
     BYHAND_INLINE float sum() const {
         const float32x2_t a = vadd_f32(vget_low_f32(v), vget_high_f32(v));
         return vget_lane_f32(a, 0) + vget_lane_f32(a, 1);
     }
     BYHAND_INLINE float max() const { return vmaxvq_f32(v); }
 };
+
+BYHAND_INLINE void stream_fence() {}
 
 BYHAND_INLINE Vec operator+(Vec a, Vec b) { return {vaddq_f32(a.v, b.v)}; }
 BYHAND_INLINE Vec operator-(Vec a, Vec b) { return {vsubq_f32(a.v, b.v)}; }

@@ -52,6 +52,7 @@ struct Vec {
         if (n > 1) p[1] = v[1];
         if (n > 2) p[2] = v[2];
     }
+    BYHAND_INLINE void stream(float* p) const { store(p); }
     BYHAND_INLINE float sum() const { return (v[0] + v[2]) + (v[1] + v[3]); }
     BYHAND_INLINE float max() const {
         const float a = v[0] > v[2] ? v[0] : v[2];
@@ -71,6 +72,8 @@ BYHAND_INLINE Mask operator==(Vec a, Vec b) { return {a.v == b.v}; }
 BYHAND_INLINE Vec select(Mask m, Vec a, Vec b) {
     return floats((m.m & bits(a)) | (~m.m & bits(b)));
 }
+
+BYHAND_INLINE void stream_fence() {}
 
 BYHAND_INLINE Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
 BYHAND_INLINE Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }

@@ -248,6 +248,11 @@ def set_num_threads(n: int) -> None:
         _load(name).set_num_threads(int(n))
 
 
+def last_level_cache() -> int:
+    """Bytes of the last-level caches that the threads of the CPU kernels use together."""
+    return _load(cpu().name).last_level_cache()
+
+
 # --- CUDA --------------------------------------------------------------------------------------
 
 

@@ -7,18 +7,14 @@ sheet. The kernels that do it are in csrc/core/roof.cpp.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from byhand import backend
 
-_CPUS = Path("/sys/devices/system/cpu")
-_ASSUMED_CACHE = 32 << 20  # where the system does not say
 _LARGEST = 256 << 20  # bytes of one array: enough on any cache worth the name, and fits a laptop
 _SHORT = 0.005  # seconds
 _CHAIN = 12 * 16  # floats of a row of the chains: whole words of any width, see roof.cpp
@@ -42,9 +38,8 @@ class Roof:
     The streams of memory are in GB/s over arrays of ``array_bytes`` each, far larger than the
     ``cache_bytes`` of the last-level caches: ``copy`` y = a, ``read`` the sum of a, ``triad``
     y = a + s b, ``update`` a = a + s b. They count the bytes that the program asks for: 2, 1, 3 and
-    3 arrays. The processor also reads what an ordinary store is about to overwrite, which is not
-    counted, neither here nor in the traffic of a kernel; so copy and triad, which write what they
-    have not read, stay below update.
+    3 arrays. Copy and triad write past the caches, as the kernels do with what no cache holds:
+    the processor would otherwise read what it is about to overwrite.
     """
 
     backend: str
@@ -74,7 +69,7 @@ def measure(array_bytes: int | None = None, runs: int = 12) -> Roof:
         gflops=_best(multiply_adds(), runs),
         bf16_gflops=None if bf16 is None else _best(bf16, runs),
         **{name: _best(stream(size), runs) for name, stream in STREAMS.items()},
-        cache_bytes=last_level_cache(),
+        cache_bytes=backend.last_level_cache(),
         array_bytes=size,
     )
 
@@ -120,7 +115,7 @@ STREAMS = {"copy": copy, "read": read, "triad": triad, "update": update}
 
 def outside_caches() -> int:
     """A size in bytes for arrays that no cache holds."""
-    return min(max(4 * last_level_cache(), 64 << 20), _LARGEST)
+    return min(max(4 * backend.last_level_cache(), 64 << 20), _LARGEST)
 
 
 def _arrays(count: int, size: int) -> list[np.ndarray]:
@@ -161,22 +156,3 @@ def _shortest(probe: Probe, runs: int) -> float:
         probe.run()
         best = min(best, time.perf_counter() - start)
     return best
-
-
-def last_level_cache() -> int:
-    """Bytes of the last-level caches of the CPUs this process may use, all of them together."""
-    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {0}
-    caches: dict[str, int] = {}  # by the CPUs that share it
-    for cpu in cpus:
-        levels: dict[int, tuple[str, int]] = {}
-        for index in (_CPUS / f"cpu{cpu}" / "cache").glob("index*"):
-            try:
-                level = int((index / "level").read_text())
-                kib = int((index / "size").read_text().strip().removesuffix("K"))
-                levels[level] = ((index / "shared_cpu_list").read_text(), kib << 10)
-            except (OSError, ValueError):
-                continue
-        if levels:
-            shared, size = levels[max(levels)]
-            caches[shared] = size
-    return sum(caches.values()) or _ASSUMED_CACHE

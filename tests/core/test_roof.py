@@ -75,21 +75,3 @@ def test_the_roof_is_that_of_the_back_end_in_use(kernels):
     assert min(found.gflops, found.copy, found.read, found.triad, found.update) > 0
     assert (found.bf16_gflops is not None) == hasattr(kernels, "bf16_dot_probe")
     assert found.array_bytes == 1 << 20
-
-
-def cpu(root, number: int, *caches: tuple[int, str, str]) -> None:
-    for index, (level, size, shared) in enumerate(caches):
-        folder = root / f"cpu{number}" / "cache" / f"index{index}"
-        folder.mkdir(parents=True)
-        for name, text in (("level", str(level)), ("size", size), ("shared_cpu_list", shared)):
-            (folder / name).write_text(text + "\n")
-
-
-def test_a_shared_cache_counts_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(roof, "_CPUS", tmp_path)
-    monkeypatch.setattr(roof.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
-    assert roof.last_level_cache() == roof._ASSUMED_CACHE
-    cpu(tmp_path, 0, (1, "32K", "0"), (3, "8192K", "0-1"), (2, "1024K", "0"))
-    cpu(tmp_path, 1, (1, "32K", "1"), (3, "8192K", "0-1"))
-    cpu(tmp_path, 2, (1, "32K", "2"), (3, "8192K", "2-3"))
-    assert roof.last_level_cache() == 16 << 20
