@@ -332,6 +332,7 @@ def full(xp: Any, groups: int) -> Iterator[Case]:
             yield from matmul(m, size, size, size)
         for inner, cols in ((768, 768), (768, 2304)):
             yield from linear(m, 1 << 16, inner, cols)
-        yield from gelu_ffn(m, 1 << 14, 768, 3072)
+        for channels in (768, 1024, 2048, 4096):
+            yield from gelu_ffn(m, 1 << 14, channels, 4 * channels)
         yield from linear_cross_entropy(m, 1 << 14, 768, 50304, 1 << 13)
     yield from optimizer(Maker(xp, F32), 124_439_808)

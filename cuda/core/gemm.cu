@@ -1,4 +1,5 @@
 #include "core/gemm.cuh"
+#include "core/gemm_cublaslt.cuh"
 #include "core/gemm_tiles.cuh"
 
 namespace byhand {
@@ -32,6 +33,7 @@ template <class F>
 void gemm(const char* name, Matrix<Stored<F>> left, Matrix<Stored<F>> right,
           const Epilogue<Stored<F>>& e, Stream stream) {
     using T = Stored<F>;
+    if (gemm_by_cublaslt<F>(name, left, right, e, stream)) return;
     // Of two transposed factors the product is made the other way round, and stored transposed.
     const bool transposed = left.transposed && right.transposed;
     if (transposed) {

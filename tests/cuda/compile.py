@@ -72,6 +72,18 @@ def on_host(name: str, cache: Path, sanitize: str = "", program: bool = False) -
     return target
 
 
+def plain(name: str, cache: Path, *flags: str) -> Path:
+    """kernels/NAME.cpp, which is no kernel, as a shared library."""
+    source = KERNELS / f"{name}.cpp"
+    command = [*host_compiler(), *_FLAGS, *_HOST, *flags, "-shared"]
+    target = cache / f"{name}-{_key(command, [source])}.so"
+    if not target.exists():
+        made = target.with_suffix(".new")
+        _run([*command, "-o", str(made), str(source)])
+        made.rename(target)
+    return target
+
+
 def with_nvcc(name: str, cache: Path, *, library: bool) -> Path:
     """kernels/NAME.cu for the GPU: a shared library for this machine's, or just an object file."""
     nvcc = shutil.which("nvcc")
