@@ -14,12 +14,10 @@
 
 #include "core/cublaslt_api.h"
 #include "core/device.h"
-#include "core/slots.h"
+#include "core/workspace.h"
 
 namespace byhand {
 namespace {
-
-constexpr std::size_t kWorkspace = std::size_t{32} << 20;
 
 Gemm parsed(const char* what, const std::string& text) {
     if (text == "hand") return Gemm::hand;
@@ -124,13 +122,6 @@ struct Owned {
 
 // --- What is made once -------------------------------------------------------------------------
 
-void refuse_capture(const char* name, const char* what, Stream stream) {
-    if (!is_captured(stream)) return;
-    throw std::runtime_error(std::string(name) + ": cuBLASLt makes its " + what +
-                             " when it is first used on a stream, which must not be while a CUDA "
-                             "graph is captured: run the op there once before");
-}
-
 lt::Handle handle_of(const Calls& calls, int device, Stream stream) {
     struct Handles {
         std::mutex mutex;
@@ -140,25 +131,10 @@ lt::Handle handle_of(const Calls& calls, int device, Stream stream) {
     const std::lock_guard<std::mutex> lock(handles.mutex);
     const auto found = handles.of.find(device);
     if (found != handles.of.end()) return found->second;
-    refuse_capture(calls.name, "handle", stream);
+    refuse_capture(calls.name, "cuBLASLt's handle", stream);
     lt::Handle made = nullptr;
     BYHAND_LT(calls, cublasLtCreate, &made);
     return handles.of[device] = made;
-}
-
-// One for each slot of slots.h, as all launches of a stream follow one another.
-void* workspace_of(const char* name, int device, Stream stream) {
-    struct Workspaces {
-        std::mutex mutex;
-        std::map<std::pair<int, int>, void*> of;
-    };
-    auto& workspaces = kept<Workspaces>();
-    const std::pair<int, int> place = {device, slot_of(stream)};
-    const std::lock_guard<std::mutex> lock(workspaces.mutex);
-    const auto found = workspaces.of.find(place);
-    if (found != workspaces.of.end()) return found->second;
-    refuse_capture(name, "workspace", stream);
-    return workspaces.of[place] = device_memory(name, kWorkspace);
 }
 
 // How a shape is multiplied. cuBLASLt's matrices lie column after column: it sees ours transposed,
@@ -276,7 +252,7 @@ void cublaslt_multiply(const char* name, const LtProduct& p, Stream stream) {
     BYHAND_LT(calls, cublasLtMatmulDescCreate, &desc.value, lt::kComputeFloat32, lt::kFloat32);
     describe(calls, desc.value, p);
     const Plan& plan = plan_of(calls, handle, desc.value, device, p);
-    void* const room = plan.best.workspace > 0 ? workspace_of(name, device, stream) : nullptr;
+    void* const room = plan.best.workspace > 0 ? workspace_of(name, stream) : nullptr;
     const float alpha = 1.0f, beta = p.add != nullptr ? 1.0f : 0.0f;
     BYHAND_LT(calls, cublasLtMatmul, handle, desc.value, &alpha, p.right.data, plan.right,
               p.left.data, plan.left, &beta, p.add != nullptr ? p.add : p.c, plan.c, p.c, plan.c,

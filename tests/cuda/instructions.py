@@ -54,6 +54,8 @@ RULES = (
     Rule("attention_backward_tiles", needs=(*TENSOR_CORES, EXP2)),
     Rule("attention_row_sums", loads=2, stores=0),  # dout o
     Rule("gemm_tiles<(float|Rounded), true", needs=(TENSOR_CORES[0], TENSOR_CORES[2], LOAD, STORE)),
+    Rule("gemm_add_pieces<.*, [48]>$", needs=(LOAD, STORE)),
+    Rule("gemm_few", needs=(TENSOR_CORES[0], LOAD)),
     Rule("gemm_tiles", needs=(*TENSOR_CORES, LOAD, STORE)),
     Rule("gelu_pass<.*true>$", loads=2, stores=2),  # saved c, activated c
     Rule("gelu_pass"),
