@@ -1,4 +1,4 @@
-"""Times the CUDA kernels against this GPU's own copy bandwidth and against PyTorch on it.
+"""Times the CUDA kernels against this GPU's own copy bandwidth, PyTorch and cuBLASLt on it.
 
 The figure of a kernel that is bound by memory is the bytes of its contract's TRAFFIC line over its
 time, as a fraction of what a plain copy reaches in the same run; that of attention the floating
@@ -53,7 +53,7 @@ def in_turns(
 
 
 def measure(home: Home, case: Case, copy: float, rounds: int = ROUNDS) -> dict[str, Any]:
-    """One row: our kernels, and PyTorch's beside them in the same rounds."""
+    """One row: our kernels, and PyTorch's and cuBLASLt's beside them in the same rounds."""
     runs: dict[str, Callable[[], Any]] = {"ours": lambda: case.run(home.kernels)}
     not_run = {"torch": home.without_torch().removeprefix("not run: ")}
     if not not_run["torch"] and case.rival is not None:
@@ -63,6 +63,17 @@ def measure(home: Home, case: Case, copy: float, rounds: int = ROUNDS) -> dict[s
             runs["torch"] = rival
         except Exception as error:
             not_run["torch"] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    if case.gemm:
+
+        def by_cublaslt() -> None:
+            with backend.cuda_gemm("cublaslt", home.kernels.name):
+                case.run(home.kernels)
+
+        try:
+            by_cublaslt()
+            runs["cublaslt"] = by_cublaslt
+        except RuntimeError as error:
+            not_run["cublaslt"] = str(error).partition("\n")[0]
     times = in_turns(home, runs, rounds)
     return gpu_report.row(*_about(case), copy, times, not_run)
 

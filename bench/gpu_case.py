@@ -21,7 +21,7 @@ class Case:
     """Kernels called one after the other with these arguments, by name; absent ones are None.
 
     bytes: what the contract's TRAFFIC line allows to be moved. flops: of the products of matrices
-    that the results need, where those are what takes the time.
+    that the results need, where those are what takes the time. gemm: cuBLASLt can make them.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Case:
     calls: tuple[tuple[str, dict[str, Any]], ...] = field(repr=False)
     rival: Rival | None = field(default=None, repr=False)
     flops: int = 0
+    gemm: bool = False
 
     def __str__(self) -> str:
         return f"{self.name} {'x'.join(map(str, self.shape))} {self.dtype}"

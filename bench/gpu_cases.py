@@ -299,7 +299,8 @@ def small(xp: Any) -> Iterator[Case]:
         for causal in (False, True):
             yield from attention(m, 1, 70, 2, 64, causal)
         yield from attention(m, 2, 33, 1, 40, True, queries=1)
-        for rows, inner, cols in ((40, 24, 136), (9, 17, 33)):
+        yield from linear(m, 2100, 24, 40)  # a gradient that is summed in pieces
+        for rows, inner, cols in ((40, 24, 136), (9, 17, 33), (8, 24, 40)):
             yield from matmul(m, rows, inner, cols)
             yield from linear(m, rows, inner, cols)
             yield from gelu_ffn(m, rows, inner, cols)
@@ -332,6 +333,8 @@ def full(xp: Any, groups: int) -> Iterator[Case]:
             yield from matmul(m, size, size, size)
         for inner, cols in ((768, 768), (768, 2304)):
             yield from linear(m, 1 << 16, inner, cols)
-        yield from gelu_ffn(m, 1 << 14, 768, 3072)
+        yield from linear(m, 8, 8192, 8192)  # as in decoding
+        for channels in (768, 1024, 2048, 4096):
+            yield from gelu_ffn(m, 1 << 14, channels, 4 * channels)
         yield from linear_cross_entropy(m, 1 << 14, 768, 50304, 1 << 13)
     yield from optimizer(Maker(xp, F32), 124_439_808)

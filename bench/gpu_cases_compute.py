@@ -144,7 +144,7 @@ def linear_cross_entropy(
     arguments |= {"mean": True, "dloss": 1.0, "bf16": False}
     name, flops = "linear_cross_entropy_forward", 6 * rows * channels * classes
     size, shape = 2 * (x.nbytes + w.nbytes), (rows, channels, classes)
-    yield Case(name, shape, m.dtype, size, ((name, arguments),), rival, flops)
+    yield Case(name, shape, m.dtype, size, ((name, arguments),), rival, flops, gemm=True)
 
 
 def product(
@@ -172,4 +172,4 @@ def product(
 
     size = sum(a.nbytes for a in arguments.values() if hasattr(a, "nbytes"))
     shape = (*shapes[0], shapes[1][-1] if kernel.startswith("matmul") else shapes[1][0])
-    return Case(kernel, shape, m.dtype, size, ((kernel, arguments),), build, flops)
+    return Case(kernel, shape, m.dtype, size, ((kernel, arguments),), build, flops, gemm=True)

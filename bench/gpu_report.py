@@ -31,6 +31,7 @@ ROW: dict[str, Any] = {
     "tflop_per_s": (*NUMBER, type(None)),
     "torch_ms": (*NUMBER, str),
     "times_torch_speed": (*NUMBER, type(None)),
+    "cublaslt_ms": (*NUMBER, str, type(None)),
 }
 
 
@@ -45,7 +46,7 @@ def check(result: dict[str, Any]) -> None:
         raise Malformed("the file: gpu has no name")
     for i, row in enumerate(result["rows"]):
         _fields(f"row {i}", row, ROW)
-        for field in ("ms", "torch_ms"):
+        for field in ("ms", "torch_ms", "cublaslt_ms"):
             if isinstance(row[field], str) and not row[field].startswith("not run: "):
                 raise Malformed(f"row {i}: {field} says neither a time nor why it was not run")
 
@@ -71,11 +72,13 @@ def row(
     """One row of a result.
 
     size: bytes moved. flops: 0 where memory is the limit. copy: bytes per second of the copy in
-    this run. times: who ran -> (median milliseconds, spread); not_run: who did not -> why. The
-    spread is the middle eighty percent of the times, as a share of their median.
+    this run. times: who ran -> (median milliseconds, spread); not_run: who did not -> why; cuBLASLt
+    is in neither where it has nothing to multiply. The spread is the middle eighty percent of the
+    times, as a share of their median.
     """
-    ours, torch = times.get("ours"), times.get("torch")
+    ours, torch, library = times.get("ours"), times.get("torch"), times.get("cublaslt")
     bandwidth = size / ours[0] * 1e3 if ours else None
+    without = f"not run: {not_run['cublaslt']}" if "cublaslt" in not_run else None
     return {
         "kernel": kernel,
         "shape": list(shape),
@@ -87,6 +90,7 @@ def row(
         "tflop_per_s": round(flops / ours[0] / 1e9, 1) if ours and flops else None,
         "torch_ms": round(torch[0], 4) if torch else f"not run: {not_run['torch']}",
         "times_torch_speed": round(torch[0] / ours[0], 2) if ours and torch else None,
+        "cublaslt_ms": round(library[0], 4) if library else without,
     }
 
 
@@ -108,12 +112,13 @@ def cells(entry: dict[str, Any]) -> list[str]:
         number(entry["tflop_per_s"], 1),
         time(entry["torch_ms"]),
         number(entry["times_torch_speed"], 2),
+        "" if entry["cublaslt_ms"] is None else time(entry["cublaslt_ms"]),
     ]
 
 
 def line(entry: dict[str, Any]) -> str:
     """The same for the terminal."""
-    widths = (27, 17, 9, 10, 5, 6, 5, 6, 10, 5)
+    widths = (27, 17, 9, 10, 5, 6, 5, 6, 10, 5, 10)
     padded = zip(cells(entry), widths, strict=True)
     return "  ".join(cell.strip("`").ljust(width) for cell, width in padded).rstrip()
 
@@ -140,7 +145,7 @@ def markdown(result: dict[str, Any]) -> str:
         for when, found in result["clocks"].items()
         if found
     )
-    rows = table([*HEAD, "times as fast"], [cells(entry) for entry in result["rows"]])
+    rows = table([*HEAD, "times as fast", "cuBLASLt"], [cells(entry) for entry in result["rows"]])
     return "\n\n".join([", ".join(about) + ".", rows, *([f"Clocks {clocks}."] if clocks else [])])
 
 

@@ -103,6 +103,7 @@ PYBIND11_MODULE(BYHAND_MODULE, module) {
     bind_operations(registry);
 #if defined(BYHAND_BACKEND_CUDA)
     bind_device(module);
+    bind_gemm(module);
 #else
     bind_probes(registry);
     module.attr("vector_width") = Vec::width;

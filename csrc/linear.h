@@ -8,7 +8,7 @@ namespace byhand {
 // MATH     y = x wT + b + add
 // SHAPES   x (R,K) T   w (N,K) T   b (N) T   y,add (R,N) T
 // EFFECTS  writes y | y may be add
-// NUMERICS products and sums in f32, each sum in the order of K; bf16 rounds x and w to bfloat16
+// NUMERICS products and sums in f32, each sum in fixed pieces of K; bf16 rounds x and w to bfloat16
 // TRAFFIC  2RNK operations
 void linear_forward(Out y, In x, In w, Maybe<In> b, Maybe<In> add, bool bf16, Stream stream);
 

@@ -25,7 +25,7 @@ FLOORS = [
     {"nn", "optim", "text", "data"},
     {"ops"},
     {"backend"},
-    {"errors", "_build", "_host"},
+    {"errors", "_build", "_host", "cublaslt"},
 ]
 NEIGHBOURS = {("optim", "nn"), ("training", "generation"), ("training", "presets")}
 FLOOR_OF = {room: height for height, rooms in enumerate(reversed(FLOORS)) for room in rooms}

@@ -70,6 +70,19 @@ int current_device() {
     return clear(cudaGetDevice(&device)) == cudaSuccess ? device : 0;
 }
 
+void* device_memory(const char* name, std::size_t bytes) {
+    void* memory = nullptr;
+    const cudaError_t error = clear(cudaMalloc(&memory, bytes));
+    if (error == cudaSuccess) return memory;
+    throw std::runtime_error(std::string(name) + ": " + describe(error));
+}
+
+bool is_captured(Stream stream) {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    clear(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream.handle), &status));
+    return status != cudaStreamCaptureStatusNone;
+}
+
 void bind_device(py::module_& module) {
     module.def("device_count", &device_count);
     module.def("driver_version", &driver_version);

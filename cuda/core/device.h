@@ -1,7 +1,12 @@
-// What Python asks of the CUDA driver before it picks this back end.
+// What Python asks of the CUDA driver before it picks this back end, and what host code needs of
+// it.
 #pragma once
 
 #include <pybind11/pybind11.h>
+
+#include <cstddef>
+
+#include "core/array.h"
 
 namespace byhand {
 
@@ -15,5 +20,14 @@ void bind_device(pybind11::module_& module);
 
 // The CUDA device of the calling thread; 0 where there is none.
 int current_device();
+
+// Adds gemm() and set_gemm(text), see cublaslt.h, and set_cublaslt_paths(files).
+void bind_gemm(pybind11::module_& module);
+
+// Memory of the current device that is never given back. RuntimeError, naming `name`, without it.
+void* device_memory(const char* name, std::size_t bytes);
+
+// Whether what is launched there goes to a CUDA graph instead of running.
+bool is_captured(Stream stream);
 
 }  // namespace byhand

@@ -1,5 +1,10 @@
+#include <utility>
+
 #include "core/gemm.cuh"
+#include "core/gemm_cublaslt.cuh"
+#include "core/gemm_few.cuh"
 #include "core/gemm_tiles.cuh"
+#include "core/workspace.h"
 
 namespace byhand {
 namespace {
@@ -11,13 +16,51 @@ Factor<T> factor(const Matrix<T>& m) {
             packable<T>(m.cols, m.data)};
 }
 
+// A product of few tiles and much depth leaves multiprocessors without work, and its depth is cut
+// in pieces. How many depends on nothing but the shape: no more than 128 multiprocessors have room
+// for, each at least kLeast steps long.
+template <class G>
+int pieces_of(int64_t tiles, int steps) {
+    constexpr int kEnough = 128 * G::kBlocks, kMost = 64, kLeast = 32;
+    static_assert(sizeof(float) * kEnough * G::kRows * G::kCols <= kWorkspace);
+    const int64_t blocks = std::min<int64_t>(kEnough / tiles, kMost);
+    return static_cast<int>(std::max<int64_t>(std::min<int64_t>(blocks, steps / kLeast), 1));
+}
+
 template <class F, bool kLeftAcross, bool kRightAcross>
-void launch_tiles(const char* name, const Product<F>& p, Stream stream) {
+void launch_tiles(const char* name, Product<F> p, Stream stream) {
     using G = GemmTile<F, kLeftAcross, kRightAcross>;
     const int64_t rows = (p.M + G::kRows - 1) / G::kRows, cols = (p.N + G::kCols - 1) / G::kCols;
     if (rows * cols > kMaxGrid) throw std::invalid_argument(std::string(name) + ": too large");
-    launch_shared(name, gemm_tiles<F, kLeftAcross, kRightAcross>, dim3(blocks_for(rows * cols, 1)),
-                  dim3(G::kThreads), G::kShared, stream, p);
+    const auto launch_pieces = [&](int pieces) {
+        launch_shared(name, gemm_tiles<F, kLeftAcross, kRightAcross>,
+                      dim3(blocks_for(rows * cols, 1), pieces), dim3(G::kThreads), G::kShared,
+                      stream, p);
+    };
+    const int steps = (p.K + G::kDeep - 1) / G::kDeep;
+    int pieces = pieces_of<G>(rows * cols, steps);
+    if (pieces == 1) return launch_pieces(1);
+    p.steps = (steps + pieces - 1) / pieces;
+    pieces = (steps + p.steps - 1) / p.steps;  // all of them have some
+    p.pieces = static_cast<float*>(workspace_of(name, stream));
+    launch_pieces(pieces);
+    const float* const sums = std::exchange(p.pieces, nullptr);
+    const auto add = [&](auto width) {
+        constexpr int V = decltype(width)::value;
+        launch(name, gemm_add_pieces<F, kLeftAcross, kRightAcross, V>,
+               dim3(blocks_for(int64_t{p.M} * p.N, 128 * V)), dim3(128), stream, p, sums, pieces);
+    };
+    if (p.packed) {
+        add(std::integral_constant<int, kPack<Stored<F>>>{});
+    } else {
+        add(std::integral_constant<int, 1>{});
+    }
+}
+
+template <class F>
+bool takes_few(const Product<F>& p, bool left_across, bool right_across) {
+    return !left_across && !right_across && p.M <= GemmFew::kRows && p.left.packed &&
+           p.right.packed;
 }
 
 }  // namespace
@@ -26,6 +69,7 @@ template <class F>
 void gemm(const char* name, Matrix<Stored<F>> left, Matrix<Stored<F>> right,
           const Epilogue<Stored<F>>& e, Stream stream) {
     using T = Stored<F>;
+    if (gemm_by_cublaslt<F>(name, left, right, e, stream)) return;
     // Of two transposed factors the product is made the other way round, and stored transposed.
     const bool transposed = left.transposed && right.transposed;
     if (transposed) {
@@ -39,7 +83,10 @@ void gemm(const char* name, Matrix<Stored<F>> left, Matrix<Stored<F>> right,
     p.packed = !transposed && packable<T>(p.N, e.c, e.into, e.bias, e.add, e.activated, e.saved);
     if (p.M == 0 || p.N == 0) return;
     // A right factor that is not transposed lies across the depth.
-    if (left.transposed) {
+    if (takes_few(p, left.transposed, !right.transposed)) {
+        launch(name, gemm_few<F>, dim3(blocks_for(p.N, GemmFew::kCols)), dim3(GemmFew::kThreads),
+               stream, p);
+    } else if (left.transposed) {
         launch_tiles<F, true, true>(name, p, stream);
     } else if (right.transposed) {
         launch_tiles<F, false, false>(name, p, stream);

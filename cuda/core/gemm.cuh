@@ -4,8 +4,9 @@
 //
 // A block makes a tile of the product. Panels of both factors come through a ring in shared memory,
 // by asynchronous copies that run several steps ahead of the tensor cores; a warp keeps a part of
-// the tile in registers (Kerr et al. 2017, "CUTLASS: fast linear algebra in CUDA C++"). The depth
-// is never split: each sum is made in one order that depends on the shape alone.
+// the tile in registers (Kerr et al. 2017, "CUTLASS: fast linear algebra in CUDA C++"). Each sum is
+// made in one order that depends on the shape alone: where there are few tiles the depth is cut in
+// pieces, whose sums are added one after the other.
 #pragma once
 
 #include "core/mma.cuh"

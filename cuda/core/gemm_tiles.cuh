@@ -23,6 +23,10 @@ struct Product {
     Epilogue<T> epilogue;
     bool packed;      // the arrays of the epilogue
     bool transposed;  // c is (N,M)
+    // Where the depth is cut in pieces: the steps of one, and room for the sums of each, (M,N)
+    // after (M,N), which gemm_add_pieces adds up.
+    int steps = 0;
+    float* pieces = nullptr;
 };
 
 // Eight warps make a tile of 128 x 128, each 32 x 64 of it; 64 bytes of depth are a step.
@@ -77,17 +81,36 @@ BYHAND_DEVICE void fetch_panel(SharedTile<T, kCols, kGap> to, const Factor<T>& f
     }
 }
 
-template <int V>
-BYHAND_DEVICE void add_into(float* to, const float (&v)[V]) {
+// Float32 neighbours, as many as are a pack of another type: f(i, part) for each pack of floats.
+template <int V, class F>
+BYHAND_DEVICE void for_float_packs(F&& f) {
     constexpr int kStep = V < kPack<float> ? V : kPack<float>;
 #pragma unroll
     for (int i = 0; i < V; i += kStep) {
-        float sum[kStep];
-        load(sum, to + i);
-#pragma unroll
-        for (int j = 0; j < kStep; ++j) sum[j] += v[i + j];
-        store(to + i, sum);
+        float part[kStep];
+        f(i, part);
     }
+}
+
+// v += from
+template <int V>
+BYHAND_DEVICE void add_from(float (&v)[V], const float* from) {
+    for_float_packs<V>([&](int i, auto& part) {
+        load(part, from + i);
+        constexpr int kStep = sizeof(part) / sizeof(float);
+#pragma unroll
+        for (int j = 0; j < kStep; ++j) v[i + j] += part[j];
+    });
+}
+
+template <int V>
+BYHAND_DEVICE void store_floats(float* to, const float (&v)[V]) {
+    for_float_packs<V>([&](int i, auto& part) {
+        constexpr int kStep = sizeof(part) / sizeof(float);
+#pragma unroll
+        for (int j = 0; j < kStep; ++j) part[j] = v[i + j];
+        store(to + i, part);
+    });
 }
 
 // V neighbours of a row of the product go to memory.
@@ -97,6 +120,10 @@ BYHAND_DEVICE void finish(const Product<F>& p, int row, int col, float (&v)[V]) 
     using Form = typename Epilogue<T>::Gelu;
     const Epilogue<T>& e = p.epilogue;
     const int64_t at = p.transposed ? int64_t{col} * p.M + row : int64_t{row} * p.N + col;
+    if (p.pieces != nullptr) {
+        store_floats(p.pieces + int64_t{blockIdx.y} * p.M * p.N + at, v);
+        return;
+    }
     const auto add = [&](const T* more) {
         float other[V];
         load(other, more);
@@ -119,7 +146,8 @@ BYHAND_DEVICE void finish(const Product<F>& p, int row, int col, float (&v)[V]) 
     if (e.bias != nullptr) add(e.bias + col);
     if (e.add != nullptr) add(e.add + at);
     if (e.into != nullptr) {
-        add_into(e.into + at, v);
+        add_from(v, e.into + at);
+        store_floats(e.into + at, v);
     } else {
         store(e.c + at, v);
     }
@@ -159,7 +187,9 @@ __global__ void __launch_bounds__(GemmTile<F, kLeftAcross, kRightAcross>::kThrea
     T* const ring = reinterpret_cast<T*>(bytes);
     const TilePlace tile((p.M + G::kRows - 1) / G::kRows, (p.N + G::kCols - 1) / G::kCols);
     const int row0 = tile.row * G::kRows, col0 = tile.col * G::kCols;
-    const int steps = (p.K + G::kDeep - 1) / G::kDeep;
+    const int all = (p.K + G::kDeep - 1) / G::kDeep;
+    const int before = p.steps * static_cast<int>(blockIdx.y);
+    const int steps = p.pieces != nullptr ? min(p.steps, all - before) : all;
 
     const auto left_at = [&](int stage) { return typename G::Left{ring + stage * G::kStage}; };
     const auto right_at = [&](int stage) {
@@ -167,7 +197,7 @@ __global__ void __launch_bounds__(GemmTile<F, kLeftAcross, kRightAcross>::kThrea
     };
     const auto fetch_step = [&](int step, int stage) {
         if (step < steps) {
-            const int k = step * G::kDeep;
+            const int k = (before + step) * G::kDeep;
             fetch_panel<G::kLeftRows, G::kThreads>(left_at(stage), p.left, kLeftAcross ? k : row0,
                                                    kLeftAcross ? row0 : k);
             fetch_panel<G::kRightRows, G::kThreads>(
@@ -245,6 +275,21 @@ __global__ void __launch_bounds__(GemmTile<F, kLeftAcross, kRightAcross>::kThrea
         } else {
             for_packs(std::integral_constant<int, 1>{}, first);
         }
+    }
+}
+
+// The sums of all pieces of a depth, added in their order.
+template <class F, bool kLeftAcross, bool kRightAcross, int V>
+__global__ void __launch_bounds__(128, 1)
+    gemm_add_pieces(const __grid_constant__ Product<F> p, const float* pieces, int count) {
+    const int64_t size = int64_t{p.M} * p.N, step = int64_t{gridDim.x} * blockDim.x * V;
+    for (int64_t i = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * V; i < size; i += step) {
+        float v[V] = {};
+#pragma unroll 4
+        for (int piece = 0; piece < count; ++piece) add_from(v, pieces + piece * size + i);
+        const int64_t wide = p.transposed ? p.M : p.N;
+        const int row = static_cast<int>(i / wide), col = static_cast<int>(i % wide);
+        finish<kLeftAcross, kRightAcross>(p, p.transposed ? col : row, p.transposed ? row : col, v);
     }
 }
 

@@ -1,4 +1,6 @@
 // What Python asks of the CUDA kernels on the CPU.
+#include <new>
+
 #include "core/device.h"
 #include "core/threads.h"
 #include "host/schedule.h"
@@ -12,5 +14,13 @@ void bind_device(pybind11::module_& module) {
     module.def("num_threads", &num_threads);
     module.def("set_num_threads", &set_num_threads);
 }
+
+int current_device() { return 0; }
+
+void* device_memory(const char*, std::size_t bytes) {
+    return ::operator new(bytes, std::align_val_t{256});
+}
+
+bool is_captured(Stream) { return false; }
 
 }  // namespace byhand

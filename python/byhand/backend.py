@@ -25,7 +25,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from byhand import _host
+from byhand import _host, cublaslt
 
 # Directions of a kernel's arguments, the same words as in csrc/core/array.h. The reference kernels
 # are annotated with them, and the tests read them.
@@ -168,6 +168,8 @@ def _load(name: str) -> ModuleType:
 @functools.cache
 def _namespace(name: str) -> Kernels:
     module = _load(name)
+    if name.startswith("cuda") and os.environ.get("BYHAND_GEMM") == "cublaslt":
+        _find_cublaslt(name)
     return Kernels(name, {kernel: getattr(module, kernel) for kernel in module.kernels})
 
 
@@ -300,6 +302,30 @@ def multiprocessors(x: Array) -> int:
 @functools.cache
 def _multiprocessors(device: int) -> int:
     return int(_load("cuda").device_properties(device)["multiprocessors"])
+
+
+@contextmanager
+def cuda_gemm(name: str, module: str = "cuda") -> Iterator[None]:
+    """Multiplies matrices on the GPU with our own kernels, ``hand``, or with NVIDIA's cuBLASLt,
+    ``cublaslt``, inside a ``with`` block. Elsewhere it is what ``BYHAND_GEMM`` says, or ``hand``.
+    Raises ValueError for any other name; an op that needs cuBLASLt and cannot load it raises
+    RuntimeError.
+    """
+    native = _load(module)
+    before = native.gemm()
+    native.set_gemm(name)
+    if name == "cublaslt":
+        _find_cublaslt(module)
+    try:
+        yield
+    finally:
+        native.set_gemm(before)
+
+
+@functools.cache
+def _find_cublaslt(module: str) -> None:
+    """Tells the module where it may find the library, once."""
+    _load(module).set_cublaslt_paths(cublaslt.found())
 
 
 # --- CUDA on the CPU -----------------------------------------------------------------------------

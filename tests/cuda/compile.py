@@ -47,19 +47,30 @@ def _key(command: list[str], sources: list[Path]) -> str:
     return text.hexdigest()[:20]
 
 
-def on_host(name: str, cache: Path, sanitize: str = "", program: bool = False) -> Path:
-    """kernels/NAME.cu as a shared library, or as a program, that runs on the CPU."""
+def on_host(
+    name: str,
+    cache: Path,
+    sanitize: str = "",
+    program: bool = False,
+    changed: Path | None = None,
+) -> Path:
+    """kernels/NAME.cu as a shared library, or as a program, that runs on the CPU. Headers under
+    `changed` are taken in place of those under cuda/.
+    """
     compiler = host_compiler()
     sources = [KERNELS / f"{name}.cu", KERNELS / "set_schedule.cpp", *_runtime()]
     flags = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g"] if sanitize else []
     kind = "program" if program else "library"
-    target = cache / f"{name}-{_key([*compiler, *_FLAGS, *_HOST, *flags, kind], sources)}"
+    own = sorted(changed.rglob("*.cuh")) if changed else []
+    first = [f"-I{changed}"] if changed else []
+    command = [*compiler, *_FLAGS, *_HOST, *flags, kind]
+    target = cache / f"{name}-{_key(command, [*sources, *own])}"
     if target.exists():
         return target
     objects = [cache / f"{target.name}-{source.stem}.o" for source in sources]
 
     def compile_one(source: Path, to: Path) -> None:
-        _run([*compiler, *_FLAGS, *_HOST, *flags, "-c", "-o", str(to), str(source)])
+        _run([*compiler, *first, *_FLAGS, *_HOST, *flags, "-c", "-o", str(to), str(source)])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(compile_one, sources, objects))
@@ -69,6 +80,18 @@ def on_host(name: str, cache: Path, sanitize: str = "", program: bool = False) -
     for path in objects:
         path.unlink()
     made.rename(target)
+    return target
+
+
+def plain(name: str, cache: Path, *flags: str) -> Path:
+    """kernels/NAME.cpp, which is no kernel, as a shared library."""
+    source = KERNELS / f"{name}.cpp"
+    command = [*host_compiler(), *_FLAGS, *_HOST, *flags, "-shared"]
+    target = cache / f"{name}-{_key(command, [source])}.so"
+    if not target.exists():
+        made = target.with_suffix(".new")
+        _run([*command, "-o", str(made), str(source)])
+        made.rename(target)
     return target
 
 

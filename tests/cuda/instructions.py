@@ -54,7 +54,11 @@ RULES = (
     Rule("attention_backward_tiles", needs=(*TENSOR_CORES, EXP2)),
     Rule("attention_row_sums", loads=2, stores=0),  # dout o
     Rule("gemm_tiles<(float|Rounded), true", needs=(TENSOR_CORES[0], TENSOR_CORES[2], LOAD, STORE)),
+    Rule("gemm_add_pieces<.*, [48]>$", needs=(LOAD, STORE)),
+    Rule("gemm_few", needs=(TENSOR_CORES[0], LOAD)),
     Rule("gemm_tiles", needs=(*TENSOR_CORES, LOAD, STORE)),
+    Rule("gelu_pass<.*true>$", loads=2, stores=2),  # saved c, activated c
+    Rule("gelu_pass"),
     Rule("column_sums<.*Gradients", loads=3, stores=0),  # dy x b
     Rule("column_sums", stores=0),
     Rule("bias_gelu_forward_rows", loads=2),  # x b

@@ -163,6 +163,18 @@ def _products() -> Iterator[tuple[Op, Sample]]:
     yield LINEAR, linear_sample((2000,), 16, 40, frozen="dx")
     yield GELU_FFN, gelu_ffn_sample((130,), 24, 72, add=True)
     yield GELU_FFN, gelu_ffn_sample((33,), 40, 128, tanh=False, b1=False)
+    # So deep that the depth is cut in pieces, the last one shorter; packed and not.
+    for transposed in ("", "a", "b", "ab"):
+        yield MATMUL, matmul_sample(24, 2136, 40, transposed)
+        yield MATMUL, matmul_sample(19, 2117, 23, transposed)
+    yield LINEAR, linear_sample((2100,), 24, 40, add=True)
+    yield LINEAR, linear_sample((17,), 2056, 16, bf16=True)
+    yield GELU_FFN, gelu_ffn_sample((20,), 2080, 8, add=True)
+    # Few rows.
+    for rows, inner, cols in ((1, 64, 17), (3, 520, 40), (8, 1024, 33), (15, 40, 72), (16, 8, 24)):
+        yield LINEAR, linear_sample((rows,), inner, cols, add=rows % 2 == 1, frozen="dw")
+        yield LINEAR, linear_sample((rows,), inner, cols, b=False, bf16=True, frozen="dw")
+    yield GELU_FFN, gelu_ffn_sample((5,), 40, 72, add=True)
     yield LINEAR_CROSS_ENTROPY, linear_cross_entropy_sample((130,), 24, 136, block=50)
     yield LINEAR_CROSS_ENTROPY, linear_cross_entropy_sample((9,), 16, 2056, block=5, smoothing=0.1)
 

@@ -237,6 +237,12 @@ def test_a_row_is_computed_from_the_times(result):
     assert second["times_torch_speed"] is None
     products = gpu_report.row("attention_forward", (1,), "bfloat16", 1, 10**12, 3e12, TIMES, {})
     assert products["tflop_per_s"] == 10_000
+    times = {**TIMES, "cublaslt": (0.2, 0.01)}
+    beside = gpu_report.row("linear_forward", (1,), "float32", 1, 1, 3e12, times, {})
+    not_run = {"cublaslt": "no file"}
+    without = gpu_report.row("linear_forward", (1,), "float32", 1, 1, 3e12, TIMES, not_run)
+    ms = [r["cublaslt_ms"] for r in (first, products, beside, without)]
+    assert ms == [None, None, 0.2, "not run: no file"]
 
 
 def test_results_go_to_the_folder_of_their_gpu(result, tmp_path, capsys):
@@ -245,8 +251,8 @@ def test_results_go_to_the_folder_of_their_gpu(result, tmp_path, capsys):
     assert json.loads((to / "kernels.json").read_text()) == result
     table = (to / "kernels.md").read_text()
     expected = "| `softmax_forward` | 65536 x 1024 | bfloat16 | 0.100 ms | 1% | 2,684 | 89% |  |"
-    assert f"{expected} 0.120 ms | 1.20 |" in table
-    assert f"{expected} not run: no PyTorch here |  |" in table
+    assert f"{expected} 0.120 ms | 1.20 |  |" in table
+    assert f"{expected} not run: no PyTorch here |  |  |" in table
     assert table.startswith("Made-Up GPU 80GB, copy 3,000 GB/s read and written, driver 13000")
     assert "Clocks before: clocks.sm 1980 MHz." in table
     assert gpu.main(["table", str(to / "kernels.json")]) == 0

@@ -277,6 +277,19 @@ def test_gelu_ffn_in_blocks_of_any_size(block, device_kernels):
         np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_pieces_of_a_depth_are_added_in_their_order(transposed, device_kernels):
+    """1 is lost beside 2^30, unless that is gone before."""
+    depth = 3 * 512  # of one tile: three pieces
+    b = np.ones((depth, 20), np.float32)
+    for values, expected in (((1, 2**30, -(2**30)), 0), ((2**30, -(2**30), 1), 1)):
+        a, c = np.zeros((17, depth), np.float32), np.full((17, 20), np.nan, np.float32)
+        a[:, ::512] = values
+        a = a.T.copy() if transposed else a
+        device_kernels.matmul_forward(c, a, b, transposed, False, False)
+        assert (c == expected).all()
+
+
 @pytest.mark.gpu
 def test_two_streams_do_not_share_their_partial_sums(on_gpu):
     import cupy
