@@ -29,8 +29,8 @@ constexpr int kLanes = 2;
 #endif
 typedef std::uint64_t Lanes __attribute__((vector_size(8 * kLanes)));
 
-// The first half of the groups in the even lanes: what even_pairs and odd_pairs make of that lies in
-// order. Written out, or compilers put it together lane by lane for every draw.
+// The first half of the groups in the even lanes: what even_pairs and odd_pairs make of that lies
+// in order. Written out, or compilers put it together lane by lane for every draw.
 #if defined(__AVX512F__)
 constexpr Lanes kOrder = {0, 4, 1, 5, 2, 6, 3, 7};
 #elif defined(__AVX2__)

@@ -63,10 +63,20 @@ struct Functions {
                              const Algorithm*, void* workspace, std::size_t bytes, void* stream);
 };
 
-// do(name) for each of them.
-#define BYHAND_CUBLASLT_FUNCTIONS(do)                                                                                                                                                                       \
-    do                                                                                                                                                                                                      \
-    (cublasLtCreate) do(cublasLtGetStatusName) do(cublasLtGetStatusString) do(cublasLtMatmulDescCreate) do(cublasLtMatmulDescDestroy) do(cublasLtMatmulDescSetAttribute) do(cublasLtMatrixLayoutCreate) do( \
-        cublasLtMatrixLayoutDestroy) do(cublasLtMatmulPreferenceCreate) do(cublasLtMatmulPreferenceDestroy) do(cublasLtMatmulPreferenceSetAttribute) do(cublasLtMatmulAlgoGetHeuristic) do(cublasLtMatmul)
+// F(name) for each of them.
+#define BYHAND_CUBLASLT_FUNCTIONS(F)        \
+    F(cublasLtCreate)                       \
+    F(cublasLtGetStatusName)                \
+    F(cublasLtGetStatusString)              \
+    F(cublasLtMatmulDescCreate)             \
+    F(cublasLtMatmulDescDestroy)            \
+    F(cublasLtMatmulDescSetAttribute)       \
+    F(cublasLtMatrixLayoutCreate)           \
+    F(cublasLtMatrixLayoutDestroy)          \
+    F(cublasLtMatmulPreferenceCreate)       \
+    F(cublasLtMatmulPreferenceDestroy)      \
+    F(cublasLtMatmulPreferenceSetAttribute) \
+    F(cublasLtMatmulAlgoGetHeuristic)       \
+    F(cublasLtMatmul)
 
 }  // namespace byhand::lt
