@@ -1,4 +1,5 @@
 #include "core/gemm.cuh"
+#include "core/gemm_hopper.h"
 #include "core/gemm_tiles.cuh"
 
 namespace byhand {
@@ -44,6 +45,9 @@ void gemm(const char* name, Matrix<Stored<F>> left, Matrix<Stored<F>> right,
     p.N = right.transposed ? p.right.rows : p.right.cols;
     p.packed = !transposed && packable<T>(p.N, e.c, e.into, e.bias, e.add, e.activated, e.saved);
     if (p.M == 0 || p.N == 0) return;
+    if constexpr (std::is_same_v<F, bf16>) {
+        if (gemm_on_hopper(name, p, left.transposed, !right.transposed, stream)) return;
+    }
     // A right factor that is not transposed lies across the depth.
     if (left.transposed) {
         launch_tiles<F, true, true>(name, p, stream);
