@@ -140,13 +140,14 @@ BYHAND_DEVICE void run_gemm_hopper(const Product<bf16>& p, const TensorMap& left
 
             const TilePlace at(tile, rows, cols);
             const int row = at.row * H::kRows + warp % 4 * 16, col = at.col * H::kCols;
+#pragma unroll 1
+            for (int i = 0; i < 4; ++i) {
 #pragma unroll
-            for (int m = 0; m < 2; ++m) {
-#pragma unroll
-                for (int n = 0; n < 2; ++n) {
-                    finish_rows<kLeftAcross, kRightAcross>(p, sheet, row + 64 * m, col + 64 * n,
-                                                           &sums[m][8 * n]);
+                for (int j = 0; j < 4; ++j) {  // registers have no index
+                    if (j == i) fill_sheet(sheet, &sums[j / 2][j % 2 * 8]);
                 }
+                finish_sheet<kLeftAcross, kRightAcross>(p, sheet, row + i / 2 * 64,
+                                                        col + i % 2 * 64);
             }
         }
     }

@@ -136,11 +136,9 @@ BYHAND_DEVICE void finish(const Product<F>& p, int row, int col, float (&v)[V]) 
     }
 }
 
-// 16 x 64 sums of a warp, from (row, col) of the product on, go to memory by way of its sheet, so
-// that whole packs are written.
-template <bool kLeftAcross, bool kRightAcross, class F>
-BYHAND_DEVICE void finish_rows(const Product<F>& p, Sheet sheet, int row, int col,
-                               const Sums* sums) {
+// 16 x 64 sums of a warp go to its sheet, and from there, as rows from (row, col) of the product
+// on, to memory: so whole packs are written.
+BYHAND_DEVICE void fill_sheet(Sheet sheet, const Sums* sums) {
     const int lane = lane_id();
     sync_warp();
 #pragma unroll
@@ -151,10 +149,14 @@ BYHAND_DEVICE void finish_rows(const Product<F>& p, Sheet sheet, int row, int co
         }
     }
     sync_warp();
+}
+
+template <bool kLeftAcross, bool kRightAcross, class F>
+BYHAND_DEVICE void finish_sheet(const Product<F>& p, Sheet sheet, int row, int col) {
     const auto for_packs = [&](auto width) {
         constexpr int V = decltype(width)::value, kPacks = kSheetCols / V;
 #pragma unroll 1
-        for (int i = lane; i < 16 * kPacks; i += kWarp) {
+        for (int i = lane_id(); i < 16 * kPacks; i += kWarp) {
             const int r = i / kPacks, c = i % kPacks * V;
             if (row + r >= p.M || col + c >= p.N) continue;
             float v[V];
@@ -253,7 +255,8 @@ __global__ void __launch_bounds__(GemmTile<F, kLeftAcross, kRightAcross>::kThrea
     const Sheet sheet{reinterpret_cast<float*>(bytes) + warp_id() * kSheet};
 #pragma unroll
     for (int m = 0; m < kM; ++m) {
-        finish_rows<kLeftAcross, kRightAcross>(p, sheet, row0 + row + 16 * m, col0 + col, sums[m]);
+        fill_sheet(sheet, sums[m]);
+        finish_sheet<kLeftAcross, kRightAcross>(p, sheet, row0 + row + 16 * m, col0 + col);
     }
 }
 

@@ -152,3 +152,27 @@ def test_same_bits_under_every_schedule_and_as_the_portable_path(op, sample, on_
                 results += [half.call(on_cpu, stage.kernel, env, stage.shapes)]
         for name in results[0].keys() - op.scratch:
             assert len({r[name].tobytes() for r in results}) == 1, name
+
+
+def taken(a, b):
+    """The threads in a block of the kernel that makes a b."""
+    c = np.zeros((a.shape[0], b.shape[1]), a.dtype)
+    backend.cuda_on_cpu().matmul_forward(c, a, b, False, False, False)
+    return importlib.import_module("byhand._cuda_on_cpu").last_block()
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_what_it_does_not_take_goes_the_portable_way(monkeypatch):
+    a, b = normal(16, 24), normal(24, 8)
+    away = np.empty(24 * 8 + 1, BF16)[1:].reshape(24, 8)
+    away[...] = b
+    assert taken(a, b) == 384
+    assert taken(a, normal(24, 9)) == 256  # rows that are no multiple of 16 bytes
+    assert taken(a, away) == 256  # not aligned to 16
+    assert taken(a.astype(np.float32), b.astype(np.float32)) == 256
+    assert taken(normal(16, 0), normal(0, 8)) == 256
+    for other in ("0", "", "on"):
+        monkeypatch.setenv("BYHAND_GEMM_HOPPER", other)
+        assert taken(a, b) == 256
+    monkeypatch.delenv("BYHAND_GEMM_HOPPER")
+    assert taken(a, b) == 256
