@@ -4,11 +4,11 @@
 // products lets the other one begin, and does its epilogue while the tensor cores work on that
 // one's tile (the "ping-pong" schedule of CUTLASS 3; Shah et al. 2024, "FlashAttention-3", 3.1).
 //
-// Tiles are 128 x 128, the widest for which a thread can hold the sums (128 registers) and the
-// epilogue's values: a warpgroup alone has a tile. One tile fits all, so there is one kernel for
-// each way the factors lie. A step reads 32 KB for 2 * 2^20 operations: on large products this
-// takes most of what the second-level cache can give, and panels shared by clusters of two blocks
-// would be the next thing to try.
+// Tiles are 128 x 128: a warpgroup alone has one, and wider ones would leave a thread too few
+// registers beside its sums, of which it has 128. One size fits all, so there is one kernel for
+// each way the factors lie. A step reads 32 KB for 2^21 operations, which for large products may be
+// more than the second-level cache gives: panels that clusters of two blocks share would be the
+// next thing to try.
 #pragma once
 
 #include "core/gemm_tiles.cuh"
