@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,11 +33,24 @@ class Case:
     rival: Rival | None = field(default=None, repr=False)
     flops: int = 0
     gemm: bool = False
+    environment: dict[str, str] = field(default_factory=dict)  # while it runs
 
     def __str__(self) -> str:
         return f"{self.name} {'x'.join(map(str, self.shape))} {self.dtype}"
 
     def run(self, kernels: Any) -> None:
+        before = {name: os.environ.get(name) for name in self.environment}
+        os.environ.update(self.environment)
+        try:
+            self._run(kernels)
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+    def _run(self, kernels: Any) -> None:
         for kernel, arguments in self.calls:
             names = [name for name, _, _ in getattr(backend.reference, kernel).directions]
             if unknown := arguments.keys() - set(names):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from byhand.ops.attention import backward_room, forward_room
@@ -81,9 +82,9 @@ def matmul(m: Maker, rows: int, inner: int, cols: int) -> Iterator[Case]:
     options = {"transpose_a": False, "transpose_b": False, "bf16": False}
     shapes, flops = (a.shape, b.shape), 2 * rows * inner * cols
     there = {"c": m.empty(rows, cols), "a": a, "b": b, **options}
-    yield product(m, "matmul_forward", there, flops, shapes, lambda a, b: a @ b)
+    yield from product(m, "matmul_forward", there, flops, shapes, lambda a, b: a @ b)
     back = {"da": da, "db": db, "dc": c, "a": a, "b": b, **options}
-    yield product(m, "matmul_backward", back, 2 * flops, shapes, lambda a, b: a @ b)
+    yield from product(m, "matmul_backward", back, 2 * flops, shapes, lambda a, b: a @ b)
 
 
 def linear(m: Maker, rows: int, inner: int, cols: int) -> Iterator[Case]:
@@ -97,9 +98,9 @@ def linear(m: Maker, rows: int, inner: int, cols: int) -> Iterator[Case]:
 
     inputs = {"x": x, "w": w, "bf16": False}
     there = {"y": m.empty(rows, cols), "b": b, **inputs}
-    yield product(m, "linear_forward", there, flops, shapes, rival)
+    yield from product(m, "linear_forward", there, flops, shapes, rival)
     into = {"dx": m.empty(rows, inner), "dw": m.full(0, cols, inner), "db": m.full(0, cols)}
-    yield product(m, "linear_backward", {**into, "dy": dy, **inputs}, 2 * flops, shapes, rival)
+    yield from product(m, "linear_backward", {**into, "dy": dy, **inputs}, 2 * flops, shapes, rival)
 
 
 def gelu_ffn(m: Maker, rows: int, channels: int, hidden: int) -> Iterator[Case]:
@@ -116,11 +117,11 @@ def gelu_ffn(m: Maker, rows: int, channels: int, hidden: int) -> Iterator[Case]:
 
     inputs = {"x": x, "w1": w1, "w2": w2, "tanh": True, "bf16": False}
     there = {"y": m.empty(rows, channels), "pre": m.empty(rows, hidden), "h": h, "b1": b1, "b2": b2}
-    yield product(m, "gelu_ffn_forward", {**there, **inputs}, flops, shapes, rival)
+    yield from product(m, "gelu_ffn_forward", {**there, **inputs}, flops, shapes, rival)
     into = {"dw1": m.full(0, hidden, channels), "db1": m.full(0, hidden)}
     into |= {"dw2": m.full(0, channels, hidden), "db2": m.full(0, channels)}
     back = {"dx": m.empty(rows, channels), "h": h, "dpre": dpre, "dy": dy, "pre": pre, **into}
-    yield product(m, "gelu_ffn_backward", {**back, **inputs}, 2 * flops, shapes, rival)
+    yield from product(m, "gelu_ffn_backward", {**back, **inputs}, 2 * flops, shapes, rival)
 
 
 def linear_cross_entropy(
@@ -154,9 +155,9 @@ def product(
     flops: int,
     shapes: tuple[tuple[int, ...], ...],
     rival: Callable[..., Any],
-) -> Case:
+) -> Iterator[Case]:
     """One kernel and its counterpart on tensors of these shapes; a backward kernel is held against
-    the way back through it. Every array counts once.
+    the way back through it. Every array counts once. In bfloat16 once more by Hopper's path.
     """
 
     def build() -> Callable[[], Any]:
@@ -172,4 +173,8 @@ def product(
 
     size = sum(a.nbytes for a in arguments.values() if hasattr(a, "nbytes"))
     shape = (*shapes[0], shapes[1][-1] if kernel.startswith("matmul") else shapes[1][0])
-    return Case(kernel, shape, m.dtype, size, ((kernel, arguments),), build, flops, gemm=True)
+    case = Case(kernel, shape, m.dtype, size, ((kernel, arguments),), build, flops, gemm=True)
+    yield case
+    if m.dtype == "bfloat16":
+        hopper = {"BYHAND_GEMM_HOPPER": "1"}
+        yield replace(case, name=f"{kernel}, Hopper", environment=hopper, gemm=False)

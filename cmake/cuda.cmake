@@ -172,6 +172,10 @@ function(byhand_cuda_module name)
   target_include_directories(${name} PRIVATE "${BYHAND_CUDA_ROOT}")
   target_include_directories(${name} SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
   target_compile_definitions(${name} PRIVATE BYHAND_BACKEND_CUDA)
+  if("${CMAKE_CUDA_ARCHITECTURES}" MATCHES "90a(-real)?(;|$)")  # code for Hopper alone is there
+    set_source_files_properties("${BYHAND_CUDA_ROOT}/core/gemm_hopper.cu" PROPERTIES
+                                COMPILE_DEFINITIONS BYHAND_SM90A)
+  endif()
   target_link_options(${name} PRIVATE ${toolkit_flags})
   # A kernel that spills its registers is a bug: the build fails. Fused multiply-add is written where
   # it is meant, as in C++: then the same kernel gives the same bits on the GPU and on the CPU.

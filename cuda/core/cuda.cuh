@@ -5,6 +5,8 @@
 //   that
 //                        every kernel is executed, raced and fuzzed where there is no GPU
 //
+// core/hopper.cuh adds the words of compute capability 9.0, under two faces in the same folders.
+//
 // The .cu files and the headers beside this one name nothing else of CUDA and have no #ifdef. From
 // the language itself they use __global__, __device__ (also for static device memory),
 // __launch_bounds__, __grid_constant__, threadIdx, blockIdx, blockDim, gridDim, dim3 and uint4.

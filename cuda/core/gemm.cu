@@ -3,6 +3,7 @@
 #include "core/gemm.cuh"
 #include "core/gemm_cublaslt.cuh"
 #include "core/gemm_few.cuh"
+#include "core/gemm_hopper.h"
 #include "core/gemm_tiles.cuh"
 #include "core/workspace.h"
 
@@ -86,7 +87,12 @@ void gemm(const char* name, Matrix<Stored<F>> left, Matrix<Stored<F>> right,
     if (takes_few(p, left.transposed, !right.transposed)) {
         launch(name, gemm_few<F>, dim3(blocks_for(p.N, GemmFew::kCols)), dim3(GemmFew::kThreads),
                stream, p);
-    } else if (left.transposed) {
+        return;
+    }
+    if constexpr (std::is_same_v<F, bf16>) {
+        if (gemm_on_hopper(name, p, left.transposed, !right.transposed, stream)) return;
+    }
+    if (left.transposed) {
         launch_tiles<F, true, true>(name, p, stream);
     } else if (right.transposed) {
         launch_tiles<F, false, false>(name, p, stream);

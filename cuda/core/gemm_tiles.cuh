@@ -29,6 +29,11 @@ struct Product {
     float* pieces = nullptr;
 };
 
+// Where a warp puts 16 rows of sums in order; eight rows begin in different groups of banks.
+constexpr int kSheetCols = 64;
+using Sheet = SharedTile<float, kSheetCols, 8>;
+constexpr int kSheet = Sheet::size(16);
+
 // Eight warps make a tile of 128 x 128, each 32 x 64 of it; 64 bytes of depth are a step.
 template <class F, bool kLeftAcross, bool kRightAcross>
 struct GemmTile {
@@ -47,10 +52,7 @@ struct GemmTile {
     static constexpr int kLeft = Left::size(kLeftRows), kStage = kLeft + Right::size(kRightRows);
     static constexpr int kShared = kStages * kStage * static_cast<int>(sizeof(T));
 
-    // Where a warp puts 16 rows of sums in order; eight rows begin in different groups of banks.
-    using Sheet = SharedTile<float, kWarpCols, 8>;
-    static constexpr int kSheet = Sheet::size(16);
-    static_assert(kThreads / kWarp * kSheet * sizeof(float) <= kShared);
+    static_assert(kThreads / kWarp * kSheet * sizeof(float) <= kShared && kWarpCols == kSheetCols);
 };
 
 // A panel of kRows rows whose first element is (row0, col0) of the factor, zeros outside of it.
@@ -162,15 +164,51 @@ BYHAND_DEVICE void finish(const Product<F>& p, int row, int col, float (&v)[V]) 
     }
 }
 
-// The tile of this block: neighbouring blocks run at the same time, and take a few rows of tiles by
-// many columns, so that they find each other's panels in the cache.
+// 16 x 64 sums of a warp go to its sheet, and from there, as rows from (row, col) of the product
+// on, to memory: so whole packs are written.
+BYHAND_DEVICE void fill_sheet(Sheet sheet, const Sums* sums) {
+    const int lane = lane_id();
+    sync_warp();
+#pragma unroll
+    for (int n = 0; n < kSheetCols / 8; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            *sheet.at(i / 2 * 8 + lane / 4, 8 * n + lane % 4 * 2 + i % 2) = sums[n][i];
+        }
+    }
+    sync_warp();
+}
+
+template <bool kLeftAcross, bool kRightAcross, class F>
+BYHAND_DEVICE void finish_sheet(const Product<F>& p, Sheet sheet, int row, int col) {
+    const auto for_packs = [&](auto width) {
+        constexpr int V = decltype(width)::value, kPacks = kSheetCols / V;
+#pragma unroll 1
+        for (int i = lane_id(); i < 16 * kPacks; i += kWarp) {
+            const int r = i / kPacks, c = i % kPacks * V;
+            if (row + r >= p.M || col + c >= p.N) continue;
+            float v[V];
+#pragma unroll
+            for (int j = 0; j < V; ++j) v[j] = *sheet.at(r, c + j);
+            finish<kLeftAcross, kRightAcross>(p, row + r, col + c, v);
+        }
+    };
+    if (p.packed) {
+        for_packs(std::integral_constant<int, kPack<Stored<F>>>{});
+    } else {
+        for_packs(std::integral_constant<int, 1>{});
+    }
+}
+
+// The place of a tile among rows and columns of tiles. Neighbours are made at the same time: they
+// are a few rows of tiles by many columns, so that they find each other's panels in the cache.
 struct TilePlace {
     int row, col;
 
-    BYHAND_DEVICE TilePlace(int rows, int cols) {
+    BYHAND_DEVICE TilePlace(int tile, int rows, int cols) {
         constexpr int kBand = 8;
-        const int block = static_cast<int>(blockIdx.x), band = block / (kBand * cols) * kBand;
-        const int height = min(kBand, rows - band), place = block - band * cols;
+        const int band = tile / (kBand * cols) * kBand;
+        const int height = min(kBand, rows - band), place = tile - band * cols;
         row = band + place % height;
         col = place / height;
     }
@@ -185,7 +223,8 @@ __global__ void __launch_bounds__(GemmTile<F, kLeftAcross, kRightAcross>::kThrea
     constexpr int kM = G::kM, kN = G::kN;
     BYHAND_DYNAMIC_SHARED(bytes);
     T* const ring = reinterpret_cast<T*>(bytes);
-    const TilePlace tile((p.M + G::kRows - 1) / G::kRows, (p.N + G::kCols - 1) / G::kCols);
+    const TilePlace tile(static_cast<int>(blockIdx.x), (p.M + G::kRows - 1) / G::kRows,
+                         (p.N + G::kCols - 1) / G::kCols);
     const int row0 = tile.row * G::kRows, col0 = tile.col * G::kCols;
     const int all = (p.K + G::kDeep - 1) / G::kDeep;
     const int before = p.steps * static_cast<int>(blockIdx.y);
@@ -243,38 +282,11 @@ __global__ void __launch_bounds__(GemmTile<F, kLeftAcross, kRightAcross>::kThrea
     sync_block();  // the ring is free
     if (!busy) return;
 
-    // By way of shared memory, 16 rows at a time, so that whole packs are written.
-    const int lane = lane_id();
-    const typename G::Sheet sheet{reinterpret_cast<float*>(bytes) + warp_id() * G::kSheet};
-    const auto for_packs = [&](auto width, int first) {
-        constexpr int V = decltype(width)::value, kPacks = G::kWarpCols / V;
-#pragma unroll 1
-        for (int i = lane; i < 16 * kPacks; i += kWarp) {
-            const int r = i / kPacks, c = i % kPacks * V;
-            if (first + r >= p.M || col0 + col + c >= p.N) continue;
-            float v[V];
-#pragma unroll
-            for (int j = 0; j < V; ++j) v[j] = *sheet.at(r, c + j);
-            finish<kLeftAcross, kRightAcross>(p, first + r, col0 + col + c, v);
-        }
-    };
+    const Sheet sheet{reinterpret_cast<float*>(bytes) + warp_id() * kSheet};
 #pragma unroll
     for (int m = 0; m < kM; ++m) {
-        sync_warp();
-#pragma unroll
-        for (int n = 0; n < kN; ++n) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                *sheet.at(i / 2 * 8 + lane / 4, 8 * n + lane % 4 * 2 + i % 2) = sums[m][n][i];
-            }
-        }
-        sync_warp();
-        const int first = row0 + row + 16 * m;
-        if (p.packed) {
-            for_packs(std::integral_constant<int, kPack<T>>{}, first);
-        } else {
-            for_packs(std::integral_constant<int, 1>{}, first);
-        }
+        fill_sheet(sheet, sums[m]);
+        finish_sheet<kLeftAcross, kRightAcross>(p, sheet, row0 + row + 16 * m, col0 + col);
     }
 }
 

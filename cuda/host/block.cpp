@@ -5,6 +5,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "host/hopper.h"
 #include "host/report.h"
 
 namespace byhand::host {
@@ -20,20 +21,20 @@ bool same(const Where& a, const Where& b) { return a.line == b.line && same(a.fi
 
 // --- Sets of threads ---------------------------------------------------------------------------
 
-void Block::Bits::add(unsigned thread) { add(thread / 32, 1u << thread % 32); }
+void Block::Queue::add(unsigned thread) { add(thread / 32, 1u << thread % 32); }
 
-void Block::Bits::add(unsigned warp, unsigned mask) {
+void Block::Queue::add(unsigned warp, unsigned mask) {
     lanes[warp] |= mask;
     if (mask != 0) warps |= 1u << warp;
 }
 
-void Block::Bits::remove(unsigned thread) {
+void Block::Queue::remove(unsigned thread) {
     unsigned& warp = lanes[thread / 32];
     warp &= ~(1u << thread % 32);
     if (warp == 0) warps &= ~(1u << thread / 32);
 }
 
-void Block::Bits::move_to(Bits& other) {
+void Block::Queue::move_to(Queue& other) {
     for (; warps != 0; warps &= warps - 1) {
         const int warp = __builtin_ctz(warps);
         other.add(static_cast<unsigned>(warp), lanes[warp]);
@@ -41,7 +42,7 @@ void Block::Bits::move_to(Bits& other) {
     }
 }
 
-int Block::Bits::first(unsigned from) const {
+int Block::Queue::first(unsigned from) const {
     if (from >= kMaxThreads) return -1;
     const unsigned warp = from / 32;
     if (const unsigned here = lanes[warp] & (~0u << from % 32)) {
@@ -53,7 +54,7 @@ int Block::Bits::first(unsigned from) const {
     return next * 32 + __builtin_ctz(lanes[next]);
 }
 
-int Block::Bits::last(unsigned to) const {
+int Block::Queue::last(unsigned to) const {
     const unsigned warp = to / 32;
     if (const unsigned here = lanes[warp] & (~0u >> (31 - to % 32))) {
         return static_cast<int>(warp * 32) + 31 - __builtin_clz(here);
@@ -65,6 +66,9 @@ int Block::Bits::last(unsigned to) const {
 }
 
 // --- The life of a block -----------------------------------------------------------------------
+
+Block::Block() : hopper_(std::make_unique<Hopper>(*this)) {}
+Block::~Block() = default;
 
 void Block::run(Launch& launch, std::uint64_t index) {
     {
@@ -126,9 +130,16 @@ void Block::begin(Launch& launch, std::uint64_t index) {
     meetings_.resize(std::max<std::size_t>(meetings_.size(), (threads_ + 31) / 32 * kMeetings));
     for (Meeting& meeting : meetings_) meeting.arrived = 0;
     shared_.begin(launch.dynamic_bytes);
+    hopper_->begin((threads_ + 31) / 32);
 }
 
 void Block::end() {
+    if (error_.empty()) {
+        if (const std::string open = hopper_->left_open(); !open.empty()) {
+            error_ = std::string(launch_->kernel.name) + ": the end of the kernel: " + open + "; " +
+                     text(index_);
+        }
+    }
     if (error_.empty()) {
         if (const std::string damage = shared_.damage(); !damage.empty()) {
             error_ = std::string(launch_->kernel.name) + ": " + damage + "; " + text(index_);
@@ -195,6 +206,7 @@ BYHAND_NO_TSAN void Block::entry() {
         if (!self.copies.empty()) {
             block.fail("the end of the kernel", {}, "copy_async16 was not waited for");
         }
+        block.hopper().require_no_products(self.warp());
     } catch (const Unwind&) {
     } catch (const std::exception& error) {
         const Quiet quiet;
@@ -232,6 +244,11 @@ void Block::wait(const char* what, Where where) {
     Fiber* const to = go_on();
     if (to != self) Context::switch_to(self->context, to->context);
     if (!error_.empty()) throw Unwind{};
+}
+
+void Block::wait_in(Queue& queue, const char* what, Where where) {
+    queue.add(running->index);
+    wait(what, where);
 }
 
 // The fiber to go on with, made ready to be switched to.

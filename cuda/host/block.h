@@ -43,6 +43,7 @@ struct AsyncCopy {
 };
 
 class Block;
+class Hopper;
 
 struct Fiber {
     Context context;
@@ -65,6 +66,20 @@ class Block {
   public:
     static constexpr unsigned kMaxThreads = 1024;
 
+    struct Queue {  // a set of threads
+        unsigned warps = 0, lanes[32] = {};
+        void add(unsigned thread);
+        void add(unsigned warp, unsigned mask);
+        void remove(unsigned thread);
+        void move_to(Queue& other);
+        bool empty() const { return warps == 0; }
+        int first(unsigned from) const;  // from it upwards; -1 for none
+        int last(unsigned to) const;     // from it downwards
+    };
+
+    Block();
+    ~Block();
+
     // Runs one block after another. Throws std::runtime_error with one sentence when a kernel does
     // what no kernel may; all its fibers are unwound by then.
     void run(Launch& launch, std::uint64_t index);
@@ -84,27 +99,22 @@ class Block {
     // get null, afterwards. Memory is ordered only if asked for.
     void* const* meet(const char* what, unsigned mask, void* mine, Where where, bool order = false);
 
+    // Waits until woken.
+    void wait_in(Queue& queue, const char* what, Where where);
+    void wake(Queue& queue) { queue.move_to(ready_); }
+
     SharedMemory& shared() { return shared_; }
+    Hopper& hopper() { return *hopper_; }
 
     // Ends the block: the first one is reported, with the thread that runs.
     [[noreturn]] void fail(const char* what, Where where, const std::string& why);
 
   private:
     struct Unwind {};  // thrown through a fiber that has to give up
-    struct Bits {      // a set of threads
-        unsigned warps = 0, lanes[32] = {};
-        void add(unsigned thread);
-        void add(unsigned warp, unsigned mask);
-        void remove(unsigned thread);
-        void move_to(Bits& other);
-        bool empty() const { return warps == 0; }
-        int first(unsigned from) const;  // from it upwards; -1 for none
-        int last(unsigned to) const;     // from it downwards
-    };
     struct Barrier {
         unsigned expected = 0, arrived = 0, turn = 0;
         Where where = {};
-        Bits waiting;
+        Queue waiting;
         // Two that take turns: who arrives at the next one already must not seem to have come
         // before a thread that is still on its way out of this one.
         Edge edge[2];
@@ -138,12 +148,13 @@ class Block {
     Context home_;  // the thread of the operating system
     StackPool stacks_;
     std::unique_ptr<Stack> last_stack_;  // of the fiber that ended last: it may still stand on it
-    Bits ready_;
+    Queue ready_;
     unsigned cursor_ = 0;  // the thread that ran last
     Random random_;
     Barrier barriers_[16];
     std::vector<Meeting> meetings_;  // kMeetings a warp
     SharedMemory shared_;
+    std::unique_ptr<Hopper> hopper_;
     unsigned turn_ = 0;
     Edge ended_[2];  // from the threads of one turn to those of the next
     std::string error_;
@@ -158,5 +169,8 @@ extern __thread Fiber* running
 
 // Runs every block of the grid, over the threads of core/threads.h.
 void run_grid(const Kernel& kernel, Extent grid, Extent block, std::int64_t dynamic_bytes);
+
+// By which tests tell the kernels of one op apart: the threads of a block in the last launch.
+unsigned last_block();
 
 }  // namespace byhand::host

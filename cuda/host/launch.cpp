@@ -46,13 +46,18 @@ struct Join {
     Launch& launch;
 };
 
+std::atomic<unsigned> last{0};
+
 }  // namespace
+
+unsigned last_block() { return last; }
 
 void run_grid(const Kernel& kernel, Extent grid, Extent block, std::int64_t dynamic_bytes) {
     const Quiet quiet;
     check_limits(kernel, grid, block, dynamic_bytes);
     Launch launch = {kernel,     grid, block, static_cast<std::size_t>(dynamic_bytes),
                      schedule(), {},   {}};
+    last = launch.threads();
     const std::int64_t blocks = std::int64_t{grid.x} * grid.y * grid.z;
     const Join join(launch);
     std::atomic<bool> failed{false};

@@ -3,12 +3,14 @@
 
 #include "core/device.h"
 #include "core/threads.h"
-#include "host/schedule.h"
+#include "host/block.h"
 
 namespace byhand {
 
-// Adds schedule() and set_schedule(text), see schedule.h; num_threads() and set_num_threads(n).
+// Adds last_block(), how many threads a block of the last launch had;
+// schedule() and set_schedule(text), see schedule.h; num_threads() and set_num_threads(n).
 void bind_device(pybind11::module_& module) {
+    module.def("last_block", &host::last_block);
     module.def("schedule", &host::schedule_text);
     module.def("set_schedule", &host::set_schedule);
     module.def("num_threads", &num_threads);

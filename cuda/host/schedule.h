@@ -18,7 +18,9 @@ enum class Order {
 struct Schedule {
     Order order = Order::forward;
     std::uint64_t seed = 0;
-    bool early = false;  // copy_async16 copies at once; otherwise when it is waited for
+    // Asynchronous copies happen at once, and Hopper's products when they are waited for; otherwise
+    // the other way round.
+    bool early = false;
 
     bool backwards() const {
         return order == Order::reverse || order == Order::warp_greedy_reverse ||

@@ -62,6 +62,18 @@ bool SharedMemory::owns(const void* p, std::size_t bytes) const {
     });
 }
 
+std::uintptr_t SharedMemory::origin() const {
+    return reinterpret_cast<std::uintptr_t>(memory_.get()) / 1024 * 1024;
+}
+
+unsigned SharedMemory::address(const void* p) const {
+    return static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(p) - origin());
+}
+
+unsigned char* SharedMemory::at(unsigned address) const {
+    return reinterpret_cast<unsigned char*>(origin() + address);
+}
+
 std::string SharedMemory::damage() const {
     if (BYHAND_ASAN) return "";  // has reported it where it happened
     const auto touched = [](const unsigned char* p) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -37,6 +38,9 @@ class SharedMemory {
     unsigned char* place(const SharedSite& site);
     unsigned char* dynamic() const { return dynamic_; }
     bool owns(const void* p, std::size_t bytes) const;
+    // What the GPU calls an address in shared memory: its low bits are those of the pointer.
+    unsigned address(const void* p) const;
+    unsigned char* at(unsigned address) const;
     std::string damage() const;  // what was written outside of any variable; empty if nothing was
 
   private:
@@ -48,6 +52,7 @@ class SharedMemory {
     static constexpr std::size_t kBytes = kMax + 32 * 1024;
 
     unsigned char* carve(const SharedSite& site);
+    std::uintptr_t origin() const;  // the address 0
 
     std::unique_ptr<unsigned char[]> memory_;
     unsigned char* top_ = nullptr;

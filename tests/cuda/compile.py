@@ -95,14 +95,17 @@ def plain(name: str, cache: Path, *flags: str) -> Path:
     return target
 
 
-def with_nvcc(name: str, cache: Path, *, library: bool) -> Path:
-    """kernels/NAME.cu for the GPU: a shared library for this machine's, or just an object file."""
+def with_nvcc(name: str, cache: Path, *, library: bool, arch: str = "") -> Path:
+    """kernels/NAME.cu for the GPU: a shared library for this machine's, or just an object file for
+    sm_80; for `arch`, such as 90a, if it is given.
+    """
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         pytest.skip("nvcc was not found")
     target = cache / f"{name}{'.so' if library else '.o'}"
-    arch = "-arch=native" if library else "-gencode=arch=compute_80,code=sm_80"
-    flags = ["-Werror=all-warnings", "-Xcompiler", "-Wall,-Wextra,-fPIC", arch]
+    only = f"-gencode=arch=compute_{arch or 80},code=sm_{arch or 80}"
+    code = "-arch=native" if library and not arch else only
+    flags = ["-Werror=all-warnings", "-Xcompiler", "-Wall,-Wextra,-fPIC", code]
     _run([nvcc, *_FLAGS, *flags, "-shared" if library else "-c", "-o", str(target),
           str(KERNELS / f"{name}.cu")])  # fmt: skip
     return target

@@ -10,6 +10,8 @@ from tests.cuda.machine_code import Kernel
 LOAD = r"LDG\.E(\.\w+)*\.128(\.\w+)*"
 STORE = r"STG\.E(\.\w+)*\.128(\.\w+)*"
 EXP2 = r"MUFU\.EX2"
+# Warpgroup products, bulk tensor copies, and registers that warpgroups hand over.
+HOPPER = (r"HGMMA(\.\w+)*", r"UTMALDG(\.\w+)*", r"USETMAXREG(\.\w+)*")
 TENSOR_CORES = (r"HMMA(\.\w+)*", r"LDSM(\.\w+)*", r"LDGSTS\.E(\.\w+)*\.128(\.\w+)*")
 
 # In no kernel, and why.
@@ -29,6 +31,7 @@ class Rule:
     loads: int = 1
     stores: int = 1
     needs: tuple[str, ...] = ()
+    arch: str = ""  # the only one that it speaks of
 
 
 # The first that matches counts. A kernel without a rule loads and stores 16 bytes at least once.
@@ -53,6 +56,8 @@ RULES = (
     Rule("attention_forward_tiles", needs=(*TENSOR_CORES, EXP2)),
     Rule("attention_backward_tiles", needs=(*TENSOR_CORES, EXP2)),
     Rule("attention_row_sums", loads=2, stores=0),  # dout o
+    Rule("gemm_hopper", needs=(*HOPPER, LOAD, STORE), arch="sm_90a"),
+    Rule("gemm_hopper", loads=0, stores=0),  # empty
     Rule("gemm_tiles<(float|Rounded), true", needs=(TENSOR_CORES[0], TENSOR_CORES[2], LOAD, STORE)),
     Rule("gemm_add_pieces<.*, [48]>$", needs=(LOAD, STORE)),
     Rule("gemm_few", needs=(TENSOR_CORES[0], LOAD)),
@@ -68,7 +73,8 @@ RULES = (
 
 
 def rule(kernel: Kernel) -> Rule:
-    return next((r for r in RULES if re.match(r.kernel, kernel.name)), Rule(kernel.stem))
+    fits = (r for r in RULES if r.arch in ("", kernel.arch) and re.match(r.kernel, kernel.name))
+    return next(fits, Rule(kernel.stem))
 
 
 def complaints(kernel: Kernel) -> list[str]:

@@ -120,6 +120,18 @@ def test_instructions_that_are_missing_or_too_many(opcodes, sentence):
     assert sentence in found[0]
 
 
+def test_a_rule_may_speak_of_one_architecture():
+    name, codes = "gemm_hopper<true, true>", ["LDG.E.128", "STG.E.128", "UTMALDG.2D"]
+    assert instructions.complaints(made_up(name, "EXIT")) == []
+    found = instructions.complaints(made_up(name, "HMMA.16816", *codes, arch="sm_90a"))
+    assert [sentence.split()[-1] for sentence in found] == [
+        instructions.HOPPER[0],
+        instructions.HOPPER[2],
+    ]
+    codes += ["HGMMA.64x128x16.F32.BF16", "USETMAXREG.DEALLOC.CTAPOOL"]
+    assert instructions.complaints(made_up(name, *codes, arch="sm_90a")) == []
+
+
 def test_a_kernel_without_a_rule_must_still_be_wide():
     assert len(instructions.complaints(made_up("new_rows<4>", "LDG.E", "STG.E"))) == 2
     assert instructions.complaints(made_up("new_rows<4>", "LDG.E.128", "STG.E.128")) == []

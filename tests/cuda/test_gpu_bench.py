@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -95,6 +96,19 @@ def test_pytorch_can_do_its_side(case, monkeypatch):
     run = case.rival()
     for _ in range(2):
         run()
+
+
+def test_what_a_case_sets_is_set_while_it_runs(on_cpu, monkeypatch):
+    monkeypatch.delenv("BYHAND_GEMM_HOPPER", raising=False)
+    from byhand import _cuda_on_cpu
+
+    pair = [c for c in SMALL if c.name.startswith("matmul_forward") and c.dtype == "bfloat16"][:2]
+    threads = []
+    for case in (*pair, pair[0]):
+        case.run(on_cpu)
+        threads.append(_cuda_on_cpu.last_block())
+        assert "BYHAND_GEMM_HOPPER" not in os.environ
+    assert threads == [256, 384, 256]
 
 
 def test_an_argument_that_no_kernel_has_is_refused():

@@ -25,7 +25,7 @@ BUGS = {
         TILES, "(stage + G::kStages - 1) % G::kStages", "stage"),
     "no barrier before the ring is used again": (TILES, "sync_block();  // the ring is free", ""),
     "no barrier of the warp around its sheet": (
-        TILES, "        sync_warp();\n        const int first", "        const int first"),
+        TILES, "    sync_warp();\n}", "}"),
     "every piece begins at the first step": (TILES, "(before + step) * G::kDeep",
                                              "step * G::kDeep"),
     "a piece has a step too many": (TILES, "min(p.steps, all - before)",

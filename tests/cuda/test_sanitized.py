@@ -14,6 +14,7 @@ from byhand import _build
 from tests import oracle
 from tests.cuda import half
 from tests.cuda.samples import OPS, WIDE
+from tests.cuda.test_hopper import FEW
 from tests.kernel_case import Op, Sample, bare_reference, run
 
 MOST = 50_000  # elements
@@ -39,3 +40,12 @@ def test_nothing_is_found(op: Op, sample: Sample, dtype: str, on_cpu: Any) -> No
         return
     for stage in oracle.stages(op, sample, bare_reference()):
         run(on_cpu, stage.kernel, stage.env, stage.shapes, np.float32)
+
+
+@pytest.mark.skipif(not _build.SANITIZE, reason="this build has no sanitizer")
+@pytest.mark.parametrize(("op", "sample"), FEW, ids=lambda c: getattr(c, "label", None))
+def test_nothing_is_found_in_products_for_hopper(
+    op: Op, sample: Sample, on_cpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BYHAND_GEMM_HOPPER", "1")
+    half.check(op, sample, on_cpu)

@@ -9,7 +9,7 @@
 #include <map>
 #include <vector>
 
-#include "core/cuda.cuh"
+#include "core/hopper.cuh"
 
 using namespace byhand;
 
@@ -254,6 +254,189 @@ __global__ void ones_by_the_first_block(float* y) {
     if (blockIdx.y == 0 && threadIdx.y == 0) y[rank_of()] = 1.0f;
 }
 
+// --- Hopper ------------------------------------------------------------------------------------
+
+// The matrix is x taken for bfloat16, 128 rows of 8: a number of x, cut off, is every second one.
+// A block has boxes of 64 rows of it and of 128, both 64 columns wide, mostly zeros.
+constexpr int kLeftBytes = 64 * 128, kRightBytes = 128 * 128;
+constexpr int kBoxBytes = kBoxAlignment + kLeftBytes + kRightBytes;
+using Sums128 = float[1][16][4];
+
+struct Boxes {
+    PhaseBarrier& barrier;
+    unsigned char *left, *right;
+
+    BYHAND_DEVICE void open(int arrivals = 1) const {
+        if (rank_of() == 0) {
+            open_barrier(barrier, arrivals);
+            share_barriers();
+        }
+        sync_block();
+    }
+    BYHAND_DEVICE void fetch_left(const TensorMap& map, int row) const {
+        if (rank_of() > 0) return;
+        arrive_and_expect(barrier, kLeftBytes);
+        copy_box_async(left, map, row, 0, barrier);
+    }
+    BYHAND_DEVICE void fetch_right(const TensorMap& map, int more_bytes = 0) const {
+        if (rank_of() > 0) return;
+        arrive_and_expect(barrier, kRightBytes + more_bytes);
+        copy_box_async(right, map, 0, 0, barrier);
+    }
+    // x[4 row], the row's second number, for each thread another row.
+    BYHAND_DEVICE float seen() const {
+        const auto* const row = reinterpret_cast<const bf16*>(right + rank_of() * 128);
+        return to_float(row[rank_of() % 8 * 8 + 1]);
+    }
+    // Both of them, and their product, which is not waited for.
+    BYHAND_DEVICE void multiply(Sums128& sums, const TensorMap& left_map,
+                                const TensorMap& right_map, int stride = 1024) const {
+        open(2);
+        fetch_left(left_map, 0);
+        fetch_right(right_map);
+        wait_phase(barrier, 0);
+        open_products(sums);
+        product_async<false, false>(sums[0], operand(left, 0, 1024), operand(right, 0, stride));
+        close_products();
+    }
+};
+#define BOXES(name)                       \
+    BYHAND_DYNAMIC_SHARED(name##_memory); \
+    BYHAND_SHARED(PhaseBarrier, phase);   \
+    const Boxes name = {phase, align_box(name##_memory), align_box(name##_memory) + kLeftBytes}
+
+BYHAND_DEVICE float last_of(const Sums128& sums) { return sums[0][15][3]; }
+
+template <bool bug>
+__global__ void does_not_wait_for_a_box(float* y, TensorMap, TensorMap right) {
+    BOXES(boxes);
+    boxes.open();
+    boxes.fetch_right(right);
+    sync_block();
+    if (!bug) wait_phase(phase, 0);
+    y[rank_of()] = boxes.seen();
+    if (bug) wait_phase(phase, 0);
+}
+
+template <bool bug>
+__global__ void waits_for_the_wrong_parity(float* y, TensorMap, TensorMap right) {
+    BOXES(boxes);
+    boxes.open();
+    boxes.fetch_right(right);
+    wait_phase(phase, bug ? 1 : 0);
+    y[rank_of()] = boxes.seen();
+    if (bug) wait_phase(phase, 0);
+}
+
+template <bool bug>
+__global__ void wrong_stride_of_a_factor(float* y, TensorMap left, TensorMap right) {
+    BOXES(boxes);
+    Sums128 sums = {};
+    boxes.multiply(sums, left, right, bug ? 512 : 1024);
+    wait_all_products(sums);
+    y[rank_of()] = last_of(sums);
+}
+
+template <bool bug>
+__global__ void reads_sums_too_early(float* y, TensorMap left, TensorMap right) {
+    BOXES(boxes);
+    Sums128 sums = {};
+    boxes.multiply(sums, left, right);
+    if (!bug) wait_all_products(sums);
+    y[rank_of()] = last_of(sums);
+    if (bug) wait_all_products(sums);
+}
+
+// A box that comes while the tensor cores still read the one before.
+template <bool bug>
+__global__ void releases_a_box_too_early(float* y, TensorMap left, TensorMap right) {
+    BOXES(boxes);
+    Sums128 sums = {};
+    boxes.multiply(sums, left, right);
+    if (!bug) wait_all_products(sums);
+    sync_block();
+    if (rank_of() == 1) arrive(phase);
+    boxes.fetch_left(left, 64);
+    wait_phase(phase, 1);
+    if (bug) wait_all_products(sums);
+    y[rank_of()] = last_of(sums);
+}
+
+template <bool bug>
+__global__ void ends_with_open_products(float* y, TensorMap left, TensorMap right) {
+    BOXES(boxes);
+    Sums128 sums = {};
+    boxes.multiply(sums, left, right);
+    if (!bug) wait_all_products(sums);
+    y[rank_of()] = 1.0f;
+}
+
+template <bool bug>
+__global__ void ends_with_an_open_box(float* y, TensorMap, TensorMap right) {
+    BOXES(boxes);
+    boxes.open();
+    boxes.fetch_right(right);
+    if (!bug) wait_phase(phase, 0);
+    y[rank_of()] = 1.0f;
+}
+
+template <bool bug>
+__global__ void touches_sums_between_products(float* y, TensorMap left, TensorMap right) {
+    BOXES(boxes);
+    Sums128 sums = {};
+    boxes.multiply(sums, left, right);
+    wait_all_products(sums);
+    if (!bug) open_products(sums);
+    product_async<false, false>(sums[0], operand(boxes.left, 0, 1024),
+                                operand(boxes.right, 0, 1024));
+    close_products();
+    wait_all_products(sums);
+    y[rank_of()] = 1.0f;
+}
+
+template <bool bug>
+__global__ void expects_too_many_bytes(float* y, TensorMap, TensorMap right) {
+    BOXES(boxes);
+    boxes.open();
+    boxes.fetch_right(right, bug ? 128 : 0);
+    wait_phase(phase, 0);
+    y[rank_of()] = 1.0f;
+}
+
+template <bool bug>
+__global__ void arrives_too_often(float* y, TensorMap, TensorMap right) {
+    BOXES(boxes);
+    boxes.open();
+    if (rank_of() == 0) {
+        arrive_and_expect(phase, kRightBytes);
+        if (bug) arrive(phase);
+        copy_box_async(boxes.right, right, 0, 0, phase);
+    }
+    wait_phase(phase, 0);
+    y[rank_of()] = 1.0f;
+}
+
+template <bool bug>
+__global__ void barrier_that_nobody_opened(float* y, TensorMap, TensorMap right) {
+    BOXES(boxes);
+    if (!bug) boxes.open();
+    boxes.fetch_right(right);
+    wait_phase(phase, 0);
+    y[rank_of()] = 1.0f;
+}
+
+template <bool bug>
+__global__ void misaligned_box(float* y, TensorMap left, TensorMap) {
+    BOXES(boxes);
+    boxes.open();
+    if (rank_of() == 0) {
+        arrive_and_expect(phase, kLeftBytes);
+        copy_box_async(boxes.left + (bug ? 128 : 0), left, 0, 0, phase);
+    }
+    wait_phase(phase, 0);
+    y[rank_of()] = 1.0f;
+}
+
 // --- Out of bounds -----------------------------------------------------------------------------
 
 template <bool bug>
@@ -355,6 +538,45 @@ std::map<std::string, Case> all_cases() {
     ADD(reads_beyond_global, ones);
     ADD(writes_beyond_global, ones);
     ADD(shifts_too_far, ones);
+#undef ADD
+    // Of a lane's last sum, row r and column c: the numbers of x, cut off, come four to a row.
+    const auto product = every([](int i) {
+        const int lane = i % kWarp, r = i / kWarp * 16 + lane / 4 + 8, c = 121 + lane % 4 * 2;
+        float sum = 0.0f;
+        for (int j = 0; j < 4; ++j) {
+            const auto cut = [&](int row) {
+                return float_of(bits_of(static_cast<float>(4 * row + j)) & 0xffff0000u);
+            };
+            sum += cut(r) * cut(c);
+        }
+        return sum;
+    });
+    const auto seen = every([](int i) { return static_cast<float>(4 * i); });
+    const auto add_hopper = [&](const char* name, std::vector<float> expected, auto right,
+                                auto wrong) {
+        const auto runner = [=](auto kernel) {
+            return [=](float* y, const float* x) {
+                const auto* const data = reinterpret_cast<const bf16*>(x);
+                launch_shared(name, kernel, dim3(1), dim3(kThreads), kBoxBytes, Stream{}, y,
+                              map_matrix(name, data, 128, 8, 64),
+                              map_matrix(name, data, 128, 8, 128));
+            };
+        };
+        cases[name] = {{runner(right), runner(wrong)}, std::move(expected)};
+    };
+#define ADD(name, expected) add_hopper(#name, expected, name<false>, name<true>)
+    ADD(does_not_wait_for_a_box, seen);
+    ADD(waits_for_the_wrong_parity, seen);
+    ADD(wrong_stride_of_a_factor, product);
+    ADD(reads_sums_too_early, product);
+    ADD(releases_a_box_too_early, product);
+    ADD(ends_with_open_products, ones);
+    ADD(ends_with_an_open_box, ones);
+    ADD(touches_sums_between_products, ones);
+    ADD(expects_too_many_bytes, ones);
+    ADD(arrives_too_often, ones);
+    ADD(barrier_that_nobody_opened, ones);
+    ADD(misaligned_box, ones);
 #undef ADD
     const auto limit = [&](const char* name, auto kernel, dim3 grid, dim3 block, int bytes,
                            dim3 wrong_grid, dim3 wrong_block, int wrong_bytes) {
