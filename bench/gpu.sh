@@ -6,6 +6,8 @@ usage="\
 bench/gpu.sh check   the kernels against the reference and against themselves on the CPU, twice for
                      equal bits, then under compute-sanitizer
 bench/gpu.sh bench   times beside a plain copy and PyTorch: \$OUT/<gpu>/kernels.json and .md
+bench/gpu.sh train   training steps of gpt2 and baby beside PyTorch: \$OUT/<gpu>/train_*.json; with DATA,
+                     a text, baby is also trained on it
 
 Each takes less than 8 minutes (LIMIT, in seconds). OUT is bench/results by default; PYTHON names the
 interpreter; BUILD is where the package is built, build/gpu by default: the second part reuses it.
@@ -15,7 +17,7 @@ cd "$(dirname "$0")/.." || exit
 
 part=${1:-}
 case $part in
-    check | bench) ;;
+    check | bench | train) ;;
     help | -h | --help) echo "$usage" && exit 0 ;;
     *) echo "$usage" >&2 && exit 2 ;;
 esac
@@ -67,6 +69,13 @@ if [ "$part" = check ]; then
         else
             echo "== $tool: not run, compute-sanitizer was not found"
         fi
+    done
+elif [ "$part" = train ]; then
+    for preset in baby gpt2; do
+        data=()
+        [ "$preset" = baby ] && [ -n "${DATA:-}" ] && data=(--data "$DATA")
+        step "train_$preset" 300 "$PYTHON" bench/gpu_train.py "$preset" --out "$OUT" "${data[@]}" &&
+            cat "$LOGS/train_$preset.log"
     done
 else
     left=$((LIMIT - SECONDS - 30))
