@@ -31,7 +31,7 @@ def some() -> Iterator[tuple[Op, Sample]]:
 
 @pytest.mark.skipif(not _build.SANITIZE, reason="this build has no sanitizer")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("op", "sample"), some(), ids=lambda c: getattr(c, "label", None))
+@pytest.mark.parametrize(("op", "sample"), [*some()], ids=lambda c: getattr(c, "label", None))
 def test_nothing_is_found(op: Op, sample: Sample, dtype: str, on_cpu: Any) -> None:
     """What a sanitizer finds ends the process, or its exit status says so."""
     if dtype == "bfloat16":
