@@ -12,9 +12,6 @@
 namespace byhand {
 namespace {
 
-// A slice of columns is a whole number of cache lines, so that threads never share one.
-constexpr std::int64_t kLineFloats = 16;
-
 // Rows between the one that is worked on and the one that is fetched.
 constexpr std::int64_t kAhead = 4;
 
@@ -155,6 +152,7 @@ void embedding_backward(Acc dw, Out, In dy, In ids, Stream) {
         });
         return;
     }
+    // Whole cache lines, so that threads never share one.
     const std::int64_t lines = (cols + kLineFloats - 1) / kLineFloats;
     parallel_for(lines, grain_of(rows * kLineFloats), [=](std::int64_t begin, std::int64_t end) {
         todo.add(0, rows, begin * kLineFloats, std::min(cols, end * kLineFloats));

@@ -5,6 +5,8 @@
 
 namespace byhand {
 
+inline constexpr std::int64_t kLineFloats = 16;  // of a cache line
+
 // Bytes of the second-level cache that one core can count on: between 256 KB and 2 MB, since a
 // larger one is shared between cores, and 512 KB where the system does not say.
 std::int64_t second_level_cache();

@@ -67,13 +67,13 @@ inline Into place_for(const float* y, std::int64_t size,
 // more than many.
 template <class Word>
 BYHAND_FLATTEN void write_words(float* y, std::int64_t n, Into place, Word&& word) {
-    constexpr std::int64_t w = Vec::width, kLine = 16, kShort = 64 * kLine;
+    constexpr std::int64_t w = Vec::width, kShort = 64 * kLineFloats;
     const auto put = [&](std::int64_t i, std::int64_t lanes) {
         word(i, lanes).store(y + i, lanes);
     };
-    const auto before =
-        static_cast<std::int64_t>(-(reinterpret_cast<std::uintptr_t>(y) / 4) % kLine);
-    const std::int64_t end = n - (n - before) % kLine;
+    const auto before = static_cast<std::int64_t>(
+        -(reinterpret_cast<std::uintptr_t>(y) / sizeof(float)) % kLineFloats);
+    const std::int64_t end = n - (n - before) % kLineFloats;
     if (place == Into::caches || (n < kShort && (before > 0 || end < n))) {
         for_words(n, put);
         return;
