@@ -29,7 +29,7 @@ import gpu_report
 from byhand import backend
 from gpu_case import Case
 from gpu_home import Gpu, Home, OnCpu
-from harness import circumstances
+from harness import circumstances, described
 
 ROUNDS, WARM_UP = 25, 3
 
@@ -62,7 +62,7 @@ def measure(home: Home, case: Case, copy: float, rounds: int = ROUNDS) -> dict[s
             rival()
             runs["torch"] = rival
         except Exception as error:
-            not_run["torch"] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            not_run["torch"] = described(error)
     if case.gemm:
 
         def by_cublaslt() -> None:

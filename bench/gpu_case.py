@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -39,16 +40,8 @@ class Case:
         return f"{self.name} {'x'.join(map(str, self.shape))} {self.dtype}"
 
     def run(self, kernels: Any) -> None:
-        before = {name: os.environ.get(name) for name in self.environment}
-        os.environ.update(self.environment)
-        try:
+        with mock.patch.dict(os.environ, self.environment):
             self._run(kernels)
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
 
     def _run(self, kernels: Any) -> None:
         for kernel, arguments in self.calls:

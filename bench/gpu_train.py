@@ -34,7 +34,7 @@ from byhand.presets import PRESETS
 from byhand.training.finite import Batch
 from byhand.training.graph import StepGraph
 from byhand.training.log import read_log
-from harness import circumstances, folder_of, in_turns
+from harness import circumstances, described, folder_of, in_turns
 
 SIZES = {"gpt2": dict(vocabulary=50304, context=1024, batch=32)}
 ADAMW = dict(lr=6e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
@@ -86,24 +86,11 @@ def torchs(model: GPT, device: str, compiled: bool) -> Train:
     return train
 
 
-def contestants(
-    config: GPTConfig, device: str, compiled: bool
-) -> tuple[dict[str, Train], dict[str, str]]:
-    """Who takes part, and why others do not."""
-
-    def made(who: str) -> Train:
-        model = GPT(config, seed=1, precision="bf16")
-        if who == "byhand":
-            return ours(model.to("cuda"))
-        return torchs(model, device, compiled=who == "PyTorch compiled")
-
-    found, absent = {}, {}
-    for who in ("byhand", "PyTorch", *(["PyTorch compiled"] if compiled else [])):
-        try:
-            found[who] = made(who)
-        except Exception as error:
-            absent[who] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    return found, absent
+def contestant(who: str, config: GPTConfig, device: str) -> Train:
+    model = GPT(config, seed=1, precision="bf16")
+    if who == "byhand":
+        return ours(model.to("cuda"))
+    return torchs(model, device, compiled=who == "PyTorch compiled")
 
 
 def compare(
@@ -111,14 +98,17 @@ def compare(
 ) -> dict[str, Any]:
     """One row. Disagreement where somebody's first losses are not the others'."""
     batches = random_batches(config, batch)
-    found, absent = contestants(config, device, compiled)
+    found: dict[str, Train] = {}
     first: dict[str, list[float]] = {}
-    for who, train in list(found.items()):
+    absent: dict[str, str] = {}
+    for who in ("byhand", "PyTorch", *(["PyTorch compiled"] if compiled else [])):
         try:
+            train = contestant(who, config, device)
             first[who] = train(batches)
         except Exception as error:  # of memory, most likely: the others are still worth timing
-            absent[who] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            del found[who]
+            absent[who] = described(error)
+        else:
+            found[who] = train
     for who, losses in first.items():
         for other, expected in first.items():
             if not np.allclose(losses, expected, rtol=0, atol=AGREED):

@@ -56,6 +56,11 @@ def repeats_for(run: Callable[[], Any], seconds: float) -> int:
     return max(1, round(seconds / fastest))
 
 
+def described(error: Exception) -> str:
+    """One line for a table: what kind of error, and its first line."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
 def processor() -> str:
     """Its name, and its family where there is such a number: cloud machines of one name may differ
     in it, and with it by a factor of two in speed.
