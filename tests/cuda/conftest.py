@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from byhand import backend
-from tests.cuda import cupy_double, machine_code
+from tests.cuda import compile, cupy_double, machine_code
 from tests.cuda.device import OnCpu, OnDevice
 from tests.cuda.schedules import SCHEDULES
 
@@ -45,6 +45,33 @@ def on_gpu() -> Any:
 def device_kernels(request: Any) -> Any:
     """Both of them, one after the other."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=[*SCHEDULES, pytest.param("gpu", marks=pytest.mark.gpu)])
+def words(request: Any, cache_dir: Path) -> Iterator[compile.Library]:
+    """kernels/WORDS.cu of the test module: on the CPU under each schedule, and on a GPU, which must
+    have the module's CAPABILITY if it names one.
+    """
+    if request.param == "gpu":
+        yield _words_on_gpu(request.module, cache_dir)
+        return
+    library = compile.Library(compile.on_host(request.module.WORDS, cache_dir))
+    library.schedule(request.param)
+    yield library
+    library.schedule("forward")
+
+
+def _words_on_gpu(module: Any, cache_dir: Path) -> compile.Library:
+    if reason := backend.cuda_reason():
+        pytest.skip(reason)
+    arch = ""
+    if wanted := getattr(module, "CAPABILITY", None):
+        device = importlib.import_module("byhand._cuda").device_properties()
+        if device["compute_capability"] != wanted:
+            pytest.skip(f"this GPU has not compute capability {wanted[0]}.{wanted[1]}")
+        arch = f"{wanted[0]}{wanted[1]}a"
+    path = compile.with_nvcc(module.WORDS, cache_dir, library=True, arch=arch)
+    return compile.Library(path, importlib.import_module("cupy"))
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ from byhand import backend
 from tests import oracle
 from tests.cuda import compile, half
 from tests.cuda.samples import MOST_ON_CPU, OPS, WIDE, name_of
-from tests.cuda.schedules import SCHEDULES
 from tests.cuda.test_kernels import on_both, size_of
 from tests.kernel_case import bare_reference
 from tests.ops.test_gelu_ffn import OP as GELU_FFN
@@ -27,40 +26,10 @@ from tests.ops.test_matmul import sample as matmul_sample
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 BF16 = np.dtype(ml_dtypes.bfloat16)
-
-
-def is_hopper():
-    device = importlib.import_module("byhand._cuda").device_properties()
-    return device["compute_capability"] == (9, 0)
+WORDS, CAPABILITY = "hopper_words", (9, 0)
 
 
 # --- The words ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def cpu_library(cache_dir):
-    return compile.Library(compile.on_host("hopper_words", cache_dir))
-
-
-@pytest.fixture(scope="module")
-def gpu_library(cache_dir):
-    if reason := backend.cuda_reason():
-        pytest.skip(reason)
-    if not is_hopper():
-        pytest.skip("this GPU is no Hopper")
-    path = compile.with_nvcc("hopper_words", cache_dir, library=True, arch="90a")
-    return compile.Library(path, importlib.import_module("cupy"))
-
-
-@pytest.fixture(params=[*SCHEDULES, pytest.param("gpu", marks=pytest.mark.gpu)])
-def words(request):
-    if request.param == "gpu":
-        yield request.getfixturevalue("gpu_library")
-        return
-    library = request.getfixturevalue("cpu_library")
-    library.schedule(request.param)
-    yield library
-    library.schedule("forward")
 
 
 def normal(*shape, seed=0, dtype=BF16):
@@ -95,8 +64,8 @@ def test_products(words, left_across, right_across, k):
 
 
 def test_nvcc_takes_the_same_file(cache_dir):
-    assert compile.with_nvcc("hopper_words", cache_dir, library=False).exists()
-    assert compile.with_nvcc("hopper_words", cache_dir, library=False, arch="90a").exists()
+    assert compile.with_nvcc(WORDS, cache_dir, library=False).exists()
+    assert compile.with_nvcc(WORDS, cache_dir, library=False, arch="90a").exists()
 
 
 # --- The matrix multiply -------------------------------------------------------------------------

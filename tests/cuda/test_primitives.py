@@ -4,41 +4,19 @@ and on the GPU where there is one.
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
 import pytest
 
-from byhand import backend
 from tests.cuda import compile
-from tests.cuda.schedules import SCHEDULES
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 BF16 = np.dtype(ml_dtypes.bfloat16)
+WORDS = "primitives"
 
 
-@pytest.fixture(scope="module")
-def cpu_library(cache_dir):
-    return compile.Library(compile.on_host("primitives", cache_dir))
-
-
-@pytest.fixture(scope="module")
-def gpu_library(cache_dir):
-    if reason := backend.cuda_reason():
-        pytest.skip(reason)
-    path = compile.with_nvcc("primitives", cache_dir, library=True)
-    return compile.Library(path, importlib.import_module("cupy"))
-
-
-@pytest.fixture(params=[*SCHEDULES, pytest.param("gpu", marks=pytest.mark.gpu)])
-def kernels(request):
-    if request.param == "gpu":
-        yield request.getfixturevalue("gpu_library")
-        return
-    library = request.getfixturevalue("cpu_library")
-    library.schedule(request.param)
-    yield library
-    library.schedule("forward")
+@pytest.fixture
+def kernels(words):
+    return words
 
 
 def normal(*shape, seed=0, dtype=np.float32):
@@ -198,4 +176,4 @@ def test_numbers(kernels):
 
 
 def test_nvcc_takes_the_same_file(cache_dir):
-    assert compile.with_nvcc("primitives", cache_dir, library=False).exists()
+    assert compile.with_nvcc(WORDS, cache_dir, library=False).exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,28 +12,9 @@ import pytest
 from byhand import backend
 from tests import oracle
 from tests.kernel_case import Memory, Op, bare_reference, run
-from tests.ops import (
-    test_bias_gelu,
-    test_cross_entropy,
-    test_dropout,
-    test_embedding,
-    test_layernorm,
-    test_log_softmax,
-    test_rmsnorm,
-    test_softmax,
-)
 
-TESTS = (
-    test_bias_gelu,
-    test_cross_entropy,
-    test_dropout,
-    test_embedding,
-    test_layernorm,
-    test_log_softmax,
-    test_rmsnorm,
-    test_softmax,
-)
-OPS = [test.OP for test in TESTS]
+NAMES = "bias_gelu cross_entropy dropout embedding layernorm log_softmax rmsnorm softmax".split()
+OPS = [importlib.import_module(f"tests.ops.test_{name}").OP for name in NAMES]
 
 
 @pytest.fixture

@@ -52,6 +52,33 @@ Status refuse(const std::string& why) {
     return kInvalidValue;
 }
 
+// What an attribute is set to.
+struct Attribute {
+    const void* value;
+    std::size_t bytes;
+
+    template <class T>
+    Status operator()(T& to) const {
+        if (bytes != sizeof to) return refuse("the size of an attribute");
+        std::memcpy(&to, value, bytes);
+        return kSuccess;
+    }
+};
+
+template <class T>
+Status made(T** to, const T& value) {
+    ++open;
+    *to = new T(value);
+    return kSuccess;
+}
+
+template <class T>
+Status destroyed(T* what) {
+    --open;
+    delete what;
+    return kSuccess;
+}
+
 bool fails(const char* function, Status& status) {
     if (failing != function) return false;
     failing.clear();
@@ -139,25 +166,15 @@ EXPORT const char* cublasLtGetStatusString(Status status) {
 
 EXPORT Status cublasLtMatmulDescCreate(Desc* desc, ComputeType compute, DataType scale) {
     MAY_FAIL();
-    ++open;
-    *desc = new DescOpaque{compute, scale};
-    return kSuccess;
+    return made(desc, DescOpaque{compute, scale});
 }
 
-EXPORT Status cublasLtMatmulDescDestroy(Desc desc) {
-    --open;
-    delete desc;
-    return kSuccess;
-}
+EXPORT Status cublasLtMatmulDescDestroy(Desc desc) { return destroyed(desc); }
 
 EXPORT Status cublasLtMatmulDescSetAttribute(Desc desc, DescAttribute attribute, const void* value,
                                              std::size_t bytes) {
     MAY_FAIL();
-    const auto set = [&](auto& to) {
-        if (bytes != sizeof to) return refuse("the size of an attribute");
-        std::memcpy(&to, value, bytes);
-        return kSuccess;
-    };
+    const Attribute set{value, bytes};
     switch (attribute) {
         case kTransA:
             return set(desc->transposed[0]);
@@ -177,38 +194,24 @@ EXPORT Status cublasLtMatrixLayoutCreate(Layout* layout, DataType type, std::uin
     if (type != kFloat32 && type != kBfloat16) return refuse("an unknown type");
     if (rows == 0 || cols == 0) return refuse("a matrix without elements");
     if (leading < static_cast<std::int64_t>(rows)) return refuse("columns overlap");
-    ++open;
-    *layout = new LayoutOpaque{type, rows, cols, leading};
-    return kSuccess;
+    return made(layout, LayoutOpaque{type, rows, cols, leading});
 }
 
-EXPORT Status cublasLtMatrixLayoutDestroy(Layout layout) {
-    --open;
-    delete layout;
-    return kSuccess;
-}
+EXPORT Status cublasLtMatrixLayoutDestroy(Layout layout) { return destroyed(layout); }
 
 EXPORT Status cublasLtMatmulPreferenceCreate(Preference* preference) {
     MAY_FAIL();
-    ++open;
-    *preference = new PreferenceOpaque;
-    return kSuccess;
+    return made(preference, PreferenceOpaque{});
 }
 
 EXPORT Status cublasLtMatmulPreferenceDestroy(Preference preference) {
-    --open;
-    delete preference;
-    return kSuccess;
+    return destroyed(preference);
 }
 
 EXPORT Status cublasLtMatmulPreferenceSetAttribute(Preference p, PreferenceAttribute attribute,
                                                    const void* value, std::size_t bytes) {
     MAY_FAIL();
-    const auto set = [&](auto& to) {
-        if (bytes != sizeof to) return refuse("the size of an attribute");
-        std::memcpy(&to, value, bytes);
-        return kSuccess;
-    };
+    const Attribute set{value, bytes};
     switch (attribute) {
         case kMaxWorkspaceBytes:
             return set(p->workspace);
