@@ -116,7 +116,7 @@ def zeros(shape: tuple[int, ...], like: Array, dtype: Any = None) -> Array:
     return array
 
 
-def send(to: Array, host: np.ndarray) -> None:
+def copy_to(to: Array, host: np.ndarray) -> None:
     """Copies a numpy array of the same shape and dtype to ``to``, wherever that is. On a GPU it
     takes its turn on the current stream and allocates nothing there.
     """
@@ -126,14 +126,14 @@ def send(to: Array, host: np.ndarray) -> None:
         to.set(host)
 
 
-def at_home(a: Array, like: Array) -> Array:
+def to_device_of(a: Array, like: Array) -> Array:
     """``a`` as an array on the home of ``like``, copied between devices when it must be. Copying
     from a GPU waits for it.
     """
-    return on_host(a) if isinstance(like, np.ndarray) else xp(like).asarray(a)
+    return to_numpy(a) if isinstance(like, np.ndarray) else xp(like).asarray(a)
 
 
-def on_host(a: Array) -> np.ndarray:
+def to_numpy(a: Array) -> np.ndarray:
     """``a`` as a numpy array, copied from a GPU when it must be, which waits for that."""
     return a.get() if is_cupy(a) else a
 

@@ -108,7 +108,7 @@ def test_what_is_not_finite_is_named(step, clip, accumulate, damage, sentence, c
 
         def batches(trainer: Trainer = trainer, plain: Any = plain) -> Any:
             if trainer.step == step:
-                weights.append(backend.on_host(trainer.model.arena.values).copy())
+                weights.append(backend.to_numpy(trainer.model.arena.values).copy())
                 damage(trainer)
             return plain()
 
@@ -121,7 +121,7 @@ def test_what_is_not_finite_is_named(step, clip, accumulate, damage, sentence, c
         # Nothing that was good is lost, and nothing is made of what is not.
         assert read_log_steps(folder) == list(range(1, step + 1))
         assert trainer.optimizer.step_count == step
-        after = backend.on_host(trainer.model.arena.values)
+        after = backend.to_numpy(trainer.model.arena.values)
         assert np.count_nonzero(after != weights[-1]) == (damage is in_a_weight)
         assert small.resumed_trainer(folder, device=device).run() is None
     np.testing.assert_allclose(weights[0], weights[1], rtol=1e-3, atol=1e-4)
@@ -140,7 +140,7 @@ def test_a_learning_rate_that_explodes_is_named_as_a_layer(accumulate, cupy, tmp
         with pytest.raises(Diverged) as error:
             trainer.run()
         said.append(str(error.value))
-        assert np.isfinite(backend.on_host(trainer.model.arena.values)).all()
+        assert np.isfinite(backend.to_numpy(trainer.model.arena.values)).all()
         for which in ("best", "last"):
             saved = read(tmp_path / device / f"{which}.safetensors")
             assert all(np.isfinite(tensor).all() for tensor in saved.tensors.values())

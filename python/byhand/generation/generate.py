@@ -75,8 +75,8 @@ def _stream(
         memory = model.new_cache(1) if cache else None
         unread = window
         for _ in range(tokens):
-            ids = backend.at_home(np.array([window if memory is None else unread]), weights)
-            logits = backend.on_host(model(ids, cache=memory)[0, -1])
+            ids = backend.to_device_of(np.array([window if memory is None else unread]), weights)
+            logits = backend.to_numpy(model(ids, cache=memory)[0, -1])
             token = choose(probabilities(logits, temperature, top_k), rng)
             yield token
             window = [*window, token]

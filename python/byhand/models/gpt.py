@@ -186,7 +186,7 @@ class GPT(Module):
         key = (B, T, ids.device.id)
         made = self._positions_on_gpu.get(key) if start == 0 else None
         if made is None:
-            made = backend.at_home(np.tile(np.arange(start, start + T), (B, 1)), ids)
+            made = backend.to_device_of(np.tile(np.arange(start, start + T), (B, 1)), ids)
             if start == 0:  # in decoding each token has another start
                 self._positions_on_gpu[key] = made
         return made

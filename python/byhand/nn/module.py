@@ -77,7 +77,7 @@ class Arena:
             stop = start + p.size
             for field, buffer in (("value", self.values), ("grad", self.grads)):
                 view = buffer[start:stop].reshape(p.shape)
-                view[...] = backend.at_home(getattr(p, field), view)
+                view[...] = backend.to_device_of(getattr(p, field), view)
                 setattr(p, field, view)
             p.operand = self.operands[start:stop].reshape(p.shape) if half else p.value
             start = stop
@@ -263,7 +263,7 @@ class Module:
                     f"got {tuple(state[name].shape)}"
                 )
         for name, p in own.items():
-            p.value[...] = backend.at_home(state[name], p.value)
+            p.value[...] = backend.to_device_of(state[name], p.value)
         self.arena.refresh()
 
     def to(self, device: str | None = None, dtype: Any = None) -> Module:
@@ -337,7 +337,7 @@ class Generator:
     @contextmanager
     def counted_from(self, start: Array) -> Iterator[None]:
         """Sends the count to ``start``, and counts from there inside the ``with`` block."""
-        backend.send(start, np.array(self.count, np.int64))
+        backend.copy_to(start, np.array(self.count, np.int64))
         self._start = self.count, start
         try:
             yield

@@ -102,7 +102,7 @@ class AdamW:
         self.v = backend.zeros(values.shape, values)
         self._t = backend.zeros((), values, np.int64)
         self.groups, self._pieces, ends = self._divide(groups)
-        self._bounds = backend.at_home(np.array(ends, np.int64), values)
+        self._bounds = backend.to_device_of(np.array(ends, np.int64), values)
         self._settings = backend.zeros((2, len(ends)), values)
         self._send()
 
@@ -143,7 +143,7 @@ class AdamW:
         rates = [group.lr for group, _ in self._pieces]
         decays = [group.weight_decay if decays else 0.0 for group, decays in self._pieces]
         host = np.array([rates, decays], self._settings.dtype)
-        backend.send(self._settings, host)
+        backend.copy_to(self._settings, host)
 
     @property
     def lr(self) -> float:
@@ -221,8 +221,8 @@ class AdamW:
         steps = int(state["step"])
         if steps < 0:
             raise ValueError(f"AdamW: step must be at least 0, got {steps}")
-        self.m[...] = backend.at_home(state["m"], self.m)
-        self.v[...] = backend.at_home(state["v"], self.v)
+        self.m[...] = backend.to_device_of(state["m"], self.m)
+        self.v[...] = backend.to_device_of(state["v"], self.v)
         self._t[...] = steps
 
 

@@ -37,7 +37,7 @@ def mean_loss(
         for x, y in windows_side_by_side(ids, context, batch_size, limit):
             if stop:
                 return None
-            there = (backend.at_home(a, model.arena.values) for a in (x, y))
+            there = (backend.to_device_of(a, model.arena.values) for a in (x, y))
             total += float(model.loss(*there)) * y.size
             predicted += y.size
     return total / predicted

@@ -85,7 +85,7 @@ def _first_output(model: GPT, batch: Batch) -> str:
             found.append(f"{name} is not finite ({how})")
 
     with model.no_save(), _seen(model, see):
-        loss = model.loss(*(backend.at_home(a, model.arena.values) for a in batch))
+        loss = model.loss(*(backend.to_device_of(a, model.arena.values) for a in batch))
     if not found and _damage(loss):
         found.append("head is not finite")  # which exists only in pieces
     return "".join(found)
@@ -120,7 +120,7 @@ def _seen(model: GPT, see: Callable[[str, Any], None]) -> Iterator[None]:
 
 def _damage(a: Array) -> str:
     """How many numbers are not finite; "" if all are."""
-    host = backend.on_host(a)
+    host = backend.to_numpy(a)
     for what, bad in (("NaN", np.isnan(host)), ("infinite", np.isinf(host))):
         if count := np.count_nonzero(bad):
             return f"{what} in {count} of {host.size} numbers"

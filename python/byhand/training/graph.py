@@ -162,10 +162,10 @@ class StepGraph:
 
     def _send(self, ids: Any, targets: Any) -> None:
         if self._ids is None:
-            self._ids, self._targets = (backend.at_home(a, self._sum) for a in (ids, targets))
+            self._ids, self._targets = (backend.to_device_of(a, self._sum) for a in (ids, targets))
         else:
-            backend.send(self._ids, np.ascontiguousarray(ids))
-            backend.send(self._targets, np.ascontiguousarray(targets))
+            backend.copy_to(self._ids, np.ascontiguousarray(ids))
+            backend.copy_to(self._targets, np.ascontiguousarray(targets))
 
     def _check(self, ids: Any, targets: Any) -> None:
         vocabulary = self.model.config.vocabulary_size

@@ -302,7 +302,7 @@ class Trainer:
         moments = self.optimizer.state_dict()
         named = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         named |= {"optimizer.m": moments["m"], "optimizer.v": moments["v"]}
-        return {name: backend.on_host(value) for name, value in named.items()}
+        return {name: backend.to_numpy(value) for name, value in named.items()}
 
     def state(self) -> dict[str, Any]:
         """The rest of what a checkpoint holds, as JSON data."""
