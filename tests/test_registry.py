@@ -52,3 +52,11 @@ def test_only_the_kind_asked_for_is_imported():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_presets_are_found_by_kind_and_name():
+    presets = registry.find("models", "gpt").PRESETS
+    assert registry.preset("gpt") is presets["tiny"]
+    assert registry.preset("gpt", "gpt2") is presets["gpt2"]
+    with pytest.raises(UserError, match="no preset called 'huge': choose from tiny, guide, "):
+        registry.preset("gpt", "huge")
