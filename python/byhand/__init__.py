@@ -9,7 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from byhand import backend, data, generation, models, nn, ops, optim, runs, tasks, text, training
+    from byhand import (
+        backend,
+        data,
+        generation,
+        models,
+        nn,
+        ops,
+        optim,
+        runs,
+        tasks,
+        text,
+        training,
+    )
     from byhand.backend import cuda_reason, get_num_threads, set_num_threads
     from byhand.info import __version__, info
     from byhand.models.gpt import GPT, GPTConfig

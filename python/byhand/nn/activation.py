@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from byhand.backend import Array
 from byhand.nn.module import Module
-from byhand.ops import bias_gelu
+from byhand.ops import bias_gelu, check
 
 
 class GELU(Module):
@@ -14,7 +14,8 @@ class GELU(Module):
     """
 
     def __init__(self, approximate: str = "none"):
-        gelu_form(approximate)
+        if approximate not in ("none", "tanh"):
+            raise check.wrong_value("GELU", "approximate", "'none' or 'tanh'", approximate)
         self.approximate = approximate
 
     def forward(self, x: Array) -> Array:

@@ -111,7 +111,10 @@ class MultiHeadAttention(Module):
             parts = dqkv[:, :, :H], dqkv[:, :, H : H + G], dqkv[:, :, H + G :]
             attention.backward(do, saved, out=parts)
             return self.qkv.backward(dqkv.reshape(B, T, -1))
-        dq, dkv = backend.empty((B, T, H, D), dy), backend.empty((B, saved[1].shape[1], 2 * G, D), dy)
+        dq, dkv = (
+            backend.empty((B, T, H, D), dy),
+            backend.empty((B, saved[1].shape[1], 2 * G, D), dy),
+        )
         attention.backward(do, saved, out=(dq, dkv[:, :, :G], dkv[:, :, G:]))
         return self._backward_both(dq, dkv)
 

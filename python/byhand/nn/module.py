@@ -28,6 +28,8 @@ from byhand.nn.storage import Storage
 _DTYPES = {"float32": np.float32, "float64": np.float64}
 
 M = TypeVar("M", bound="Module")
+
+
 class PilingUp(UserWarning):
     """Forward passes are kept for backward passes that do not come."""
 

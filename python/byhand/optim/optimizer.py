@@ -112,8 +112,8 @@ class Optimizer:
         self.model = model
         self._lr = self.number("lr", lr)
         self._weight_decay = self.number("weight_decay", weight_decay)
-        self._version = model.storage.version
-        storage = model.storage
+        storage = self._storage = model.storage
+        self._version = storage.version
         values, size = storage.values, storage.grads.size
         self.slots: dict[str, Array] = {n: backend.zeros((size,), values) for n in self.SLOTS}
         self._t = backend.zeros((), values, np.int64)
@@ -215,7 +215,7 @@ class Optimizer:
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"{kind}.step: clip_norm must be positive, got {clip_norm}")
         storage = self.model.storage
-        if storage.version != self._version:
+        if storage is not self._storage or storage.version != self._version:
             raise RuntimeError(
                 f"{kind}: the model's parameters were moved (by to, freeze, precision, or as a part "
                 "of a larger model that was built): make a new optimizer"
@@ -263,9 +263,9 @@ class Optimizer:
             raise ValueError(f"{where}: step must be at least 0, got {steps}")
         for slot in self.slots:
             names, given = own[slot].keys(), state[slot]
-            for name in names - given.keys():
+            for name in sorted(names - given.keys()):
                 raise ValueError(f"{where}: {slot} of {name} is missing")
-            for name in given.keys() - names:
+            for name in sorted(given.keys() - names):
                 raise ValueError(f"{where}: {slot} of {name} belongs to no trained parameter")
             for name, view in own[slot].items():
                 if tuple(given[name].shape) != tuple(view.shape):

@@ -62,7 +62,7 @@ class GraphStep:
         import cupy
 
         self.task = task
-        self._version = task.model.storage.version
+        self._storage, self._version = task.model.storage, task.model.storage.version
         self.optimizer = optimizer
         self.clip_norm = clip_norm
         self.events = events or Silent()
@@ -93,7 +93,8 @@ class GraphStep:
         when the ring is full.
         """
         task, events = self.task, self.events
-        if task.model.storage.version != self._version:
+        storage = task.model.storage
+        if storage is not self._storage or storage.version != self._version:
             raise RuntimeError("GraphStep: the model was moved; make a new one after model.to()")
         if len(self._unread) == self.capacity:
             raise RuntimeError(f"GraphStep: {self.capacity} steps were not read: the ring is full")
@@ -238,7 +239,9 @@ class _Part:
         try:
             body()
         except BaseException:
-            with suppress(Exception):  # the graph is incomplete, and ending the capture may fail too
+            with suppress(
+                Exception
+            ):  # the graph is incomplete, and ending the capture may fail too
                 self._stream.end_capture()
             raise
         return self._stream.end_capture()
