@@ -35,7 +35,7 @@ def test_ids_number_the_distinct_characters_in_code_point_order(text: str):
 @given(texts, st.lists(characters, max_size=20))
 def test_json_keeps_every_id(text: str, more: list[str]):
     tokenizer = CharacterTokenizer.from_text(text + "".join(more))
-    again = CharacterTokenizer.from_json(json.loads(json.dumps(tokenizer.to_json())))
+    again = CharacterTokenizer.from_dict(json.loads(json.dumps(tokenizer.to_dict())))
     assert again == tokenizer
     assert again.sha256() == tokenizer.sha256()
     assert again.encode(text).tolist() == tokenizer.encode(text).tolist()
@@ -110,9 +110,9 @@ def test_a_vocabulary_is_distinct_whole_characters(vocabulary: object, words: st
         {"kind": "character", "characters": ""},
     ],
 )
-def test_from_json_refuses_anything_else(data: object):
+def test_from_dict_refuses_anything_else(data: object):
     with pytest.raises(UserError):
-        CharacterTokenizer.from_json(data)
+        CharacterTokenizer.from_dict(data)
 
 
 def test_fingerprints_tell_vocabularies_apart():

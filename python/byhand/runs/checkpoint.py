@@ -1,9 +1,13 @@
 """One checkpoint is one safetensors file: every tensor, and in its metadata everything else.
 
-Being one file, it is replaced by one rename. Tensors: `model.<name>` for each parameter,
-`optimizer.m` and `optimizer.v` for the moments. Metadata: `format`, `version`, `state` (JSON: the
-step, the random states, the whole configuration) and `sha256` over the state and the tensors, so
-that a single changed byte is noticed.
+Being one file, it is replaced by one rename. Tensors of a run:
+
+    model.<name>                        each parameter and each buffer, by its name in the model
+    optimizer.<slot>.<parameter name>   what the optimizer keeps for it, such as AdamW's m and v
+
+Metadata: `format`, `version`, `state` (JSON: the step, the random states, the configuration) and
+`sha256` over the state and the tensors, so that a single changed byte is noticed. Files of version
+1 are read too (`legacy`).
 """
 
 from __future__ import annotations
@@ -19,22 +23,26 @@ import numpy as np
 import numpy.typing as npt
 
 from byhand.errors import UserError
+from byhand.runs.legacy import upgrade_checkpoint
 
 FORMAT = "byhand checkpoint"
-VERSION = 1
+VERSION = 2
+READABLE = ("1", "2")
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds; `state` is plain JSON data."""
+    """The content of a checkpoint file; `state` is plain JSON data."""
 
     tensors: dict[str, npt.NDArray[Any]]
     state: dict[str, Any]
 
     def group(self, prefix: str) -> dict[str, npt.NDArray[Any]]:
-        """The tensors called `prefix.<name>`, as {name: tensor}."""
+        """The tensors called `prefix.<name>`, as {name: tensor}. `group("optimizer.m")` has the first
+        moments by parameter name.
+        """
         start = f"{prefix}."
         return {k[len(start) :]: v for k, v in self.tensors.items() if k.startswith(start)}
 
@@ -55,7 +63,9 @@ def pack(tensors: Tensors, state: Mapping[str, Any]) -> bytes:
 
 
 def read(path: Path) -> Checkpoint:
-    """The checkpoint at `path`. UserError if it is missing, truncated, altered or foreign."""
+    """The checkpoint at `path`, of version 1 or 2. UserError if it is missing, truncated, altered
+    or not a checkpoint.
+    """
     import safetensors
 
     if not path.is_file():
@@ -69,7 +79,7 @@ def read(path: Path) -> Checkpoint:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except UserError:
         raise
-    # The library has its own exception for a bad file, and numpy a few for what it cannot hold.
+    # safetensors has its own exception for a bad file; for tensors that NumPy cannot hold, NumPy's.
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path} is not a whole safetensors file: it is truncated or something else ({error})"
@@ -83,6 +93,11 @@ def read(path: Path) -> Checkpoint:
         state = None
     if not isinstance(state, dict):
         raise UserError(f"{path} is damaged: its state is not JSON")
+    if metadata["version"] == "1":
+        try:
+            tensors, state = upgrade_checkpoint(tensors, state)
+        except UserError as error:
+            raise UserError(f"{path} is incomplete or has something unknown: {error}") from None
     return Checkpoint(tensors, state)
 
 
@@ -93,24 +108,26 @@ def require_like(path: Path | str, tensors: Tensors, expected: Tensors) -> None:
         raise UserError(f"{path} is of another model: it lacks the tensor {missing[0]}")
     extra = sorted(tensors.keys() - expected.keys())
     if extra:
-        raise UserError(f"{path} is of another model: it has a tensor {extra[0]} too many")
+        raise UserError(
+            f"{path} is of another model: it has the tensor {extra[0]}, which is unknown"
+        )
     for name, tensor in tensors.items():
         wanted = expected[name]
         if (tensor.shape, tensor.dtype) != (wanted.shape, wanted.dtype):
             raise UserError(
                 f"{path} is of another model: {name} has shape {tensor.shape} and type "
-                f"{tensor.dtype}, where {wanted.shape} and {wanted.dtype} are due"
+                f"{tensor.dtype}, where {wanted.shape} and {wanted.dtype} are expected"
             )
 
 
 def _require_ours(path: Path, metadata: Mapping[str, str]) -> None:
     if metadata.get("format") != FORMAT:
-        raise UserError(f"{path} is a safetensors file, but no checkpoint of byhand")
+        raise UserError(f"{path} is a safetensors file, but not a checkpoint of byhand")
     version = metadata.get("version", "")
-    if version != str(VERSION):
+    if version not in READABLE:
         raise UserError(
-            f"{path} is a checkpoint of format {version}, and this byhand reads format {VERSION}: "
-            "it was written by another version"
+            f"{path} is a checkpoint of format {version}, and this byhand reads the formats "
+            f"{' and '.join(READABLE)}: it was written by another version"
         )
 
 

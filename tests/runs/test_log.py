@@ -1,4 +1,4 @@
-"""The log: exact numbers, and cut where a checkpoint was."""
+"""The log: exact numbers, and cut at the step of a checkpoint."""
 
 import math
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from byhand.errors import UserError
-from byhand.training.log import Log, keep_until, read_log
-from byhand.training.plot import MISSING, LossPlot, loss_figure
+from byhand.runs.log import Log, keep_until, read_log
+from byhand.runs.plot import MISSING, LossPlot, loss_figure
 
 RECORDS = [
     {"step": 0, "validation_loss": 4.0},
@@ -26,9 +26,9 @@ def written(path: Path) -> Path:
     return path
 
 
-def test_numbers_come_back_bit_for_bit(tmp_path: Path):
+def test_numbers_are_read_back_bit_for_bit(tmp_path: Path):
     assert list(read_log(written(tmp_path / "log"))) == RECORDS
-    assert list(read_log(tmp_path / "none")) == []
+    assert list(read_log(tmp_path / "missing")) == []
 
 
 def test_a_log_is_appended_to(tmp_path: Path):
@@ -46,7 +46,7 @@ def test_cutting_keeps_the_lines_up_to_the_step(tmp_path: Path, step: int):
 @pytest.mark.parametrize(
     "torn", ['{"step": 2', '{"step": 4, "loss": 1.0}', "\xff\n", "3\n", "{}\n"]
 )
-def test_a_torn_end_is_dropped(tmp_path: Path, torn: str):
+def test_an_incomplete_end_is_dropped(tmp_path: Path, torn: str):
     path = written(tmp_path / "log")
     before = path.read_bytes()
     path.write_bytes(before + torn.encode("latin-1"))
@@ -55,7 +55,7 @@ def test_a_torn_end_is_dropped(tmp_path: Path, torn: str):
     assert path.read_bytes() == before
 
 
-def test_what_is_no_number_is_never_logged(tmp_path: Path):
+def test_nan_is_never_logged(tmp_path: Path):
     log = Log(tmp_path / "log")
     with pytest.raises(ValueError, match="JSON"):
         log.write(step=1, loss=math.nan)
@@ -63,11 +63,11 @@ def test_what_is_no_number_is_never_logged(tmp_path: Path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_said(tmp_path: Path):
+def test_a_full_disk_is_one_sentence(tmp_path: Path):
     (tmp_path / "log").symlink_to("/dev/full")
     log = Log(tmp_path / "log")
     log.write(step=1)
-    with pytest.raises(UserError, match=r"No space left on device.*checkpoints are untouched"):
+    with pytest.raises(UserError, match=r"No space left on device.*checkpoints are unchanged"):
         log.flush()
     log.close()
 
@@ -83,8 +83,8 @@ def test_the_figure_has_both_curves_over_the_steps():
 
 def test_the_plot_is_a_png(tmp_path: Path):
     plot = LossPlot(written(tmp_path / "log"), tmp_path / "loss.png", pytest.fail, pause=1e9)
-    plot.draw_now_and_then()
-    assert not (tmp_path / "loss.png").exists(), "a minute has not passed"
+    plot.draw_if_due()
+    assert not (tmp_path / "loss.png").exists(), "the pause is not over"
     plot.draw()
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
@@ -99,7 +99,7 @@ def test_without_matplotlib_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
     assert not (tmp_path / "loss.png").exists()
 
 
-def test_a_plot_that_cannot_be_written_is_only_said(tmp_path: Path):
+def test_a_plot_that_cannot_be_written_is_reported_and_no_error(tmp_path: Path):
     said: list[str] = []
     (tmp_path / "loss.png").mkdir()
     LossPlot(written(tmp_path / "log"), tmp_path / "loss.png", said.append).draw()

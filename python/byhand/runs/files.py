@@ -1,4 +1,4 @@
-"""Writing a file so that, whatever happens, either the old one or the new one is there, whole."""
+"""Atomic replacement of files: after a crash at any moment the old or the new file is there."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-# One write call of a few megabytes at a time: a signal is noticed between two of them.
+# A few megabytes per write call: Python handles signals between two calls.
 _CHUNK = 1 << 22
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, replacing what was there in one step.
+    """Write `data` to `path`, replacing the former content in one step.
 
-    The data goes to a temporary file beside `path`, to the disk, and only then under its name: a
-    process killed, a full disk or a power cut leaves the former file untouched (a rename within one
-    folder is atomic, POSIX rename(2)). OSError if any of it fails; the temporary file is removed.
+    The data goes to a temporary file beside `path`, which is synced to the disk and then renamed.
+    If the process is killed, the disk is full or the power fails, the former file is unchanged (a
+    rename within one folder is atomic, POSIX rename(2)). OSError on any failure; the temporary
+    file is then removed.
     """
     temporary = _temporary(path)
     try:
@@ -32,7 +33,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         with suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError):
-            error.filename = str(path)  # write() and fsync() know only a number
+            error.filename = str(path)  # errors of write() and fsync() name no file
         raise
     _sync_folder(path.parent)
 
@@ -48,7 +49,7 @@ def _temporary(path: Path) -> Path:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Without this the new name itself may be lost in a power cut, though the data is on the disk.
+    # Without this a power failure may undo the rename, although the data is on the disk.
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

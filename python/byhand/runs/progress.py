@@ -1,15 +1,18 @@
-"""What a person sees while a model trains: lines of text, and on a terminal a bar below them."""
+"""Output while a model trains: lines of text and, on a terminal, a progress bar below them."""
 
 from __future__ import annotations
 
 
 class Display:
-    """Prints lines, and keeps a bar with the loss, the speed and the time left.
+    """Prints lines, and shows a bar with the loss, the speed and the time left.
 
-    Away from a terminal (a file, a pipe) there is no bar, only the lines.
+    If the output is not a terminal (a file, a pipe) there are only the lines.
+
+    Args:
+        unit: what the speed counts: "token", "example", "pair".
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "token") -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -25,7 +28,7 @@ class Display:
             MofNCompleteColumn(),
             BarColumn(bar_width=None),
             TextColumn("loss {task.fields[loss]:.4f}"),
-            TextColumn("{task.fields[speed]:,.0f} tokens/s"),
+            TextColumn(f"{{task.fields[speed]:,.0f}} {unit}s/s"),
             TimeRemainingColumn(),
             TextColumn("left"),
             console=self._console,
@@ -35,7 +38,7 @@ class Display:
         )
         self._task = self._progress.add_task("", visible=False, loss=0.0, speed=0.0)
         self.loss: float | None = None  # smoothed
-        self.speed: float | None = None  # tokens per second, smoothed
+        self.speed: float | None = None  # units per second, smoothed
 
     def __enter__(self) -> Display:
         self._progress.start()
@@ -48,10 +51,12 @@ class Display:
         """Print a line above the bar."""
         self._console.print(text)
 
-    def step(self, step: int, steps: int, loss: float, tokens: int, seconds: float) -> None:
-        """Show that `step` of `steps` is done; it took `seconds` for `tokens` tokens."""
+    def step(self, step: int, steps: int, loss: float, units: int, seconds: float) -> None:
+        """Show that `step` of `steps` is done, which took `seconds` for `units` tokens (or
+        examples, or pairs).
+        """
         self.loss = _smooth(self.loss, loss)
-        self.speed = _smooth(self.speed, tokens / max(seconds, 1e-9))
+        self.speed = _smooth(self.speed, units / max(seconds, 1e-9))
         self._progress.update(
             self._task,
             completed=step,

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from byhand.errors import UserError
-from byhand.training.files import write_atomically
+from byhand.runs.files import write_atomically
 
 
 class Log:
     """Appends records to a file of JSON lines; each record has at least a `step`.
 
-    Lines reach the disk on `flush`, which the trainer calls before it saves a checkpoint: so a
-    checkpoint never knows more than the log, and `keep_until` can cut the log back to it.
+    Lines reach the disk on `flush`, which the trainer calls before it saves a checkpoint. So the
+    log holds every step up to the checkpoint's, and `keep_until` can cut it back to that step.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,32 +26,32 @@ class Log:
 
     def write(self, **record: Any) -> None:
         """Add a line. UserError if it cannot be written."""
-        with self._errors_said():
+        with self._as_user_errors():
             self._file.write(json.dumps(record, allow_nan=False) + "\n")
 
     def flush(self) -> None:
-        """Bring all lines to the disk. UserError if that fails."""
-        with self._errors_said():
+        """Write all lines to the disk. UserError if that fails."""
+        with self._as_user_errors():
             self._file.flush()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        # On a full disk the lines not yet written are lost, which whoever flushed was told.
+        """Close the file. On a full disk unwritten lines are lost; `flush` has reported it."""
         with suppress(OSError):
             self._file.close()
 
     @contextmanager
-    def _errors_said(self) -> Iterator[None]:
+    def _as_user_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise UserError(
-                f"cannot write {self.path} ({error.strerror}); the checkpoints are untouched"
+                f"cannot write {self.path} ({error.strerror}); the checkpoints are unchanged"
             ) from None
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a log, up to the first line that is torn; none if there is no log."""
+    """The records of a log, up to the first incomplete line. No records if there is no log."""
     if not path.exists():
         return
     with open(path, encoding="utf-8", errors="replace") as file:
@@ -66,6 +66,6 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Drop the records after `step`, and a torn last line."""
+    """Remove the records after `step`, and an incomplete last line."""
     kept = [json.dumps(record) + "\n" for record in read_log(path) if record["step"] <= step]
     write_atomically(path, "".join(kept).encode())

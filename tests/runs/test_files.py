@@ -1,4 +1,4 @@
-"""Writing a file: whole or not at all, whatever is done to the process or the disk."""
+"""Atomic writes: the old or the new file, whatever happens to the process or the disk."""
 
 import errno
 import os
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from byhand.training import files
-from byhand.training.checkpoint import pack, read
-from byhand.training.files import remove_leftovers, write_atomically
+from byhand.runs import files
+from byhand.runs.checkpoint import pack, read
+from byhand.runs.files import remove_leftovers, write_atomically
 
 CALLS = ("open", "write", "fsync", "close", "replace")
 
@@ -61,7 +61,7 @@ def in_child(work: Callable[[], None]) -> int:
 
 
 def content(n: int) -> bytes:
-    """A checkpoint in which everything says n, so that a mixture of two is noticed."""
+    """A checkpoint in which every number is n, so that a mixture of two is noticed."""
     return pack({"model.w": np.full(1000 + 400 * n, n, np.float32)}, {"step": n})
 
 
@@ -73,7 +73,7 @@ def number_in(path: Path) -> int:
 
 
 def test_moments_of_saving_are_as_many_as_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The tests below are only as good as this list: none of the calls may go unseen."""
+    """The tests below need this list to be complete: every system call must be seen."""
     seen: list[str] = []
     monkeypatch.setattr(files, "os", WatchedOs(lambda when, name: seen.append(f"{when} {name}")))
     write_atomically(tmp_path / "c", content(1))
@@ -99,7 +99,7 @@ def test_killed_at_every_system_call(tmp_path: Path, moment: int):
         write_atomically(path, content(2))
 
     assert os.WTERMSIG(in_child(save)) == signal.SIGKILL
-    # The new one is there exactly from the rename on, the tenth moment being just after it.
+    # The new file is there from the rename on: moment 9 is just after it.
     assert number_in(path) == (2 if moment >= 9 else 1)
     remove_leftovers(path)
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
@@ -109,7 +109,7 @@ def test_killed_at_sixty_random_moments(tmp_path: Path):
     path = tmp_path / "c"
     write_atomically(path, content(0))
     versions = [content(n) for n in range(50)]
-    luck = random.Random(0)
+    rng = random.Random(0)
     killed_in_mid_save = 0
     for _ in range(60):
         reading, writing = os.pipe()
@@ -121,14 +121,14 @@ def test_killed_at_sixty_random_moments(tmp_path: Path):
                 write_atomically(path, versions[n])
                 os.write(writing, bytes([n]))
         os.close(writing)
-        first = os.read(reading, 1)  # it is at work
-        time.sleep(luck.random() * 0.01)
+        first = os.read(reading, 1)  # it has begun to write
+        time.sleep(rng.random() * 0.01)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        told = first + os.read(reading, 65536)
+        reported = first + os.read(reading, 65536)
         os.close(reading)
-        # What was reported saved is there, or the one that was being saved meanwhile.
-        assert number_in(path) in (told[-1], (told[-1] + 1) % len(versions))
+        # The last version reported as saved is there, or the one that was being saved.
+        assert number_in(path) in (reported[-1], (reported[-1] + 1) % len(versions))
         killed_in_mid_save += len(list(tmp_path.iterdir())) > 1
         remove_leftovers(path)
         assert [p.name for p in tmp_path.iterdir()] == ["c"]

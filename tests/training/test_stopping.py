@@ -3,14 +3,12 @@
 import resource
 import signal
 import subprocess
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from byhand.training.checkpoint import read
-from byhand.training.interrupt import StopRequest
+from byhand.runs.checkpoint import read
 from tests.training import small
 
 LONG = ["--steps", "1000000", "--eval-every", "500000", "--eval-batches", "1"]
@@ -60,40 +58,6 @@ def test_a_signal_saves_and_says_how_to_go_on(
         time.sleep(0.01)  # until it trains: before that there is nothing to save
     process.send_signal(number)
     assert small.finish(process)[0] == status
-
-
-def test_the_first_signal_waits_and_the_second_interrupts():
-    with StopRequest() as stop:
-        assert not stop
-        signal.raise_signal(signal.SIGINT)
-        assert stop
-        assert stop.signal is signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
-
-
-def test_ctrl_c_after_sigterm_is_still_only_a_request():
-    with StopRequest() as stop:
-        signal.raise_signal(signal.SIGTERM)
-        assert stop.signal is signal.SIGTERM
-        signal.raise_signal(signal.SIGINT)
-        assert stop.signal is signal.SIGINT
-
-
-def test_in_another_thread_signals_are_left_alone():
-    former = signal.getsignal(signal.SIGINT)
-    seen = []
-
-    def work() -> None:
-        with StopRequest() as stop:
-            seen.append((bool(stop), signal.getsignal(signal.SIGINT)))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [(False, former)]
 
 
 def test_a_second_ctrl_c_leaves_the_last_checkpoint(tmp_path: Path, corpus: Path):
@@ -155,7 +119,7 @@ def test_a_disk_that_fills_up_in_a_real_run(tmp_path: Path, corpus: Path):
     status, _, err = small.finish(process)
     assert status == 2
     assert err.startswith(f"byhand: cannot save {run}/")
-    assert err.endswith("(File too large); the checkpoint saved before it is untouched\n")
+    assert err.endswith("(File too large); the checkpoint saved before it is unchanged\n")
     assert err.count("\n") == 1
     assert {path.name: path.read_bytes() for path in run.glob("*.safetensors")} == before
     assert not list(run.glob(".*.tmp"))

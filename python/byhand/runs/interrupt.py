@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop at the next good moment."""
+"""Ctrl-C and SIGTERM as a request to stop after the current step."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM only sets `signal`; true once that happened.
+    """A context in which the first SIGINT or SIGTERM only sets `signal`; it is true after that.
 
-    A second SIGINT interrupts at once, for whoever cannot wait for the step to end. Outside the
-    main thread Python delivers no signals, and this does nothing.
+    A second SIGINT raises KeyboardInterrupt at once, without waiting for the end of the step.
+    Python delivers signals to the main thread only; in another thread this does nothing.
     """
 
     def __init__(self) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from byhand.training.files import write_atomically
-from byhand.training.log import read_log
+from byhand.runs.files import write_atomically
+from byhand.runs.log import read_log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,9 +22,9 @@ MISSING = (
 
 
 class LossPlot:
-    """Draws the log's curves into `path`, now and then while training goes on.
+    """Draws the curves of a log into the file `path` during and after training.
 
-    Without matplotlib it says so once, through `say`, and does nothing else.
+    Without matplotlib it calls `say` once with a sentence that says so, and draws nothing.
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class LossPlot:
         if not self._possible:
             say(MISSING)
 
-    def draw_now_and_then(self) -> None:
-        """Draw, unless the last drawing is less than a minute old."""
+    def draw_if_due(self) -> None:
+        """Draw, unless the last drawing is less than `pause` seconds old."""
         if time.monotonic() - self._drawn >= self._pause:
             self.draw()
 
     def draw(self) -> None:
-        """Draw now. A picture is never a reason to stop training: a failure is only said."""
+        """Draw now. A failure is reported through `say`; training goes on."""
         if not self._possible:
             return
         self._drawn = time.monotonic()
@@ -58,15 +58,13 @@ class LossPlot:
 
 
 def loss_figure(records: Iterable[dict[str, Any]]) -> Figure:
-    """The records of a log as curves: steps to the right, loss upwards, a line for each loss."""
-    # The object interface, not pyplot: no window, no global state, no display needed.
+    """The training and the validation loss of a log's records over the steps."""
+    # Not pyplot, which keeps global state and may want a display.
     from matplotlib.figure import Figure
 
     records = list(records)
     figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot(
-        xlabel="step", ylabel="cross-entropy loss (nats per token)", title="training and validation"
-    )
+    axes = figure.add_subplot(xlabel="step", ylabel="loss", title="training and validation")
     for key, label, style in (
         ("loss", "training", {"linewidth": 0.8, "alpha": 0.7}),
         ("validation_loss", "validation", {"linewidth": 2.0, "marker": "o", "markersize": 3}),

@@ -1,22 +1,22 @@
-"""Windows: every one right, every token predicted once."""
+"""Windows: each one right, every token predicted once."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from byhand.data import WindowDataset, split, windows_side_by_side
+from byhand.data import WindowDataset, consecutive_windows, split
 from byhand.errors import UserError
 
 
 def test_a_sentence_becomes_pairs_of_a_prefix_and_the_next_word():
     words = "The core innovation of Transformers is the attention.".split()
-    x, y = WindowDataset(np.arange(len(words)), context=7)[0]
-    pairs = [(words[: t + 1], words[y[t]]) for t in range(7)]
+    window = WindowDataset(np.arange(len(words)), context=7)[0]
+    pairs = [(words[: t + 1], words[window["targets"][t]]) for t in range(7)]
     assert pairs[0] == (["The"], "core")
     assert pairs[3] == (["The", "core", "innovation", "of"], "Transformers")
     assert pairs[6] == (words[:7], "attention.")
-    assert x.tolist() == list(range(7))
+    assert window["ids"].tolist() == list(range(7))
 
 
 @given(st.integers(1, 9), st.integers(0, 20), st.integers(0, 2**32))
@@ -24,28 +24,29 @@ def test_every_window_is_a_slice_and_the_slice_after_it(context: int, more: int,
     ids = np.random.default_rng(seed).integers(5, size=context + 1 + more).astype(np.uint16)
     dataset = WindowDataset(ids, context)
     assert len(dataset) == more + 1
-    x, y = dataset.batch(np.arange(len(dataset)))
+    batch = dataset.batch(np.arange(len(dataset)))
+    assert batch.keys() == {"ids", "targets"}
     for i in range(len(dataset)):
-        assert x[i].tolist() == ids[i : i + context].tolist()
-        assert y[i].tolist() == ids[i + 1 : i + 1 + context].tolist()
-        assert dataset[i][0].tolist() == x[i].tolist()
-        assert dataset[i][1].tolist() == y[i].tolist()
-    assert dataset[-1][0].tolist() == x[-1].tolist()
-    for array in (x, y):
+        assert batch["ids"][i].tolist() == ids[i : i + context].tolist()
+        assert batch["targets"][i].tolist() == ids[i + 1 : i + 1 + context].tolist()
+        for name, rows in batch.items():
+            assert dataset[i][name].tolist() == rows[i].tolist()
+    assert dataset[-1]["ids"].tolist() == batch["ids"][-1].tolist()
+    for array in batch.values():
         assert array.dtype == np.int64
         assert array.flags.c_contiguous
         assert array.shape == (more + 1, context)
 
 
-def test_a_window_out_of_range_is_an_index_error():
+def test_an_index_out_of_range_is_an_index_error():
     dataset = WindowDataset(np.arange(10), 4)
     for index in (6, -7):
-        with pytest.raises(IndexError, match="6 windows"):
+        with pytest.raises(IndexError, match=f"index {index} is outside .* 6 items"):
             dataset[index]
-    with pytest.raises(IndexError):
-        dataset.batch(np.array([0, 6]))
-    with pytest.raises(IndexError):
-        dataset.batch(np.array([-1]))
+    for index in (6, -1):
+        with pytest.raises(IndexError, match=f"index {index} is outside .* 6 items"):
+            dataset.batch(np.array([0, index]))
+    assert dataset.batch(np.array([], int))["ids"].shape == (0, 4)
 
 
 @pytest.mark.parametrize(
@@ -73,36 +74,38 @@ def test_the_split_is_by_position():
 
 
 @given(st.integers(2, 60), st.integers(1, 12), st.integers(1, 5))
-def test_side_by_side_every_token_is_predicted_once(length: int, context: int, batch: int):
-    ids = np.arange(length)
+def test_consecutive_windows_predict_every_token_once(length: int, context: int, batch: int):
     predicted = []
-    for x, y in windows_side_by_side(ids, context, batch):
-        assert x.shape == y.shape
-        assert x.shape[0] <= batch
-        assert x.shape[1] <= context
-        assert (y == x + 1).all()
-        predicted += y.reshape(-1).tolist()
+    for windows in consecutive_windows(np.arange(length), context, batch):
+        ids, targets = windows["ids"], windows["targets"]
+        assert ids.shape == targets.shape
+        assert ids.shape[0] <= batch
+        assert ids.shape[1] <= context
+        assert (targets == ids + 1).all()
+        predicted += targets.reshape(-1).tolist()
     assert predicted == list(range(1, length))
 
 
 @given(st.integers(2, 200), st.integers(1, 7), st.integers(1, 5), st.integers(1, 40))
 def test_a_limit_spreads_whole_windows_evenly(length: int, context: int, batch: int, limit: int):
+    def all_of(limit: int | None = None) -> list[np.ndarray]:
+        return [b["ids"] for b in consecutive_windows(np.arange(length), context, batch, limit)]
+
     count = (length - 1) // context
-    taken = list(windows_side_by_side(np.arange(length), context, batch, limit))
+    taken = all_of(limit)
     if limit >= count:
-        whole = windows_side_by_side(np.arange(length), context, batch)
-        assert [x.tolist() for x, _ in taken] == [x.tolist() for x, _ in whole]
+        assert [ids.tolist() for ids in taken] == [ids.tolist() for ids in all_of()]
         return
-    starts = np.concatenate([x[:, 0] for x, _ in taken])
+    starts = np.concatenate([ids[:, 0] for ids in taken])
     assert len(starts) == limit
-    assert all(x.shape[1] == context for x, _ in taken)
+    assert all(ids.shape[1] == context for ids in taken)
     assert (starts % context == 0).all()
     even = np.arange(limit) * count / limit
     assert (np.abs(starts // context - even) < 1).all()
     assert (np.diff(starts) > 0).all()
 
 
-def test_side_by_side_refuses_what_makes_no_windows():
+def test_consecutive_windows_need_a_token_to_predict():
     for arguments in ((np.arange(1), 3, 2), (np.arange(9), 0, 2), (np.arange(9), 3, 0)):
         with pytest.raises(UserError):
-            list(windows_side_by_side(*arguments))
+            list(consecutive_windows(*arguments))
