@@ -9,10 +9,11 @@ import numpy as np
 from byhand import backend
 from byhand.backend import Array
 from byhand.ops import check, cross_entropy
-from byhand.tasks.task import Batch, Task
+from byhand.tasks import task
+from byhand.tasks.task import Batch
 
 
-class Classification(Task):
+class Classification(task.Task):
     """Batches of "x" (B, ...), what the model takes, and "labels" (B,) int64, the classes.
 
     The model gives logits (B, classes); the loss is their cross-entropy. Metrics: loss
@@ -54,3 +55,6 @@ class Classification(Task):
         loss, _ = cross_entropy.forward(logits, there["labels"], reduction="sum")
         right = backend.to_numpy(logits).argmax(-1) == batch["labels"]
         return {"loss": (float(loss), count), "accuracy": (float(right.sum()), count)}
+
+
+Task = Classification

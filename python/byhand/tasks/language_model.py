@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from byhand.backend import Array
-from byhand.tasks.task import Batch, Task
+from byhand.tasks import task
+from byhand.tasks.task import Batch
 
 if TYPE_CHECKING:
     from byhand.text.tokenizer import Tokenizer
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 IGNORED = -100  # a target that does not count
 
 
-class LanguageModel(Task):
+class LanguageModel(task.Task):
     """Batches of "ids" and "targets", each (B, T) int64; a target of -100 does not count.
 
     The model has ``loss(ids, targets, scale)``, ``check(ids, targets)`` and ``backward()``, as
@@ -46,15 +47,19 @@ class LanguageModel(Task):
         self.model.backward()
 
     def sample(self, rng: np.random.Generator, stop: Any = False) -> str | None:
-        """What the model writes after the tokenizer's first prompt, a newline where it has one."""
+        """What the model writes after a newline, or where there is none after id 0."""
         if self.tokenizer is None or not self.sample_tokens:
             return None
         from byhand.generation import stream
+        from byhand.text.tokenizer import opening
 
-        prompt = self.tokenizer.encode(self.tokenizer.start)
+        prompt = opening(self.tokenizer)
         written = []
         for token in stream(self.model, prompt, self.sample_tokens, rng=rng):
             if stop:
                 break
             written.append(token)
         return self.tokenizer.decode(np.array(written, dtype=np.int64))
+
+
+Task = LanguageModel

@@ -88,9 +88,9 @@ class GraphStep:
     def __call__(self, batches: Sequence[Batch], lr: float | None = None) -> None:
         """One update from the mean loss of these batches, with this learning rate from now on.
 
-        Returns as soon as all of it is launched. Raises what the task's ``check`` raises, ValueError
-        for names, shapes or a number of batches that differ from the first call's, RuntimeError
-        when the ring is full.
+        Returns as soon as all of it is launched. Raises what the task's ``check`` raises,
+        ValueError for names, shapes or a number of batches that differ from the first call's,
+        RuntimeError when the ring is full.
         """
         task, events = self.task, self.events
         storage = task.model.storage

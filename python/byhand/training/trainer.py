@@ -27,7 +27,7 @@ from byhand.training.step import EagerStep
 if TYPE_CHECKING:
     import signal
 
-    from byhand.data.dataset import Dataset
+    from byhand.data import Dataset, Sampler
     from byhand.runs.checkpoint import Checkpoint
     from byhand.runs.progress import Display
     from byhand.runs.run import Run
@@ -42,14 +42,6 @@ class Data(Protocol):
     def validation(self) -> Iterable[Batch]:
         """The same batches on every call; none where nothing is to be evaluated."""
         ...
-
-
-class Sampler(Protocol):
-    """Chooses the examples of each batch; its state is saved with a run."""
-
-    def __next__(self) -> npt.NDArray[np.int64]: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 _CAPACITY = 16  # steps on a GPU between two reads of their losses
@@ -132,7 +124,7 @@ class Trainer:
                     if self.evaluation_is_due():
                         self.evaluate(stop)
                         if plot is not None:
-                            plot.draw_now_and_then()
+                            plot.draw_if_due()
                     elif self.step < self.settings.steps:
                         self.train_step()
                     else:
@@ -314,6 +306,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """The rest of what a checkpoint holds, as JSON data."""
         assert self.run_folder is not None
+        assert self.run_folder.config is not None
         return {
             "step": self.step,
             "evaluated": self.evaluated,
