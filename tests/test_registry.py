@@ -7,6 +7,7 @@ import pytest
 
 from byhand import registry
 from byhand.errors import UserError
+from byhand.models import preset
 from byhand.text import CharacterTokenizer, tokenizer_of
 
 
@@ -55,8 +56,6 @@ def test_only_the_kind_asked_for_is_imported():
 
 
 def test_presets_are_found_by_kind_and_name():
-    presets = registry.find("models", "gpt").PRESETS
-    assert registry.preset("gpt") is presets["tiny"]
-    assert registry.preset("gpt", "gpt2") is presets["gpt2"]
+    assert preset.find("gpt", "gpt2") is registry.find("models", "gpt").PRESETS["gpt2"]
     with pytest.raises(UserError, match="no preset called 'huge': choose from tiny, guide, "):
-        registry.preset("gpt", "huge")
+        preset.find("gpt", "huge")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from types import ModuleType
-from typing import Any
 
 from byhand.errors import UserError
 
@@ -38,18 +37,6 @@ def kinds(folder: str) -> list[str]:
     """The kinds that `find` finds in this folder, in alphabetical order. Imports all of them."""
     required = _FOLDERS[folder][1]
     return [name for name in _files(folder) if hasattr(_load(folder, name), required)]
-
-
-def preset(kind: str, name: str | None = None) -> Any:
-    """The preset of this name of a kind of model (`byhand.models.preset.Preset`); by default the
-    first. UserError that lists them if there is no such one.
-    """
-    presets = find("models", kind).PRESETS
-    if name is None:
-        return next(iter(presets.values()))
-    if name not in presets:
-        raise UserError(f"there is no preset called {name!r}: choose from {', '.join(presets)}")
-    return presets[name]
 
 
 def kind_of(thing: object) -> str:

@@ -40,8 +40,8 @@ class Checkpoint:
     state: dict[str, Any]
 
     def group(self, prefix: str) -> dict[str, npt.NDArray[Any]]:
-        """The tensors called `prefix.<name>`, as {name: tensor}; `group("optimizer.m")` has the
-        first moments.
+        """The tensors called `prefix.<name>`, as {name: tensor}: `group("optimizer.m")` has the
+        first moments by parameter name.
         """
         start = f"{prefix}."
         return {k[len(start) :]: v for k, v in self.tensors.items() if k.startswith(start)}

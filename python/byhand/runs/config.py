@@ -6,6 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from byhand import registry
 from byhand.config import Config, Settings, config, positive_int, string
 from byhand.errors import UserError
@@ -54,7 +57,26 @@ class TokenizerId(Settings):
         return cls(tokenizer.kind, tokenizer.sha256())
 
 
-_DATA: dict[str, type[Corpus]] = {"corpus": Corpus}
+@config
+class Table(Settings):
+    """The arrays a run learns from, by name and by content."""
+
+    name: str = string()
+    sha256: str = string()
+    examples: int = positive_int()
+
+    @classmethod
+    def of(cls, name: str, **arrays: npt.NDArray[Any]) -> Table:
+        """The description of arrays whose rows belong together."""
+        digest = hashlib.sha256()
+        for key in sorted(arrays):
+            array = np.ascontiguousarray(arrays[key])
+            digest.update(f"{key} {array.dtype.str} {array.shape}\n".encode())
+            digest.update(array.reshape(-1).view(np.uint8).data)
+        return cls(name, digest.hexdigest(), len(next(iter(arrays.values()))))
+
+
+_DATA: dict[str, type[Corpus] | type[Table]] = {"corpus": Corpus, "table": Table}
 
 
 @dataclass(frozen=True)
@@ -73,7 +95,7 @@ class RunConfig:
     kind: str
     model: Config
     training: TrainingSettings
-    data: Corpus
+    data: Corpus | Table
     tokenizer: TokenizerId | None = None
     task: str = "language_model"
 
