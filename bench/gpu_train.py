@@ -30,7 +30,7 @@ import numpy as np
 
 from byhand import GPT, GPTConfig, optim
 from byhand.cli import bench
-from byhand.presets import PRESETS
+from byhand.models.gpt import PRESETS
 from byhand.training.finite import Batch
 from byhand.training.graph import StepGraph
 from byhand.training.log import read_log

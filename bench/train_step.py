@@ -13,7 +13,7 @@ import argparse
 
 import byhand
 from byhand.cli import bench
-from byhand.presets import PRESETS
+from byhand.models.gpt import PRESETS
 from harness import record
 
 

@@ -83,7 +83,7 @@ def test_the_figure_has_both_curves_over_the_steps():
 
 def test_the_plot_is_a_png(tmp_path: Path):
     plot = LossPlot(written(tmp_path / "log"), tmp_path / "loss.png", pytest.fail, pause=1e9)
-    plot.draw_now_and_then()
+    plot.draw_if_due()
     assert not (tmp_path / "loss.png").exists(), "the pause is not over"
     plot.draw()
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

@@ -39,7 +39,7 @@ class LossPlot:
         if not self._possible:
             say(MISSING)
 
-    def draw_now_and_then(self) -> None:
+    def draw_if_due(self) -> None:
         """Draw, unless the last drawing is less than `pause` seconds old."""
         if time.monotonic() - self._drawn >= self._pause:
             self.draw()

@@ -73,12 +73,18 @@ def tokenizer_of(data: object) -> Tokenizer:
 _SHORT = {"char": "character"}
 
 
+def kind_named(name: str) -> str:
+    """The kind of tokenizer in a name such as "char" (character) or "bpe:4096" (bpe)."""
+    kind = name.partition(":")[0]
+    return _SHORT.get(kind, kind)
+
+
 def make_tokenizer(name: str, text: str) -> Tokenizer:
     """A tokenizer for `text`: "char" or "character" is the kind, "bpe:4096" a kind and the size of
     the vocabulary. UserError if there is no such kind or the size is wrong.
     """
-    kind, colon, size = name.partition(":")
-    found = registry.find("text", _SHORT.get(kind, kind)).Tokenizer
+    found = registry.find("text", kind_named(name)).Tokenizer
+    _, colon, size = name.partition(":")
     if not colon:
         made: Tokenizer = found.from_text(text)
         return made
