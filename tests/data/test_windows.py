@@ -114,7 +114,8 @@ def test_consecutive_windows_need_a_token_to_predict():
 def test_text_data_trains_on_the_beginning_and_validates_on_the_end():
     data = TextData(np.arange(1000), context=6, batch_size=3, val_ratio=0.2)
     assert len(data.train) == 800 - 6
-    assert data.train[-1]["targets"][-1] == 799
+    assert data.train.batch(np.array([793]))["targets"][0, -1] == 799
+    assert data.training_ids[-1] == 799
     predicted = [b["targets"] for b in data.validation()]
     assert np.concatenate([t.reshape(-1) for t in predicted]).tolist() == list(range(801, 1000))
     few = TextData(np.arange(1000), 6, 3, 0.2, eval_batches=2)

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"the model in {args.run_folder} does not generate text")
     sys.stdout.write(args.prompt)
     for token in stream(
-        trained.model,  # type: ignore[arg-type]
+        trained.model,
         tokenizer.encode(args.prompt or tokenizer.start),
         args.max_new_tokens,
         temperature=args.temperature,

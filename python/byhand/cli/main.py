@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -29,6 +30,8 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one sentence, without the usage above them."""
 
     def error(self, message: str) -> NoReturn:
+        # Of a flag with two names, the message has the shorter.
+        message = re.sub(r"^argument (--[\w-]+)/[^:]+:", r"argument \1:", message)
         print(f"byhand: {' '.join(message.split())} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from byhand import backend, registry
 from byhand.cli import flags
 from byhand.config import add_flags, flag_of, given
-from byhand.data import corpus_names, load_corpus
+from byhand.data import TextData, corpus_names, load_corpus
 from byhand.errors import UserError
 from byhand.models import preset
 from byhand.runs.config import Corpus, RunConfig, TokenizerId
@@ -61,11 +62,9 @@ reading the loss:
 
 def model_in(arguments: Sequence[str]) -> str:
     """The kind of model that a command line names: the flags of `byhand train` depend on it."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    named = [after for flag, after in pairs if flag == "--model"]
+    named = [value for flag, value in pairwise(arguments) if flag == "--model"]
     named += [flag.partition("=")[2] for flag in arguments if flag.startswith("--model=")]
-    known = named and named[-1] in registry.kinds("models")
-    return named[-1] if known else DEFAULT_MODEL
+    return named[-1] if named and named[-1] in registry.kinds("models") else DEFAULT_MODEL
 
 
 def add_command(commands: Any, kind: str = DEFAULT_MODEL) -> None:
@@ -210,15 +209,16 @@ def _resume(args: argparse.Namespace, folder: Run) -> int:
 
     config = folder.read_config()
     tokenizer = folder.read_tokenizer()
-    if config.task != "language_model" or tokenizer is None or not isinstance(config.data, Corpus):
+    corpus = config.data
+    if config.task != "language_model" or tokenizer is None or not isinstance(corpus, Corpus):
         raise UserError(f"the run in {folder.folder} was not made by `byhand train`")
     _require_same(args, config)
     if args.steps is not None:
         config = dataclasses.replace(config, training=config.training.replace(steps=args.steps))
     with folder.only_writer():
         saved = folder.read_checkpoint(args.checkpoint, config)
-        text = load_corpus(args.corpus or config.data.name)
-        config.data.require_same(text)
+        text = load_corpus(args.corpus or corpus.name)
+        corpus.require_same(text)
         trainer = text_trainer(
             config, tokenizer, text, folder, Display(), args.device, args.recompute
         )
@@ -272,14 +272,15 @@ def _require_equal(where: str, flag: str, has: object, wanted: object) -> None:
 
 def _train(trainer: Trainer, config: RunConfig, run: Run) -> int:
     settings, folder = config.training, run.folder
-    assert isinstance(config.data, Corpus)
+    corpus, data = config.data, trainer.data
+    assert isinstance(corpus, Corpus)
+    assert isinstance(data, TextData)
     trainer.say(
-        f"text: {config.data.name}, {config.data.characters:,} characters; "
-        f"{len(trainer.data.train.ids):,} tokens to learn from, "  # type: ignore[attr-defined]
-        f"{len(trainer.data.validation_ids):,} to validate\n"  # type: ignore[attr-defined]
+        f"text: {corpus.name}, {corpus.characters:,} characters; {len(data.training_ids):,} tokens "
+        f"to learn from, {len(data.validation_ids):,} to validate\n"
         f"model: {config.kind}, {_sizes(config)}: {trainer.model.num_parameters():,} parameters\n"
         f"training: {settings.steps} steps of {settings.batch_size * settings.accumulate} windows, "
-        f"drawn from {len(trainer.data.train):,}{_how(trainer)}; everything goes to {folder}\n"
+        f"drawn from {len(data.train):,}{_how(trainer)}; everything goes to {folder}\n"
     )
     stopped = trainer.run()
     if stopped is not None:

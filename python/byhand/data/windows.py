@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from byhand.data.dataset import Batch, require_indices
+from byhand.data.dataset import Batch, Dataset, require_indices
 from byhand.errors import UserError
 
 Ids = npt.NDArray[np.int64]
@@ -97,8 +97,8 @@ class TextData:
     validate on.
 
     Attributes:
-        train: a WindowDataset.
-        validation_ids: the ids of the validation part (m,).
+        train: the windows of the training part.
+        training_ids, validation_ids: the ids of the two parts (k,) and (n - k,).
     """
 
     def __init__(
@@ -113,13 +113,15 @@ class TextData:
         over the validation part. UserError if one of the parts is too short for a window.
         """
         learn, self.validation_ids = split(ids, val_ratio)
-        self.train = WindowDataset(learn, context, "the training part of the text")
+        self.train: Dataset = WindowDataset(learn, context, "the training part of the text")
+        self.training_ids = learn
         WindowDataset(self.validation_ids, context, "the validation part of the text")
+        self._context = context
         self._batch_size = batch_size
         self._limit = None if eval_batches is None else eval_batches * batch_size
 
     def validation(self) -> Iterator[Batch]:
         """The validation batches, the same on every call."""
         return consecutive_windows(
-            self.validation_ids, self.train.context, self._batch_size, self._limit
+            self.validation_ids, self._context, self._batch_size, self._limit
         )
