@@ -20,8 +20,8 @@ PACKAGE = ROOT / "python" / "byhand"
 FLOORS = [
     {"__main__", "__init__"},
     {"cli"},
-    {"training", "generation", "gradcheck", "info", "presets", "roof"},
-    {"models"},
+    {"training", "generation", "runs", "about", "presets", "roof"},
+    {"models", "tasks"},
     {"nn", "optim", "text", "data"},
     {"ops"},
     {"backend"},
