@@ -137,8 +137,7 @@ def normal(rng: np.random.Generator, *shape: int) -> Any:
 
 def directions(kernel: str) -> list[tuple[str, str, bool]]:
     """(argument, direction or "" for a scalar, may be None) of a kernel, from its reference."""
-    found: list[tuple[str, str, bool]] = getattr(backend.reference, kernel).directions
-    return found
+    return [(a.name, a.direction, a.optional) for a in backend.arguments(kernel)]
 
 
 def bare_reference() -> SimpleNamespace:

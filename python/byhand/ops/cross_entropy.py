@@ -26,11 +26,11 @@ from byhand.ops.linear import as_rows
 
 @reference_kernel
 def cross_entropy_forward(
-    loss: Out,
-    count: Out,
-    lse: Out,
+    loss: Out[np.float32],
+    count: Out[np.float32],
+    lse: Out[np.float32],
     logits: In,
-    targets: In,
+    targets: In[np.int64],
     ignore_index: int,
     smoothing: float,
     mean: bool,
@@ -50,11 +50,11 @@ def cross_entropy_forward(
 @reference_kernel
 def cross_entropy_backward(
     dlogits: Out,
-    dloss: In,
-    count: In,
-    lse: In,
+    dloss: In[np.float32],
+    count: In[np.float32],
+    lse: In[np.float32],
     logits: In,
-    targets: In,
+    targets: In[np.int64],
     ignore_index: int,
     smoothing: float,
     mean: bool,
@@ -65,19 +65,19 @@ def cross_entropy_backward(
     rows = np.flatnonzero(kept)
     g[rows, ids[rows]] -= 1 - smoothing
     g -= smoothing / max(logits.shape[-1], 1)
-    g *= dloss / max(count, 1) if mean else dloss
+    g *= dloss / np.maximum(count, 1) if mean else dloss
     g[~kept] = 0
     dlogits[...] = g.reshape(logits.shape)
 
 
 @reference_kernel
 def cross_entropy_gradient(
-    loss: Out,
-    count: Out,
-    lse: Out | None,
+    loss: Out[np.float32],
+    count: Out[np.float32],
+    lse: Out[np.float32] | None,
     logits: Mut,
-    dloss: In,
-    targets: In,
+    dloss: In[np.float32],
+    targets: In[np.int64],
     ignore_index: int,
     smoothing: float,
     mean: bool,

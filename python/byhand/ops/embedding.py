@@ -16,12 +16,12 @@ from byhand.ops.linear import as_rows
 
 
 @reference_kernel
-def embedding_forward(y: Out, w: In, ids: In, add: In | None) -> None:
+def embedding_forward(y: Out, w: In, ids: In[np.int64], add: In | None) -> None:
     y[...] = w[ids] if add is None else w[ids] + add
 
 
 @reference_kernel
-def embedding_backward(dw: Acc | None, work: Out, dy: In, ids: In) -> None:
+def embedding_backward(dw: Acc | None, work: Out[np.float32], dy: In, ids: In[np.int64]) -> None:
     work[...] = 0  # CUDA sorts the rows here
     if dw is not None:
         np.add.at(dw, ids.reshape(-1), as_rows(dy))

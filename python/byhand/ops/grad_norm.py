@@ -33,7 +33,7 @@ def clip_factor(norm: Array, max_norm: float) -> Array:
 
 
 @reference_kernel
-def grad_norm(norm: Out, work: Out, g: In) -> None:
+def grad_norm(norm: Out[np.float32], work: Out[np.float32], g: In) -> None:
     share = _BLOCK * -(-g.size // (_BLOCK * work.size))
     squares = np.square(g, dtype=np.float64).reshape(-1)
     for p in range(work.size):
@@ -44,7 +44,7 @@ def grad_norm(norm: Out, work: Out, g: In) -> None:
 def _register_clip() -> None:
     # Kernel and door have the same name, so the reference is defined in here.
     @reference_kernel
-    def clip(g: Mut, norm: In, max_norm: float) -> None:
+    def clip(g: Mut, norm: In[np.float32], max_norm: float) -> None:
         g *= clip_factor(norm, max_norm)
 
 

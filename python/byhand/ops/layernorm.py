@@ -44,8 +44,8 @@ def sum_of(kernel: str, s: Array | None, x: Array, add: Array | None) -> Array:
 def layernorm_forward(
     y: Out,
     s: Out | None,
-    mean: Out,
-    rstd: Out,
+    mean: Out[np.float32],
+    rstd: Out[np.float32],
     x: In,
     w: In,
     b: In | None,
@@ -67,12 +67,12 @@ def layernorm_backward(
     dx: Out,
     dw: Acc | None,
     db: Acc | None,
-    work: Out,
+    work: Out[np.float32],
     dy: In,
     x: In,
     w: In,
-    mean: In,
-    rstd: In,
+    mean: In[np.float32],
+    rstd: In[np.float32],
     ds: In | None,
 ) -> None:
     rows = tuple(range(x.ndim - 1))

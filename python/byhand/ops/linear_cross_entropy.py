@@ -37,14 +37,14 @@ _differentiate = inspect.unwrap(cross_entropy_backward)
 
 @reference_kernel
 def linear_cross_entropy_forward(
-    loss: Out,
-    count: Out,
+    loss: Out[np.float32],
+    count: Out[np.float32],
     dx: Out | None,
     dw: Acc | None,
     work: Out,
     x: In,
     w: In,
-    targets: In,
+    targets: In[np.int64],
     ignore_index: int,
     smoothing: float,
     mean: bool,

@@ -18,7 +18,7 @@ from byhand.ops.layernorm import mean_last, row_groups, sum_of
 
 @reference_kernel
 def rmsnorm_forward(
-    y: Out, s: Out | None, rstd: Out, x: In, w: In, add: In | None, eps: float
+    y: Out, s: Out | None, rstd: Out[np.float32], x: In, w: In, add: In | None, eps: float
 ) -> None:
     x = sum_of("rmsnorm_forward", s, x, add)
     scale = 1 / np.sqrt(mean_last(x * x) + eps)
@@ -28,7 +28,14 @@ def rmsnorm_forward(
 
 @reference_kernel
 def rmsnorm_backward(
-    dx: Out, dw: Acc | None, work: Out, dy: In, x: In, w: In, rstd: In, ds: In | None
+    dx: Out,
+    dw: Acc | None,
+    work: Out[np.float32],
+    dy: In,
+    x: In,
+    w: In,
+    rstd: In[np.float32],
+    ds: In | None,
 ) -> None:
     scale = rstd[..., None]
     shat = x * scale

@@ -27,7 +27,9 @@ def masked_scores(scores: Array, mask: Array | None, causal: bool) -> Array:
 
 
 @reference_kernel
-def softmax_forward(y: Out, x: In, mask: StridedIn | None, scale: float, causal: bool) -> None:
+def softmax_forward(
+    y: Out, x: In, mask: StridedIn[np.bool_] | None, scale: float, causal: bool
+) -> None:
     z = masked_scores(scale * x, mask, causal)
     top = z.max(axis=-1, keepdims=True, initial=-np.inf)
     e = np.exp(z - np.where(top == -np.inf, 0, top))  # -inf - -inf would be NaN in an empty row
