@@ -58,7 +58,7 @@ def torch_forward(t, o):
 PARAMETERS = ("w1", "b1", "w2", "b2")
 
 
-def door(c: Call):
+def public(c: Call):
     form = "tanh" if c.options["tanh"] else "erf"
     parameters = [c.arrays[n] for n in PARAMETERS]
     y, saved = ops.gelu_ffn.forward(c.arrays["x"], *parameters, c.arrays["add"], form)
@@ -71,12 +71,6 @@ def ones(*shape: int) -> np.ndarray:
 
 
 GOOD = (ones(2, 3), ones(5, 3), ones(5), ones(3, 5), ones(3))
-SAVED = ops.gelu_ffn.forward(*GOOD)[1]
-
-
-def forward_with(position: int, array: np.ndarray):
-    return ops.gelu_ffn.forward(*GOOD[:position], array, *GOOD[position + 1 :])
-
 
 OP = Op(
     name="gelu_ffn",
@@ -103,63 +97,13 @@ OP = Op(
     gradients={"x": "dx", "w1": "dw1", "b1": "db1", "w2": "dw2", "b2": "db2", "add": "dy"},
     scratch=frozenset({"h", "dpre"}),
     torch=torch_forward,
-    door=door,
+    public=public,
     rows={"gelu_ffn_forward": ("x", ("y", "pre")), "gelu_ffn_backward": ("dy", ("dx",))},
     errors=(
         Error(
             ValueError,
-            "gelu_ffn.forward: w1 must have shape (F, 3), got (5, 4)",
-            lambda: forward_with(1, ones(5, 4)),
-        ),
-        Error(
-            ValueError,
-            "gelu_ffn.forward: b1 must have shape (5,), got (3,)",
-            lambda: forward_with(2, ones(3)),
-        ),
-        Error(
-            ValueError,
-            "gelu_ffn.forward: w2 must have shape (3, 5), got (5, 3)",
-            lambda: forward_with(3, ones(5, 3)),
-        ),
-        Error(
-            ValueError,
-            "gelu_ffn.forward: b2 must have shape (3,), got (5,)",
-            lambda: forward_with(4, ones(5)),
-        ),
-        Error(
-            ValueError,
-            "gelu_ffn.forward: add must have shape (2, 3), got (2, 5)",
-            lambda: ops.gelu_ffn.forward(*GOOD, ones(2, 5)),
-        ),
-        Error(
-            ValueError,
             "gelu_ffn.forward: form must be 'tanh' or 'erf', got True",
             lambda: ops.gelu_ffn.forward(*GOOD, None, True),
-        ),
-        Error(
-            ValueError,
-            "gelu_ffn.backward: dy must have shape (2, 3), got (2, 5)",
-            lambda: ops.gelu_ffn.backward(ones(2, 5), SAVED),
-        ),
-        Error(
-            ValueError,
-            "gelu_ffn.backward: dw1 must have shape (5, 3), got (3, 5)",
-            lambda: ops.gelu_ffn.backward(ones(2, 3), SAVED, dw1=ones(3, 5)),
-        ),
-        Error(
-            ValueError,
-            "gelu_ffn.backward: db1 must have shape (5,), got (3,)",
-            lambda: ops.gelu_ffn.backward(ones(2, 3), SAVED, db1=ones(3)),
-        ),
-        Error(
-            ValueError,
-            "gelu_ffn.backward: dw2 must have shape (3, 5), got (5, 3)",
-            lambda: ops.gelu_ffn.backward(ones(2, 3), SAVED, dw2=ones(5, 3)),
-        ),
-        Error(
-            ValueError,
-            "gelu_ffn.backward: db2 must have shape (3,), got (5,)",
-            lambda: ops.gelu_ffn.backward(ones(2, 3), SAVED, db2=ones(5)),
         ),
     ),
 )

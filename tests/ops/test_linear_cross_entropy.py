@@ -82,7 +82,7 @@ def torch_forward(t, o):
     return {"loss": loss, "count": kept}
 
 
-def door(c: Call):
+def public(c: Call):
     o, need = c.options, "dx" not in c.into
     loss, dx = ops.linear_cross_entropy.forward(
         c.arrays["x"],
@@ -148,43 +148,13 @@ OP = Op(
     gradients={"x": "dx", "w": "dw"},
     scratch=frozenset({"work"}),
     torch=torch_forward,
-    door=door,
+    public=public,
     rows={"linear_cross_entropy_forward": ("x", ("dx",))},
     errors=(
-        Error(
-            ValueError,
-            "linear_cross_entropy.forward: x must have shape (..., K), got ()",
-            lambda: forward(ones(), ones(2, 3), ids(0)),
-        ),
-        Error(
-            ValueError,
-            "linear_cross_entropy.forward: w must have shape (V, 3), got (5, 4)",
-            lambda: forward(ones(2, 3), ones(5, 4), ids(0, 1)),
-        ),
-        Error(
-            ValueError,
-            "linear_cross_entropy.forward: w must have shape (V, 3), got (3,)",
-            lambda: forward(ones(2, 3), ones(3), ids(0, 1)),
-        ),
-        Error(
-            ValueError,
-            "linear_cross_entropy.forward: targets must have shape (2,), got (3,)",
-            lambda: forward(ones(2, 3), ones(5, 3), ids(0, 1, 2)),
-        ),
-        Error(
-            ValueError,
-            "linear_cross_entropy.forward: dw must have shape (5, 3), got (3, 5)",
-            lambda: forward(ones(2, 3), ones(5, 3), ids(0, 1), ones(3, 5)),
-        ),
         Error(
             TypeError,
             "linear_cross_entropy.forward: targets must have dtype int64, got int32",
             lambda: forward(ones(2, 3), ones(5, 3), ids(0, 1).astype(np.int32)),
-        ),
-        Error(
-            TypeError,
-            "linear_cross_entropy.forward: w must be an array, got list",
-            lambda: forward(ones(2, 3), [[1.0]], ids(0, 1)),
         ),
         Error(
             TypeError,

@@ -29,6 +29,7 @@ from byhand.backend import (
 )
 from byhand.ops import check, philox
 from byhand.ops.check import Saved
+from byhand.ops.declare import op
 from byhand.ops.philox import Offset
 from byhand.ops.softmax import masked_scores
 
@@ -164,7 +165,7 @@ def backward_room(q: tuple[int, ...]) -> int:
     return batch * queries * heads
 
 
-@check.door
+@op(q="B T H D", k="B S G D", v="B S G D", mask="*?", lengths="B?")
 def forward(
     q: Array,
     k: Array,
@@ -196,21 +197,13 @@ def forward(
     unsigned 64-bit integer.
     """
     kernel = kernels(q).attention_forward
-    if q.ndim != 4:
-        raise check.wrong_shape("attention.forward", "q", "(B, T, H, D)", q)
     batch, queries, heads, depth = shape = q.shape
-    if k.ndim != 4 or k.shape != (batch, k.shape[1], k.shape[2], depth):
-        raise check.wrong_shape("attention.forward", "k", f"({batch}, S, G, {depth})", k)
     if heads != k.shape[2] and (not k.shape[2] or heads % k.shape[2]):
         expected = f"({batch}, S, G, {depth}) with a G that divides {heads}"
         raise check.wrong_shape("attention.forward", "k", expected, k)
-    if v.shape != k.shape:
-        raise check.wrong_shape("attention.forward", "v", k.shape, v)
     if mask is not None:
         mask = check.broadcast_mask("attention.forward", mask, (batch, heads, queries, k.shape[1]))
     if lengths is not None:
-        if lengths.shape != (batch,):
-            raise check.wrong_shape("attention.forward", "lengths", (batch,), lengths)
         check.lengths("attention.forward", "lengths", lengths, k.shape[1])
     if window is None:
         window = 0
@@ -227,7 +220,7 @@ def forward(
     return o, (q, k, v, o, lse, mask, lengths, scale, causal, window, dropout, seed, offset)
 
 
-@check.door
+@op(saved={"q": "B T H D"}, dy="B T H D")
 def backward(
     dy: Array, saved: Saved, out: tuple[Array, Array, Array] | None = None
 ) -> tuple[Array, Array, Array]:
@@ -237,8 +230,6 @@ def backward(
     (three parts of one packed gradient); new ones are made when None.
     """
     q, k, v, o, lse, *options = saved
-    if dy.shape != q.shape:
-        raise check.wrong_shape("attention.backward", "dy", q.shape, dy)
     if out is None:
         out = empty(q.shape, q), empty(k.shape, q), empty(k.shape, q)
     dq, dk, dv = out

@@ -21,6 +21,7 @@ import numpy as np
 from byhand.backend import Array, In, Mut, Out, empty, kernels, reference_kernel, statistics
 from byhand.ops import check
 from byhand.ops.check import Saved
+from byhand.ops.declare import op
 from byhand.ops.linear import as_rows
 
 
@@ -93,31 +94,30 @@ _forward = inspect.unwrap(cross_entropy_forward)
 _backward = inspect.unwrap(cross_entropy_backward)
 
 
-def _check(op: str, logits: Array, targets: Array, ignore: int, smoothing: float, how: str) -> bool:
-    """What the forward doors ask of their arguments; whether the reduction is the mean."""
-    shape = logits.shape
-    if not shape:
-        raise check.wrong_shape(op, "logits", "(..., V)", logits)
-    if targets.shape != shape[:-1]:
-        raise check.wrong_shape(op, "targets", shape[:-1], targets)
+def _check(
+    where: str, logits: Array, targets: Array, ignore: int, smoothing: float, how: str
+) -> bool:
+    """Checks the values of the arguments of a loss; whether the reduction is the mean."""
     if not 0.0 <= smoothing <= 1.0:
-        raise check.wrong_value(op, "smoothing", "in 0..1", smoothing)
+        raise check.wrong_value(where, "smoothing", "in 0..1", smoothing)
     if how not in ("mean", "sum"):
-        raise check.wrong_value(op, "reduction", "'mean' or 'sum'", how)
-    check.ids(op, "targets", targets, shape[-1], ignore)
+        raise check.wrong_value(where, "reduction", "'mean' or 'sum'", how)
+    check.ids(where, "targets", targets, logits.shape[-1], ignore)
     return how == "mean"
 
 
-def _upstream(op: str, dloss: Array | float, like: Array) -> Array:
+def _upstream(where: str, dloss: Array | float, like: Array) -> Array:
     if isinstance(dloss, (int, float)):
         number, dloss = dloss, empty((), like, statistics(like))
         dloss.fill(number)
+    if not hasattr(dloss, "shape"):
+        raise check.not_an_array(where, "dloss", dloss)
     if dloss.shape != ():
-        raise check.wrong_shape(op, "dloss", (), dloss)
+        raise check.wrong_shape(where, "dloss", (), dloss)
     return dloss
 
 
-@check.door
+@op(logits="... V", targets="...")
 def forward(
     logits: Array,
     targets: Array,
@@ -139,7 +139,7 @@ def forward(
     return loss, (logits, targets, lse, count, ignore_index, smoothing, mean)
 
 
-@check.door
+@op(saved={"logits": "... V"}, out="... V?")
 def backward(dloss: Array | float, saved: Saved, out: Array | None = None) -> Array:
     """dloss (0-d array or number) -> dlogits (..., V), written into `out` when given; `out` may be
     the logits.
@@ -148,14 +148,12 @@ def backward(dloss: Array | float, saved: Saved, out: Array | None = None) -> Ar
     dloss = _upstream("cross_entropy.backward", dloss, logits)
     if out is None:
         out = empty(logits.shape, logits)
-    elif out.shape != logits.shape:
-        raise check.wrong_shape("cross_entropy.backward", "out", logits.shape, out)
     kernel = kernels(logits).cross_entropy_backward
     kernel(out, dloss, count, lse, logits, targets, ignore_index, smoothing, mean)
     return out
 
 
-@check.door
+@op(logits="... V", targets="...")
 def gradient_in_place(
     logits: Array,
     targets: Array,
@@ -170,9 +168,9 @@ def gradient_in_place(
     was written then.
     """
     kernel = kernels(logits).cross_entropy_gradient
-    op = "cross_entropy.gradient_in_place"
-    mean = _check(op, logits, targets, ignore_index, smoothing, reduction)
-    dloss = _upstream(op, dloss, logits)
+    where = "cross_entropy.gradient_in_place"
+    mean = _check(where, logits, targets, ignore_index, smoothing, reduction)
+    dloss = _upstream(where, dloss, logits)
     f = statistics(logits)
     loss, count = empty((), logits, f), empty((), logits, f)
     kernel(loss, count, None, logits, dloss, targets, ignore_index, smoothing, mean)

@@ -27,6 +27,7 @@ from byhand.backend import (
 )
 from byhand.ops import check
 from byhand.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from byhand.ops.declare import op
 from byhand.ops.linear import as_rows
 from byhand.ops.precision import operands
 
@@ -84,7 +85,7 @@ def _block(rows: int, classes: int, most: int | None, gpu: bool = False) -> int:
     return max(1, -(-rows // max(1, blocks)))
 
 
-@check.door
+@op(x="... K", w="V K", targets="...", dw="V K?")
 def forward(
     x: Array,
     w: Array,
@@ -112,25 +113,17 @@ def forward(
     only), ValueError for a shape or an option, TypeError for a dtype; nothing was written then.
     """
     kernel = kernels(x).linear_cross_entropy_forward
-    op, shape = "linear_cross_entropy.forward", x.shape
-    if not shape:
-        raise check.wrong_shape(op, "x", "(..., K)", x)
-    if w.ndim != 2 or w.shape[1:] != shape[-1:]:
-        raise check.wrong_shape(op, "w", f"(V, {shape[-1]})", w)
-    if targets.shape != shape[:-1]:
-        raise check.wrong_shape(op, "targets", shape[:-1], targets)
-    if dw is not None and dw.shape != w.shape:
-        raise check.wrong_shape(op, "dw", w.shape, dw)
+    where = "linear_cross_entropy.forward"
     if not 0.0 <= smoothing <= 1.0:
-        raise check.wrong_value(op, "smoothing", "in 0..1", smoothing)
+        raise check.wrong_value(where, "smoothing", "in 0..1", smoothing)
     if reduction not in ("mean", "sum"):
-        raise check.wrong_value(op, "reduction", "'mean' or 'sum'", reduction)
+        raise check.wrong_value(where, "reduction", "'mean' or 'sum'", reduction)
     if block is not None and block < 1:
-        raise check.wrong_value(op, "block", "at least 1", block)
-    check.ids(op, "targets", targets, w.shape[0], ignore_index)
+        raise check.wrong_value(where, "block", "at least 1", block)
+    check.ids(where, "targets", targets, w.shape[0], ignore_index)
     f = statistics(x)
     loss, count = empty((), x, f), empty((), x, f)
-    dx = empty(shape, x) if need_dx else None
+    dx = empty(x.shape, x) if need_dx else None
     work = empty((_block(targets.size, w.shape[0], block, is_cupy(x)), w.shape[0]), x)
     mean = reduction == "mean"
     kernel(loss, count, dx, dw, work, x, w, targets, ignore_index, smoothing, mean, dloss, bf16)

@@ -13,6 +13,7 @@ import numpy as np
 from byhand.backend import Array, In, Out, StridedIn, empty, kernels, reference_kernel
 from byhand.ops import check
 from byhand.ops.check import Saved
+from byhand.ops.declare import op
 
 
 def masked_scores(scores: Array, mask: Array | None, causal: bool) -> Array:
@@ -42,7 +43,7 @@ def softmax_backward(dx: Out, dy: In, y: In, scale: float) -> None:
     dx[...] = scale * y * (dy - (dy * y).sum(axis=-1, keepdims=True))
 
 
-@check.door
+@op(x="... S", mask="*?")
 def forward(
     x: Array, mask: Array | None = None, scale: float = 1.0, causal: bool = False
 ) -> tuple[Array, Saved]:
@@ -54,8 +55,8 @@ def forward(
     """
     kernel = kernels(x).softmax_forward
     shape = x.shape
-    if len(shape) < 1 + causal:
-        raise check.wrong_shape("softmax.forward", "x", "(..., T, S)" if causal else "(..., S)", x)
+    if causal and len(shape) < 2:
+        raise check.wrong_shape("softmax.forward", "x", "(..., T, S)", x)
     if mask is not None:
         mask = check.broadcast_mask("softmax.forward", mask, shape)
     y = empty(shape, x)
@@ -63,12 +64,10 @@ def forward(
     return y, (y, scale)
 
 
-@check.door
+@op(saved={"y": "... S"}, dy="... S")
 def backward(dy: Array, saved: Saved) -> Array:
     """dy (..., S) -> dx of the same shape."""
     y, scale = saved
-    if dy.shape != y.shape:
-        raise check.wrong_shape("softmax.backward", "dy", y.shape, dy)
     dx = empty(y.shape, y)
     kernels(y).softmax_backward(dx, dy, y, scale)
     return dx
