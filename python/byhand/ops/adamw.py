@@ -14,6 +14,8 @@ All that changes from step to step is an array on the device of the weights: t, 
 norm. So nothing waits for the device, and a CUDA graph of a step serves for every step.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from byhand.backend import Array, In, Mut, Out, empty, kernels, reference_kernel

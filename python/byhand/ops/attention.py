@@ -11,6 +11,8 @@ never reach memory (Dao et al., "FlashAttention", 2022, section 3.1 and appendix
 nothing to see gives o = 0 and lse = -inf, and no gradient. Saved: q, k, v, o, lse.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -8,6 +8,8 @@ distribution function ("erf"), or their approximation u/2 (1 + tanh(sqrt(2/pi) (
 ("tanh"). Saved: x and b.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -13,6 +13,8 @@ When nobody needs the logits afterwards, gradient_in_place does both at once: th
 place of the logits, each of which is read once and written once (Hsu et al., "Liger Kernel", 2024).
 """
 
+from __future__ import annotations
+
 import inspect
 from typing import Literal
 

@@ -25,8 +25,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from byhand.ops import check
 
@@ -59,8 +58,7 @@ def op(*, saved: dict[str, str] | None = None, **shapes: str) -> Callable[[Funct
     return decorate
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """One declared shape. leading: whether any dimensions may come before `dimensions`. free: any
     shape at all. itself: it is saved as a shape, not as an array.
     """

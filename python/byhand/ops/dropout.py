@@ -11,6 +11,8 @@ when the kernel runs: so a CUDA graph of a step draws another mask each time.
 Saved: p, seed, offset.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from byhand.backend import Array, In, Out, empty, kernels, reference_kernel

@@ -7,6 +7,8 @@ Bengio et al., "A neural probabilistic language model" (2003), section 2: the pr
 row with the table, without the zeros. A gather forward is a scatter-add backward. Saved: ids.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from byhand.backend import Acc, Array, In, Out, empty, is_cupy, kernels, reference_kernel

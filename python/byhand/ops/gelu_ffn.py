@@ -10,6 +10,8 @@ cache, and so that h, the widest activation, exists for a block of rows at a tim
 makes it again from pre, for which it evaluates the GELU's derivative anyway. Saved: x, pre, w1, w2.
 """
 
+from __future__ import annotations
+
 import math
 
 from byhand.backend import Acc, Array, In, Out, empty, is_cupy, kernels, reference_kernel

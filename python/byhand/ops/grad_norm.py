@@ -6,6 +6,8 @@ Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural net
 algorithm 1. The norm stays an array on the gradient's device: nothing waits for it.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from byhand.backend import (

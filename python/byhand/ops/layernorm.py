@@ -8,6 +8,8 @@ Ba, Kiros and Hinton, "Layer normalization" (2016), equation 4; the variance is 
 distance from the mean (divided by C, not C - 1), taken in a second pass. Saved: s, w, mean, rstd.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from byhand.backend import (

@@ -8,6 +8,8 @@ equations 1, 5, 6 and 7, a whole matrix at a time. w is stored (N, K), a row an 
 does. Saved: x, w, bf16.
 """
 
+from __future__ import annotations
+
 import math
 
 from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel

@@ -9,6 +9,8 @@ would cost a third more; so the gradients are computed in the forward call, as i
 Kernel" (2024), and what scales the loss must be known there.
 """
 
+from __future__ import annotations
+
 import inspect
 from typing import Literal
 

@@ -8,6 +8,8 @@ log sum exp(x) = m + log sum exp(x - m) is finite wherever x is (Blanchard, High
 "Accurately computing the log-sum-exp and softmax functions", 2021, equation 1.3). Saved: y.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from byhand.backend import Array, In, Out, empty, kernels, reference_kernel

@@ -8,6 +8,8 @@ are written, not added: neither input is a parameter (a parameter's product is `
 b.
 """
 
+from __future__ import annotations
+
 from byhand.backend import Array, In, Out, empty, kernels, reference_kernel
 from byhand.ops import check
 from byhand.ops.check import Saved

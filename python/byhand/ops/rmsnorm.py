@@ -8,6 +8,8 @@ Zhang and Sennrich, "Root mean square layer normalization" (2019), equation 4, w
 under the root: layer normalisation without the mean and without a bias. Saved: s, w, rstd.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel, statistics

@@ -8,6 +8,8 @@ equation 3. The largest score is subtracted before exp, which changes nothing in
 keeps it finite. A row with nothing to see is a row of zeros, and so is its gradient. Saved: y.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from byhand.backend import Array, In, Out, StridedIn, empty, kernels, reference_kernel
