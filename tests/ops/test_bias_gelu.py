@@ -34,8 +34,8 @@ def torch_forward(t, o):
 
 
 def public(c: Call):
-    form = "tanh" if c.options["tanh"] else "erf"
-    y, saved = ops.bias_gelu.forward(c.arrays["x"], c.arrays["b"], form)
+    approximate = "tanh" if c.options["tanh"] else "none"
+    y, saved = ops.bias_gelu.forward(c.arrays["x"], c.arrays["b"], approximate)
     return {"y": y, "dx": ops.bias_gelu.backward(c.upstream["dy"], saved, c.into["db"])}
 
 
@@ -71,8 +71,8 @@ OP = Op(
     errors=(
         Error(
             ValueError,
-            "bias_gelu.forward: form must be 'tanh' or 'erf', got 'sigmoid'",
-            lambda: ops.bias_gelu.forward(np.ones((2, 3)), form="sigmoid"),
+            "bias_gelu.forward: approximate must be 'none' or 'tanh', got 'sigmoid'",
+            lambda: ops.bias_gelu.forward(np.ones((2, 3)), approximate="sigmoid"),
         ),
     ),
 )
@@ -98,7 +98,7 @@ def test_the_erf_form_keeps_its_digits_in_the_tails(u: float, phi: float) -> Non
 
 
 def test_gelu_of_special_numbers() -> None:
-    y, _ = ops.bias_gelu.forward(np.array([[0.0, np.inf, np.nan]]), form="erf")
+    y, _ = ops.bias_gelu.forward(np.array([[0.0, np.inf, np.nan]]), approximate="none")
     assert y[0, 0] == 0
     assert y[0, 1] == np.inf
     assert np.isnan(y[0, 2])

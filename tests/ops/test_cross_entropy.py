@@ -132,8 +132,8 @@ OP = Op(
         ),
         Error(
             ValueError,
-            "cross_entropy.forward: smoothing must be in 0..1, got 1.5",
-            lambda: ops.cross_entropy.forward(ones(2, 3), ids(0, 1), smoothing=1.5),
+            "cross_entropy.forward: label_smoothing must be in 0..1, got 1.5",
+            lambda: ops.cross_entropy.forward(ones(2, 3), ids(0, 1), label_smoothing=1.5),
         ),
         Error(
             ValueError,

@@ -59,9 +59,9 @@ PARAMETERS = ("w1", "b1", "w2", "b2")
 
 
 def public(c: Call):
-    form = "tanh" if c.options["tanh"] else "erf"
+    approximate = "tanh" if c.options["tanh"] else "none"
     parameters = [c.arrays[n] for n in PARAMETERS]
-    y, saved = ops.gelu_ffn.forward(c.arrays["x"], *parameters, c.arrays["add"], form)
+    y, saved = ops.gelu_ffn.forward(c.arrays["x"], *parameters, c.arrays["add"], approximate)
     into = [c.into[f"d{n}"] for n in PARAMETERS]
     return {"y": y, "dx": ops.gelu_ffn.backward(c.upstream["dy"], saved, *into)}
 
@@ -102,7 +102,7 @@ OP = Op(
     errors=(
         Error(
             ValueError,
-            "gelu_ffn.forward: form must be 'tanh' or 'erf', got True",
+            "gelu_ffn.forward: approximate must be 'none' or 'tanh', got True",
             lambda: ops.gelu_ffn.forward(*GOOD, None, True),
         ),
     ),
@@ -113,16 +113,16 @@ class TestGeluFfn(OpSuite):
     op = OP
 
 
-@pytest.mark.parametrize("form", ["tanh", "erf"])
-def test_fused_is_unfused(form: str) -> None:
+@pytest.mark.parametrize("approximate", ["tanh", "none"])
+def test_fused_is_unfused(approximate: str) -> None:
     """linear, bias_gelu, linear: the same numbers, the same gradients."""
-    rng = generator("gelu_ffn", "unfused", form)
+    rng = generator("gelu_ffn", "unfused", approximate)
     x, w1, b1, w2, b2, dy = (
         rng.standard_normal(s) for s in ((7, 3), (5, 3), (5,), (3, 5), (3,), (7, 3))
     )
-    y, saved = ops.gelu_ffn.forward(x, w1, b1, w2, b2, form=form)
+    y, saved = ops.gelu_ffn.forward(x, w1, b1, w2, b2, approximate=approximate)
     u, saved_1 = ops.linear.forward(x, w1)
-    h, saved_g = ops.bias_gelu.forward(u, b1, form)
+    h, saved_g = ops.bias_gelu.forward(u, b1, approximate)
     z, saved_2 = ops.linear.forward(h, w2, b2)
     np.testing.assert_allclose(y, z, rtol=1e-13)
     fused = [np.zeros_like(a) for a in (w1, b1, w2, b2)]

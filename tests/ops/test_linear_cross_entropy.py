@@ -173,8 +173,8 @@ OP = Op(
         ),
         Error(
             ValueError,
-            "linear_cross_entropy.forward: smoothing must be in 0..1, got -0.5",
-            lambda: forward(ones(2, 3), ones(5, 3), ids(0, 1), smoothing=-0.5),
+            "linear_cross_entropy.forward: label_smoothing must be in 0..1, got -0.5",
+            lambda: forward(ones(2, 3), ones(5, 3), ids(0, 1), label_smoothing=-0.5),
         ),
         Error(
             ValueError,
@@ -203,7 +203,7 @@ class TestLinearCrossEntropy(OpSuite):
         """Gradients to the bit: they share the arithmetic of a row and of the products."""
         a = sample((rows,), k, v, smoothing=0.1).arrays
         apart, fused = (np.full((v, k), 2, np.float32) for _ in range(2))
-        options = {"smoothing": 0.1, "reduction": "sum"}
+        options = {"label_smoothing": 0.1, "reduction": "sum"}
         with backend.use_cpu(native):
             loss, dx = forward(
                 a["x"], a["w"], a["targets"], fused, dloss=0.3, bf16=bf16, block=block, **options

@@ -7,6 +7,8 @@ it is given it again for its backward pass, computed from what the norm keeps.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from byhand import backend
@@ -106,9 +108,9 @@ class FeedForward(Module):
         generator: Generator,
         rng: np.random.Generator,
         down_std: float,
-        form: str = "tanh",
+        approximate: Literal["none", "tanh"] = "tanh",
     ):
-        self.form = form
+        self.approximate = approximate
         self.up = Linear(dim, 4 * dim, bias, rng, std=0.02)
         self.down = Linear(4 * dim, dim, bias, rng, std=down_std)
         self.dropout = Dropout(dropout, generator)
@@ -122,7 +124,7 @@ class FeedForward(Module):
             down.weight.operand,
             down.bias and down.bias.operand,
             None if self.dropout.active else add,
-            self.form,
+            self.approximate,
             self._bf16,
         )
         self.push(saved[1:])

@@ -4,13 +4,14 @@
     dx = dy * gelu'(x + b),      db = sum over rows of dx
 
 Hendrycks and Gimpel, "Gaussian error linear units" (2016): gelu(u) = u Phi(u), with Phi the normal
-distribution function ("erf"), or their approximation u/2 (1 + tanh(sqrt(2/pi) (u + 0.044715 u^3)))
-("tanh"). Saved: x and b.
+distribution function, or their approximation u/2 (1 + tanh(sqrt(2/pi) (u + 0.044715 u^3))). Saved:
+x and b.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 
@@ -63,14 +64,16 @@ def bias_gelu_backward(dx: Out, db: Acc | None, dy: In, x: In, b: In | None, tan
 
 
 @op(x="... C", b="C?")
-def forward(x: Array, b: Array | None = None, form: str = "tanh") -> tuple[Array, Saved]:
+def forward(
+    x: Array, b: Array | None = None, approximate: Literal["none", "tanh"] = "tanh"
+) -> tuple[Array, Saved]:
     """x (..., C), b (C,) or None -> y of x's shape, saved.
 
-    ValueError when b does not have the length of x's last axis, or form is neither "tanh" nor
-    "erf".
+    approximate: "none" for Phi itself, "tanh" for the approximation; the default is not PyTorch's
+    but GPT-2's. ValueError for a shape or another word for approximate.
     """
     kernel = kernels(x).bias_gelu_forward
-    tanh = check.gelu_is_tanh("bias_gelu.forward", form)
+    tanh = check.gelu_is_tanh("bias_gelu.forward", approximate)
     y = empty(x.shape, x)
     kernel(y, x, b, tanh)
     return y, (x, b, tanh)

@@ -35,13 +35,15 @@ def wrong_value(op: str, name: str, expected: str, got: Any) -> ValueError:
     return ValueError(f"{op}: {name} must be {expected}, got {got!r}")
 
 
-def gelu_is_tanh(op: str, form: str) -> bool:
-    """True for the tanh form of GELU, False for the erf form; ValueError for any other word."""
-    if form == "tanh":
+def gelu_is_tanh(op: str, approximate: str) -> bool:
+    """True for GELU's approximation by tanh, "tanh", and False for "none"; ValueError for any other
+    word.
+    """
+    if approximate == "tanh":
         return True
-    if form == "erf":
+    if approximate == "none":
         return False
-    raise wrong_value(op, "form", "'tanh' or 'erf'", form)
+    raise wrong_value(op, "approximate", "'none' or 'tanh'", approximate)
 
 
 def probability(op: str, name: str, p: float) -> None:

@@ -97,11 +97,11 @@ _backward = inspect.unwrap(cross_entropy_backward)
 
 
 def _check(
-    where: str, logits: Array, targets: Array, ignore: int, smoothing: float, how: str
+    where: str, logits: Array, targets: Array, ignore: int, label_smoothing: float, how: str
 ) -> bool:
     """Checks the values of the arguments of a loss; whether the reduction is the mean."""
-    if not 0.0 <= smoothing <= 1.0:
-        raise check.wrong_value(where, "smoothing", "in 0..1", smoothing)
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise check.wrong_value(where, "label_smoothing", "in 0..1", label_smoothing)
     if how not in ("mean", "sum"):
         raise check.wrong_value(where, "reduction", "'mean' or 'sum'", how)
     check.ids(where, "targets", targets, logits.shape[-1], ignore)
@@ -124,7 +124,7 @@ def forward(
     logits: Array,
     targets: Array,
     ignore_index: int = -100,
-    smoothing: float = 0.0,
+    label_smoothing: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> tuple[Array, Saved]:
     """logits (..., V), targets (...) int64 -> loss, a 0-d array, and saved.
@@ -134,11 +134,13 @@ def forward(
     option, TypeError for a dtype.
     """
     kernel = kernels(logits).cross_entropy_forward
-    mean = _check("cross_entropy.forward", logits, targets, ignore_index, smoothing, reduction)
+    mean = _check(
+        "cross_entropy.forward", logits, targets, ignore_index, label_smoothing, reduction
+    )
     f = statistics(logits)
     loss, count, lse = (empty(shape, logits, f) for shape in ((), (), targets.shape))
-    kernel(loss, count, lse, logits, targets, ignore_index, smoothing, mean)
-    return loss, (logits, targets, lse, count, ignore_index, smoothing, mean)
+    kernel(loss, count, lse, logits, targets, ignore_index, label_smoothing, mean)
+    return loss, (logits, targets, lse, count, ignore_index, label_smoothing, mean)
 
 
 @op(saved={"logits": "... V"}, out="... V?")
@@ -146,12 +148,12 @@ def backward(dloss: Array | float, saved: Saved, out: Array | None = None) -> Ar
     """dloss (0-d array or number) -> dlogits (..., V), written into `out` when given; `out` may be
     the logits.
     """
-    logits, targets, lse, count, ignore_index, smoothing, mean = saved
+    logits, targets, lse, count, ignore_index, label_smoothing, mean = saved
     dloss = _upstream("cross_entropy.backward", dloss, logits)
     if out is None:
         out = empty(logits.shape, logits)
     kernel = kernels(logits).cross_entropy_backward
-    kernel(out, dloss, count, lse, logits, targets, ignore_index, smoothing, mean)
+    kernel(out, dloss, count, lse, logits, targets, ignore_index, label_smoothing, mean)
     return out
 
 
@@ -161,7 +163,7 @@ def gradient_in_place(
     targets: Array,
     dloss: Array | float = 1.0,
     ignore_index: int = -100,
-    smoothing: float = 0.0,
+    label_smoothing: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Array:
     """Returns the loss of forward and overwrites logits (..., V) with what backward(dloss) gives.
@@ -171,9 +173,9 @@ def gradient_in_place(
     """
     kernel = kernels(logits).cross_entropy_gradient
     where = "cross_entropy.gradient_in_place"
-    mean = _check(where, logits, targets, ignore_index, smoothing, reduction)
+    mean = _check(where, logits, targets, ignore_index, label_smoothing, reduction)
     dloss = _upstream(where, dloss, logits)
     f = statistics(logits)
     loss, count = empty((), logits, f), empty((), logits, f)
-    kernel(loss, count, None, logits, dloss, targets, ignore_index, smoothing, mean)
+    kernel(loss, count, None, logits, dloss, targets, ignore_index, label_smoothing, mean)
     return loss

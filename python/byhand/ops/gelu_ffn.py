@@ -13,6 +13,7 @@ makes it again from pre, for which it evaluates the GELU's derivative anyway. Sa
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from byhand.backend import Acc, Array, In, Out, empty, is_cupy, kernels, reference_kernel
 from byhand.ops import check
@@ -96,17 +97,17 @@ def forward(
     w2: Array,
     b2: Array | None,
     add: Array | None = None,
-    form: str = "tanh",
+    approximate: Literal["none", "tanh"] = "tanh",
     bf16: bool = False,
 ) -> tuple[Array, Saved]:
     """x (..., C), w1 (F, C), b1 (F,), w2 (C, F), b2 (C,), add (..., C) -> y (..., C), saved.
 
-    b1, b2 and add may be None. With bf16 the products take their factors rounded to bfloat16, here
-    and in backward. ValueError naming the first argument whose shape does not fit, or a
-    form that is neither "tanh" nor "erf".
+    b1, b2 and add may be None. approximate is that of bias_gelu. With bf16 the products take their
+    factors rounded to bfloat16, here and in backward. ValueError for a shape or another word for
+    approximate.
     """
     kernel = kernels(x).gelu_ffn_forward
-    tanh = check.gelu_is_tanh("gelu_ffn.forward", form)
+    tanh = check.gelu_is_tanh("gelu_ffn.forward", approximate)
     shape = x.shape
     hidden = w1.shape[0]
     inner = (*shape[:-1], hidden)

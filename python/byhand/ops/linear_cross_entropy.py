@@ -95,7 +95,7 @@ def forward(
     dw: Array | None = None,
     need_dx: bool = True,
     ignore_index: int = -100,
-    smoothing: float = 0.0,
+    label_smoothing: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
     dloss: float = 1.0,
     bf16: bool = False,
@@ -107,17 +107,18 @@ def forward(
     times the loss. dx is None unless need_dx; with neither, as for evaluation, the call takes a
     third of the time.
 
-    ignore_index, smoothing and reduction are those of cross_entropy. With bf16 the products take
-    their factors rounded to bfloat16. block: the most rows whose logits exist at once, by default
-    the fewest that cost no time: about 1024, more where the vocabulary is small and on a GPU.
+    ignore_index, label_smoothing and reduction are those of cross_entropy. With bf16 the products
+    take their factors rounded to bfloat16. block: the most rows whose logits exist at once, by
+    default the fewest that cost no time: about 1024, more where the vocabulary is small and on a
+    GPU.
 
     IndexError naming the position of a target outside 0..V-1 that is not ignore_index (numpy arrays
     only), ValueError for a shape or an option, TypeError for a dtype; nothing was written then.
     """
     kernel = kernels(x).linear_cross_entropy_forward
     where = "linear_cross_entropy.forward"
-    if not 0.0 <= smoothing <= 1.0:
-        raise check.wrong_value(where, "smoothing", "in 0..1", smoothing)
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise check.wrong_value(where, "label_smoothing", "in 0..1", label_smoothing)
     if reduction not in ("mean", "sum"):
         raise check.wrong_value(where, "reduction", "'mean' or 'sum'", reduction)
     if block is not None and block < 1:
@@ -127,6 +128,6 @@ def forward(
     loss, count = empty((), x, f), empty((), x, f)
     dx = empty(x.shape, x) if need_dx else None
     work = empty((_block(targets.size, w.shape[0], block, is_cupy(x)), w.shape[0]), x)
-    mean = reduction == "mean"
-    kernel(loss, count, dx, dw, work, x, w, targets, ignore_index, smoothing, mean, dloss, bf16)
+    options = ignore_index, label_smoothing, reduction == "mean", dloss, bf16
+    kernel(loss, count, dx, dw, work, x, w, targets, *options)
     return loss, dx
