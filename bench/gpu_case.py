@@ -45,7 +45,7 @@ class Case:
 
     def _run(self, kernels: Any) -> None:
         for kernel, arguments in self.calls:
-            names = [name for name, _, _ in getattr(backend.reference, kernel).directions]
+            names = [argument.name for argument in backend.arguments(kernel)]
             if unknown := arguments.keys() - set(names):
                 raise TypeError(f"{kernel} has no argument {', '.join(sorted(unknown))}")
             getattr(kernels, kernel)(*(arguments.get(name) for name in names))

@@ -10,6 +10,7 @@ only counted.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import math
 import sys
 import weakref
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from byhand import backend
+from byhand.backend import native
 
 
 class Unsafe(AssertionError):
@@ -282,8 +284,9 @@ def install(monkeypatch: Any) -> Cupy:
     CPU.
     """
     cupy = Cupy(Machine())
+    cuda = importlib.import_module("byhand.backend.cuda")  # `backend.cuda` is its function
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setattr(backend._state, "cuda", kernels(cupy.machine))
+    monkeypatch.setattr(native.state, "cuda", kernels(cupy.machine))
     monkeypatch.setattr(backend, "cuda_reason", lambda: "")
-    monkeypatch.setattr(backend, "_multiprocessors", lambda device: 3)
+    monkeypatch.setattr(cuda, "device_multiprocessors", lambda device: 3)
     return cupy
