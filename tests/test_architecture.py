@@ -20,7 +20,7 @@ PACKAGE = ROOT / "python" / "byhand"
 FLOORS = [
     {"__main__", "__init__"},
     {"cli"},
-    {"training", "generation", "gradcheck", "info", "presets", "roof"},
+    {"training", "generation", "gradcheck", "info", "presets", "roofline"},
     {"models"},
     {"nn", "optim", "text", "data"},
     {"ops"},
