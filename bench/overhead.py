@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from bench.harness import in_turns, record
 from byhand import backend
 from byhand.ops import (
     adamw,
@@ -35,7 +36,6 @@ from byhand.ops import (
     matmul,
     softmax,
 )
-from harness import in_turns, record
 
 CALLS = 2000
 Call = Callable[[], Any]
