@@ -1,6 +1,7 @@
 """The cases of the benchmark of the ops on a CPU: a case is one computation by several libraries.
 
-A module of bench/ops lists its cases as `CPU`, a list of specs.
+A module of bench/ops lists its cases as `CPU`, a list of specs, and as `TINY` those on arrays so
+small that only the cost of the call is left.
 """
 
 from __future__ import annotations
@@ -73,52 +74,45 @@ class Spec:
 
 @dataclass
 class Twin:
-    """PyTorch's version of an op: the forward pass, and the leaves it differentiates for."""
+    """PyTorch's version of an op: a function, and the tensors it is applied to and differentiated
+    for.
+    """
 
-    forward: Callable[[], Any]
+    function: Callable[..., Any]
     leaves: Sequence[Any]
 
     def runs(self, dy: np.ndarray) -> tuple[Run, Run]:
-        """What to time: the forward pass alone, and the backward pass alone."""
-        graph = self.forward()
-        upstream = torch.from_numpy(dy).to(graph.dtype)
-
-        def forward() -> None:
-            with torch.no_grad():
-                self.forward()
+        """What to time: the forward pass alone, which records nothing, and the backward pass."""
+        y = self.function(*self.leaves)
+        upstream = torch.from_numpy(dy).to(y.dtype)
 
         def backward() -> None:
-            torch.autograd.grad(graph, self.leaves, upstream, retain_graph=True)
+            torch.autograd.grad(y, self.leaves, upstream, retain_graph=True)
 
-        return forward, backward
-
-
-def twin(forward: Callable[..., Any], *arrays: np.ndarray) -> Twin:
-    """The twin that computes `forward` of tensors with the values of `arrays`."""
-    leaves = [leaf(a) for a in arrays]
-    return Twin(partial(forward, *leaves), leaves)
+        return partial(self.function, *(leaf.detach() for leaf in self.leaves)), backward
 
 
-def twins_in(bf16: bool, forward: Callable[..., Any], *arrays: np.ndarray) -> dict[str, Twin]:
+def twin(function: Callable[..., Any], *arrays: np.ndarray) -> Twin:
+    """The twin that computes `function` of tensors with the values of `arrays`."""
+    return Twin(function, [leaf(a) for a in arrays])
+
+
+def twins_in(bf16: bool, function: Callable[..., Any], *arrays: np.ndarray) -> dict[str, Twin]:
     """PyTorch's contestants in one precision.
 
     In bfloat16 there are two: autocast, which starts from float32 arrays and converts what it
     multiplies, as byhand does; and arrays that are bfloat16 already, as the layer before leaves
     them under autocast.
     """
-    plain = twin(forward, *arrays)
     if not bf16:
-        return {"torch": plain}
+        return {"torch": twin(function, *arrays)}
 
-    def cast() -> Any:
+    def cast(*leaves: Any) -> Any:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            return plain.forward()
+            return function(*leaves)
 
     halves = [leaf(a, "bfloat16") for a in arrays]
-    return {
-        "torch": Twin(cast, plain.leaves),
-        "torch, bf16 arrays": Twin(partial(forward, *halves), halves),
-    }
+    return {"torch": twin(cast, *arrays), "torch, bf16 arrays": Twin(function, halves)}
 
 
 @dataclass

@@ -57,4 +57,5 @@ def calls(m: Maker, N: int) -> Iterator[gpu_case.Case]:
 
 
 CPU = [single(f"adamw {N}", case, N) for N in PARAMETERS.values()]
+TINY = [single("adamw", case, 16)]
 GPU = Calls(calls, small=[(1003,)], full=[(124_439_808,)], counted=(10_007,), dtypes=(F32,))

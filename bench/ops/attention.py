@@ -113,6 +113,7 @@ CPU = [
         (1, 12, 4096, 64),
     )
 ]
+TINY = [spec("attention", pair, 1, 1, 1, 16)]
 GPU = Calls(
     calls,
     small=[

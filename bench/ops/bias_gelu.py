@@ -47,4 +47,5 @@ def calls(m: Maker, R: int, C: int) -> Iterator[gpu_case.Case]:
 
 
 CPU = [spec(f"bias_gelu {R}x{C}", pair, R, C) for R, C in ROWS]
+TINY = [spec("bias_gelu", pair, 1, 16)]
 GPU = Calls(calls, small=SMALL_ROWS, full=[(1 << 16, 3072)], counted=(61, 257))

@@ -74,6 +74,7 @@ CPU = [
     spec(f"cross_entropy {R}x{V}", pair, R, V)
     for R, V in ((768, 65), (4096, 65), (16384, 65), (256, 50257), (1024, 50257))
 ]
+TINY = [spec("cross_entropy", pair, 1, 16)]
 GPU = Calls(
     calls,
     small=[*SMALL_ROWS, (1, 120_001)],  # the last row is more than shared memory holds

@@ -43,4 +43,5 @@ def calls(m: Maker, R: int, C: int) -> Iterator[gpu_case.Case]:
 
 
 CPU = [spec(f"dropout {R}x{C}", pair, R, C) for R, C in ROWS]
+TINY = [spec("dropout", pair, 1, 16)]
 GPU = Calls(calls, small=SMALL_ROWS, full=[(1 << 16, 1 << 10)], counted=(61, 257))

@@ -20,7 +20,7 @@ def pair(R: int, V: int, C: int) -> Pair:
     ids, w, dy = RNG.integers(0, V, R), floats(V, C), floats(R, C)
     dw, numpy_dw = zeros(w), zeros(w)
     rows, table = torch.from_numpy(ids), twin(lambda w: F.embedding(rows, w), w)
-    torch_dw, torch_dy = torch.zeros_like(table.leaves[0]), torch.from_numpy(dy)
+    torch_dw, torch_dy = torch.zeros_like(table.leaves[0].detach()), torch.from_numpy(dy)
     backward = {
         "torch": lambda: torch_dw.index_add_(0, rows, torch_dy),
         "torch's autograd": table.runs(dy)[1],
@@ -69,6 +69,7 @@ CPU = [
         (32768, 50257, 768),
     )
 ]
+TINY = [spec("embedding", pair, 1, 16, 16)]
 GPU = Calls(
     calls,
     # In the last, several blocks sort, by two digits.

@@ -59,6 +59,7 @@ CPU = [
     for bf16 in (False, True)
     for R, C in PRESET_ROWS.values()
 ]
+TINY = [spec("gelu_ffn", pair, 1, 16, False)]
 GPU = Calls(
     calls,
     small=[(40, 24, 136), (9, 17, 33), (8, 24, 40)],

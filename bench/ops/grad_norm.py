@@ -60,4 +60,5 @@ CPU = [
     *(single(f"grad_norm {N}", norm_case, N) for N in PARAMETERS.values()),
     *(single(f"clip {N}", clip_case, N) for N in PARAMETERS.values()),
 ]
+TINY = [single("grad_norm", norm_case, 16), single("clip", clip_case, 16)]
 GPU = Calls(calls, small=[(1003,)], full=[(124_439_808,)], counted=(10_007,), dtypes=(F32,))

@@ -48,4 +48,5 @@ CPU = [
     *(spec(f"layernorm {R}x{C}", pair, R, C) for R, C in ROWS),
     *norms.residual_specs("layernorm", layernorm, lambda *x: F.layer_norm(*x)),
 ]
+TINY = [spec("layernorm", pair, 1, 16)]
 GPU = Calls(calls, small=SMALL_ROWS, full=NORM_ROWS, counted=(61, 257))

@@ -50,6 +50,7 @@ CPU = [
     for preset, (R, C) in PRESET_ROWS.items()
     for N in (3 * C, C, VOCABULARY.get(preset, 65))
 ]
+TINY = [spec("linear", pair, 1, 16, 16, False)]
 GPU = Calls(
     calls,
     # In the first, a gradient is summed in pieces; 8 and 9 rows are those of decoding.

@@ -54,6 +54,7 @@ CPU = [
     single(f"linear_cross_entropy {R}x{C} to {V}", case, R, C, V)
     for (R, C), V in zip(PRESET_ROWS.values(), (65, 65, 65, 50257), strict=True)
 ]
+TINY = [single("linear_cross_entropy", case, 1, 16, 16)]
 GPU = Calls(
     calls,
     small=[(40, 24, 136, 9), (9, 17, 33, 9), (8, 24, 40, 9)],

@@ -46,4 +46,5 @@ def calls(m: Maker, R: int, C: int) -> Iterator[gpu_case.Case]:
 
 
 CPU = [spec(f"log_softmax {R}x{C}", pair, R, C) for R, C in ROWS]
+TINY = [spec("log_softmax", pair, 1, 16)]
 GPU = Calls(calls, small=SMALL_ROWS, full=[(1 << 14, 1 << 12)], counted=(61, 257))

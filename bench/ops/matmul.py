@@ -39,6 +39,7 @@ def calls(m: Maker, M: int, K: int, N: int) -> Iterator[gpu_case.Case]:
 
 
 CPU = [spec(f"matmul {N}", pair, N) for N in (512, 1024)]
+TINY = [spec("matmul", pair, 16)]
 GPU = Calls(
     calls,
     small=[(40, 24, 136), (9, 17, 33), (8, 24, 40)],

@@ -41,4 +41,5 @@ CPU = [
     *(spec(f"rmsnorm {R}x{C}", pair, R, C) for R, C in ROWS),
     *norms.residual_specs("rmsnorm", rmsnorm, lambda *x: F.rms_norm(*x)),
 ]
+TINY = [spec("rmsnorm", pair, 1, 16)]
 GPU = Calls(calls, small=SMALL_ROWS, full=NORM_ROWS, counted=(61, 257))

@@ -47,6 +47,7 @@ def calls(m: Maker, R: int, C: int) -> Iterator[gpu_case.Case]:
 
 
 CPU = [spec(f"softmax {R}x{C}", pair, R, C) for R, C in ROWS]
+TINY = [spec("softmax", pair, 1, 16)]
 GPU = Calls(
     calls,
     small=SMALL_ROWS,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import byhand.ops
-from bench import collect, cpu_case, gpu_case
+from bench import collect, cpu_case, gpu_case, native
 from byhand import backend, roofline
 
 SPECS = collect.cpu_specs()
@@ -76,3 +76,13 @@ def test_the_counted_size_is_awkward(op):
     calls = collect.modules()[op].GPU
     for case in calls.make(m, *calls.counted):
         assert case.shape[-1] % 4, case
+
+
+@pytest.mark.parametrize("op", collect.modules())
+def test_a_tiny_case_is_one_native_call(op):
+    pytest.importorskip("torch")
+    for case in (case for spec in collect.modules()[op].TINY for case in spec.build()):
+        natives: list[native.Call] = []
+        with native.listening(natives):
+            case.byhand()
+        assert len(natives) == 1, case.name
