@@ -23,45 +23,55 @@ if TYPE_CHECKING:
         training,
     )
     from byhand.backend import cuda_reason, get_num_threads, set_num_threads
-    from byhand.info import __version__, info
+    from byhand.about import __version__, info
     from byhand.models.gpt import GPT, GPTConfig
     from byhand.models.mlp import MLP, MLPConfig
     from byhand.nn.gradcheck import gradcheck
     from byhand.runs.load import load
 
-# What is imported when it is first used: name -> the module that has it, or the module itself.
-_PLACES = {
-    **dict.fromkeys(("cuda_reason", "get_num_threads", "set_num_threads"), "byhand.backend"),
-    **dict.fromkeys(("__version__", "info"), "byhand.info"),
-    **dict.fromkeys(("GPT", "GPTConfig"), "byhand.models.gpt"),
-    **dict.fromkeys(("MLP", "MLPConfig"), "byhand.models.mlp"),
-    "gradcheck": "byhand.nn.gradcheck",
-    "load": "byhand.runs.load",
-}
-_MODULES = (
+__all__ = [
+    "GPT",
+    "MLP",
+    "GPTConfig",
+    "MLPConfig",
+    "__version__",
     "backend",
+    "cuda_reason",
     "data",
     "generation",
+    "get_num_threads",
+    "gradcheck",
+    "info",
+    "load",
     "models",
     "nn",
     "ops",
     "optim",
     "runs",
+    "set_num_threads",
     "tasks",
     "text",
     "training",
-)
+]
 
-__all__ = [*_PLACES, *_MODULES]  # noqa: PLE0604  (all of them are strings)
+# Everything is imported when it is first used. The names that are not modules of the package:
+_PLACES = {
+    **dict.fromkeys(("cuda_reason", "get_num_threads", "set_num_threads"), "backend"),
+    **dict.fromkeys(("__version__", "info"), "about"),
+    **dict.fromkeys(("GPT", "GPTConfig"), "models.gpt"),
+    **dict.fromkeys(("MLP", "MLPConfig"), "models.mlp"),
+    "gradcheck": "nn.gradcheck",
+    "load": "runs.load",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"byhand.{name}")
     if name in _PLACES:
-        value = getattr(importlib.import_module(_PLACES[name]), name)
+        value = getattr(importlib.import_module(f"byhand.{_PLACES[name]}"), name)
         globals()[name] = value
         return value
+    if name in __all__:
+        return importlib.import_module(f"byhand.{name}")
     raise AttributeError(f"module 'byhand' has no attribute {name!r}")
 
 

@@ -34,7 +34,7 @@ SECONDS = 20.0  # for a preset, about
 DESCRIPTION = """\
 Time the training step of a preset: the forward pass with the loss (ours makes the last layer's
 gradient there too), the backward pass, and the update (clipping the gradient and AdamW). The
-numbers are medians over the rounds. First comes the roof: what this machine can do at most. If
+numbers are medians over the rounds. First comes the roofline: the most that this machine can do. If
 PyTorch is installed, the same model in PyTorch takes turns with ours; its bf16 is autocast.
 
 GFLOP/s counts 6 operations for each parameter used in a multiplication and each token, and
@@ -97,7 +97,7 @@ def add_command(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from byhand import roof
+    from byhand import roofline
 
     names = list(PRESETS) if args.preset == "all" else [args.preset]
     chosen = {name: sizes(name, args) for name in names}
@@ -109,7 +109,11 @@ def run(args: argparse.Namespace) -> int:
     flags.use_threads(args.threads)
     if torch:
         share_threads()
-    report: dict[str, Any] = {**machine(torch), "roof": asdict(roof.measure()), "presets": {}}
+    report: dict[str, Any] = {
+        **machine(torch),
+        "roofline": asdict(roofline.measure()),
+        "presets": {},
+    }
     say = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
     say(heading(report))
     if not torch and not args.no_torch:
@@ -259,33 +263,33 @@ def machine(torch: bool) -> dict[str, Any]:
 
 
 def heading(report: Mapping[str, Any]) -> str:
-    """What runs here, and the roof."""
-    roof, torch = report["roof"], report.get("torch")
-    bf16 = roof["bf16_gflops"]
+    """What runs here, and the roofline."""
+    limits, torch = report["roofline"], report.get("torch")
+    bf16 = limits["bf16_gflops"]
     return (
         f"byhand {report['version']} ({report['cpu_backend']})"
         + (f" beside PyTorch {torch}" if torch else "")
         + f" on {report['threads']} threads\n"
-        f"roof: {roof['gflops']:,.0f} GFLOP/s in float32, "
+        f"roofline: {limits['gflops']:,.0f} GFLOP/s in float32, "
         + (f"{bf16:,.0f} in bf16; " if bf16 else "no bf16 instructions; ")
-        + f"memory {roof['triad']:.0f} GB/s (triad), {roof['read']:.0f} (read)"
+        + f"memory {limits['triad']:.0f} GB/s (triad), {limits['read']:.0f} (read)"
     )
 
 
 def table(name: str, report: Mapping[str, Any]) -> str:
     """One preset's results for people."""
     size = report["presets"][name]
-    results, roof = size["results"], report["roof"]
+    results, limits = size["results"], report["roofline"]
     lines = [
         f"\n{name}: batch {size['batch']}, context {size['context']}, "
         f"vocabulary {size['vocabulary']:,}",
         f"{'':16}{'forward':>12}{'backward':>12}{'update':>12}{'step':>12}"
-        f"{'tokens/s':>11}{'GFLOP/s':>9}{'of roof':>9}{'x PyTorch':>11}",
+        f"{'tokens/s':>11}{'GFLOP/s':>9}{'roofline':>10}{'x PyTorch':>11}",
     ]
     for who, r in results.items():
         times = "".join(f"{r[f'{phase}_ms']:>9.2f} ms" for phase in (*PHASES, "step"))
-        limit = roof["bf16_gflops"] if "bf16" in who else roof["gflops"]
-        share = f"{100 * r['gflops'] / limit:>7.0f} %" if limit else f"{'':9}"
+        limit = limits["bf16_gflops"] if "bf16" in who else limits["gflops"]
+        share = f"{100 * r['gflops'] / limit:>8.0f} %" if limit else f"{'':10}"
         ratio = times_torch(who, results)
         lines.append(
             f"{who:16}{times}{r['tokens_per_second']:>11,.0f}{r['gflops']:>9.0f}{share}"

@@ -10,7 +10,7 @@ The backward pass is the forward pass read from the bottom up.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -271,7 +271,7 @@ class GPT(Module):
         added nothing.
         """
         self._check_targets(ids, targets)
-        reduction = "mean" if scale is None else "sum"
+        reduction: Literal["mean", "sum"] = "mean" if scale is None else "sum"
         with self.discard_on_error():
             hidden = self.decoder(ids)
             if type(self.head) is Linear and self.head.bias is None:

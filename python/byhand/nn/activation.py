@@ -19,13 +19,9 @@ class GELU(Module):
         self.approximate = approximate
 
     def forward(self, x: Array) -> Array:
-        y, saved = bias_gelu.forward(x, None, gelu_form(self.approximate))
+        y, saved = bias_gelu.forward(x, None, self.approximate)
         self.push(saved)
         return y
 
     def backward(self, dy: Array) -> Array:
         return bias_gelu.backward(dy, self.pop())
-
-
-def gelu_form(approximate: str) -> str:
-    return {"none": "erf", "tanh": "tanh"}[approximate]

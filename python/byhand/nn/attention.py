@@ -126,12 +126,13 @@ class MultiHeadAttention(Module):
         plain = type(self.qkv) is Linear
         rows = H * D
         if plain:
-            w, b = self.qkv.weight.compute_value, self.qkv.bias and self.qkv.bias.compute_value
-            q, saved = linear.forward(x, w[:rows], b if b is None else b[:rows], None, self._bf16)
-            kv, more = linear.forward(
-                memory, w[rows:], b if b is None else b[rows:], None, self._bf16
-            )
-            self.push((saved, more))
+            w, bias = self.qkv.weight.compute_value, self.qkv.bias
+            bq = bkv = None
+            if bias is not None:
+                bq, bkv = bias.compute_value[:rows], bias.compute_value[rows:]
+            q, of_q = linear.forward(x, w[:rows], bq, None, self._bf16)
+            kv, of_kv = linear.forward(memory, w[rows:], bkv, None, self._bf16)
+            self.push((of_q, of_kv))
         else:  # what stands in the layer's place is called, once for each
             q = self.qkv(x)[..., :rows]
             kv = self.qkv(memory)[..., rows:]
@@ -144,15 +145,17 @@ class MultiHeadAttention(Module):
         saved = self.pop()
         dq, dkv = dq.reshape(B, T, rows), dkv.reshape(B, dkv.shape[1], width - rows)
         if saved is not None:
-            dw, db = self.qkv.weight.grad, self.qkv.bias and self.qkv.bias.grad
-            parts = []
-            for d, kept, part in (
-                (dq, saved[0], slice(0, rows)),
-                (dkv, saved[1], slice(rows, width)),
-            ):
-                dw_part, db_part = (None if a is None else a[part] for a in (dw, db))
-                parts.append(linear.backward(d, kept, dw_part, db_part))
-            return parts[0], parts[1]
+            dw, bias = self.qkv.weight.grad, self.qkv.bias
+            db = None if bias is None else bias.grad
+
+            def piece(a: Array | None, part: slice) -> Array | None:
+                return None if a is None else a[part]
+
+            q_rows, kv_rows = slice(0, rows), slice(rows, width)
+            return (
+                linear.backward(dq, saved[0], piece(dw, q_rows), piece(db, q_rows)),
+                linear.backward(dkv, saved[1], piece(dw, kv_rows), piece(db, kv_rows)),
+            )
         # The layer was called for x first and for the memory second.
         both = []
         for d, part in ((dkv, slice(rows, width)), (dq, slice(0, rows))):

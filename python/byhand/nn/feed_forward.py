@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from byhand.backend import Array
-from byhand.nn.activation import gelu_form
 from byhand.nn.dropout import Dropout
 from byhand.nn.init import Init
 from byhand.nn.linear import Linear
@@ -52,7 +51,7 @@ class FeedForward(Module):
 
     def forward(self, x: Array, add: Array | None = None, again: Again = None) -> Array:
         up, down, dropped = self.up, self.down, self.dropout.active
-        form = gelu_form(ACTIVATIONS[self.activation])
+        approximate = ACTIVATIONS[self.activation]
         residual = None if dropped else add
         if type(up) is Linear and type(down) is Linear:
             y, (x, *rest) = gelu_ffn.forward(
@@ -62,12 +61,12 @@ class FeedForward(Module):
                 down.weight.compute_value,
                 down.bias and down.bias.compute_value,
                 residual,
-                form,
+                approximate,
                 self._bf16,
             )
             self.push((True, dropped, (again or x, *rest)))
         else:
-            h, saved = bias_gelu.forward(up(x, again=again), None, form)
+            h, saved = bias_gelu.forward(up(x, again=again), None, approximate)
             self.push((False, dropped, saved))
             y = down(h, residual)
         return self.dropout(y, add) if dropped else y

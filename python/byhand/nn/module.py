@@ -233,8 +233,10 @@ class Module:
         elif former:
             dtype = former[0].values.dtype
         buffers = list(self.named_buffers())
-        for name, declared in (*named, *buffers):
-            declared.name = name
+        for name, p in named:
+            p.name = name
+        for name, b in buffers:
+            b.name = name
         there = former[0].values if former else None
         if library is not None:
             there = library.empty(0, np.float32)

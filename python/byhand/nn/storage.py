@@ -97,7 +97,10 @@ class Storage:
         self._bind()
         self.refresh()
         for b in self.buffers:
-            host = b.init(named_rng(seed, b.name), b.shape) if b.value is None else b.value
+            host = b.value
+            if host is None:
+                assert b.init is not None
+                host = b.init(named_rng(seed, b.name), b.shape)
             kind = dtype if np.issubdtype(host.dtype, np.floating) else host.dtype
             value = library.empty(b.shape, kind)
             value[...] = backend.to_device_of(host, value)

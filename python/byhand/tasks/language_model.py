@@ -31,17 +31,18 @@ class LanguageModel(task.Task):
 
     def __init__(self, model: Any, tokenizer: Tokenizer | None = None, sample_tokens: int = 200):
         super().__init__(model)
+        self.model: Any = model
         self.tokenizer = tokenizer
         self.sample_tokens = sample_tokens
 
     def check(self, batch: Batch) -> None:
-        self.model.check(batch["ids"], batch["targets"])  # type: ignore[attr-defined]
+        self.model.check(batch["ids"], batch["targets"])
 
     def count(self, batch: Batch) -> int:
         return int(np.count_nonzero(batch["targets"] != IGNORED))
 
     def loss(self, batch: Batch, scale: Any) -> Array:
-        return self.model.loss(batch["ids"], batch["targets"], scale)  # type: ignore[attr-defined]
+        return self.model.loss(batch["ids"], batch["targets"], scale)
 
     def backward(self) -> None:
         self.model.backward()

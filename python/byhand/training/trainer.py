@@ -177,7 +177,7 @@ class Trainer:
 
     def batches(self) -> list[Batch]:
         """The batches of the coming step, one for each pass."""
-        found = []
+        found: list[Batch] = []
         for _ in range(self.settings.accumulate):
             batch = self.data.train.batch(next(self.sampler))
             for callback in self.callbacks:

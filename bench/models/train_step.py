@@ -1,10 +1,10 @@
 """Whole training steps, byhand and PyTorch in turns: forward, backward, clip, AdamW.
 
-    python bench/train_step.py [tiny guide baby gpt2] [--precision float32|bf16|both] [--compile]
-                               [--rounds N] [--threads N] [--record]
+    python -m bench.models.train_step [tiny guide baby gpt2] [--precision float32|bf16|both]
+                                      [--compile] [--rounds N] [--threads N] [--record]
 
 The steps and the way of measuring are those of `byhand bench`. With --compile the versions that
-torch.compile makes take part too: that needs a C++ compiler and minutes.
+torch.compile makes take part too, which needs a C++ compiler and minutes.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from __future__ import annotations
 import argparse
 
 import byhand
+from bench.harness import record
 from byhand.cli import bench
 from byhand.models.gpt import PRESETS
-from harness import record
 
 
 def compare(
     name: str, precisions: tuple[str, ...], rounds: int, compiled: bool
 ) -> list[dict[str, object]]:
-    """One row a precision; PyTorch's steps are those of the same precision."""
+    """One row for each precision, beside PyTorch in the same precision."""
     size = bench.sizes(name)
     config = bench.config_of(name, size)
     steps = bench.contestants(config, size["batch"], precisions, torch=True, compiled=compiled)

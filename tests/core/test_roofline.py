@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from byhand import backend, roof
+from byhand import backend, roofline
 
 SIZES = (0, 1, 15, 16, 17, 193, 16385, 70001)
 
@@ -46,7 +46,7 @@ def test_every_element_is_a_chain_of_dot_products(kernels, shape, rounds):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_streams_move_every_element(kernels, size):
-    a, b = floats(size), floats(size + 1)[1:]  # the second starts between two words
+    a, b = floats(size), floats(size + 1)[1:]  # the second starts between two vectors
     y = np.full(size + 1, np.nan, np.float32)
     kernels.copy_probe(y[:-1], a)
     np.testing.assert_array_equal(y[:-1], a)
@@ -68,8 +68,8 @@ def test_reading_sums_equal_slices(kernels, size, slices):
     np.testing.assert_allclose(sums, expected, rtol=0, atol=2e-3)
 
 
-def test_the_roof_is_that_of_the_back_end_in_use(kernels):
-    found = roof.measure(array_bytes=1 << 20, runs=2)
+def test_the_roofline_is_that_of_the_back_end_in_use(kernels):
+    found = roofline.measure(array_bytes=1 << 20, runs=2)
     assert found.backend == kernels.name
     assert found.threads == backend.get_num_threads()
     assert min(found.gflops, found.copy, found.read, found.triad, found.update) > 0

@@ -1,7 +1,8 @@
-"""What this machine can do at most: the roof that the benches hold every kernel against.
+"""The roofline of this machine: the most that its arithmetic units and its memory can do.
 
-Measured, not looked up: a virtual machine's clock and its share of the memory bus are in no data
-sheet. The kernels that do it are in csrc/core/roof.cpp.
+The benches compare every kernel with it (Williams, Waterman and Patterson, "Roofline", 2009). It is
+measured, because data sheets do not know the clock of a virtual machine, nor its share of the
+memory bus. The kernels that do it are the probes of csrc/core/roof.cpp.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import numpy as np
 
 from byhand import backend
 
-_LARGEST = 256 << 20  # bytes of one array: enough on any cache worth the name, and fits a laptop
+_LARGEST = 256 << 20  # bytes of one array: larger than any usual cache, and fits a laptop
 _SHORT = 0.005  # seconds
-_CHAIN = 12 * 16  # floats of a row of the chains: whole words of any width, see roof.cpp
+_CHAIN = 12 * 16  # floats in a row of the chains: whole vectors of any width, see roof.cpp
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Roof:
+class Roofline:
     """The limits of one CPU back end on all its threads.
 
     ``gflops`` are float32 multiply-adds (two operations each), ``bf16_gflops`` those of the
@@ -38,8 +39,8 @@ class Roof:
     The streams of memory are in GB/s over arrays of ``array_bytes`` each, far larger than the
     ``cache_bytes`` of the last-level caches: ``copy`` y = a, ``read`` the sum of a, ``triad``
     y = a + s b, ``update`` a = a + s b. They count the bytes that the program asks for: 2, 1, 3 and
-    3 arrays. Copy and triad write past the caches, as the kernels do with what no cache holds:
-    the processor would otherwise read what it is about to overwrite.
+    3 arrays. Copy and triad store past the caches (non-temporal stores), as the kernels do with
+    results that no cache holds: otherwise the processor would read what it is about to overwrite.
     """
 
     backend: str
@@ -54,16 +55,16 @@ class Roof:
     array_bytes: int
 
 
-def measure(array_bytes: int | None = None, runs: int = 12) -> Roof:
-    """The roof of the CPU back end in use, in about a second: the best of several short runs.
+def measure(array_bytes: int | None = None, runs: int = 12) -> Roofline:
+    """The roofline of the CPU back end in use, in about a second: the best of several short runs.
 
-    The best, because a roof is what nothing exceeds: a neighbour's load only ever lowers a run.
-    On a machine whose memory bus is shared the bandwidth may still change from minute to minute;
-    a bench that divides by it times a stream in turns with what it divides.
+    The best, because other load on the machine can only lower a run. Where the memory bus is
+    shared, the bandwidth may still change from minute to minute; a bench that divides by it takes
+    turns between the stream and the kernel it is compared with.
     """
     size = array_bytes or outside_caches()
     bf16 = bf16_dots()
-    return Roof(
+    return Roofline(
         backend=backend.cpu().name,
         threads=backend.get_num_threads(),
         gflops=_best(multiply_adds(), runs),
@@ -119,8 +120,8 @@ def outside_caches() -> int:
 
 
 def _arrays(count: int, size: int) -> list[np.ndarray]:
-    # numpy's own memory and not the pool's: nobody else has a use for blocks of this size. It is
-    # aligned as the pool's is.
+    # numpy's own memory, aligned like the pool's: the pool would keep blocks of this size for later
+    # use, and no kernel needs any.
     arrays = []
     for _ in range(count):
         line = 64 // 4

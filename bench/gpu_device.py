@@ -1,4 +1,4 @@
-"""Where bench/gpu.py runs the kernels: on the GPU, or in a dry run on the CPU."""
+"""Where bench.gpu runs the kernels: on the GPU, or in a dry run on the CPU."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Gpu:
         self.xp = cupy
         self._properties = sys.modules["byhand._cuda"].device_properties(cupy.cuda.Device().id)
         self.groups = 4 * self._properties["multiprocessors"]
-        # Reading four times the cache leaves nothing of an array there, and nothing to write back.
+        # Reading four times the cache replaces all that it holds, and leaves nothing to write back.
         self._large = cupy.zeros(self._properties["l2_bytes"], np.float32)
         self._sum = cupy.zeros((), np.float32)
 
@@ -63,7 +63,7 @@ class Gpu:
         return lambda: b.data.copy_from_device_async(a.data, a.nbytes), 2 * a.nbytes
 
     def without_torch(self) -> str:
-        """Why PyTorch is not measured beside; empty when it is."""
+        """Why PyTorch does not take part; empty when it does."""
         try:
             import torch
         except ImportError as error:
@@ -76,7 +76,7 @@ class Gpu:
         return {**found, **self._properties, "cupy": self.xp.__version__}
 
     def clocks(self) -> dict[str, str]:
-        """What nvidia-smi says of clocks, heat and power at this moment."""
+        """Clocks, temperature and power at this moment, as nvidia-smi reports them."""
         command = ["nvidia-smi", f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader"]
         command.append(f"--id={self.xp.cuda.Device().pci_bus_id}")
         try:
@@ -87,8 +87,8 @@ class Gpu:
 
 
 class OnCpu:
-    """The same .cu files compiled for the CPU: it shows that the harness works, and times nothing
-    that counts. Raises CudaUnavailable with the reason.
+    """The same .cu files compiled for the CPU: this tests the harness, its times mean nothing.
+    Raises CudaUnavailable with the reason.
     """
 
     dry = True
@@ -124,4 +124,4 @@ class OnCpu:
         return {}
 
 
-Home = Gpu | OnCpu
+Device = Gpu | OnCpu

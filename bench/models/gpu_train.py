@@ -1,18 +1,18 @@
 """Training steps of a GPT on a GPU in bf16: byhand's captured graph and PyTorch's steps in turns.
 
-    python bench/gpu_train.py [PRESET] [--batch N] [--rounds N] [--no-compile] [--data FILE]
-                              [--out FOLDER]
+    python -m bench.models.gpu_train [PRESET] [--batch N] [--rounds N] [--no-compile] [--data FILE]
+                                     [--out FOLDER]
 
-Everybody starts from the same weights and is given the same batches of random tokens; the first
+All contestants start from the same weights and get the same batches of random tokens; their first
 losses must agree, or nothing is timed. PyTorch is its autocast with fused AdamW and the flash
 attention it chooses itself, eager and by torch.compile. A round is a few steps of each contestant,
 from the tokens in the host's memory to the losses there. Utilisation is
 
     (6 P + 12 L C T) tokens a second / the rate of PyTorch's product of two 8192 x 8192 matrices
 
-in the same run, P the parameters that multiply (Chowdhery et al. 2022, appendix B). gpt2's
-vocabulary is padded to 50304, as nanoGPT pads it. With --data the preset is also trained on that
-text, by `byhand train`, and the seconds to each of its validation losses are kept.
+measured in the same run, where P is the number of parameters that multiply (Chowdhery et al. 2022,
+appendix B). gpt2's vocabulary is padded to 50304, as nanoGPT pads it. With --data the preset is
+also trained on that text, by `byhand train`, and the seconds to each validation loss are kept.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from typing import Any
 
 import numpy as np
 
+from bench.harness import circumstances, described, folder_of, in_turns
 from byhand import GPT, GPTConfig, optim
 from byhand.cli import bench
 from byhand.models.gpt import PRESETS
+from byhand.runs.log import read_log
 from byhand.training.finite import Batch
 from byhand.training.graph import StepGraph
-from byhand.training.log import read_log
-from harness import circumstances, described, folder_of, in_turns
 
 SIZES = {"gpt2": dict(vocabulary=50304, context=1024, batch=32)}
 ADAMW = dict(lr=6e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
 STEPS = 8  # of a round
-AGREED = 0.02  # between losses that bf16 rounds at different places
+AGREED = 0.02  # the most that losses may differ, because bf16 rounds at different places
 
 # Steps on these batches -> their losses, when all is done.
 Train = Callable[[Sequence[Batch]], list[float]]
 
 
 class Disagreement(RuntimeError):
-    """Contestants that do not train the same model."""
+    """The first losses of two contestants differ: they do not train the same model."""
 
 
 def ours(model: GPT) -> Train:
@@ -61,7 +61,7 @@ def ours(model: GPT) -> Train:
 
 
 def torchs(model: GPT, device: str, compiled: bool) -> Train:
-    """Of a model that is still on the CPU, which is copied."""
+    """A copy of the model in PyTorch on `device`; the model must be on the CPU."""
     import torch
 
     from byhand.cli.bench_torch import adamw, twin_of
@@ -96,7 +96,7 @@ def contestant(who: str, config: GPTConfig, device: str) -> Train:
 def compare(
     config: GPTConfig, batch: int, rounds: int, device: str = "cuda", compiled: bool = True
 ) -> dict[str, Any]:
-    """One row. Disagreement where somebody's first losses are not the others'."""
+    """One row. Raises Disagreement if the first losses of the contestants differ."""
     batches = random_batches(config, batch)
     found: dict[str, Train] = {}
     first: dict[str, list[float]] = {}
@@ -105,7 +105,7 @@ def compare(
         try:
             train = contestant(who, config, device)
             first[who] = train(batches)
-        except Exception as error:  # of memory, most likely: the others are still worth timing
+        except Exception as error:  # most likely out of memory: the others are still timed
             absent[who] = described(error)
         else:
             found[who] = train
