@@ -1,58 +1,60 @@
-// What Python needs to know of the machine before it picks a back end, and the memory that
-// activations live in. Compiled for the baseline instruction set: it must load everywhere.
+// The module _host: what Python asks about the processor before it chooses a back end, and the
+// allocator of activations. Compiled for the baseline instruction set, because every processor must
+// be able to load it.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <limits>
+#include <sstream>
 #include <string>
 #include <vector>
 
-#include "core/pool.h"
+#include "host/pool.h"
+#include "host/processor.h"
 
 namespace py = pybind11;
 
 namespace {
 
-// Back ends whose instructions this processor and operating system can run, best last.
-py::list runnable_backends() {
-    py::list names;
-    names.append("cpu_base");
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        names.append("cpu_avx2");
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-            names.append("cpu_avx512");
-            if (__builtin_cpu_supports("avx512bf16")) names.append("cpu_avx512bf16");
+// An unknown name in BYHAND_CPU_FEATURES would remove every feature without a word.
+void check_feature_list() {
+    const char* const text = std::getenv("BYHAND_CPU_FEATURES");
+    std::string words(text == nullptr ? "" : text);
+    std::replace(words.begin(), words.end(), ',', ' ');
+    std::istringstream list(words);
+    for (std::string word; list >> word;) {
+        bool known = false;
+        std::string all;
+        for (int i = 0; i < byhand::kFeatureCount; ++i) {
+            known = known || word == byhand::kFeatures[i];
+            all += std::string(i == 0 ? "" : ", ") + byhand::kFeatures[i];
+        }
+        if (!known) {
+            throw py::value_error("BYHAND_CPU_FEATURES lists " + word + ", which is not one of " +
+                                  all);
         }
     }
-#elif defined(__aarch64__)
-    names.append("cpu_neon");
-#endif
+}
+
+// Back ends whose instructions this processor and operating system can run, the best one last.
+py::list runnable_backends() {
+    check_feature_list();
+    py::list names;
+    for (int i = 0; i < byhand::kBackendCount; ++i) {
+        if (byhand::runnable(byhand::kBackends[i])) names.append(byhand::kBackends[i].name);
+    }
     return names;
 }
 
-// Instruction-set extensions worth naming in `byhand info`.
+// Extensions of the instruction set, for `byhand info`.
 py::list instruction_sets() {
+    check_feature_list();
     py::list names;
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_cpu_init();
-#define BYHAND_FEATURE(name) \
-    if (__builtin_cpu_supports(name)) names.append(name)
-    BYHAND_FEATURE("sse4.2");
-    BYHAND_FEATURE("avx");
-    BYHAND_FEATURE("avx2");
-    BYHAND_FEATURE("fma");
-    BYHAND_FEATURE("avx512f");
-    BYHAND_FEATURE("avx512bw");
-    BYHAND_FEATURE("avx512dq");
-    BYHAND_FEATURE("avx512vl");
-    BYHAND_FEATURE("avx512bf16");
-#undef BYHAND_FEATURE
-#elif defined(__aarch64__)
-    names.append("neon");
-#endif
+    for (int i = 0; i < byhand::kFeatureCount; ++i) {
+        if (byhand::has_feature(byhand::kFeatures[i])) names.append(byhand::kFeatures[i]);
+    }
     return names;
 }
 

@@ -1,4 +1,4 @@
-#include "core/pool.h"
+#include "host/pool.h"
 
 #include <algorithm>
 #include <cstdint>
