@@ -1,7 +1,7 @@
 """What this machine can do at most: the roof that the benches hold every kernel against.
 
 Measured, not looked up: a virtual machine's clock and its share of the memory bus are in no data
-sheet. The kernels that do it are in csrc/core/roof.cpp.
+sheet. The kernels that do it are in csrc/core/roofline.cpp.
 """
 
 from __future__ import annotations
