@@ -7,6 +7,7 @@ import pytest
 
 from byhand import registry
 from byhand.errors import UserError
+from byhand.models import preset
 from byhand.text import CharacterTokenizer, tokenizer_of
 
 
@@ -52,3 +53,9 @@ def test_only_the_kind_asked_for_is_imported():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_presets_are_found_by_kind_and_name():
+    assert preset.find("gpt", "gpt2") is registry.find("models", "gpt").PRESETS["gpt2"]
+    with pytest.raises(UserError, match="no preset called 'huge': choose from tiny, guide, "):
+        preset.find("gpt", "huge")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from byhand.data import WindowDataset, consecutive_windows, split
+from byhand.data import TextData, WindowDataset, consecutive_windows, split
 from byhand.errors import UserError
 
 
@@ -109,3 +109,22 @@ def test_consecutive_windows_need_a_token_to_predict():
     for arguments in ((np.arange(1), 3, 2), (np.arange(9), 0, 2), (np.arange(9), 3, 0)):
         with pytest.raises(UserError):
             list(consecutive_windows(*arguments))
+
+
+def test_text_data_trains_on_the_beginning_and_validates_on_the_end():
+    data = TextData(np.arange(1000), context=6, batch_size=3, val_ratio=0.2)
+    assert len(data.train) == 800 - 6
+    assert data.train.batch(np.array([793]))["targets"][0, -1] == 799
+    assert data.training_ids[-1] == 799
+    predicted = [b["targets"] for b in data.validation()]
+    assert np.concatenate([t.reshape(-1) for t in predicted]).tolist() == list(range(801, 1000))
+    few = TextData(np.arange(1000), 6, 3, 0.2, eval_batches=2)
+    batches = [[b["ids"].tolist() for b in few.validation()] for _ in range(2)]
+    assert batches[0] == batches[1]
+    assert [len(rows) for rows in batches[0]] == [3, 3]
+    for ratio, words in (
+        (0.001, "the validation part of the text has 1 "),
+        (0.999, "the training"),
+    ):
+        with pytest.raises(UserError, match=words):
+            TextData(np.arange(1000), 6, 3, ratio)

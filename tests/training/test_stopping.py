@@ -45,14 +45,14 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert step > 0
     last = out.strip().splitlines()[-1]
     assert last == (
-        f"stopped and saved at step {step} of 1000000; go on with: "
+        f"stopped and saved at step {step} of 1000000; continue with: "
         f"byhand train --resume --out {run}"
     )
     assert small.logged(run)[-1]["step"] == step
 
     process = small.command("train", "--resume", "--out", run)
-    while "going on" not in (line := process.stdout.readline()):  # type: ignore[union-attr]
-        assert line, "it ended without going on"
+    while "continuing" not in (line := process.stdout.readline()):  # type: ignore[union-attr]
+        assert line, "it ended without continuing"
     size = (run / "log.jsonl").stat().st_size
     while (run / "log.jsonl").stat().st_size == size and process.poll() is None:
         time.sleep(0.01)  # until it trains: before that there is nothing to save

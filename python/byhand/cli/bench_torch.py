@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from byhand.cli.bench import Step
-    from byhand.models import GPTConfig
+    from byhand.models.gpt import GPTConfig
 
 
 class Attention(nn.Module):

@@ -4,7 +4,7 @@ from byhand.data.arrays import ArrayDataset, stratified_folds
 from byhand.data.corpus import corpus_names, load_corpus
 from byhand.data.dataset import Batch, Dataset
 from byhand.data.sampler import EpochSampler, RandomSampler, Sampler
-from byhand.data.windows import WindowDataset, consecutive_windows, split
+from byhand.data.windows import TextData, WindowDataset, consecutive_windows, split
 
 __all__ = [
     "ArrayDataset",
@@ -13,6 +13,7 @@ __all__ = [
     "EpochSampler",
     "RandomSampler",
     "Sampler",
+    "TextData",
     "WindowDataset",
     "consecutive_windows",
     "corpus_names",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from byhand.data.dataset import Batch, require_indices
+from byhand.data.dataset import Batch, Dataset, require_indices
 from byhand.errors import UserError
 
 Ids = npt.NDArray[np.int64]
@@ -90,3 +90,38 @@ def consecutive_windows(
     rest = (len(ids) - 1) % context
     if rest and len(whole) == count:
         yield WindowDataset(ids, rest).batch(np.array([len(ids) - 1 - rest]))
+
+
+class TextData:
+    """A text to train on: all windows of its beginning, and consecutive windows of its end to
+    validate on.
+
+    Attributes:
+        train: the windows of the training part.
+        training_ids, validation_ids: the ids of the two parts (k,) and (n - k,).
+    """
+
+    def __init__(
+        self,
+        ids: npt.NDArray[np.integer],
+        context: int,
+        batch_size: int,
+        val_ratio: float = 0.1,
+        eval_batches: int | None = None,
+    ) -> None:
+        """`ids`: the whole text (n,). Validation takes at most about `eval_batches` batches, spread
+        over the validation part. UserError if one of the parts is too short for a window.
+        """
+        learn, self.validation_ids = split(ids, val_ratio)
+        self.train: Dataset = WindowDataset(learn, context, "the training part of the text")
+        self.training_ids = learn
+        WindowDataset(self.validation_ids, context, "the validation part of the text")
+        self._context = context
+        self._batch_size = batch_size
+        self._limit = None if eval_batches is None else eval_batches * batch_size
+
+    def validation(self) -> Iterator[Batch]:
+        """The validation batches, the same on every call."""
+        return consecutive_windows(
+            self.validation_ids, self._context, self._batch_size, self._limit
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,9 @@ from byhand import backend
 from byhand.errors import UserError
 from byhand.generation.sampling import check, probabilities, sample
 
-if TYPE_CHECKING:
-    from byhand.models.gpt import GPT
-
 
 def generate(
-    model: GPT,
+    model: Any,
     ids: npt.ArrayLike,
     max_new_tokens: int,
     temperature: float = 1.0,
@@ -28,6 +25,8 @@ def generate(
     """The ids that continue the prompt `ids` (T,): int64 of shape (max_new_tokens,).
 
     Args:
+        model: a language model, such as `byhand.GPT`: with a `config` that has `vocabulary_size`
+            and `context_size`, and with `new_cache`.
         temperature: the logits are divided by it; 0 always takes the most likely token.
         top_k: draw among the k most likely tokens only.
         rng: the random numbers; by default a generator with a fixed seed.
@@ -41,7 +40,7 @@ def generate(
 
 
 def stream(
-    model: GPT,
+    model: Any,
     ids: npt.ArrayLike,
     max_new_tokens: int,
     temperature: float = 1.0,
@@ -64,7 +63,7 @@ def stream(
 
 
 def _stream(
-    model: GPT,
+    model: Any,
     window: list[int],
     max_new_tokens: int,
     temperature: float,

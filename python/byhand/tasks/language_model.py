@@ -52,9 +52,8 @@ class LanguageModel(task.Task):
         if self.tokenizer is None or not self.sample_tokens:
             return None
         from byhand.generation import stream
-        from byhand.text.tokenizer import opening
 
-        prompt = opening(self.tokenizer)
+        prompt = self.tokenizer.encode(self.tokenizer.start)
         written = []
         for token in stream(self.model, prompt, self.sample_tokens, rng=rng):
             if stop:

@@ -42,11 +42,20 @@ class CharacterTokenizer(tokenizer.Tokenizer):
             raise UserError(f"the vocabulary holds {describe(twice)} twice")
         self.characters = "".join(sorted(listed))
         self._codes = code_points(self.characters)
+        self.start = "\n" if "\n" in listed else self.characters[0]
 
     @classmethod
-    def from_text(cls, text: str) -> CharacterTokenizer:
-        """The tokenizer whose vocabulary is exactly the characters of `text`."""
-        return cls(set(text))
+    def from_text(cls, text: str, vocabulary_size: int | None = None) -> CharacterTokenizer:
+        """The tokenizer whose vocabulary is exactly the characters of `text`; no other size is
+        possible.
+        """
+        made = cls(set(text))
+        if vocabulary_size not in (None, len(made)):
+            raise UserError(
+                f"the text has {len(made)} different characters, so a character tokenizer cannot "
+                f"have a vocabulary of {vocabulary_size}: leave the size out"
+            )
+        return made
 
     @property
     def vocabulary(self) -> tuple[str, ...]:

@@ -20,9 +20,12 @@ class Tokenizer(Protocol):
 
     Attributes:
         kind: the name of its module.
+        start: what a generated text begins with if there is no prompt: a newline, if the
+            vocabulary has one. Its ids are at least one.
     """
 
     kind: str
+    start: str
 
     def encode(self, text: str) -> npt.NDArray[np.int64]:
         """The ids of `text`: int64 of shape (n,). UserError if some of it has no id."""
@@ -38,6 +41,13 @@ class Tokenizer(Protocol):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data with at least "kind"; `from_dict` reads it back."""
+        ...
+
+    @classmethod
+    def from_text(cls, text: str, vocabulary_size: int | None = None) -> Tokenizer:
+        """A tokenizer made for `text`, with a vocabulary of this size (default: the kind's own).
+        UserError if the text or the size does not allow it.
+        """
         ...
 
     @classmethod
@@ -60,12 +70,25 @@ def tokenizer_of(data: object) -> Tokenizer:
     return found
 
 
-def opening(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
-    """The ids to begin a text with where there is no prompt: those of a newline, or id 0 if the
-    vocabulary has no newline. int64 of shape (n,), n at least 1.
+_SHORT = {"char": "character"}
+
+
+def kind_named(name: str) -> str:
+    """The kind of tokenizer in a name such as "char" (character) or "bpe:4096" (bpe)."""
+    kind = name.partition(":")[0]
+    return _SHORT.get(kind, kind)
+
+
+def make_tokenizer(name: str, text: str) -> Tokenizer:
+    """A tokenizer for `text`: "char" or "character" is the kind, "bpe:4096" a kind and the size of
+    the vocabulary. UserError if there is no such kind or the size is wrong.
     """
-    try:
-        ids = tokenizer.encode("\n")
-    except UserError:
-        ids = np.empty(0, np.int64)
-    return ids if len(ids) else np.zeros(1, np.int64)
+    found = registry.find("text", kind_named(name)).Tokenizer
+    _, colon, size = name.partition(":")
+    if not colon:
+        made: Tokenizer = found.from_text(text)
+        return made
+    if not size.isdecimal() or int(size) < 1:
+        raise UserError(f"the vocabulary of a tokenizer has at least 1 token, not {size!r}")
+    made = found.from_text(text, int(size))
+    return made
