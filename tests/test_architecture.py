@@ -103,17 +103,21 @@ def begins_like_one_of(names, stem):
 
 
 def test_every_op_has_its_rooms():
-    """One stem in every room: contract, CPU body, door."""
-    stems = {p.stem for p in (ROOT / "csrc").glob("*.cpp")} - {"bind", "host"}
-    doors = {p.stem for p in (PACKAGE / "ops").glob("*.py")}
-    assert stems, "the sources are not where this test looks for them"
-    for stem in stems:
-        if not any(p.stem == stem for p in (ROOT / "csrc").glob("*.h")):
-            pytest.fail(f"csrc/{stem}.cpp has no contract csrc/{stem}.h")
-        if not begins_like_one_of(doors, stem):
-            pytest.fail(f"csrc/{stem}.cpp has no door python/byhand/ops/{stem}.py")
-    for cuda_body in (ROOT / "cuda").glob("*.cu"):
-        assert begins_like_one_of(stems, cuda_body.stem), f"{cuda_body.name} has no CPU body"
+    """One stem in every place: contract and C++ body, public function, CUDA body."""
+    bodies = sorted((ROOT / "csrc" / "ops").glob("*/*.cpp"))
+    cuda_bodies = sorted((ROOT / "cuda" / "ops").glob("*/*.cu"))
+    functions = {p.stem for p in (PACKAGE / "ops").glob("*.py")}
+    assert bodies, "the sources are not where this test looks for them"
+    assert cuda_bodies, "the CUDA sources are not where this test looks for them"
+    for body in bodies:
+        path = body.relative_to(ROOT)
+        if not body.with_suffix(".h").exists():
+            pytest.fail(f"{path} has no contract {path.with_suffix('.h')}")
+        if not begins_like_one_of(functions, body.stem):
+            pytest.fail(f"{path} has no public function in python/byhand/ops/{body.stem}.py")
+    for cuda_body in cuda_bodies:
+        family = {p.stem for p in bodies if p.parent.name == cuda_body.parent.name}
+        assert begins_like_one_of(family, cuda_body.stem), f"{cuda_body} has no C++ body"
 
 
 def test_every_native_kernel_has_a_reference():

@@ -75,10 +75,16 @@ def test_a_step_without_native_calls_is_refused(clock, monkeypatch):
 
 
 def test_kernels_are_put_back():
-    before = backend.cpu().softmax_forward
-    with pytest.raises(ZeroDivisionError), native.replaced(lambda kernel: None):
-        assert backend.cpu().softmax_forward is None
-        raise ZeroDivisionError
+    before, inside = backend.cpu().softmax_forward, []
+
+    def fail() -> None:
+        with native.replaced(lambda kernel: None):
+            inside.append(backend.cpu().softmax_forward)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert inside == [None]
     assert backend.cpu().softmax_forward is before
 
 

@@ -16,9 +16,9 @@ from byhand.tasks import Classification
 from byhand.training import Trainer, TrainingSettings
 
 SETTINGS = TrainingSettings(
-    steps=700, batch_size=64, lr=3e-3, min_lr=1e-5, warmup=50, eval_every=350, weight_decay=1.0
+    steps=800, batch_size=64, lr=3e-3, min_lr=1e-5, warmup=50, eval_every=400, weight_decay=1.0
 )
-CONFIG = MLPConfig(64, 10, (128, 128), dropout=0.2)
+CONFIG = MLPConfig(64, 10, (256, 128), dropout=0.4)
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
@@ -57,13 +57,16 @@ def new_trainer(
 
 
 def test_five_folds_of_the_digits():
-    """Shuffled stratified five-fold: at least 97 % of the held-out digits, on average."""
+    """Shuffled stratified five-fold, seeds 0, 1 and 2: on average at least 97 % of the held-out
+    digits (97.4 % where this was written).
+    """
     _, labels = digits()
     accuracies = []
-    for seed, (train, test) in enumerate(data.stratified_folds(labels, 5, seed=0)):
-        trainer = new_trainer(train, test, seed)
-        trainer.run()
-        accuracies.append(trainer.history[-1]["validation_accuracy"])
+    for seed in range(3):
+        for train, test in data.stratified_folds(labels, 5, seed):
+            trainer = new_trainer(train, test, seed)
+            trainer.run()
+            accuracies.append(trainer.history[-1]["validation_accuracy"])
     assert np.mean(accuracies) >= 0.97, accuracies
 
 
