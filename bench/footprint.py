@@ -18,7 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from byhand.presets import PRESETS
+from byhand.models.gpt import PRESETS
 
 MB = 1e6
 STEPS = 3

@@ -62,7 +62,7 @@ def positional(kernel: str, arguments: Mapping[str, Any]) -> list[Any]:
     """All arguments of a kernel in its order, None where `arguments` has none of that name.
     TypeError for a name that the kernel does not have.
     """
-    names = [name for name, _, _ in getattr(backend.reference, kernel).directions]
+    names = [argument.name for argument in backend.arguments(kernel)]
     if unknown := arguments.keys() - set(names):
         raise TypeError(f"{kernel} has no argument {', '.join(sorted(unknown))}")
     return [arguments.get(name) for name in names]

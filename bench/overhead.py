@@ -28,7 +28,7 @@ from bench import collect
 from bench.harness import in_turns, record
 from bench.native import Call, Timer, listening, replaced, timer_cost
 from byhand.cli import bench
-from byhand.presets import PRESETS
+from byhand.models.gpt import PRESETS
 
 CALLS = 2000
 TARGET = 0.05  # the most that a step of tiny may spend outside kernels

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness import load
-from byhand.presets import PRESETS
+from byhand.models.gpt import PRESETS
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 NOTHING = "Not recorded yet."

@@ -4,30 +4,30 @@
 // come from the C++ signature. Adding a kernel to a back end is adding its line here.
 #include <pybind11/pybind11.h>
 
-#include "adamw.h"
-#include "attention.h"
-#include "bias_gelu.h"
 #include "core/caster.h"
-#include "cross_entropy.h"
-#include "dropout.h"
-#include "embedding.h"
-#include "gelu_ffn.h"
-#include "grad_norm.h"
-#include "layernorm.h"
-#include "linear.h"
-#include "linear_cross_entropy.h"
-#include "matmul.h"
-#include "rmsnorm.h"
-#include "softmax.h"
+#include "ops/attention/attention.h"
+#include "ops/attention/softmax.h"
+#include "ops/elementwise/bias_gelu.h"
+#include "ops/elementwise/dropout.h"
+#include "ops/embedding/embedding.h"
+#include "ops/linear/gelu_ffn.h"
+#include "ops/linear/linear.h"
+#include "ops/linear/matmul.h"
+#include "ops/loss/cross_entropy.h"
+#include "ops/loss/linear_cross_entropy.h"
+#include "ops/norm/layernorm.h"
+#include "ops/norm/rmsnorm.h"
+#include "ops/optim/adamw.h"
+#include "ops/optim/grad_norm.h"
 
 #if defined(BYHAND_BACKEND_CUDA)
 #include "core/device.h"
 #else
 #include "core/cache.h"
-#include "core/roof.h"
-#include "core/threads.h"
-#include "core/vec.h"
-#include "core/vecmath_probe.h"
+#include "core/roofline.h"
+#include "simd/vec.h"
+#include "simd/vecmath_probe.h"
+#include "threads/threads.h"
 #endif
 
 #define KERNEL(name, arguments) define(registry, #name, arguments, &byhand::name)

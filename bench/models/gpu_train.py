@@ -31,10 +31,10 @@ import numpy as np
 from bench.harness import circumstances, described, folder_of, in_turns
 from byhand import GPT, GPTConfig, optim
 from byhand.cli import bench
-from byhand.presets import PRESETS
+from byhand.models.gpt import PRESETS
+from byhand.runs.log import read_log
 from byhand.training.finite import Batch
 from byhand.training.graph import StepGraph
-from byhand.training.log import read_log
 
 SIZES = {"gpt2": dict(vocabulary=50304, context=1024, batch=32)}
 ADAMW = dict(lr=6e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)

@@ -14,7 +14,7 @@ import argparse
 import byhand
 from bench.harness import record
 from byhand.cli import bench
-from byhand.presets import PRESETS
+from byhand.models.gpt import PRESETS
 
 
 def compare(

@@ -2,7 +2,7 @@
 
 The benches compare every kernel with it (Williams, Waterman and Patterson, "Roofline", 2009). It is
 measured, because data sheets do not know the clock of a virtual machine, nor its share of the
-memory bus. The kernels that do it are the probes of csrc/core/roof.cpp.
+memory bus. The kernels that do it are the probes of csrc/core/roofline.cpp.
 """
 
 from __future__ import annotations

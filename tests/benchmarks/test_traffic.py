@@ -161,7 +161,7 @@ def test_every_kernel_of_the_cpu_has_a_contract_with_a_clause():
 def test_an_alternative_names_an_argument_of_the_kernel():
     """A misspelt `with` would never apply."""
     for kernel in backend.reference.available:
-        names = [name for name, _, _ in backend.reference.__dict__[kernel].directions]
+        names = [argument.name for argument in backend.arguments(kernel)]
         for clause in (c for unit in traffic.contracts()[kernel].values() for c in unit):
             if clause.fits(kernel):
                 assert set(clause.instead) <= set(names), kernel
@@ -181,8 +181,8 @@ def test_the_traffic_is_the_size_of_the_arrays(case):
     working memory, which TRAFFIC leaves out, are small in full sizes."""
     moved = 0
     for kernel, arguments in case.calls:
-        for name, direction, _ in backend.reference.__dict__[kernel].directions:
-            array = arguments.get(name)
+        for argument in backend.arguments(kernel):
+            array = arguments.get(argument.name)
             if isinstance(array, np.ndarray):
-                moved += array.nbytes * (2 if direction in ("Acc", "Mut") else 1)
+                moved += array.nbytes * (2 if argument.direction in ("Acc", "Mut") else 1)
     assert case.bytes == pytest.approx(moved, rel=0.12)

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from byhand.cli import flags
 from byhand.cli.turns import take_turns
-from byhand.presets import PRESETS, preset
+from byhand.models import preset
+from byhand.models.gpt import PRESETS
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from byhand.models import GPTConfig
+    from byhand.models.gpt import GPTConfig
 
 # What a contestant's step returns: the seconds of each of its phases.
 PHASES = ("forward", "backward", "update")
@@ -65,23 +66,26 @@ def add_command(commands: Any) -> None:
         help="what products are computed in (default: both)",
     )
     command.add_argument(
-        "--batch", type=flags.count, metavar="N", help="windows in a batch (default: the preset's)"
+        "--batch",
+        type=flags.positive_int,
+        metavar="N",
+        help="windows in a batch (default: the preset's)",
     )
     command.add_argument(
         "--context",
-        type=flags.count,
+        type=flags.positive_int,
         metavar="N",
         help="tokens in a window (default: the preset's)",
     )
     command.add_argument(
         "--vocabulary",
-        type=flags.count,
+        type=flags.positive_int,
         metavar="N",
         help="different tokens (default: 65, the characters of Tiny Shakespeare; gpt2 50257)",
     )
     command.add_argument(
         "--rounds",
-        type=flags.count,
+        type=flags.positive_int,
         metavar="N",
         help="steps measured of each contestant (default: up to 20, fewer where they are slow)",
     )
@@ -129,22 +133,19 @@ def run(args: argparse.Namespace) -> int:
 
 def sizes(name: str, args: argparse.Namespace | None = None) -> dict[str, int]:
     """Vocabulary, context and batch of a preset's bench; flags have the last word."""
-    p = preset(name)
-    found = dict(vocabulary=CHARACTERS, context=p.context, batch=p.batch) | SIZES.get(name, {})
+    p = preset.find("gpt", name)
+    found = dict(
+        vocabulary=CHARACTERS, context=p.model["context_size"], batch=p.training["batch_size"]
+    ) | SIZES.get(name, {})
     return {key: getattr(args, key, None) or value for key, value in found.items()}
 
 
 def config_of(name: str, size: Mapping[str, int]) -> GPTConfig:
-    from byhand.models import GPTConfig
+    from byhand.models.gpt import GPTConfig
 
-    p = preset(name)
-    return GPTConfig(
-        vocabulary_size=size["vocabulary"],
-        context_size=size["context"],
-        embedding_dim=p.width,
-        num_heads=p.heads,
-        num_layers=p.layers,
-    )
+    sizes = dict(preset.find("gpt", name).model)
+    sizes |= {"vocabulary_size": size["vocabulary"], "context_size": size["context"]}
+    return GPTConfig(**sizes | {"dropout": 0.0})
 
 
 def has_torch() -> bool:
@@ -187,7 +188,7 @@ def random_batch(config: GPTConfig, batch: int) -> tuple[np.ndarray, np.ndarray]
 
 def byhand_step(config: GPTConfig, batch: int, precision: str = "float32") -> Step:
     """One training step of ours on random tokens, as a function of no arguments."""
-    from byhand.models import GPT
+    from byhand.models.gpt import GPT
     from byhand.optim import AdamW
 
     model = GPT(config, precision=precision)
