@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from byhand import backend
+from tests.ops.suite import refused_calls
 
 # A shell that starts a job in the background has it ignore Ctrl-C, and so would every process that
 # the tests start and interrupt.
@@ -31,6 +32,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("sample", samples, ids=lambda sample: sample.label)
     if "error" in metafunc.fixturenames:
         metafunc.parametrize("error", op.errors, ids=lambda error: error.message)
+    if "refused" in metafunc.fixturenames:
+        metafunc.parametrize("refused", refused_calls(op), ids=lambda call: call.label)
     if "kernel" in metafunc.fixturenames:
         metafunc.parametrize("kernel", op.kernels)
     if "home" in metafunc.fixturenames:

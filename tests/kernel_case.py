@@ -68,7 +68,7 @@ class Op:
     plus: gradient -> the argument that is added to it. scratch: results without a meaning.
     stands_for: argument of the backward kernel -> the result that it is, where that was asked for.
     torch: the same op in PyTorch, from tensors and options to {result: tensor}.
-    door: the op through its Python door, from a `Call` to {result: array}.
+    public: the op through its public functions, from a `Call` to {result: array}.
     in_place: (kernel, result, input) that the contract allows to be one array.
     rows: kernel -> (input, results) such that a NaN in a row of the input stays in that row.
     """
@@ -85,7 +85,7 @@ class Op:
     stands_for: dict[str, str] = field(default_factory=dict)
     scratch: frozenset[str] = frozenset()
     torch: Callable[[Any, Arrays], Arrays] | None = None
-    door: Callable[[Call], Arrays] | None = None
+    public: Callable[[Call], Arrays] | None = None
     in_place: tuple[tuple[str, str, str], ...] = ()
     rows: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     errors: tuple[Error, ...] = ()
@@ -115,8 +115,8 @@ class Op:
 
 @dataclass(frozen=True)
 class Call:
-    """What a door is called with: a sample's arrays in one precision, the upstream gradients, and
-    the accumulators its gradients are added into (None where frozen).
+    """What public functions are called with: a sample's arrays in one precision, the upstream
+    gradients, and the accumulators its gradients are added into (None where frozen).
     """
 
     arrays: Arrays
@@ -137,8 +137,7 @@ def normal(rng: np.random.Generator, *shape: int) -> Any:
 
 def directions(kernel: str) -> list[tuple[str, str, bool]]:
     """(argument, direction or "" for a scalar, may be None) of a kernel, from its reference."""
-    found: list[tuple[str, str, bool]] = getattr(backend.reference, kernel).directions
-    return found
+    return [(a.name, a.direction, a.optional) for a in backend.arguments(kernel)]
 
 
 def bare_reference() -> SimpleNamespace:

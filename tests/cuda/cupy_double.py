@@ -10,6 +10,7 @@ only counted.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import math
 import sys
 import weakref
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from byhand import backend
+from byhand.backend import native
 
 
 class Unsafe(AssertionError):
@@ -138,6 +140,11 @@ class ndarray:
 
     def __iadd__(self, other: ndarray) -> ndarray:
         self.machine.do(lambda: np.add(self.host, other.host, out=self.host))
+        return self
+
+    def __imul__(self, other: ndarray | float) -> ndarray:
+        factor = other.host if isinstance(other, ndarray) else other
+        self.machine.do(lambda: np.multiply(self.host, factor, out=self.host))
         return self
 
     def set(self, host: np.ndarray) -> None:
@@ -277,8 +284,9 @@ def install(monkeypatch: Any) -> Cupy:
     CPU.
     """
     cupy = Cupy(Machine())
+    cuda = importlib.import_module("byhand.backend.cuda")  # `backend.cuda` is its function
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setattr(backend._state, "cuda", kernels(cupy.machine))
+    monkeypatch.setattr(native.state, "cuda", kernels(cupy.machine))
     monkeypatch.setattr(backend, "cuda_reason", lambda: "")
-    monkeypatch.setattr(backend, "_multiprocessors", lambda device: 3)
+    monkeypatch.setattr(cuda, "device_multiprocessors", lambda device: 3)
     return cupy

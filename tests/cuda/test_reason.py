@@ -11,6 +11,7 @@ import pytest
 
 import byhand
 from byhand import _build, backend
+from byhand.backend import native
 from byhand.cli.main import main
 
 NO_DRIVER = "cudaErrorInsufficientDriver: CUDA driver version is insufficient"
@@ -65,11 +66,11 @@ def reason(request, monkeypatch) -> Iterator[str]:
     """Makes this installation look like one of the cases -> the reason that it must give."""
     built, recorded, cupy, expected = CASES[request.param]
     names = [name for name in backend.built_modules() if name != "cuda"]
-    monkeypatch.setattr(backend, "built_modules", lambda: [*names, *["cuda"] * (built is not None)])
+    monkeypatch.setattr(native, "built_modules", lambda: [*names, *["cuda"] * (built is not None)])
     monkeypatch.setattr(_build, "CUDA_REASON", recorded)
-    monkeypatch.setattr(backend._state, "cuda", None)
-    backend._namespace.cache_clear()
-    find, load, really_import = importlib.util.find_spec, backend._load, importlib.import_module
+    monkeypatch.setattr(native.state, "cuda", None)
+    native.kernels_of.cache_clear()
+    find, load, really_import = importlib.util.find_spec, native.load, importlib.import_module
 
     def give(what: object) -> object:
         if isinstance(what, Exception):
@@ -82,9 +83,9 @@ def reason(request, monkeypatch) -> Iterator[str]:
     monkeypatch.setattr(
         importlib, "import_module", lambda n: give(cupy) if n == "cupy" else really_import(n)
     )
-    monkeypatch.setattr(backend, "_load", lambda n: give(built) if n == "cuda" else load(n))
+    monkeypatch.setattr(native, "load", lambda n: give(built) if n == "cuda" else load(n))
     yield expected
-    backend._namespace.cache_clear()
+    native.kernels_of.cache_clear()
 
 
 def test_the_reason_is_one_call_away(reason):

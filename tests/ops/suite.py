@@ -6,14 +6,19 @@ class TestLayerNorm(OpSuite):
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from byhand import backend
+from byhand.ops.declare import Declaration, Shape
 from tests import oracle
 from tests.kernel_case import (
     Call,
@@ -30,6 +35,105 @@ from tests.kernel_case import (
 
 def native_kernels(name: str) -> Any:
     return backend.reference if name == "reference" else backend.cpu_modules()[name]
+
+
+# --- Wrong shapes, from what the public functions declare ---------------------------------------
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A call of a public function with one wrong argument. expected: as the error shows it."""
+
+    declared: Declaration
+    name: str
+    value: Any
+    expected: str = ""
+
+    @property
+    def label(self) -> str:
+        shape = getattr(self.value, "shape", None)
+        return f"{self.declared.name}-{self.name}-{shape or type(self.value).__name__}"
+
+
+def module_of(op: Op) -> ModuleType:
+    """The module of byhand.ops that has the op's reference and its public functions."""
+    kernel = inspect.unwrap(getattr(backend.reference, op.forward))
+    return importlib.import_module(kernel.__module__)
+
+
+def declarations(module: ModuleType) -> list[Declaration]:
+    """What the public functions of an op declare."""
+    mine = (f for f in vars(module).values() if getattr(f, "__module__", "") == module.__name__)
+    return [f.declared for f in mine if hasattr(f, "declared")]
+
+
+def right_shapes(declared: Declaration) -> dict[str, tuple[int, ...]]:
+    """A shape for each argument and each saved entry, every dimension with a size of its own."""
+    everything = {**declared.saved, **declared.shapes}
+    names = {d: None for s in everything.values() for d in s.dimensions if isinstance(d, str)}
+    sizes: dict[Any, int] = {name: 5 + i for i, name in enumerate(names)}
+    return {
+        name: (2, 3) * shape.leading + tuple(sizes.get(d, d) for d in shape.dimensions)
+        for name, shape in everything.items()
+    }
+
+
+def refused_calls(op: Op) -> list[Refused]:
+    """Every array argument with too few and too many dimensions, with each size that another
+    argument has given off by one, and as something that is not an array.
+    """
+    found = []
+    for declared in declarations(module_of(op)):
+        right = right_shapes(declared)
+        known: set[Any] = {size for n, s in declared.saved.items() for size in _names(s)}
+        for name, shape in declared.shapes.items():
+            sizes = dict(zip(shape.dimensions, right[name][-len(shape.dimensions) :], strict=False))
+            sizes = {d: n for d, n in sizes.items() if d in known}
+            if "..." in known:
+                sizes["..."] = (2, 3)
+            expected = "" if shape.free else shape.with_sizes(sizes)
+            for wrong in _wrong_shapes(shape, right[name], known):
+                found.append(Refused(declared, name, np.ones(wrong), expected))
+            found.append(Refused(declared, name, [1.0]))
+            if not shape.optional:
+                found.append(Refused(declared, name, None))
+            known.update(_names(shape))
+    return found
+
+
+def _names(shape: Shape) -> tuple[Any, ...]:
+    return (*shape.dimensions, "...") if shape.leading else shape.dimensions
+
+
+def _wrong_shapes(shape: Shape, right: tuple[int, ...], known: set[Any]) -> Iterator[Any]:
+    if shape.free:
+        return
+    if shape.leading and "..." not in known:
+        if shape.dimensions:
+            yield right[3:]  # a dimension less than those that have names
+    else:
+        yield (4, *right)
+        if right:
+            yield right[1:]
+    for i in range(len(right)):
+        at = i - len(right) + len(shape.dimensions)
+        dimension = shape.dimensions[at] if at >= 0 else "..."
+        if dimension in known or isinstance(dimension, int):
+            yield (*right[:i], right[i] + 1, *right[i + 1 :])
+
+
+def call_with(declared: Declaration, given: dict[str, Any], body: Callable[..., Any]) -> Any:
+    """Calls the compiled check in front of `body`; arguments without a shape are None."""
+    right = right_shapes(declared)
+    arguments: dict[str, Any] = {
+        p.name: np.ones(right[p.name]) if p.name in declared.shapes else None
+        for p in declared.parameters
+    }
+    if declared.saved:
+        arguments["saved"] = tuple(
+            right[n] if s.itself else np.ones(right[n]) for n, s in declared.saved.items()
+        )
+    return declared.compiled(body)(**{**arguments, **given})
 
 
 class OpSuite:
@@ -71,10 +175,10 @@ class OpSuite:
         for sample in self.op.samples:
             oracle.check_rows(self.op, sample, native_kernels(native))
 
-    # --- Doors -------------------------------------------------------------------------------
+    # --- Public functions ----------------------------------------------------------------------
 
-    def _through_the_door(self, sample: Sample, dtype: Any) -> None:
-        """The door gives the bits of the kernels it calls, and leaves its inputs alone."""
+    def _call_public_functions(self, sample: Sample, dtype: Any) -> None:
+        """They give the bits of the kernels they call, and leave their inputs alone."""
 
         def cast(arrays: dict[str, Any]) -> dict[str, Any]:
             found = {}
@@ -85,7 +189,7 @@ class OpSuite:
             return found
 
         op = self.op
-        assert op.door is not None
+        assert op.public is not None
         arrays, given = cast(sample.arrays), cast(upstream(op, sample))
         into, expected_into = (cast(accumulators(op, sample)) for _ in range(2))
         kernels = backend.kernels(np.empty(0, dtype))
@@ -101,7 +205,7 @@ class OpSuite:
         for name, array in {**arrays, **given}.items():
             if isinstance(array, np.ndarray) and name not in mutable:
                 array.flags.writeable = False
-        got = op.door(Call(arrays, sample.options, given, into))
+        got = op.public(Call(arrays, sample.options, given, into))
         for name, array in got.items():
             assert array.dtype == dtype, name
             assert array.shape == expected[name].shape, name
@@ -110,17 +214,37 @@ class OpSuite:
             if array is not None:
                 assert array.tobytes() == expected[name].tobytes(), name
 
-    def test_door(self, sample: Sample) -> None:
-        self._through_the_door(sample, np.float64)
+    def test_public_functions(self, sample: Sample) -> None:
+        self._call_public_functions(sample, np.float64)
 
-    def test_native_door(self, sample: Sample, native: str) -> None:
+    def test_native_public_functions(self, sample: Sample, native: str) -> None:
         with backend.use_cpu(native):
-            self._through_the_door(sample, np.float32)
+            self._call_public_functions(sample, np.float32)
 
     def test_error(self, error: Error) -> None:
         with pytest.raises(error.exception, match=re.escape(error.message)) as caught:
             error.call()
         assert "\n" not in str(caught.value)
+
+    def test_a_wrong_argument_is_refused_by_name(self, refused: Refused) -> None:
+        """Before the function is entered, whatever its other arguments hold."""
+        declared, name = refused.declared, refused.name
+        where = f"^{re.escape(declared.name)}: {name} must"
+        if hasattr(refused.value, "shape"):
+            shapes = re.escape(f"{refused.expected}, got {refused.value.shape}")
+            error = pytest.raises(ValueError, match=f"{where} have shape {shapes}$")
+        else:
+            error = pytest.raises(TypeError, match=f"{where} be an array, got \\w+$")
+        with error:
+            call_with(declared, {name: refused.value}, pytest.fail)
+
+    def test_what_is_declared_is_accepted(self) -> None:
+        for declared in declarations(module_of(self.op)):
+            optional = [name for name, shape in declared.shapes.items() if shape.optional]
+            for absent in ([], *([name] for name in optional), optional):
+                assert (
+                    call_with(declared, dict.fromkeys(absent), lambda *a, **k: "called") == "called"
+                )
 
     # --- Representation ----------------------------------------------------------------------
 

@@ -98,7 +98,7 @@ def torch_forward(t, o):
     return {"o": torch.einsum("bhts,bshd->bthd", p, v), "lse": lse}
 
 
-def door(c: Call):
+def public(c: Call):
     a = c.arrays
     options = {**c.options, "lengths": a["lengths"], "window": c.options["window"] or None}
     o, saved = ops.attention.forward(a["q"], a["k"], a["v"], a["mask"], **options)
@@ -180,28 +180,13 @@ OP = Op(
     gradients={"q": "dq", "k": "dk", "v": "dv"},
     scratch=frozenset({"work"}),
     torch=torch_forward,
-    door=door,
+    public=public,
     rows={"attention_forward": ("q", ("o",)), "attention_backward": ("q", ("dq",))},
     errors=(
         Error(
             ValueError,
-            "attention.forward: q must have shape (B, T, H, D), got (2, 3, 4)",
-            lambda: ops.attention.forward(ones(2, 3, 4), *GOOD[1:]),
-        ),
-        Error(
-            ValueError,
-            "attention.forward: k must have shape (2, S, G, 5), got (2, 6, 5, 4)",
-            lambda: ops.attention.forward(GOOD[0], ones(2, 6, 5, 4), GOOD[2]),
-        ),
-        Error(
-            ValueError,
             "k must have shape (2, S, G, 5) with a G that divides 4, got (2, 6, 3, 5)",
             lambda: ops.attention.forward(GOOD[0], ones(2, 6, 3, 5), ones(2, 6, 3, 5)),
-        ),
-        Error(
-            ValueError,
-            "attention.forward: lengths must have shape (2,), got (3,)",
-            lambda: ops.attention.forward(*GOOD, lengths=np.zeros(3, int)),
         ),
         Error(
             ValueError,
@@ -217,11 +202,6 @@ OP = Op(
             ValueError,
             "attention.forward: window must be at least 1, got 0",
             lambda: ops.attention.forward(*GOOD, window=0),
-        ),
-        Error(
-            ValueError,
-            "attention.forward: v must have shape (2, 6, 4, 5), got (2, 7, 4, 5)",
-            lambda: ops.attention.forward(*GOOD[:2], ones(2, 7, 4, 5)),
         ),
         Error(
             ValueError,
@@ -242,11 +222,6 @@ OP = Op(
             ValueError,
             "attention.forward: seed must be an integer in 0..2**64-1, got -1",
             lambda: ops.attention.forward(*GOOD, dropout=0.5, seed=-1),
-        ),
-        Error(
-            ValueError,
-            "attention.backward: dy must have shape (2, 3, 4, 5), got (2, 4, 3, 5)",
-            lambda: ops.attention.backward(ones(2, 4, 3, 5), ops.attention.forward(*GOOD)[1]),
         ),
         Error(
             ValueError,

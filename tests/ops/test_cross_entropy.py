@@ -56,7 +56,7 @@ def torch_forward(t, o):
     return {"loss": loss, "lse": lse}
 
 
-def door(c: Call):
+def public(c: Call):
     o = c.options
     loss, saved = ops.cross_entropy.forward(
         c.arrays["logits"],
@@ -103,23 +103,13 @@ OP = Op(
     upstream={"loss": "dloss"},
     gradients={"logits": "dlogits"},
     torch=torch_forward,
-    door=door,
+    public=public,
     in_place=(("cross_entropy_backward", "dlogits", "logits"),),
     rows={
         "cross_entropy_forward": ("logits", ("lse",)),
         "cross_entropy_backward": ("logits", ("dlogits",)),
     },
     errors=(
-        Error(
-            ValueError,
-            "cross_entropy.forward: logits must have shape (..., V), got ()",
-            lambda: ops.cross_entropy.forward(ones(), ids(0)),
-        ),
-        Error(
-            ValueError,
-            "cross_entropy.forward: targets must have shape (2,), got (3,)",
-            lambda: ops.cross_entropy.forward(ones(2, 3), ids(0, 1, 2)),
-        ),
         Error(
             TypeError,
             "cross_entropy.forward: targets must have dtype int64, got int32",
@@ -142,8 +132,8 @@ OP = Op(
         ),
         Error(
             ValueError,
-            "cross_entropy.forward: smoothing must be in 0..1, got 1.5",
-            lambda: ops.cross_entropy.forward(ones(2, 3), ids(0, 1), smoothing=1.5),
+            "cross_entropy.forward: label_smoothing must be in 0..1, got 1.5",
+            lambda: ops.cross_entropy.forward(ones(2, 3), ids(0, 1), label_smoothing=1.5),
         ),
         Error(
             ValueError,
@@ -157,18 +147,11 @@ OP = Op(
                 ones(2), ops.cross_entropy.forward(ones(2, 3), ids(0, 1))[1]
             ),
         ),
-        Error(
-            ValueError,
-            "cross_entropy.backward: out must have shape (2, 3), got (3, 2)",
-            lambda: ops.cross_entropy.backward(
-                1.0, ops.cross_entropy.forward(ones(2, 3), ids(0, 1))[1], ones(3, 2)
-            ),
-        ),
     ),
 )
 
 
-def gradient_door(c: Call):
+def public_gradient(c: Call):
     o = c.options
     loss = ops.cross_entropy.gradient_in_place(
         c.arrays["logits"],
@@ -187,15 +170,10 @@ GRADIENT = replace(
     forward="cross_entropy_gradient",
     backward=None,
     gradients={"logits": "logits"},
-    door=gradient_door,
+    public=public_gradient,
     in_place=(),
     rows={"cross_entropy_gradient": ("logits", ("lse", "logits"))},
     errors=(
-        Error(
-            ValueError,
-            "cross_entropy.gradient_in_place: logits must have shape (..., V), got ()",
-            lambda: ops.cross_entropy.gradient_in_place(ones(), ids(0)),
-        ),
         Error(
             ValueError,
             "cross_entropy.gradient_in_place: dloss must have shape (), got (2,)",

@@ -38,7 +38,7 @@ def torch_forward(t, o):
     return {"y": y if t.add is None else y + t.add}
 
 
-def door(c: Call):
+def public(c: Call):
     y, saved = ops.embedding.forward(c.arrays["ids"], c.arrays["w"], c.arrays["add"])
     ops.embedding.backward(c.upstream["dy"], saved, c.into["dw"])
     return {"y": y}
@@ -51,8 +51,6 @@ def ones(*shape: int) -> np.ndarray:
 def ids(*numbers: int) -> np.ndarray:
     return np.array(numbers, np.int64)
 
-
-SAVED = ops.embedding.forward(ids(0, 1), ones(5, 3))[1]
 
 OP = Op(
     name="embedding",
@@ -79,15 +77,10 @@ OP = Op(
     upstream={"y": "dy"},
     gradients={"w": "dw", "add": "dy"},
     torch=torch_forward,
-    door=door,
+    public=public,
     in_place=(("embedding_forward", "y", "add"),),
     rows={"embedding_forward": ("add", ("y",))},
     errors=(
-        Error(
-            ValueError,
-            "embedding.forward: w must have shape (V, C), got (3,)",
-            lambda: ops.embedding.forward(ids(0), ones(3)),
-        ),
         Error(
             TypeError,
             "embedding.forward: ids must have dtype int64, got float64",
@@ -102,21 +95,6 @@ OP = Op(
             IndexError,
             "embedding.forward: ids[1, 0] = -1 is outside the vocabulary 0..4",
             lambda: ops.embedding.forward(ids(4, -1)[:, None], ones(5, 3)),
-        ),
-        Error(
-            ValueError,
-            "embedding.forward: add must have shape (2, 3), got (3,)",
-            lambda: ops.embedding.forward(ids(0, 1), ones(5, 3), ones(3)),
-        ),
-        Error(
-            ValueError,
-            "embedding.backward: dy must have shape (2, 3), got (3, 2)",
-            lambda: ops.embedding.backward(ones(3, 2), SAVED, ones(5, 3)),
-        ),
-        Error(
-            ValueError,
-            "embedding.backward: dw must have shape (5, 3), got (3, 5)",
-            lambda: ops.embedding.backward(ones(2, 3), SAVED, ones(3, 5)),
         ),
     ),
 )

@@ -58,10 +58,10 @@ def torch_forward(t, o):
 PARAMETERS = ("w1", "b1", "w2", "b2")
 
 
-def door(c: Call):
-    form = "tanh" if c.options["tanh"] else "erf"
+def public(c: Call):
+    approximate = "tanh" if c.options["tanh"] else "none"
     parameters = [c.arrays[n] for n in PARAMETERS]
-    y, saved = ops.gelu_ffn.forward(c.arrays["x"], *parameters, c.arrays["add"], form)
+    y, saved = ops.gelu_ffn.forward(c.arrays["x"], *parameters, c.arrays["add"], approximate)
     into = [c.into[f"d{n}"] for n in PARAMETERS]
     return {"y": y, "dx": ops.gelu_ffn.backward(c.upstream["dy"], saved, *into)}
 
@@ -71,12 +71,6 @@ def ones(*shape: int) -> np.ndarray:
 
 
 GOOD = (ones(2, 3), ones(5, 3), ones(5), ones(3, 5), ones(3))
-SAVED = ops.gelu_ffn.forward(*GOOD)[1]
-
-
-def forward_with(position: int, array: np.ndarray):
-    return ops.gelu_ffn.forward(*GOOD[:position], array, *GOOD[position + 1 :])
-
 
 OP = Op(
     name="gelu_ffn",
@@ -103,63 +97,13 @@ OP = Op(
     gradients={"x": "dx", "w1": "dw1", "b1": "db1", "w2": "dw2", "b2": "db2", "add": "dy"},
     scratch=frozenset({"h", "dpre"}),
     torch=torch_forward,
-    door=door,
+    public=public,
     rows={"gelu_ffn_forward": ("x", ("y", "pre")), "gelu_ffn_backward": ("dy", ("dx",))},
     errors=(
         Error(
             ValueError,
-            "gelu_ffn.forward: w1 must have shape (F, 3), got (5, 4)",
-            lambda: forward_with(1, ones(5, 4)),
-        ),
-        Error(
-            ValueError,
-            "gelu_ffn.forward: b1 must have shape (5,), got (3,)",
-            lambda: forward_with(2, ones(3)),
-        ),
-        Error(
-            ValueError,
-            "gelu_ffn.forward: w2 must have shape (3, 5), got (5, 3)",
-            lambda: forward_with(3, ones(5, 3)),
-        ),
-        Error(
-            ValueError,
-            "gelu_ffn.forward: b2 must have shape (3,), got (5,)",
-            lambda: forward_with(4, ones(5)),
-        ),
-        Error(
-            ValueError,
-            "gelu_ffn.forward: add must have shape (2, 3), got (2, 5)",
-            lambda: ops.gelu_ffn.forward(*GOOD, ones(2, 5)),
-        ),
-        Error(
-            ValueError,
-            "gelu_ffn.forward: form must be 'tanh' or 'erf', got True",
+            "gelu_ffn.forward: approximate must be 'none' or 'tanh', got True",
             lambda: ops.gelu_ffn.forward(*GOOD, None, True),
-        ),
-        Error(
-            ValueError,
-            "gelu_ffn.backward: dy must have shape (2, 3), got (2, 5)",
-            lambda: ops.gelu_ffn.backward(ones(2, 5), SAVED),
-        ),
-        Error(
-            ValueError,
-            "gelu_ffn.backward: dw1 must have shape (5, 3), got (3, 5)",
-            lambda: ops.gelu_ffn.backward(ones(2, 3), SAVED, dw1=ones(3, 5)),
-        ),
-        Error(
-            ValueError,
-            "gelu_ffn.backward: db1 must have shape (5,), got (3,)",
-            lambda: ops.gelu_ffn.backward(ones(2, 3), SAVED, db1=ones(3)),
-        ),
-        Error(
-            ValueError,
-            "gelu_ffn.backward: dw2 must have shape (3, 5), got (5, 3)",
-            lambda: ops.gelu_ffn.backward(ones(2, 3), SAVED, dw2=ones(5, 3)),
-        ),
-        Error(
-            ValueError,
-            "gelu_ffn.backward: db2 must have shape (3,), got (5,)",
-            lambda: ops.gelu_ffn.backward(ones(2, 3), SAVED, db2=ones(5)),
         ),
     ),
 )
@@ -169,16 +113,16 @@ class TestGeluFfn(OpSuite):
     op = OP
 
 
-@pytest.mark.parametrize("form", ["tanh", "erf"])
-def test_fused_is_unfused(form: str) -> None:
+@pytest.mark.parametrize("approximate", ["tanh", "none"])
+def test_fused_is_unfused(approximate: str) -> None:
     """linear, bias_gelu, linear: the same numbers, the same gradients."""
-    rng = generator("gelu_ffn", "unfused", form)
+    rng = generator("gelu_ffn", "unfused", approximate)
     x, w1, b1, w2, b2, dy = (
         rng.standard_normal(s) for s in ((7, 3), (5, 3), (5,), (3, 5), (3,), (7, 3))
     )
-    y, saved = ops.gelu_ffn.forward(x, w1, b1, w2, b2, form=form)
+    y, saved = ops.gelu_ffn.forward(x, w1, b1, w2, b2, approximate=approximate)
     u, saved_1 = ops.linear.forward(x, w1)
-    h, saved_g = ops.bias_gelu.forward(u, b1, form)
+    h, saved_g = ops.bias_gelu.forward(u, b1, approximate)
     z, saved_2 = ops.linear.forward(h, w2, b2)
     np.testing.assert_allclose(y, z, rtol=1e-13)
     fused = [np.zeros_like(a) for a in (w1, b1, w2, b2)]

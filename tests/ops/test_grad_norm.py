@@ -32,11 +32,11 @@ def torch_clip(t, o):
     return {"g": t.g * torch.clamp(o["max_norm"] / (t.norm + 1e-6), max=1.0)}
 
 
-def door_of_norm(c: Call):
+def public_norm(c: Call):
     return {"norm": ops.grad_norm.norm(c.arrays["g"])}
 
 
-def door_of_clip(c: Call):
+def public_clip(c: Call):
     ops.grad_norm.clip(c.arrays["g"], c.arrays["norm"], **c.options)
     return {"g": c.arrays["g"]}
 
@@ -61,13 +61,8 @@ NORM = Op(
     big=norm_sample(300_001),
     shapes=lambda s: {"norm": (), "work": (max(1, -(-s.arrays["g"].size // 4096)),)},
     torch=torch_norm,
-    door=door_of_norm,
+    public=public_norm,
     errors=(
-        Error(
-            TypeError,
-            "expected a numpy or cupy array, got list",
-            lambda: ops.grad_norm.norm([1.0, 2.0]),
-        ),
         Error(
             TypeError,
             "grad_norm: g must be C-contiguous",
@@ -87,13 +82,8 @@ CLIP = Op(
     big=clip_sample(300_001, norm=3.0),
     shapes=lambda s: {},
     torch=torch_clip,
-    door=door_of_clip,
+    public=public_clip,
     errors=(
-        Error(
-            ValueError,
-            "grad_norm.clip: norm must have shape (), got (1,)",
-            lambda: ops.grad_norm.clip(np.ones(3), np.ones(1), 1.0),
-        ),
         Error(
             ValueError,
             "grad_norm.clip: max_norm must be positive, got 0.0",

@@ -43,7 +43,7 @@ def torch_forward(t, o):
     return {"y": y if t.add is None else y + t.add}
 
 
-def door(c: Call):
+def public(c: Call):
     a = c.arrays
     y, saved = ops.linear.forward(a["x"], a["w"], a["b"], a["add"], c.options["bf16"])
     need = "dx" not in c.into
@@ -54,8 +54,6 @@ def door(c: Call):
 def ones(*shape: int) -> np.ndarray:
     return np.ones(shape)
 
-
-SAVED = ops.linear.forward(ones(2, 3), ones(5, 3))[1]
 
 OP = Op(
     name="linear",
@@ -98,50 +96,10 @@ OP = Op(
     upstream={"y": "dy"},
     gradients={"x": "dx", "w": "dw", "b": "db", "add": "dy"},
     torch=torch_forward,
-    door=door,
+    public=public,
     in_place=(("linear_forward", "y", "add"),),
     rows={"linear_forward": ("x", ("y",)), "linear_backward": ("dy", ("dx",))},
     errors=(
-        Error(
-            ValueError,
-            "linear.forward: w must have shape (N, 3), got (3, 5)",
-            lambda: ops.linear.forward(ones(2, 3), ones(3, 5)),
-        ),
-        Error(
-            ValueError,
-            "linear.forward: w must have shape (N, 3), got (3,)",
-            lambda: ops.linear.forward(ones(2, 3), ones(3)),
-        ),
-        Error(
-            ValueError,
-            "linear.forward: w must have shape (N, K), got (2, 3)",
-            lambda: ops.linear.forward(ones(), ones(2, 3)),
-        ),
-        Error(
-            ValueError,
-            "linear.forward: b must have shape (5,), got (3,)",
-            lambda: ops.linear.forward(ones(2, 3), ones(5, 3), ones(3)),
-        ),
-        Error(
-            ValueError,
-            "linear.forward: add must have shape (2, 5), got (2, 3)",
-            lambda: ops.linear.forward(ones(2, 3), ones(5, 3), None, ones(2, 3)),
-        ),
-        Error(
-            ValueError,
-            "linear.backward: dy must have shape (2, 5), got (2, 3)",
-            lambda: ops.linear.backward(ones(2, 3), SAVED),
-        ),
-        Error(
-            ValueError,
-            "linear.backward: dw must have shape (5, 3), got (3, 5)",
-            lambda: ops.linear.backward(ones(2, 5), SAVED, ones(3, 5)),
-        ),
-        Error(
-            ValueError,
-            "linear.backward: db must have shape (5,), got (3,)",
-            lambda: ops.linear.backward(ones(2, 5), SAVED, None, ones(3)),
-        ),
         Error(
             TypeError,
             "linear_forward: w must be C-contiguous",

@@ -82,7 +82,7 @@ def torch_forward(t, o):
     return {"loss": loss, "count": kept}
 
 
-def door(c: Call):
+def public(c: Call):
     o, need = c.options, "dx" not in c.into
     loss, dx = ops.linear_cross_entropy.forward(
         c.arrays["x"],
@@ -148,43 +148,13 @@ OP = Op(
     gradients={"x": "dx", "w": "dw"},
     scratch=frozenset({"work"}),
     torch=torch_forward,
-    door=door,
+    public=public,
     rows={"linear_cross_entropy_forward": ("x", ("dx",))},
     errors=(
-        Error(
-            ValueError,
-            "linear_cross_entropy.forward: x must have shape (..., K), got ()",
-            lambda: forward(ones(), ones(2, 3), ids(0)),
-        ),
-        Error(
-            ValueError,
-            "linear_cross_entropy.forward: w must have shape (V, 3), got (5, 4)",
-            lambda: forward(ones(2, 3), ones(5, 4), ids(0, 1)),
-        ),
-        Error(
-            ValueError,
-            "linear_cross_entropy.forward: w must have shape (V, 3), got (3,)",
-            lambda: forward(ones(2, 3), ones(3), ids(0, 1)),
-        ),
-        Error(
-            ValueError,
-            "linear_cross_entropy.forward: targets must have shape (2,), got (3,)",
-            lambda: forward(ones(2, 3), ones(5, 3), ids(0, 1, 2)),
-        ),
-        Error(
-            ValueError,
-            "linear_cross_entropy.forward: dw must have shape (5, 3), got (3, 5)",
-            lambda: forward(ones(2, 3), ones(5, 3), ids(0, 1), ones(3, 5)),
-        ),
         Error(
             TypeError,
             "linear_cross_entropy.forward: targets must have dtype int64, got int32",
             lambda: forward(ones(2, 3), ones(5, 3), ids(0, 1).astype(np.int32)),
-        ),
-        Error(
-            TypeError,
-            "linear_cross_entropy.forward: w must be an array, got list",
-            lambda: forward(ones(2, 3), [[1.0]], ids(0, 1)),
         ),
         Error(
             TypeError,
@@ -203,8 +173,8 @@ OP = Op(
         ),
         Error(
             ValueError,
-            "linear_cross_entropy.forward: smoothing must be in 0..1, got -0.5",
-            lambda: forward(ones(2, 3), ones(5, 3), ids(0, 1), smoothing=-0.5),
+            "linear_cross_entropy.forward: label_smoothing must be in 0..1, got -0.5",
+            lambda: forward(ones(2, 3), ones(5, 3), ids(0, 1), label_smoothing=-0.5),
         ),
         Error(
             ValueError,
@@ -233,7 +203,7 @@ class TestLinearCrossEntropy(OpSuite):
         """Gradients to the bit: they share the arithmetic of a row and of the products."""
         a = sample((rows,), k, v, smoothing=0.1).arrays
         apart, fused = (np.full((v, k), 2, np.float32) for _ in range(2))
-        options = {"smoothing": 0.1, "reduction": "sum"}
+        options = {"label_smoothing": 0.1, "reduction": "sum"}
         with backend.use_cpu(native):
             loss, dx = forward(
                 a["x"], a["w"], a["targets"], fused, dloss=0.3, bf16=bf16, block=block, **options

@@ -19,7 +19,7 @@ def torch_forward(t, o):
     return {"y": torch.log_softmax(t.x, -1)}
 
 
-def door(c: Call):
+def public(c: Call):
     y, saved = ops.log_softmax.forward(c.arrays["x"])
     return {"y": y, "dx": ops.log_softmax.backward(c.upstream["dy"], saved)}
 
@@ -46,22 +46,10 @@ OP = Op(
     upstream={"y": "dy"},
     gradients={"x": "dx"},
     torch=torch_forward,
-    door=door,
+    public=public,
     in_place=(("log_softmax_forward", "y", "x"), ("log_softmax_backward", "dx", "dy")),
     rows={"log_softmax_forward": ("x", ("y",)), "log_softmax_backward": ("dy", ("dx",))},
     errors=(
-        Error(
-            ValueError,
-            "log_softmax.forward: x must have shape (..., C), got ()",
-            lambda: ops.log_softmax.forward(np.ones(())),
-        ),
-        Error(
-            ValueError,
-            "log_softmax.backward: dy must have shape (2, 3), got (3, 2)",
-            lambda: ops.log_softmax.backward(
-                np.ones((3, 2)), ops.log_softmax.forward(np.ones((2, 3)))[1]
-            ),
-        ),
         Error(
             TypeError,
             "log_softmax_forward: x must be C-contiguous",

@@ -38,7 +38,7 @@ def torch_forward(t, o):
     return {"c": torch_bf16_product(a, b) if o["bf16"] else a @ b}
 
 
-def door(c: Call):
+def public(c: Call):
     y, saved = ops.matmul.forward(c.arrays["a"], c.arrays["b"], **c.options)
     da, db = ops.matmul.backward(c.upstream["dc"], saved)
     return {n: a for n, a in {"c": y, "da": da, "db": db}.items() if n not in c.into}
@@ -82,7 +82,7 @@ OP = Op(
     upstream={"c": "dc"},
     gradients={"a": "da", "b": "db"},
     torch=torch_forward,
-    door=door,
+    public=public,
     errors=(
         Error(
             ValueError,

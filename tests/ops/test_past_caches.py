@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from byhand import backend
+from byhand.backend.native import load
 from tests import oracle
 from tests.kernel_case import Memory, Op, bare_reference, run
 
@@ -20,7 +21,7 @@ OPS = [importlib.import_module(f"tests.ops.test_{name}").OP for name in NAMES]
 @pytest.fixture
 def small_cache(native: str) -> Iterator[Any]:
     """Sets the size of the last-level cache that the kernels believe in."""
-    module = backend._load(native)
+    module = load(native)
     yield module.set_last_level_cache
     module.set_last_level_cache(0)
 

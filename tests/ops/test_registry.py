@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import typing
 
 import pytest
 
@@ -38,7 +39,7 @@ def native_signatures(name: str) -> dict[str, list[tuple[str, str]]]:
 
 def reference_signature(kernel: str) -> list[tuple[str, str]]:
     body = inspect.unwrap(getattr(backend.reference, kernel))
-    hints = inspect.get_annotations(body)
+    hints = typing.get_type_hints(body)
     # An offset is an integer, whatever its parts.
     kinds = {n: int if hint == philox.Offset else hint for n, hint in hints.items()}
     return [(n, d or kinds[n].__name__) for n, d, _ in directions(kernel)]

@@ -59,7 +59,7 @@ def torch_forward(t, o):
     return {"y": torch.where(seen, torch.softmax(z, -1), 0)}
 
 
-def door(c: Call):
+def public(c: Call):
     y, saved = ops.softmax.forward(c.arrays["x"], c.arrays["mask"], **c.options)
     return {"y": y, "dx": ops.softmax.backward(c.upstream["dy"], saved)}
 
@@ -92,7 +92,7 @@ OP = Op(
     upstream={"y": "dy"},
     gradients={"x": "dx"},
     torch=torch_forward,
-    door=door,
+    public=public,
     in_place=(("softmax_forward", "y", "x"), ("softmax_backward", "dx", "dy")),
     rows={"softmax_forward": ("x", ("y",)), "softmax_backward": ("dy", ("dx",))},
     errors=(
@@ -110,16 +110,6 @@ OP = Op(
             ValueError,
             "softmax.forward: x must have shape (..., T, S), got (3,)",
             lambda: ops.softmax.forward(np.ones(3), causal=True),
-        ),
-        Error(
-            ValueError,
-            "softmax.forward: x must have shape (..., S), got ()",
-            lambda: ops.softmax.forward(np.ones(())),
-        ),
-        Error(
-            ValueError,
-            "softmax.backward: dy must have shape (2, 3), got (3,)",
-            lambda: ops.softmax.backward(np.ones(3), ops.softmax.forward(np.ones((2, 3)))[1]),
         ),
         Error(
             TypeError,

@@ -19,8 +19,8 @@
 //          o = 0, lse = -inf and zero gradients. Dropout keeps p with probability 1 - dropout
 //          and scales it by 1/(1 - dropout), as in dropout.h; row r = (b*H + h)*T + t,
 //          key s are bits s%8 of group r*ceil(S/8) + s/8 of Philox.
-// TRAFFIC  forward 2B(HT + GS)D + BHT, backward 4B(HT + GS)D + BHT elements (one visit each);
-//          4BHTSD flops forward, 10BHTSD backward, half of that when causal
+// TRAFFIC  forward 2B(HT + GS)D + BHT f32, backward 4B(HT + GS)D + BHT f32 elements;
+//          forward 4BHTSD (2BHTSD with causal), backward 10BHTSD (5BHTSD with causal) operations
 #pragma once
 
 #include <cstdint>

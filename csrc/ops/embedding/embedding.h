@@ -14,7 +14,7 @@ namespace byhand {
 //          makes that row of y NaN and leaves that row of dy out
 // NUMERICS no float atomics: each row of dw takes its gradients in ascending r, on CUDA added up
 //          over pieces of at most 32 beforehand
-// TRAFFIC  forward 2RC (3RC with add), backward 3RC elements
+// TRAFFIC  forward 2RC (3RC with add), backward RC + 2RC f32 elements
 void embedding_forward(Out y, In w, In ids, Maybe<In> add, Stream stream);
 void embedding_backward(Acc dw, Out work, In dy, In ids, Stream stream);
 

@@ -18,7 +18,7 @@ namespace byhand {
 // NUMERICS as linear.h and cross_entropy.h; the R rows are cut into ceil(R/block) blocks, as equal
 //          as can be, and dw is summed block after block; a row that is not kept has zero dlogits
 //          bf16: the operands of the three products are rounded to bfloat16, sums stay in f32
-// TRAFFIC  2RVK operations, 6RVK with the gradients
+// TRAFFIC  2RVK (6RVK with dx) operations
 void linear_cross_entropy_forward(Out loss, Out count, Maybe<Out> dx, Acc dw, Out work, In x, In w,
                                   In targets, std::int64_t ignore_index, double smoothing,
                                   bool mean, double dloss, bool bf16, Stream stream);

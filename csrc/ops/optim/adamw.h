@@ -17,7 +17,7 @@ namespace byhand {
 // NUMERICS f32; a group's scalars (1 - lr weight_decay, lr / (1-b1^t), 1 / sqrt(1-b2^t), the clip
 //          factor) in f64 and rounded once, into work; a norm that is not finite leaves w, m, v
 //          and t as they are
-// TRAFFIC  6N elements f32, N of g, N of copy: 28N bytes in f32, and in bf16 with a copy
+// TRAFFIC  6N f32 + N g (6N f32 + N g + N copy with copy) elements
 void adamw_step(Mut w, Mut m, Mut v, Maybe<Out> copy, Mut t, Out work, In g, Maybe<In> norm, In lr,
                 In weight_decay, In bounds, double beta1, double beta2, double eps, double max_norm,
                 Stream stream);

@@ -14,26 +14,29 @@ All that changes from step to step is an array on the device of the weights: t, 
 norm. So nothing waits for the device, and a CUDA graph of a step serves for every step.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from byhand.backend import Array, In, Mut, Out, empty, kernels, reference_kernel
 from byhand.ops import check
+from byhand.ops.declare import op
 from byhand.ops.grad_norm import clip_factor
 
 
 @reference_kernel
 def adamw_step(
-    w: Mut,
-    m: Mut,
-    v: Mut,
+    w: Mut[np.float32],
+    m: Mut[np.float32],
+    v: Mut[np.float32],
     copy: Out | None,
-    t: Mut,
-    work: Out,
+    t: Mut[np.int64],
+    work: Out[np.float32],
     g: In,
-    norm: In | None,
-    lr: In,
-    weight_decay: In,
-    bounds: In,
+    norm: In[np.float32] | None,
+    lr: In[np.float32],
+    weight_decay: In[np.float32],
+    bounds: In[np.int64],
     beta1: float,
     beta2: float,
     eps: float,
@@ -58,7 +61,18 @@ def adamw_step(
         copy[...] = w
 
 
-@check.door
+@op(
+    w="N",
+    m="N",
+    v="N",
+    g="N",
+    lr="G",
+    weight_decay="G",
+    bounds="G",
+    t="",
+    norm="?",
+    copy="N?",
+)
 def step(
     w: Array,
     m: Array,
@@ -86,41 +100,19 @@ def step(
     not lead to N; the values of the last two are looked at on the CPU only, where nothing waits.
     """
     kernel = kernels(w).adamw_step
-    if w.ndim != 1:
-        raise check.wrong_shape("adamw.step", "w", "(N,)", w)
-    shape = w.shape
-    if m.shape != shape:
-        raise check.wrong_shape("adamw.step", "m", shape, m)
-    if v.shape != shape:
-        raise check.wrong_shape("adamw.step", "v", shape, v)
-    if g.shape != shape:
-        raise check.wrong_shape("adamw.step", "g", shape, g)
-    if copy is not None and copy.shape != shape:
-        raise check.wrong_shape("adamw.step", "copy", shape, copy)
-    groups = lr.shape
-    if len(groups) != 1 or groups[0] == 0:
+    (groups,) = lr.shape
+    if not groups:
         raise check.wrong_shape("adamw.step", "lr", "(G,) with G >= 1", lr)
-    if weight_decay.shape != groups:
-        raise check.wrong_shape("adamw.step", "weight_decay", groups, weight_decay)
-    if bounds.shape != groups:
-        raise check.wrong_shape("adamw.step", "bounds", groups, bounds)
-    if t.shape != ():
-        raise check.wrong_shape("adamw.step", "t", (), t)
-    if norm is not None:
-        if norm.shape != ():
-            raise check.wrong_shape("adamw.step", "norm", (), norm)
-        if not max_norm > 0:
-            raise check.wrong_value(
-                "adamw.step", "max_norm", "positive when norm is given", max_norm
-            )
+    if norm is not None and not max_norm > 0:
+        raise check.wrong_value("adamw.step", "max_norm", "positive when norm is given", max_norm)
     if isinstance(w, np.ndarray):
         ends = bounds.tolist()
-        if ends[0] < 0 or ends != sorted(ends) or ends[-1] != shape[0]:
-            raise check.wrong_value("adamw.step", "bounds", f"ascending to {shape[0]}", ends)
+        if ends[0] < 0 or ends != sorted(ends) or ends[-1] != w.shape[0]:
+            raise check.wrong_value("adamw.step", "bounds", f"ascending to {w.shape[0]}", ends)
         if t.item() < 0:
             raise check.wrong_value("adamw.step", "t", "at least 0", t.item())
     beta1, beta2 = betas
     if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
         raise check.wrong_value("adamw.step", "betas", "at least 0 and less than 1", betas)
-    work = empty((*groups, 4), w)
+    work = empty((groups, 4), w)
     kernel(w, m, v, copy, t, work, g, norm, lr, weight_decay, bounds, beta1, beta2, eps, max_norm)

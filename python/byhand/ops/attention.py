@@ -11,6 +11,8 @@ never reach memory (Dao et al., "FlashAttention", 2022, section 3.1 and appendix
 nothing to see gives o = 0 and lse = -inf, and no gradient. Saved: q, k, v, o, lse.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np
@@ -29,6 +31,7 @@ from byhand.backend import (
 )
 from byhand.ops import check, philox
 from byhand.ops.check import Saved
+from byhand.ops.declare import op
 from byhand.ops.philox import Offset
 from byhand.ops.softmax import masked_scores
 
@@ -82,13 +85,13 @@ def _dropout_scale(p: Array, dropout: float, seed: int, offset: Offset) -> Array
 @reference_kernel
 def attention_forward(
     o: Out,
-    lse: Out,
-    work: Out,
+    lse: Out[np.float32],
+    work: Out[np.float32],
     q: StridedIn,
     k: StridedIn,
     v: StridedIn,
-    mask: StridedIn | None,
-    lengths: In | None,
+    mask: StridedIn[np.bool_] | None,
+    lengths: In[np.int64] | None,
     scale: float,
     causal: bool,
     window: int,
@@ -114,15 +117,15 @@ def attention_backward(
     dq: StridedOut,
     dk: StridedOut,
     dv: StridedOut,
-    work: Out,
+    work: Out[np.float32],
     do_: In,
     q: StridedIn,
     k: StridedIn,
     v: StridedIn,
     o: In,
-    lse: In,
-    mask: StridedIn | None,
-    lengths: In | None,
+    lse: In[np.float32],
+    mask: StridedIn[np.bool_] | None,
+    lengths: In[np.int64] | None,
     scale: float,
     causal: bool,
     window: int,
@@ -164,7 +167,7 @@ def backward_room(q: tuple[int, ...]) -> int:
     return batch * queries * heads
 
 
-@check.door
+@op(q="B T H D", k="B S G D", v="B S G D", mask="*?", lengths="B?")
 def forward(
     q: Array,
     k: Array,
@@ -196,21 +199,13 @@ def forward(
     unsigned 64-bit integer.
     """
     kernel = kernels(q).attention_forward
-    if q.ndim != 4:
-        raise check.wrong_shape("attention.forward", "q", "(B, T, H, D)", q)
     batch, queries, heads, depth = shape = q.shape
-    if k.ndim != 4 or k.shape != (batch, k.shape[1], k.shape[2], depth):
-        raise check.wrong_shape("attention.forward", "k", f"({batch}, S, G, {depth})", k)
     if heads != k.shape[2] and (not k.shape[2] or heads % k.shape[2]):
         expected = f"({batch}, S, G, {depth}) with a G that divides {heads}"
         raise check.wrong_shape("attention.forward", "k", expected, k)
-    if v.shape != k.shape:
-        raise check.wrong_shape("attention.forward", "v", k.shape, v)
     if mask is not None:
         mask = check.broadcast_mask("attention.forward", mask, (batch, heads, queries, k.shape[1]))
     if lengths is not None:
-        if lengths.shape != (batch,):
-            raise check.wrong_shape("attention.forward", "lengths", (batch,), lengths)
         check.lengths("attention.forward", "lengths", lengths, k.shape[1])
     if window is None:
         window = 0
@@ -227,7 +222,7 @@ def forward(
     return o, (q, k, v, o, lse, mask, lengths, scale, causal, window, dropout, seed, offset)
 
 
-@check.door
+@op(saved={"q": "B T H D"}, dy="B T H D")
 def backward(
     dy: Array, saved: Saved, out: tuple[Array, Array, Array] | None = None
 ) -> tuple[Array, Array, Array]:
@@ -237,8 +232,6 @@ def backward(
     (three parts of one packed gradient); new ones are made when None.
     """
     q, k, v, o, lse, *options = saved
-    if dy.shape != q.shape:
-        raise check.wrong_shape("attention.backward", "dy", q.shape, dy)
     if out is None:
         out = empty(q.shape, q), empty(k.shape, q), empty(k.shape, q)
     dq, dk, dv = out

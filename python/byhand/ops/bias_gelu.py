@@ -4,17 +4,21 @@
     dx = dy * gelu'(x + b),      db = sum over rows of dx
 
 Hendrycks and Gimpel, "Gaussian error linear units" (2016): gelu(u) = u Phi(u), with Phi the normal
-distribution function ("erf"), or their approximation u/2 (1 + tanh(sqrt(2/pi) (u + 0.044715 u^3)))
-("tanh"). Saved: x and b.
+distribution function, or their approximation u/2 (1 + tanh(sqrt(2/pi) (u + 0.044715 u^3))). Saved:
+x and b.
 """
 
+from __future__ import annotations
+
 import math
+from typing import Literal
 
 import numpy as np
 
 from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel
 from byhand.ops import check
 from byhand.ops.check import Saved
+from byhand.ops.declare import op
 
 _SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 _CUBIC = 0.044715
@@ -59,30 +63,26 @@ def bias_gelu_backward(dx: Out, db: Acc | None, dy: In, x: In, b: In | None, tan
         db += du.sum(axis=tuple(range(x.ndim - 1)))
 
 
-@check.door
-def forward(x: Array, b: Array | None = None, form: str = "tanh") -> tuple[Array, Saved]:
+@op(x="... C", b="C?")
+def forward(
+    x: Array, b: Array | None = None, approximate: Literal["none", "tanh"] = "tanh"
+) -> tuple[Array, Saved]:
     """x (..., C), b (C,) or None -> y of x's shape, saved.
 
-    ValueError when b does not have the length of x's last axis, or form is neither "tanh" nor
-    "erf".
+    approximate: "none" for Phi itself, "tanh" for the approximation; the default is not PyTorch's
+    but GPT-2's. ValueError for a shape or another word for approximate.
     """
     kernel = kernels(x).bias_gelu_forward
-    tanh = check.gelu_is_tanh("bias_gelu.forward", form)
-    if b is not None and (b.shape != x.shape[-1:] or not b.shape):
-        raise check.wrong_shape("bias_gelu.forward", "b", x.shape[-1:] or "of x's last axis", b)
+    tanh = check.gelu_is_tanh("bias_gelu.forward", approximate)
     y = empty(x.shape, x)
     kernel(y, x, b, tanh)
     return y, (x, b, tanh)
 
 
-@check.door
+@op(saved={"x": "... C"}, dy="... C", db="C?")
 def backward(dy: Array, saved: Saved, db: Array | None = None) -> Array:
     """dy (..., C) -> dx of the same shape; adds into db (C,), None when frozen."""
     x, b, tanh = saved
-    if dy.shape != x.shape:
-        raise check.wrong_shape("bias_gelu.backward", "dy", x.shape, dy)
-    if db is not None and db.shape != x.shape[-1:]:
-        raise check.wrong_shape("bias_gelu.backward", "db", x.shape[-1:], db)
     dx = empty(x.shape, x)
     kernels(x).bias_gelu_backward(dx, db, dy, x, b, tanh)
     return dx

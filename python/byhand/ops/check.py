@@ -1,60 +1,33 @@
-"""What the doors share: the types in their signatures and the sentences of their errors.
+"""What the public functions of the ops share: the type of what they save, checks of values, and
+the sentences of errors.
 
-A door checks what an argument means (shapes, ranges); the kernel's binding checks how it is
-represented (device, dtype, contiguity). The doors compare first and build a sentence only when
-something is wrong, so a correct call pays for a few tuple comparisons and nothing else.
+A public function checks what an argument means: its shape (`declare.op`) and its values. The
+binding of the kernel checks how it is represented: device, dtype, contiguity.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-import typing
-from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from byhand.backend import Array
 
-Saved: TypeAlias = tuple[Any, ...]  # what a forward door hands to its backward door
-Door = TypeVar("Door", bound=Callable[..., Any])
+Saved: TypeAlias = tuple[Any, ...]  # what a forward function passes to its backward function
 
 _INT64 = np.dtype(np.int64)
 _UINT64 = np.dtype(np.uint64)
 _BOOL = np.dtype(np.bool_)
 
 
-def door(function: Door) -> Door:
-    """Decorates a door: something that is no array where one is due becomes a TypeError that names
-    it. A correct call does not pay for looking.
-    """
-    op = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
-
-    @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except AttributeError:
-            signature = inspect.signature(function)
-            for name, value in signature.bind(*args, **kwargs).arguments.items():
-                hint = signature.parameters[name].annotation
-                is_array = Array in (hint, *typing.get_args(hint))
-                if is_array and value is not None and not hasattr(value, "shape"):
-                    raise TypeError(
-                        f"{op}: {name} must be an array, got {type(value).__name__}"
-                    ) from None
-            raise
-
-    return typing.cast(Door, guarded)
+def not_an_array(op: str, name: str, value: Any) -> TypeError:
+    """The error of a value that should be an array."""
+    return TypeError(f"{op}: {name} must be an array, got {type(value).__name__}")
 
 
 def wrong_shape(op: str, name: str, expected: Any, array: Array) -> ValueError:
-    """The error of an argument whose shape is not `expected` (a tuple, or words for one)."""
-    got = getattr(array, "shape", None)
-    if got is None:
-        got = f"a {type(array).__name__}"
-    return ValueError(f"{op}: {name} must have shape {expected}, got {got}")
+    """The error of an array whose shape is not `expected` (a tuple, or words for one)."""
+    return ValueError(f"{op}: {name} must have shape {expected}, got {array.shape}")
 
 
 def wrong_value(op: str, name: str, expected: str, got: Any) -> ValueError:
@@ -62,13 +35,15 @@ def wrong_value(op: str, name: str, expected: str, got: Any) -> ValueError:
     return ValueError(f"{op}: {name} must be {expected}, got {got!r}")
 
 
-def gelu_is_tanh(op: str, form: str) -> bool:
-    """True for the tanh form of GELU, False for the erf form; ValueError for any other word."""
-    if form == "tanh":
+def gelu_is_tanh(op: str, approximate: str) -> bool:
+    """True for GELU's approximation by tanh, "tanh", and False for "none"; ValueError for any other
+    word.
+    """
+    if approximate == "tanh":
         return True
-    if form == "erf":
+    if approximate == "none":
         return False
-    raise wrong_value(op, "form", "'tanh' or 'erf'", form)
+    raise wrong_value(op, "approximate", "'none' or 'tanh'", approximate)
 
 
 def probability(op: str, name: str, p: float) -> None:

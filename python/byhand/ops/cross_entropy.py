@@ -13,6 +13,8 @@ When nobody needs the logits afterwards, gradient_in_place does both at once: th
 place of the logits, each of which is read once and written once (Hsu et al., "Liger Kernel", 2024).
 """
 
+from __future__ import annotations
+
 import inspect
 from typing import Literal
 
@@ -21,16 +23,17 @@ import numpy as np
 from byhand.backend import Array, In, Mut, Out, empty, kernels, reference_kernel, statistics
 from byhand.ops import check
 from byhand.ops.check import Saved
+from byhand.ops.declare import op
 from byhand.ops.linear import as_rows
 
 
 @reference_kernel
 def cross_entropy_forward(
-    loss: Out,
-    count: Out,
-    lse: Out,
+    loss: Out[np.float32],
+    count: Out[np.float32],
+    lse: Out[np.float32],
     logits: In,
-    targets: In,
+    targets: In[np.int64],
     ignore_index: int,
     smoothing: float,
     mean: bool,
@@ -50,11 +53,11 @@ def cross_entropy_forward(
 @reference_kernel
 def cross_entropy_backward(
     dlogits: Out,
-    dloss: In,
-    count: In,
-    lse: In,
+    dloss: In[np.float32],
+    count: In[np.float32],
+    lse: In[np.float32],
     logits: In,
-    targets: In,
+    targets: In[np.int64],
     ignore_index: int,
     smoothing: float,
     mean: bool,
@@ -65,19 +68,19 @@ def cross_entropy_backward(
     rows = np.flatnonzero(kept)
     g[rows, ids[rows]] -= 1 - smoothing
     g -= smoothing / max(logits.shape[-1], 1)
-    g *= dloss / max(count, 1) if mean else dloss
+    g *= dloss / np.maximum(count, 1) if mean else dloss
     g[~kept] = 0
     dlogits[...] = g.reshape(logits.shape)
 
 
 @reference_kernel
 def cross_entropy_gradient(
-    loss: Out,
-    count: Out,
-    lse: Out | None,
+    loss: Out[np.float32],
+    count: Out[np.float32],
+    lse: Out[np.float32] | None,
     logits: Mut,
-    dloss: In,
-    targets: In,
+    dloss: In[np.float32],
+    targets: In[np.int64],
     ignore_index: int,
     smoothing: float,
     mean: bool,
@@ -93,36 +96,35 @@ _forward = inspect.unwrap(cross_entropy_forward)
 _backward = inspect.unwrap(cross_entropy_backward)
 
 
-def _check(op: str, logits: Array, targets: Array, ignore: int, smoothing: float, how: str) -> bool:
-    """What the forward doors ask of their arguments; whether the reduction is the mean."""
-    shape = logits.shape
-    if not shape:
-        raise check.wrong_shape(op, "logits", "(..., V)", logits)
-    if targets.shape != shape[:-1]:
-        raise check.wrong_shape(op, "targets", shape[:-1], targets)
-    if not 0.0 <= smoothing <= 1.0:
-        raise check.wrong_value(op, "smoothing", "in 0..1", smoothing)
+def _check(
+    where: str, logits: Array, targets: Array, ignore: int, label_smoothing: float, how: str
+) -> bool:
+    """Checks the values of the arguments of a loss; whether the reduction is the mean."""
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise check.wrong_value(where, "label_smoothing", "in 0..1", label_smoothing)
     if how not in ("mean", "sum"):
-        raise check.wrong_value(op, "reduction", "'mean' or 'sum'", how)
-    check.ids(op, "targets", targets, shape[-1], ignore)
+        raise check.wrong_value(where, "reduction", "'mean' or 'sum'", how)
+    check.ids(where, "targets", targets, logits.shape[-1], ignore)
     return how == "mean"
 
 
-def _upstream(op: str, dloss: Array | float, like: Array) -> Array:
+def _upstream(where: str, dloss: Array | float, like: Array) -> Array:
     if isinstance(dloss, (int, float)):
         number, dloss = dloss, empty((), like, statistics(like))
         dloss.fill(number)
+    if not hasattr(dloss, "shape"):
+        raise check.not_an_array(where, "dloss", dloss)
     if dloss.shape != ():
-        raise check.wrong_shape(op, "dloss", (), dloss)
+        raise check.wrong_shape(where, "dloss", (), dloss)
     return dloss
 
 
-@check.door
+@op(logits="... V", targets="...")
 def forward(
     logits: Array,
     targets: Array,
     ignore_index: int = -100,
-    smoothing: float = 0.0,
+    label_smoothing: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> tuple[Array, Saved]:
     """logits (..., V), targets (...) int64 -> loss, a 0-d array, and saved.
@@ -132,36 +134,36 @@ def forward(
     option, TypeError for a dtype.
     """
     kernel = kernels(logits).cross_entropy_forward
-    mean = _check("cross_entropy.forward", logits, targets, ignore_index, smoothing, reduction)
+    mean = _check(
+        "cross_entropy.forward", logits, targets, ignore_index, label_smoothing, reduction
+    )
     f = statistics(logits)
     loss, count, lse = (empty(shape, logits, f) for shape in ((), (), targets.shape))
-    kernel(loss, count, lse, logits, targets, ignore_index, smoothing, mean)
-    return loss, (logits, targets, lse, count, ignore_index, smoothing, mean)
+    kernel(loss, count, lse, logits, targets, ignore_index, label_smoothing, mean)
+    return loss, (logits, targets, lse, count, ignore_index, label_smoothing, mean)
 
 
-@check.door
+@op(saved={"logits": "... V"}, out="... V?")
 def backward(dloss: Array | float, saved: Saved, out: Array | None = None) -> Array:
     """dloss (0-d array or number) -> dlogits (..., V), written into `out` when given; `out` may be
     the logits.
     """
-    logits, targets, lse, count, ignore_index, smoothing, mean = saved
+    logits, targets, lse, count, ignore_index, label_smoothing, mean = saved
     dloss = _upstream("cross_entropy.backward", dloss, logits)
     if out is None:
         out = empty(logits.shape, logits)
-    elif out.shape != logits.shape:
-        raise check.wrong_shape("cross_entropy.backward", "out", logits.shape, out)
     kernel = kernels(logits).cross_entropy_backward
-    kernel(out, dloss, count, lse, logits, targets, ignore_index, smoothing, mean)
+    kernel(out, dloss, count, lse, logits, targets, ignore_index, label_smoothing, mean)
     return out
 
 
-@check.door
+@op(logits="... V", targets="...")
 def gradient_in_place(
     logits: Array,
     targets: Array,
     dloss: Array | float = 1.0,
     ignore_index: int = -100,
-    smoothing: float = 0.0,
+    label_smoothing: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Array:
     """Returns the loss of forward and overwrites logits (..., V) with what backward(dloss) gives.
@@ -170,10 +172,10 @@ def gradient_in_place(
     was written then.
     """
     kernel = kernels(logits).cross_entropy_gradient
-    op = "cross_entropy.gradient_in_place"
-    mean = _check(op, logits, targets, ignore_index, smoothing, reduction)
-    dloss = _upstream(op, dloss, logits)
+    where = "cross_entropy.gradient_in_place"
+    mean = _check(where, logits, targets, ignore_index, label_smoothing, reduction)
+    dloss = _upstream(where, dloss, logits)
     f = statistics(logits)
     loss, count = empty((), logits, f), empty((), logits, f)
-    kernel(loss, count, None, logits, dloss, targets, ignore_index, smoothing, mean)
+    kernel(loss, count, None, logits, dloss, targets, ignore_index, label_smoothing, mean)
     return loss

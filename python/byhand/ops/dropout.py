@@ -11,11 +11,14 @@ when the kernel runs: so a CUDA graph of a step draws another mask each time.
 Saved: p, seed, offset.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from byhand.backend import Array, In, Out, empty, kernels, reference_kernel
 from byhand.ops import check, philox
 from byhand.ops.check import Saved
+from byhand.ops.declare import op
 from byhand.ops.philox import Offset
 
 
@@ -36,7 +39,7 @@ def dropout_backward(dx: Out, dy: In, p: float, seed: int, offset: Offset) -> No
     dx[...] = _dropped(dy, p, seed, offset)
 
 
-@check.door
+@op(x="...", add="...?")
 def forward(
     x: Array, p: float, seed: int, offset: Offset, add: Array | None = None
 ) -> tuple[Array, Saved]:
@@ -48,19 +51,15 @@ def forward(
     kernel = kernels(x).dropout_forward
     check.probability("dropout.forward", "p", p)
     check.counter("dropout.forward", seed, offset)
-    if add is not None and add.shape != x.shape:
-        raise check.wrong_shape("dropout.forward", "add", x.shape, add)
     y = empty(x.shape, x)
     kernel(y, x, add, p, seed, offset)
     return y, (x.shape, p, seed, offset)
 
 
-@check.door
+@op(saved={"shape": "(...)"}, dy="...")
 def backward(dy: Array, saved: Saved) -> Array:
     """dy (...) -> dx of the same shape. The gradient of `add` is dy."""
     shape, p, seed, offset = saved
-    if dy.shape != shape:
-        raise check.wrong_shape("dropout.backward", "dy", shape, dy)
     dx = empty(shape, dy)
     kernels(dy).dropout_backward(dx, dy, p, seed, offset)
     return dx

@@ -7,21 +7,24 @@ Bengio et al., "A neural probabilistic language model" (2003), section 2: the pr
 row with the table, without the zeros. A gather forward is a scatter-add backward. Saved: ids.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from byhand.backend import Acc, Array, In, Out, empty, is_cupy, kernels, reference_kernel
 from byhand.ops import check
 from byhand.ops.check import Saved
+from byhand.ops.declare import op
 from byhand.ops.linear import as_rows
 
 
 @reference_kernel
-def embedding_forward(y: Out, w: In, ids: In, add: In | None) -> None:
+def embedding_forward(y: Out, w: In, ids: In[np.int64], add: In | None) -> None:
     y[...] = w[ids] if add is None else w[ids] + add
 
 
 @reference_kernel
-def embedding_backward(dw: Acc | None, work: Out, dy: In, ids: In) -> None:
+def embedding_backward(dw: Acc | None, work: Out[np.float32], dy: In, ids: In[np.int64]) -> None:
     work[...] = 0  # CUDA sorts the rows here
     if dw is not None:
         np.add.at(dw, ids.reshape(-1), as_rows(dy))
@@ -32,7 +35,7 @@ def room(rows: int, columns: int) -> int:
     return 3 * rows + 512 + columns * -(-rows // 32)
 
 
-@check.door
+@op(ids="...", w="V C", add="... C?")
 def forward(ids: Array, w: Array, add: Array | None = None) -> tuple[Array, Saved]:
     """ids (...) int64, w (V, C), add (..., C) or None -> y (..., C), saved.
 
@@ -40,29 +43,19 @@ def forward(ids: Array, w: Array, add: Array | None = None) -> tuple[Array, Save
     shape, TypeError for a dtype.
     """
     kernel = kernels(w).embedding_forward
-    if w.ndim != 2:
-        raise check.wrong_shape("embedding.forward", "w", "(V, C)", w)
     check.ids("embedding.forward", "ids", ids, w.shape[0])
-    shape = ids.shape + w.shape[1:]
-    if add is not None and add.shape != shape:
-        raise check.wrong_shape("embedding.forward", "add", shape, add)
-    y = empty(shape, w)
+    y = empty(ids.shape + w.shape[1:], w)
     kernel(y, w, ids, add)
     return y, (ids, w.shape)
 
 
-@check.door
+@op(saved={"ids": "...", "table": "(V C)"}, dy="... C", dw="V C?")
 def backward(dy: Array, saved: Saved, dw: Array | None) -> None:
     """dy (..., C): adds into dw (V, C), None when frozen. Ids have no gradient; that of `add` is
     dy.
     """
-    ids, table = saved
-    shape = ids.shape + table[1:]
-    if dy.shape != shape:
-        raise check.wrong_shape("embedding.backward", "dy", shape, dy)
+    ids, _ = saved
     if dw is None:
         return
-    if dw.shape != table:
-        raise check.wrong_shape("embedding.backward", "dw", table, dw)
     size = room(ids.size, dw.shape[1]) if is_cupy(dw) else 0
     kernels(dw).embedding_backward(dw, empty((size,), dw), dy, ids)

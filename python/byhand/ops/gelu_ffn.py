@@ -10,12 +10,16 @@ cache, and so that h, the widest activation, exists for a block of rows at a tim
 makes it again from pre, for which it evaluates the GELU's derivative anyway. Saved: x, pre, w1, w2.
 """
 
+from __future__ import annotations
+
 import math
+from typing import Literal
 
 from byhand.backend import Acc, Array, In, Out, empty, is_cupy, kernels, reference_kernel
 from byhand.ops import check
 from byhand.ops.bias_gelu import gelu, gelu_derivative
 from byhand.ops.check import Saved
+from byhand.ops.declare import op
 from byhand.ops.linear import as_rows
 from byhand.ops.precision import operands
 
@@ -85,7 +89,7 @@ def block(rows: int, hidden: int, gpu: bool = False) -> int:
     return max(1, -(-rows // max(1, -(-rows // most))))
 
 
-@check.door
+@op(x="... C", w1="F C", b1="F?", w2="C F", b2="C?", add="... C?")
 def forward(
     x: Array,
     w1: Array,
@@ -93,29 +97,19 @@ def forward(
     w2: Array,
     b2: Array | None,
     add: Array | None = None,
-    form: str = "tanh",
+    approximate: Literal["none", "tanh"] = "tanh",
     bf16: bool = False,
 ) -> tuple[Array, Saved]:
     """x (..., C), w1 (F, C), b1 (F,), w2 (C, F), b2 (C,), add (..., C) -> y (..., C), saved.
 
-    b1, b2 and add may be None. With bf16 the products take their factors rounded to bfloat16, here
-    and in backward. ValueError naming the first argument whose shape does not fit, or a
-    form that is neither "tanh" nor "erf".
+    b1, b2 and add may be None. approximate is that of bias_gelu. With bf16 the products take their
+    factors rounded to bfloat16, here and in backward. ValueError for a shape or another word for
+    approximate.
     """
     kernel = kernels(x).gelu_ffn_forward
-    tanh = check.gelu_is_tanh("gelu_ffn.forward", form)
+    tanh = check.gelu_is_tanh("gelu_ffn.forward", approximate)
     shape = x.shape
-    if w1.ndim != 2 or w1.shape[1:] != shape[-1:]:
-        raise check.wrong_shape("gelu_ffn.forward", "w1", f"(F, {shape[-1] if shape else 'C'})", w1)
-    hidden, channels = w1.shape
-    if w2.shape != (channels, hidden):
-        raise check.wrong_shape("gelu_ffn.forward", "w2", (channels, hidden), w2)
-    if b1 is not None and b1.shape != (hidden,):
-        raise check.wrong_shape("gelu_ffn.forward", "b1", (hidden,), b1)
-    if b2 is not None and b2.shape != (channels,):
-        raise check.wrong_shape("gelu_ffn.forward", "b2", (channels,), b2)
-    if add is not None and add.shape != shape:
-        raise check.wrong_shape("gelu_ffn.forward", "add", shape, add)
+    hidden = w1.shape[0]
     inner = (*shape[:-1], hidden)
     y, pre = empty(shape, x), empty(inner, x)
     h = empty((block(math.prod(shape[:-1]), hidden, is_cupy(x)), hidden), x)
@@ -123,7 +117,7 @@ def forward(
     return y, (x, pre, w1, w2, tanh, bf16)
 
 
-@check.door
+@op(saved={"x": "... C", "pre": "... F"}, dy="... C", dw1="F C?", db1="F?", dw2="C F?", db2="C?")
 def backward(
     dy: Array,
     saved: Saved,
@@ -136,16 +130,6 @@ def backward(
     of `add` is dy.
     """
     x, pre, w1, w2, tanh, bf16 = saved
-    if dy.shape != x.shape:
-        raise check.wrong_shape("gelu_ffn.backward", "dy", x.shape, dy)
-    if dw1 is not None and dw1.shape != w1.shape:
-        raise check.wrong_shape("gelu_ffn.backward", "dw1", w1.shape, dw1)
-    if db1 is not None and db1.shape != w1.shape[:1]:
-        raise check.wrong_shape("gelu_ffn.backward", "db1", w1.shape[:1], db1)
-    if dw2 is not None and dw2.shape != w2.shape:
-        raise check.wrong_shape("gelu_ffn.backward", "dw2", w2.shape, dw2)
-    if db2 is not None and db2.shape != w2.shape[:1]:
-        raise check.wrong_shape("gelu_ffn.backward", "db2", w2.shape[:1], db2)
     hidden = w1.shape[0]
     work = (block(math.prod(x.shape[:-1]), hidden, is_cupy(x)), hidden)
     dx, h, dpre = empty(x.shape, x), empty(work, x), empty(work, x)

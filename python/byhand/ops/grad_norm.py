@@ -6,6 +6,8 @@ Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural net
 algorithm 1. The norm stays an array on the gradient's device: nothing waits for it.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from byhand.backend import (
@@ -20,6 +22,7 @@ from byhand.backend import (
     statistics,
 )
 from byhand.ops import check
+from byhand.ops.declare import op
 
 _BLOCK = 4096  # elements whose squares are summed in float32
 _SHARES = 1024  # at most on a GPU, where one block of threads adds them up
@@ -33,7 +36,7 @@ def clip_factor(norm: Array, max_norm: float) -> Array:
 
 
 @reference_kernel
-def grad_norm(norm: Out, work: Out, g: In) -> None:
+def grad_norm(norm: Out[np.float32], work: Out[np.float32], g: In) -> None:
     share = _BLOCK * -(-g.size // (_BLOCK * work.size))
     squares = np.square(g, dtype=np.float64).reshape(-1)
     for p in range(work.size):
@@ -42,16 +45,16 @@ def grad_norm(norm: Out, work: Out, g: In) -> None:
 
 
 def _register_clip() -> None:
-    # Kernel and door have the same name, so the reference is defined in here.
+    # The public function has the name of the kernel, so the reference is defined in here.
     @reference_kernel
-    def clip(g: Mut, norm: In, max_norm: float) -> None:
+    def clip(g: Mut, norm: In[np.float32], max_norm: float) -> None:
         g *= clip_factor(norm, max_norm)
 
 
 _register_clip()
 
 
-@check.door
+@op(g="...")
 def norm(g: Array) -> Array:
     """g of any shape -> its Euclidean norm, a 0-d array."""
     kernel = kernels(g).grad_norm
@@ -63,14 +66,12 @@ def norm(g: Array) -> Array:
     return out
 
 
-@check.door
+@op(g="...", norm="")
 def clip(g: Array, norm: Array, max_norm: float) -> None:
     """Scales g in place so that its norm, which the caller has measured, becomes at most max_norm.
 
     ValueError when norm is not a 0-d array or max_norm is not positive.
     """
-    if norm.shape != ():
-        raise check.wrong_shape("grad_norm.clip", "norm", (), norm)
     if not max_norm > 0:
         raise check.wrong_value("grad_norm.clip", "max_norm", "positive", max_norm)
     kernels(g).clip(g, norm, max_norm)

@@ -8,6 +8,8 @@ Ba, Kiros and Hinton, "Layer normalization" (2016), equation 4; the variance is 
 distance from the mean (divided by C, not C - 1), taken in a second pass. Saved: s, w, mean, rstd.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from byhand.backend import (
@@ -21,8 +23,8 @@ from byhand.backend import (
     reference_kernel,
     statistics,
 )
-from byhand.ops import check
 from byhand.ops.check import Saved
+from byhand.ops.declare import op
 
 
 def mean_last(a: Array) -> Array:
@@ -44,8 +46,8 @@ def sum_of(kernel: str, s: Array | None, x: Array, add: Array | None) -> Array:
 def layernorm_forward(
     y: Out,
     s: Out | None,
-    mean: Out,
-    rstd: Out,
+    mean: Out[np.float32],
+    rstd: Out[np.float32],
     x: In,
     w: In,
     b: In | None,
@@ -67,12 +69,12 @@ def layernorm_backward(
     dx: Out,
     dw: Acc | None,
     db: Acc | None,
-    work: Out,
+    work: Out[np.float32],
     dy: In,
     x: In,
     w: In,
-    mean: In,
-    rstd: In,
+    mean: In[np.float32],
+    rstd: In[np.float32],
     ds: In | None,
 ) -> None:
     rows = tuple(range(x.ndim - 1))
@@ -99,17 +101,17 @@ def row_groups(rows: int, x: Array) -> int:
     return max(1, min(resident * multiprocessors(x), rows // 16))
 
 
-@check.door
+@op(x="... C", w="C", b="C?")
 def forward(x: Array, w: Array, b: Array | None = None, eps: float = 1e-5) -> tuple[Array, Saved]:
     """x (..., C), w (C,), b (C,) or None -> y of x's shape, saved.
 
     ValueError when w or b does not have the length of x's last axis.
     """
-    y, _, saved = _forward("layernorm.forward", x, None, w, b, eps)
+    y, _, saved = _forward(x, None, w, b, eps)
     return y, saved
 
 
-@check.door
+@op(x="... C", add="... C", w="C", b="C?")
 def forward_add(
     x: Array, add: Array, w: Array, b: Array | None = None, eps: float = 1e-5
 ) -> tuple[Array, Array, Saved]:
@@ -118,20 +120,14 @@ def forward_add(
     With bfloat16 s is rounded once, and y is of the rounded s. The gradient of s goes to
     ``backward`` as ``add``; what comes back is the gradient of x and of add alike.
     """
-    return _forward("layernorm.forward_add", x, add, w, b, eps)
+    return _forward(x, add, w, b, eps)
 
 
 def _forward(
-    door: str, x: Array, add: Array | None, w: Array, b: Array | None, eps: float
+    x: Array, add: Array | None, w: Array, b: Array | None, eps: float
 ) -> tuple[Array, Array, Saved]:
     kernel = kernels(x).layernorm_forward
     shape = x.shape
-    if not shape or w.shape != shape[-1:]:
-        raise check.wrong_shape(door, "w", shape[-1:] or "of x's last axis", w)
-    if b is not None and b.shape != w.shape:
-        raise check.wrong_shape(door, "b", w.shape, b)
-    if add is not None and add.shape != shape:
-        raise check.wrong_shape(door, "add", shape, add)
     f = statistics(x)
     y, mean, rstd = empty(shape, x), empty(shape[:-1], x, f), empty(shape[:-1], x, f)
     s = None if add is None else empty(shape, x)
@@ -140,7 +136,7 @@ def _forward(
     return y, s, (s, w, mean, rstd)
 
 
-@check.door
+@op(saved={"s": "... C"}, dy="... C", dw="C?", db="C?", add="... C?")
 def backward(
     dy: Array,
     saved: Saved,
@@ -154,14 +150,6 @@ def backward(
     """
     s, w, mean, rstd = saved
     shape = s.shape
-    if dy.shape != shape:
-        raise check.wrong_shape("layernorm.backward", "dy", shape, dy)
-    if add is not None and add.shape != shape:
-        raise check.wrong_shape("layernorm.backward", "add", shape, add)
-    if dw is not None and dw.shape != w.shape:
-        raise check.wrong_shape("layernorm.backward", "dw", w.shape, dw)
-    if db is not None and db.shape != w.shape:
-        raise check.wrong_shape("layernorm.backward", "db", w.shape, db)
     dx, work = empty(shape, s), empty((row_groups(mean.size, s), 2, shape[-1]), mean)
     kernels(s).layernorm_backward(dx, dw, db, work, dy, s, w, mean, rstd, add)
     return dx

@@ -8,11 +8,13 @@ equations 1, 5, 6 and 7, a whole matrix at a time. w is stored (N, K), a row an 
 does. Saved: x, w, bf16.
 """
 
+from __future__ import annotations
+
 import math
 
 from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel
-from byhand.ops import check
 from byhand.ops.check import Saved
+from byhand.ops.declare import op
 from byhand.ops.precision import operands
 
 
@@ -43,7 +45,7 @@ def linear_backward(
         dx[...] = dy @ w
 
 
-@check.door
+@op(x="... K", w="N K", b="N?", add="... N?")
 def forward(
     x: Array, w: Array, b: Array | None = None, add: Array | None = None, bf16: bool = False
 ) -> tuple[Array, Saved]:
@@ -54,20 +56,12 @@ def forward(
     ValueError naming the first argument whose shape does not fit.
     """
     kernel = kernels(x).linear_forward
-    shape = x.shape
-    if w.ndim != 2 or w.shape[1:] != shape[-1:]:
-        raise check.wrong_shape("linear.forward", "w", f"(N, {shape[-1] if shape else 'K'})", w)
-    out = shape[:-1] + w.shape[:1]
-    if b is not None and b.shape != w.shape[:1]:
-        raise check.wrong_shape("linear.forward", "b", w.shape[:1], b)
-    if add is not None and add.shape != out:
-        raise check.wrong_shape("linear.forward", "add", out, add)
-    y = empty(out, x)
+    y = empty(x.shape[:-1] + w.shape[:1], x)
     kernel(y, x, w, b, add, bf16)
     return y, (x, w, bf16)
 
 
-@check.door
+@op(saved={"x": "... K", "w": "N K"}, dy="... N", dw="N K?", db="N?")
 def backward(
     dy: Array,
     saved: Saved,
@@ -81,13 +75,6 @@ def backward(
     The gradient of `add` is dy itself.
     """
     x, w, bf16 = saved
-    out = x.shape[:-1] + w.shape[:1]
-    if dy.shape != out:
-        raise check.wrong_shape("linear.backward", "dy", out, dy)
-    if dw is not None and dw.shape != w.shape:
-        raise check.wrong_shape("linear.backward", "dw", w.shape, dw)
-    if db is not None and db.shape != w.shape[:1]:
-        raise check.wrong_shape("linear.backward", "db", w.shape[:1], db)
     dx = empty(x.shape, x) if need_dx else None
     kernels(x).linear_backward(dx, dw, db, dy, x, w, bf16)
     return dx

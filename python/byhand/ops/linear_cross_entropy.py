@@ -9,6 +9,8 @@ would cost a third more; so the gradients are computed in the forward call, as i
 Kernel" (2024), and what scales the loss must be known there.
 """
 
+from __future__ import annotations
+
 import inspect
 from typing import Literal
 
@@ -27,6 +29,7 @@ from byhand.backend import (
 )
 from byhand.ops import check
 from byhand.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from byhand.ops.declare import op
 from byhand.ops.linear import as_rows
 from byhand.ops.precision import operands
 
@@ -37,14 +40,14 @@ _differentiate = inspect.unwrap(cross_entropy_backward)
 
 @reference_kernel
 def linear_cross_entropy_forward(
-    loss: Out,
-    count: Out,
+    loss: Out[np.float32],
+    count: Out[np.float32],
     dx: Out | None,
     dw: Acc | None,
     work: Out,
     x: In,
     w: In,
-    targets: In,
+    targets: In[np.int64],
     ignore_index: int,
     smoothing: float,
     mean: bool,
@@ -84,7 +87,7 @@ def _block(rows: int, classes: int, most: int | None, gpu: bool = False) -> int:
     return max(1, -(-rows // max(1, blocks)))
 
 
-@check.door
+@op(x="... K", w="V K", targets="...", dw="V K?")
 def forward(
     x: Array,
     w: Array,
@@ -92,7 +95,7 @@ def forward(
     dw: Array | None = None,
     need_dx: bool = True,
     ignore_index: int = -100,
-    smoothing: float = 0.0,
+    label_smoothing: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
     dloss: float = 1.0,
     bf16: bool = False,
@@ -104,34 +107,27 @@ def forward(
     times the loss. dx is None unless need_dx; with neither, as for evaluation, the call takes a
     third of the time.
 
-    ignore_index, smoothing and reduction are those of cross_entropy. With bf16 the products take
-    their factors rounded to bfloat16. block: the most rows whose logits exist at once, by default
-    the fewest that cost no time: about 1024, more where the vocabulary is small and on a GPU.
+    ignore_index, label_smoothing and reduction are those of cross_entropy. With bf16 the products
+    take their factors rounded to bfloat16. block: the most rows whose logits exist at once, by
+    default the fewest that cost no time: about 1024, more where the vocabulary is small and on a
+    GPU.
 
     IndexError naming the position of a target outside 0..V-1 that is not ignore_index (numpy arrays
     only), ValueError for a shape or an option, TypeError for a dtype; nothing was written then.
     """
     kernel = kernels(x).linear_cross_entropy_forward
-    op, shape = "linear_cross_entropy.forward", x.shape
-    if not shape:
-        raise check.wrong_shape(op, "x", "(..., K)", x)
-    if w.ndim != 2 or w.shape[1:] != shape[-1:]:
-        raise check.wrong_shape(op, "w", f"(V, {shape[-1]})", w)
-    if targets.shape != shape[:-1]:
-        raise check.wrong_shape(op, "targets", shape[:-1], targets)
-    if dw is not None and dw.shape != w.shape:
-        raise check.wrong_shape(op, "dw", w.shape, dw)
-    if not 0.0 <= smoothing <= 1.0:
-        raise check.wrong_value(op, "smoothing", "in 0..1", smoothing)
+    where = "linear_cross_entropy.forward"
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise check.wrong_value(where, "label_smoothing", "in 0..1", label_smoothing)
     if reduction not in ("mean", "sum"):
-        raise check.wrong_value(op, "reduction", "'mean' or 'sum'", reduction)
+        raise check.wrong_value(where, "reduction", "'mean' or 'sum'", reduction)
     if block is not None and block < 1:
-        raise check.wrong_value(op, "block", "at least 1", block)
-    check.ids(op, "targets", targets, w.shape[0], ignore_index)
+        raise check.wrong_value(where, "block", "at least 1", block)
+    check.ids(where, "targets", targets, w.shape[0], ignore_index)
     f = statistics(x)
     loss, count = empty((), x, f), empty((), x, f)
-    dx = empty(shape, x) if need_dx else None
+    dx = empty(x.shape, x) if need_dx else None
     work = empty((_block(targets.size, w.shape[0], block, is_cupy(x)), w.shape[0]), x)
-    mean = reduction == "mean"
-    kernel(loss, count, dx, dw, work, x, w, targets, ignore_index, smoothing, mean, dloss, bf16)
+    options = ignore_index, label_smoothing, reduction == "mean", dloss, bf16
+    kernel(loss, count, dx, dw, work, x, w, targets, *options)
     return loss, dx

@@ -8,11 +8,13 @@ log sum exp(x) = m + log sum exp(x - m) is finite wherever x is (Blanchard, High
 "Accurately computing the log-sum-exp and softmax functions", 2021, equation 1.3). Saved: y.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from byhand.backend import Array, In, Out, empty, kernels, reference_kernel
-from byhand.ops import check
 from byhand.ops.check import Saved
+from byhand.ops.declare import op
 
 
 @reference_kernel
@@ -27,23 +29,19 @@ def log_softmax_backward(dx: Out, dy: In, y: In) -> None:
     dx[...] = dy - np.exp(y) * dy.sum(axis=-1, keepdims=True)
 
 
-@check.door
+@op(x="... C")
 def forward(x: Array) -> tuple[Array, Saved]:
     """x (..., C) -> y of the same shape, saved."""
     kernel = kernels(x).log_softmax_forward
-    if not x.shape:
-        raise check.wrong_shape("log_softmax.forward", "x", "(..., C)", x)
     y = empty(x.shape, x)
     kernel(y, x)
     return y, (y,)
 
 
-@check.door
+@op(saved={"y": "... C"}, dy="... C")
 def backward(dy: Array, saved: Saved) -> Array:
     """dy (..., C) -> dx of the same shape."""
     (y,) = saved
-    if dy.shape != y.shape:
-        raise check.wrong_shape("log_softmax.backward", "dy", y.shape, dy)
     dx = empty(y.shape, y)
     kernels(y).log_softmax_backward(dx, dy, y)
     return dx

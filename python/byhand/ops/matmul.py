@@ -8,9 +8,12 @@ are written, not added: neither input is a parameter (a parameter's product is `
 b.
 """
 
+from __future__ import annotations
+
 from byhand.backend import Array, In, Out, empty, kernels, reference_kernel
 from byhand.ops import check
 from byhand.ops.check import Saved
+from byhand.ops.declare import op
 from byhand.ops.precision import operands
 
 
@@ -48,7 +51,7 @@ def _product_shape(
     return (rows, columns), inner, depth
 
 
-@check.door
+@op(a="*", b="*")  # which dimension is which depends on the options
 def forward(
     a: Array,
     b: Array,
@@ -76,7 +79,7 @@ def forward(
     return c, (a, b, transpose_a, transpose_b, bf16)
 
 
-@check.door
+@op(dy="*")
 def backward(dy: Array, saved: Saved) -> tuple[Array, Array]:
     """dy (M, N) -> (da, db), each of the shape of its input."""
     a, b, transpose_a, transpose_b, bf16 = saved

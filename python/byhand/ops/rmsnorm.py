@@ -8,17 +8,19 @@ Zhang and Sennrich, "Root mean square layer normalization" (2019), equation 4, w
 under the root: layer normalisation without the mean and without a bias. Saved: s, w, rstd.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel, statistics
-from byhand.ops import check
 from byhand.ops.check import Saved
+from byhand.ops.declare import op
 from byhand.ops.layernorm import mean_last, row_groups, sum_of
 
 
 @reference_kernel
 def rmsnorm_forward(
-    y: Out, s: Out | None, rstd: Out, x: In, w: In, add: In | None, eps: float
+    y: Out, s: Out | None, rstd: Out[np.float32], x: In, w: In, add: In | None, eps: float
 ) -> None:
     x = sum_of("rmsnorm_forward", s, x, add)
     scale = 1 / np.sqrt(mean_last(x * x) + eps)
@@ -28,7 +30,14 @@ def rmsnorm_forward(
 
 @reference_kernel
 def rmsnorm_backward(
-    dx: Out, dw: Acc | None, work: Out, dy: In, x: In, w: In, rstd: In, ds: In | None
+    dx: Out,
+    dw: Acc | None,
+    work: Out[np.float32],
+    dy: In,
+    x: In,
+    w: In,
+    rstd: In[np.float32],
+    ds: In | None,
 ) -> None:
     scale = rstd[..., None]
     shat = x * scale
@@ -40,35 +49,29 @@ def rmsnorm_backward(
     dx[...] = scale * (g - through) if ds is None else scale * (g - through) + ds
 
 
-@check.door
+@op(x="... C", w="C")
 def forward(x: Array, w: Array, eps: float = 1e-5) -> tuple[Array, Saved]:
     """x (..., C), w (C,) -> y of x's shape, saved.
 
     ValueError when w does not have the length of x's last axis.
     """
-    y, _, saved = _forward("rmsnorm.forward", x, None, w, eps)
+    y, _, saved = _forward(x, None, w, eps)
     return y, saved
 
 
-@check.door
+@op(x="... C", add="... C", w="C")
 def forward_add(x: Array, add: Array, w: Array, eps: float = 1e-5) -> tuple[Array, Array, Saved]:
     """The same of the residual sum s = x + add, in one pass: x, add (..., C) -> y, s, saved.
 
     With bfloat16 s is rounded once, and y is of the rounded s. The gradient of s goes to
     ``backward`` as ``add``; what comes back is the gradient of x and of add alike.
     """
-    return _forward("rmsnorm.forward_add", x, add, w, eps)
+    return _forward(x, add, w, eps)
 
 
-def _forward(
-    door: str, x: Array, add: Array | None, w: Array, eps: float
-) -> tuple[Array, Array, Saved]:
+def _forward(x: Array, add: Array | None, w: Array, eps: float) -> tuple[Array, Array, Saved]:
     kernel = kernels(x).rmsnorm_forward
     shape = x.shape
-    if not shape or w.shape != shape[-1:]:
-        raise check.wrong_shape(door, "w", shape[-1:] or "of x's last axis", w)
-    if add is not None and add.shape != shape:
-        raise check.wrong_shape(door, "add", shape, add)
     y, rstd = empty(shape, x), empty(shape[:-1], x, statistics(x))
     s = None if add is None else empty(shape, x)
     kernel(y, s, rstd, x, w, add, eps)
@@ -76,7 +79,7 @@ def _forward(
     return y, s, (s, w, rstd)
 
 
-@check.door
+@op(saved={"s": "... C"}, dy="... C", dw="C?", add="... C?")
 def backward(dy: Array, saved: Saved, dw: Array | None = None, add: Array | None = None) -> Array:
     """dy (..., C) -> dx of the same shape; adds into dw (C,), None when frozen.
 
@@ -84,12 +87,6 @@ def backward(dy: Array, saved: Saved, dw: Array | None = None, add: Array | None
     """
     s, w, rstd = saved
     shape = s.shape
-    if dy.shape != shape:
-        raise check.wrong_shape("rmsnorm.backward", "dy", shape, dy)
-    if add is not None and add.shape != shape:
-        raise check.wrong_shape("rmsnorm.backward", "add", shape, add)
-    if dw is not None and dw.shape != w.shape:
-        raise check.wrong_shape("rmsnorm.backward", "dw", w.shape, dw)
     dx, work = empty(shape, s), empty((row_groups(rstd.size, s), shape[-1]), rstd)
     kernels(s).rmsnorm_backward(dx, dw, work, dy, s, w, rstd, add)
     return dx

@@ -8,11 +8,14 @@ equation 3. The largest score is subtracted before exp, which changes nothing in
 keeps it finite. A row with nothing to see is a row of zeros, and so is its gradient. Saved: y.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from byhand.backend import Array, In, Out, StridedIn, empty, kernels, reference_kernel
 from byhand.ops import check
 from byhand.ops.check import Saved
+from byhand.ops.declare import op
 
 
 def masked_scores(scores: Array, mask: Array | None, causal: bool) -> Array:
@@ -27,7 +30,9 @@ def masked_scores(scores: Array, mask: Array | None, causal: bool) -> Array:
 
 
 @reference_kernel
-def softmax_forward(y: Out, x: In, mask: StridedIn | None, scale: float, causal: bool) -> None:
+def softmax_forward(
+    y: Out, x: In, mask: StridedIn[np.bool_] | None, scale: float, causal: bool
+) -> None:
     z = masked_scores(scale * x, mask, causal)
     top = z.max(axis=-1, keepdims=True, initial=-np.inf)
     e = np.exp(z - np.where(top == -np.inf, 0, top))  # -inf - -inf would be NaN in an empty row
@@ -40,7 +45,7 @@ def softmax_backward(dx: Out, dy: In, y: In, scale: float) -> None:
     dx[...] = scale * y * (dy - (dy * y).sum(axis=-1, keepdims=True))
 
 
-@check.door
+@op(x="... S", mask="*?")
 def forward(
     x: Array, mask: Array | None = None, scale: float = 1.0, causal: bool = False
 ) -> tuple[Array, Saved]:
@@ -52,8 +57,8 @@ def forward(
     """
     kernel = kernels(x).softmax_forward
     shape = x.shape
-    if len(shape) < 1 + causal:
-        raise check.wrong_shape("softmax.forward", "x", "(..., T, S)" if causal else "(..., S)", x)
+    if causal and len(shape) < 2:
+        raise check.wrong_shape("softmax.forward", "x", "(..., T, S)", x)
     if mask is not None:
         mask = check.broadcast_mask("softmax.forward", mask, shape)
     y = empty(shape, x)
@@ -61,12 +66,10 @@ def forward(
     return y, (y, scale)
 
 
-@check.door
+@op(saved={"y": "... S"}, dy="... S")
 def backward(dy: Array, saved: Saved) -> Array:
     """dy (..., S) -> dx of the same shape."""
     y, scale = saved
-    if dy.shape != y.shape:
-        raise check.wrong_shape("softmax.backward", "dy", y.shape, dy)
     dx = empty(y.shape, y)
     kernels(y).softmax_backward(dx, dy, y, scale)
     return dx
