@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from byhand.presets import PRESETS, preset
 
 from byhand.cli import bench
-from byhand.presets import PRESETS, preset
 
 WORKER = Path(__file__).with_name("step_worker.py")
 SAMPLES = 10_000

@@ -33,8 +33,9 @@ from byhand import GPT, GPTConfig, optim
 from byhand.cli import bench
 from byhand.models.gpt import PRESETS
 from byhand.runs.log import read_log
-from byhand.training.finite import Batch
-from byhand.training.graph import StepGraph
+from byhand.tasks import LanguageModel
+from byhand.tasks.task import Batch
+from byhand.training import GraphStep
 
 SIZES = {"gpt2": dict(vocabulary=50304, context=1024, batch=32)}
 ADAMW = dict(lr=6e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
@@ -50,7 +51,8 @@ class Disagreement(RuntimeError):
 
 
 def ours(model: GPT) -> Train:
-    graph = StepGraph(model, optim.AdamW(model, **ADAMW), clip_norm=1.0, ring=STEPS)
+    optimizer = optim.AdamW(model, **ADAMW)
+    graph = GraphStep(LanguageModel(model), optimizer, clip_norm=1.0, capacity=STEPS)
 
     def train(batches: Sequence[Batch]) -> list[float]:
         for batch in batches:
@@ -72,8 +74,9 @@ def torchs(model: GPT, device: str, compiled: bool) -> Train:
 
     def train(batches: Sequence[Batch]) -> list[float]:
         losses = []
-        for ids, targets in batches:
-            x, y = (torch.from_numpy(a).to(device, non_blocking=True) for a in (ids, targets))
+        for batch in batches:
+            arrays = batch["ids"], batch["targets"]
+            x, y = (torch.from_numpy(a).to(device, non_blocking=True) for a in arrays)
             with torch.autocast(device, dtype=torch.bfloat16):
                 loss = compute_loss(x, y)
             loss.backward()

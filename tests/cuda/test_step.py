@@ -65,7 +65,8 @@ def test_ten_steps_are_those_of_the_cpu(each, ignored, changes, cupy):
         expected.append(eager(*host, step_batches))
         step(step_batches, lr)
     np.testing.assert_allclose(step.read(), expected, rtol=2e-5)
-    np.testing.assert_allclose(model.storage.values.get(), host[0].model.storage.values, rtol=1e-4, atol=1e-5)
+    on_host = host[0].model.storage.values
+    np.testing.assert_allclose(model.storage.values.get(), on_host, rtol=1e-4, atol=1e-5)
     assert optimizer.step_count == host[1].step_count == 10
     assert not model.storage.grads.get().any()
     # Captured in the third step.
