@@ -1,10 +1,10 @@
-"""What a library costs besides time: to import, on the disk, and in memory while it trains.
+"""Import time, size on disk, and peak memory while training, beside PyTorch and numpy.
 
-    python bench/footprint.py [tiny guide baby gpt2] [--rounds N] [--record]
+    python -m bench.footprint [tiny guide baby gpt2] [--rounds N] [--record]
 
-Every figure comes from a fresh process: what the allocator of one contestant keeps would be counted
-for the next one otherwise. Memory is the process's peak of resident memory over three training
-steps, interpreter, libraries and all, beside what it was once the library was imported.
+Every figure comes from a fresh process; otherwise memory that the allocator of one contestant keeps
+would be counted for the next one. Memory is the process's peak of resident memory over three
+training steps, interpreter and libraries included, beside its peak right after the import.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from byhand.presets import PRESETS
+from byhand.models.gpt import PRESETS
 
 MB = 1e6
 STEPS = 3
 
 
 def peak_memory() -> int:
-    """Bytes. The kernel's own count, because that of getrusage begins with the parent's memory."""
+    """In bytes. From /proc where there is one, because getrusage starts with the parent's peak."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM"):
@@ -37,7 +37,7 @@ def peak_memory() -> int:
 
 
 def child(who: str, name: str, precision: str) -> None:
-    """What a fresh process measures: prints one line of JSON."""
+    """The measurement in the fresh process: prints one line of JSON."""
     from byhand.cli import bench
 
     size = bench.sizes(name)
@@ -59,13 +59,13 @@ def child(who: str, name: str, precision: str) -> None:
 
 
 def memory(who: str, name: str, precision: str) -> dict[str, float]:
-    command = [sys.executable, __file__, "--child", who, name, precision]
+    command = [sys.executable, "-m", "bench.footprint", "--child", who, name, precision]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return {key: round(value, 1) for key, value in json.loads(out).items()}
 
 
 def import_seconds(module: str, rounds: int) -> float:
-    """The median over fresh interpreters; what the interpreter itself takes is not counted."""
+    """The median over fresh interpreters, whose own start is not counted."""
     code = (
         "import time; start = time.perf_counter(); "
         f"import {module}; print(time.perf_counter() - start)"
@@ -81,7 +81,7 @@ def import_seconds(module: str, rounds: int) -> float:
 
 
 def installed_bytes(module: str) -> int:
-    """All files of the installed package, without the bytecode that Python caches."""
+    """The size of all files of the installed package, without cached bytecode."""
     spec = importlib.util.find_spec(module)
     assert spec is not None
     assert spec.origin is not None
@@ -93,7 +93,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         child(*sys.argv[2:])
         return
-    from harness import record
+    from bench.harness import record
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("presets", nargs="*", default=["tiny"], metavar="PRESET")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds, checks and measures the CUDA kernels on a machine with a GPU, without a network: numpy,
+# Builds, checks and measures the CUDA kernels on a machine with a GPU. It needs no network, but numpy,
 # cupy, ml_dtypes, pytest and the build tools (scikit-build-core, pybind11, cmake, ninja) must be
-# there; what else is missing says "not run".
+# installed; a step that needs something else that is missing says "not run".
 usage="\
 bench/gpu.sh check   the kernels against the reference and against themselves on the CPU, twice for
                      equal bits, then under compute-sanitizer
@@ -30,7 +30,7 @@ LOGS=$(cd "$LOGS" && pwd)
 export BYHAND_REQUIRE=cuda PYTHONUNBUFFERED=1 PYTHONPATH="$BUILD/site${PYTHONPATH:+:$PYTHONPATH}"
 failed=()
 
-step() { # name, seconds at most, command...: its output goes to a log, its end to the terminal
+step() { # name, seconds at most, command...: runs it, its output in a log, the last line printed
     local name=$1 most=$2 log=$LOGS/$1.log start=$SECONDS left=$((LIMIT - SECONDS))
     shift 2
     if [ "$left" -le 0 ]; then
@@ -55,7 +55,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader ||
     echo "nvidia-smi: not found"
 "${CUDACXX:-nvcc}" --version 2> /dev/null | tail -n 2 || echo "nvcc: not found"
 
-# Installed beside the checkout, not over what the machine has.
+# Into a folder of its own: the packages of the machine stay as they are.
 step build 300 "$PYTHON" -m pip install --no-build-isolation --no-deps --no-index --upgrade \
     --target "$BUILD/site" -C build-dir="$BUILD/cmake" -C cmake.define.BYHAND_CUDA=ON . || exit 1
 
@@ -65,7 +65,7 @@ if [ "$part" = check ]; then
     for tool in memcheck racecheck synccheck; do
         if [ -n "$sanitizer" ]; then
             step "$tool" 150 "$sanitizer" --tool "$tool" --error-exitcode 9 \
-                "$PYTHON" bench/gpu.py run
+                "$PYTHON" -m bench.gpu run
         else
             echo "== $tool: not run, compute-sanitizer was not found"
         fi
@@ -74,12 +74,12 @@ elif [ "$part" = train ]; then
     for preset in baby gpt2; do
         data=()
         [ "$preset" = baby ] && [ -n "${DATA:-}" ] && data=(--data "$DATA")
-        step "train_$preset" 300 "$PYTHON" bench/gpu_train.py "$preset" --out "$OUT" "${data[@]}" &&
+        step "train_$preset" 300 "$PYTHON" -m bench.models.gpu_train "$preset" --out "$OUT" "${data[@]}" &&
             cat "$LOGS/train_$preset.log"
     done
 else
     left=$((LIMIT - SECONDS - 30))
-    step bench 480 "$PYTHON" bench/gpu.py bench --out "$OUT" --minutes "$((left / 60))" &&
+    step bench 480 "$PYTHON" -m bench.gpu bench --out "$OUT" --minutes "$((left / 60))" &&
         cat "$LOGS/bench.log"
 fi
 

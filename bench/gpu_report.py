@@ -1,4 +1,4 @@
-"""The results of bench/gpu.py: the fields they must have, and the table made of them."""
+"""The results of bench.gpu: the fields they must have, and the table made of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness import folder_of
-from tables import number, table
+from bench.harness import folder_of
+from bench.tables import number, table
 
 NUMBER = (int, float)
-# Every field of a file and of a row, and what it is.
+# Every field of a file and of a row, and its type.
 FILE: dict[str, Any] = {
     "format": int,
     "date": str,
@@ -36,11 +36,11 @@ ROW: dict[str, Any] = {
 
 
 class Malformed(ValueError):
-    """A result file that lacks what its readers rely on."""
+    """A result file with a field missing or of the wrong type; the message names it."""
 
 
 def check(result: dict[str, Any]) -> None:
-    """Raises Malformed, naming the field, unless the result is whole."""
+    """Raises Malformed, naming the field, unless the result has all fields."""
     _fields("the file", result, FILE)
     if not isinstance(result["gpu"].get("name"), str):
         raise Malformed("the file: gpu has no name")
@@ -72,9 +72,9 @@ def row(
     """One row of a result.
 
     size: bytes moved. flops: 0 where memory is the limit. copy: bytes per second of the copy in
-    this run. times: who ran -> (median milliseconds, spread); not_run: who did not -> why; cuBLASLt
-    is in neither where it has nothing to multiply. The spread is the middle eighty percent of the
-    times, as a share of their median.
+    this run. times: contestant -> (median milliseconds, spread); not_run: contestant -> why it did
+    not run; cuBLASLt is in neither where there is nothing to multiply. The spread is the width of
+    the middle eighty percent of the times, as a share of their median.
     """
     ours, torch, library = times.get("ours"), times.get("torch"), times.get("cublaslt")
     bandwidth = size / ours[0] * 1e3 if ours else None
@@ -127,7 +127,7 @@ HEAD = ["kernel", "shape", "dtype", "time", "spread", "GB/s", "of copy", "TFLOP/
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The table, and what its numbers mean nothing without."""
+    """The table, and the GPU, versions and clocks that belong to its numbers."""
     gpu = result["gpu"]
     about = [
         gpu["name"],

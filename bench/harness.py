@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import byhand
-from byhand import roof
+from byhand import roofline
 from byhand.cli.turns import take_turns
 
 RESULTS = Path(__file__).parent / "results"  # a folder for each kind of processor
 SAME = ("processor", "cpu_backend", "threads", "torch")  # what rows of one file have in common
+# Keys of result files written before 2026-12, and what they are called now.
+RENAMED = {"roof": "roofline", "percent_of_roof": "percent_of_roofline", "door": "call"}
 
 
 def in_turns(
@@ -61,6 +63,9 @@ def described(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
+# --- Results ------------------------------------------------------------------------------------
+
+
 def processor() -> str:
     """Its name, and its family where there is such a number: cloud machines of one name may differ
     in it, and with it by a factor of two in speed.
@@ -79,27 +84,44 @@ def folder_of(processor: str) -> Path:
     return RESULTS / re.sub(r"[^a-z0-9]+", "-", processor.lower()).strip("-")
 
 
-def circumstances() -> dict[str, Any]:
-    """What a figure means nothing without: machine, its roof, versions, date, commit."""
-    git = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-    )
+def commit() -> str:
+    """The short hash of the checkout's commit; "unknown" outside one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError:  # no git
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def circumstances(measured: bool = True) -> dict[str, Any]:
+    """What a figure needs to be understood: machine, versions, date, commit, and, `measured` in
+    about a second, the machine's roofline.
+    """
     found = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": git.stdout.strip() or "unknown",
+        "commit": commit(),
         "processor": processor(),
         **byhand.info(),
-        "roof": asdict(roof.measure()),
     }
+    if measured:
+        found["roofline"] = asdict(roofline.measure())
     try:
         import torch
 
         found["torch"] = torch.__version__
     except ImportError:
         pass
+    return found
+
+
+def load(path: Path) -> dict[str, Any]:
+    """One result file, its keys called as they are today."""
+
+    def renamed(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {RENAMED.get(key, key): value for key, value in pairs}
+
+    found: dict[str, Any] = json.loads(path.read_text(), object_pairs_hook=renamed)
     return found
 
 
@@ -113,7 +135,7 @@ def record(name: str, rows: list[dict[str, Any]], key: str) -> Path:
     path = folder_of(about["processor"]) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     taken = {row[key]: {**row, "date": about["date"], "commit": about["commit"]} for row in rows}
-    old = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    old = load(path) if path.exists() else {"rows": []}
     if all(old.get(fact) == about.get(fact) for fact in SAME):
         taken = {row[key]: row for row in old["rows"] if key in row} | taken
     path.write_text(json.dumps({**about, "rows": list(taken.values())}, indent=1) + "\n")

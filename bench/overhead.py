@@ -1,148 +1,44 @@
-"""What a call costs beside its arithmetic: every door on arrays so small that they take no time.
+"""What Python costs: of one call of each op, and of a whole training step.
 
-    python bench/overhead.py [--rounds N] [--record]
+    python -m bench.overhead [calls] [step] [--preset tiny] [--precision float32] [--rounds N]
+                             [--threads N] [--record]
 
-The native call (the binding that checks how each array is represented, and the kernel) is timed
-again alone, with the arguments that the door handed it; the rest is the door's own Python: checks
-of shapes, and the allocation of outputs. PyTorch's op stands beside it, without autograd.
+`calls` calls every op on arrays so small that their arithmetic takes no time (TINY in bench/ops).
+The native call, that is, the binding that checks the representation of each array, and the kernel,
+is timed a second time alone, with the same arguments; the rest is the public function's own Python:
+checks of shapes, and the allocation of outputs. PyTorch's op stands beside it, without autograd.
+
+`step` runs whole training steps (zero_grad, forward, backward, clipping and AdamW) and reports the
+share of their time that is spent outside native kernels: in the layers, the public functions, the
+optimizer, allocations and numpy. A timer around every kernel adds up the time inside; its own cost
+is measured and subtracted. Steps without timers take turns with those with timers and show whether
+the timers disturb. The target for tiny is at most 5 %.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-
-from byhand import backend
-from byhand.ops import (
-    adamw,
-    attention,
-    bias_gelu,
-    cross_entropy,
-    dropout,
-    embedding,
-    gelu_ffn,
-    grad_norm,
-    layernorm,
-    linear,
-    log_softmax,
-    matmul,
-    softmax,
-)
-from harness import in_turns, record
+import byhand
+from bench import collect
+from bench.harness import in_turns, record
+from bench.native import Call, Timer, listening, replaced, timer_cost
+from byhand.cli import bench
+from byhand.models.gpt import PRESETS
 
 CALLS = 2000
-Call = Callable[[], Any]
+TARGET = 0.05  # the most that a step of tiny may spend outside kernels
+PHASES = ("zero_grad", "forward", "backward", "update")
+
+# Phase -> (its seconds, those spent in kernels, native calls).
+Phases = dict[str, tuple[float, float, int]]
 
 
-def floats(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-
-
-def doors() -> dict[str, Call]:
-    """Each door on one row of 16."""
-    x, w, b, g = floats(1, 16), floats(16), floats(16), floats(16)
-    dw, db = np.zeros_like(w), np.zeros_like(b)
-    m, w2, dw2 = floats(16, 16), floats(16, 64), np.zeros((16, 16), np.float32)
-    w1, b1 = floats(64, 16), floats(64)
-    ffn = [np.zeros_like(p) for p in (w1, b1, w2, b)]
-    q = floats(1, 1, 1, 16)
-    ids, target = np.zeros(1, np.int64), np.zeros(1, np.int64)
-    one, norm = np.ones((), np.float32), np.ones((), np.float32)
-    m1, m2 = np.zeros_like(w), np.zeros_like(w)
-    adam = dict(
-        lr=np.full(1, 1e-3, np.float32),
-        weight_decay=np.full(1, 0.1, np.float32),
-        bounds=np.array([16]),
-        t=np.zeros((), np.int64),
-        betas=(0.9, 0.99),
-        eps=1e-8,
-    )
-    saved = {
-        "layernorm": layernorm.forward(x, w, b)[1],
-        "softmax": softmax.forward(x)[1],
-        "log_softmax": log_softmax.forward(x)[1],
-        "bias_gelu": bias_gelu.forward(x, b)[1],
-        "linear": linear.forward(x, m, b)[1],
-        "gelu_ffn": gelu_ffn.forward(x, w1, b1, w2, b)[1],
-        "matmul": matmul.forward(m, m)[1],
-        "attention": attention.forward(q, q, q)[1],
-        "cross_entropy": cross_entropy.forward(x, target)[1],
-        "embedding": embedding.forward(ids, m)[1],
-        "dropout": dropout.forward(x, 0.1, 0, 0)[1],
-    }
-    return {
-        "layernorm forward": lambda: layernorm.forward(x, w, b),
-        "layernorm backward": lambda: layernorm.backward(x, saved["layernorm"], dw, db),
-        "softmax forward": lambda: softmax.forward(x),
-        "softmax backward": lambda: softmax.backward(x, saved["softmax"]),
-        "log_softmax forward": lambda: log_softmax.forward(x),
-        "log_softmax backward": lambda: log_softmax.backward(x, saved["log_softmax"]),
-        "bias_gelu forward": lambda: bias_gelu.forward(x, b),
-        "bias_gelu backward": lambda: bias_gelu.backward(x, saved["bias_gelu"], db),
-        "dropout forward": lambda: dropout.forward(x, 0.1, 0, 0),
-        "dropout backward": lambda: dropout.backward(x, saved["dropout"]),
-        "embedding forward": lambda: embedding.forward(ids, m),
-        "embedding backward": lambda: embedding.backward(x, saved["embedding"], dw2),
-        "cross_entropy forward": lambda: cross_entropy.forward(x, target),
-        "cross_entropy backward": lambda: cross_entropy.backward(one, saved["cross_entropy"]),
-        "linear forward": lambda: linear.forward(x, m, b),
-        "linear backward": lambda: linear.backward(x, saved["linear"], dw2, db),
-        "gelu_ffn forward": lambda: gelu_ffn.forward(x, w1, b1, w2, b),
-        "gelu_ffn backward": lambda: gelu_ffn.backward(x, saved["gelu_ffn"], *ffn),
-        "matmul forward": lambda: matmul.forward(m, m),
-        "matmul backward": lambda: matmul.backward(m, saved["matmul"]),
-        "attention forward": lambda: attention.forward(q, q, q),
-        "attention backward": lambda: attention.backward(q, saved["attention"]),
-        "adamw": lambda: adamw.step(w, m1, m2, g, **adam),
-        "grad_norm": lambda: grad_norm.norm(g),
-        "clip": lambda: grad_norm.clip(g, norm, 1.0),
-    }
-
-
-def twins() -> dict[str, Call]:
-    """PyTorch's ops on the same sizes, where there is one for the door."""
-    x, w, b, m = (torch.from_numpy(floats(*s)) for s in ((1, 16), (16,), (16,), (16, 16)))
-    q, ids = torch.from_numpy(floats(1, 1, 1, 16)), torch.zeros(1, dtype=torch.int64)
-    return {
-        "layernorm forward": lambda: F.layer_norm(x, (16,), w, b),
-        "softmax forward": lambda: F.softmax(x, -1),
-        "log_softmax forward": lambda: F.log_softmax(x, -1),
-        "bias_gelu forward": lambda: F.gelu(x + b, approximate="tanh"),
-        "dropout forward": lambda: F.dropout(x, 0.1),
-        "embedding forward": lambda: F.embedding(ids, m),
-        "cross_entropy forward": lambda: F.cross_entropy(x, ids),
-        "linear forward": lambda: F.linear(x, m, b),
-        "matmul forward": lambda: torch.mm(m, m),
-        "attention forward": lambda: F.scaled_dot_product_attention(q, q, q),
-        "grad_norm": lambda: torch.linalg.vector_norm(w),
-    }
-
-
-@contextmanager
-def listening(calls: list[Call]) -> Iterator[None]:
-    """Notes every native call that is made meanwhile, arguments and all."""
-    kernels = backend.cpu()
-    natives = {name: getattr(kernels, name) for name in kernels.available}
-
-    def noting(native: Callable[..., None]) -> Callable[..., None]:
-        def call(*arguments: Any) -> None:
-            calls.append(lambda: native(*arguments))
-            native(*arguments)
-
-        return call
-
-    kernels.__dict__.update({name: noting(native) for name, native in natives.items()})
-    try:
-        yield
-    finally:
-        kernels.__dict__.update(natives)
+# --- One call -----------------------------------------------------------------------------------
 
 
 def many(call: Call) -> Call:
@@ -153,32 +49,149 @@ def many(call: Call) -> Call:
     return loop
 
 
+def calls(rounds: int) -> list[dict[str, Any]]:
+    """One row for each kernel: microseconds of the call, of the native call and of PyTorch."""
+    rows = []
+    print(f"{'call':32}{'us':>8}{'native call':>13}{'PyTorch us':>12}")
+    for op in collect.modules().values():
+        for case in (case for spec in op.TINY for case in spec.build()):
+            natives: list[Call] = []
+            with listening(natives):
+                case.byhand()
+            (native,) = natives
+            runs = {"call": many(case.byhand), "native": many(native)}
+            # PyTorch has no backward pass without autograd.
+            if "torch" in case.rivals and not case.name.endswith("backward"):
+                runs["torch"] = many(case.rivals["torch"])
+            seconds = in_turns(runs, rounds)
+            us = {who: round(1e6 * taken / CALLS, 2) for who, taken in seconds.items()}
+            rows.append({"op": case.name, **us})
+            rival = f"{us['torch']:12.2f}" if "torch" in us else ""
+            print(f"{case.name:32}{us['call']:8.2f}{us['native']:13.2f}{rival}", flush=True)
+    median = statistics.median(row["call"] for row in rows)
+    print(f"median {median:.2f} us, longest {max(row['call'] for row in rows):.2f} us")
+    return rows
+
+
+# --- A training step ----------------------------------------------------------------------------
+
+
+def phases_of(preset: str, precision: str) -> dict[str, Callable[[], Any]]:
+    """A training step of a preset on random tokens, phase by phase, in their order."""
+    size = bench.sizes(preset)
+    config = bench.config_of(preset, size)
+    model = byhand.GPT(config, seed=0, precision=precision)
+    optimizer = byhand.optim.AdamW(model, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
+    ids, targets = bench.random_batch(config, size["batch"])
+    return {
+        "zero_grad": model.zero_grad,
+        "forward": lambda: float(model.loss(ids, targets)),
+        "backward": model.backward,
+        "update": lambda: optimizer.step(clip_norm=1.0),
+    }
+
+
+def timed_step(
+    phases: dict[str, Callable[[], Any]], read: Callable[[], tuple[float, int]]
+) -> Phases:
+    """One step. read: a Timer's, whose kernels the phases call."""
+    found = {}
+    read()
+    for name, run in phases.items():
+        start = time.perf_counter()
+        run()
+        elapsed = time.perf_counter() - start
+        found[name] = (elapsed, *read())
+    return found
+
+
+def step(preset: str, precision: str, rounds: int, warm_up: int = 5) -> dict[str, Any]:
+    """Medians over the rounds, in milliseconds; `outside` are shares of the time of the step."""
+    phases = phases_of(preset, precision)
+    in_all, counted = timer_cost()
+    timer = Timer()
+    plain, watched = [], []
+    for turn in range(warm_up + rounds):
+        start = time.perf_counter()
+        for run in phases.values():
+            run()
+        alone = time.perf_counter() - start
+        with replaced(timer.wrap):
+            found = timed_step(phases, timer.read)
+        if turn >= warm_up:
+            plain.append(alone)
+            watched.append(found)
+    if not any(calls for _, _, calls in watched[0].values()):
+        raise RuntimeError("no native kernel was called through backend.cpu()")
+
+    def of(
+        step: dict[str, tuple[float, float, int]], names: tuple[str, ...]
+    ) -> tuple[float, float]:
+        """(seconds of these phases, those of them outside kernels), without the timer's cost."""
+        elapsed, native, calls = (sum(step[name][i] for name in names) for i in range(3))
+        elapsed -= calls * in_all
+        return elapsed, elapsed - (native - calls * counted)
+
+    def medians(names: tuple[str, ...]) -> dict[str, float]:
+        pairs = [of(step, names) for step in watched]
+        return {
+            "ms": round(1e3 * statistics.median(elapsed for elapsed, _ in pairs), 4),
+            "outside_ms": round(1e3 * statistics.median(outside for _, outside in pairs), 4),
+        }
+
+    shares = [outside / elapsed for elapsed, outside in (of(step, PHASES) for step in watched)]
+    low, _, high = statistics.quantiles(shares, n=4)
+    return {
+        "case": f"{preset} {precision}",
+        "native_calls": sum(calls for _, _, calls in watched[0].values()),
+        "timer_us_per_call": round(1e6 * in_all, 3),
+        "ms_without_timers": round(1e3 * statistics.median(plain), 4),
+        **medians(PHASES),
+        "outside": round(statistics.median(shares), 4),
+        "outside_quartiles": [round(low, 4), round(high, 4)],
+        "phases": {name: medians((name,)) for name in PHASES},
+    }
+
+
+def print_step(row: dict[str, Any]) -> None:
+    print(f"\n{'step of ' + row['case']:32}{'ms':>9}{'outside kernels, ms':>22}")
+    for name, phase in row["phases"].items():
+        print(f"{name:32}{phase['ms']:9.3f}{phase['outside_ms']:22.3f}")
+    print(f"{'step':32}{row['ms']:9.3f}{row['outside_ms']:22.3f}")
+    low, high = row["outside_quartiles"]
+    print(
+        f"outside native kernels: {row['outside']:.2%} of a step (quartiles {low:.2%} and "
+        f"{high:.2%}), {row['native_calls']} native calls; target for tiny: {TARGET:.0%}"
+    )
+    print(
+        f"a step without timers: {row['ms_without_timers']:.3f} ms; the timer's cost, "
+        f"{row['timer_us_per_call']:.2f} us a call, is subtracted above"
+    )
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="calls|step", help="(default: both)")
+    parser.add_argument("--preset", default="tiny", choices=PRESETS)
+    parser.add_argument("--precision", default="float32", choices=("float32", "bf16"))
+    parser.add_argument("--rounds", type=int, help="(default: 9 for calls, 60 for step)")
+    parser.add_argument("--threads", type=int, default=byhand.get_num_threads())
     parser.add_argument("--record", action="store_true", help="keep them in bench/results")
     options = parser.parse_args()
-    torch.set_grad_enabled(False)
-
-    rows, rivals = [], twins()
-    print(f"{'door':24}{'us':>8}{'native call':>13}{'PyTorch us':>12}")
-    for name, door in doors().items():
-        calls: list[Call] = []
-        with listening(calls):
-            door()
-        (native,) = calls
-        runs = {"door": many(door), "native": many(native)}
-        if name in rivals:
-            runs["torch"] = many(rivals[name])
-        seconds = in_turns(runs, options.rounds)
-        us = {who: round(1e6 * taken / CALLS, 2) for who, taken in seconds.items()}
-        rows.append({"op": name, **us})
-        rival = f"{us['torch']:12.2f}" if "torch" in us else ""
-        print(f"{name:24}{us['door']:8.2f}{us['native']:13.2f}{rival}", flush=True)
-    median = statistics.median(row["door"] for row in rows)
-    print(f"median {median:.2f} us, longest {max(row['door'] for row in rows):.2f} us")
-    if options.record:
-        print("wrote", record("overhead", rows, key="op"))
+    parts = options.parts or ["calls", "step"]
+    if unknown := set(parts) - {"calls", "step"}:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}: choose from calls, step")
+    byhand.set_num_threads(options.threads)
+    print(f"{byhand.info()['cpu_backend']}, {options.threads} threads")
+    if "calls" in parts:
+        rows = calls(options.rounds or 9)
+        if options.record:
+            print("wrote", record("overhead", rows, key="op"))
+    if "step" in parts:
+        row = step(options.preset, options.precision, options.rounds or 60)
+        print_step(row)
+        if options.record:
+            print("wrote", record("step_overhead", [row], key="case"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Draws docs/bench.svg and fills the tables of docs/benchmarks.md from one machine's results.
 
-python bench/plot.py [FOLDER]       one in bench/results; this machine's if none is named
+python -m bench.plot [FOLDER]       a folder of bench/results; this machine's by default
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 import matplotlib
 
-from harness import RESULTS, folder_of, processor
-from tables import PAGE, Result, filled, results
+from bench.harness import RESULTS, folder_of, processor
+from bench.tables import PAGE, Result, filled, results
 
 PICTURE = PAGE.with_name("bench.svg")
 COLOURS = {"float32": "#31688e", "bf16": "#e08214"}
@@ -26,7 +26,7 @@ STYLE = {
 
 
 def bars(axes: Any, groups: dict[str, dict[str, float]], title: str, digits: int) -> None:
-    """A pair of bars for each preset, one a precision; the line at 1 is PyTorch."""
+    """A pair of bars for each preset, one for each precision; the line at 1 is PyTorch."""
     names = list(groups)
     width = 0.38
     for i, (precision, colour) in enumerate(COLOURS.items()):
@@ -41,14 +41,14 @@ def bars(axes: Any, groups: dict[str, dict[str, float]], title: str, digits: int
 
 
 def family(op: str) -> str:
-    """`linear 768x128 to 384 forward` is one of linear's."""
+    """The op that a row belongs to: `linear 768x128 to 384 forward` to linear."""
     words = op.split()
     return f"{words[0]} bf16" if "bf16" in words else words[0]
 
 
-def roofs(axes: Any, rows: list[dict[str, Any]]) -> None:
-    """A dot for each size and direction: how near the op comes to its roof."""
-    rows = [row for row in rows if row["percent_of_roof"] is not None]
+def rooflines(axes: Any, rows: list[dict[str, Any]]) -> None:
+    """A dot for each size and direction: the share of the roofline that the op reaches."""
+    rows = [row for row in rows if row["percent_of_roofline"] is not None]
     families = list(dict.fromkeys(family(row["op"]) for row in rows))
     limits = {family(row["op"]): row["limit"] for row in rows}
     families.sort(key=lambda name: limits[name], reverse=True)
@@ -56,7 +56,7 @@ def roofs(axes: Any, rows: list[dict[str, Any]]) -> None:
         colour = COLOURS["bf16" if "bf16" in row["op"].split() else "float32"]
         fill = "none" if row["op"].endswith("backward") else colour
         axes.plot(
-            row["percent_of_roof"],
+            row["percent_of_roofline"],
             families.index(family(row["op"])),
             "o",
             markersize=5,
@@ -68,7 +68,7 @@ def roofs(axes: Any, rows: list[dict[str, Any]]) -> None:
     marked = {"memory": "memory", "arithmetic": "FMA"}
     axes.set_yticks(range(len(families)), [f"{name} ({marked[limits[name]]})" for name in families])
     axes.grid(axis="y", linewidth=0.3)
-    axes.set_title("percent of the roof (open: backward)", loc="left")
+    axes.set_title("percent of the roofline (open: backward)", loc="left")
 
 
 def draw(found: dict[str, Result], path: Path) -> None:
@@ -92,7 +92,7 @@ def draw(found: dict[str, Result], path: Path) -> None:
             if "preset" in row:
                 shares.setdefault(row["preset"], {})[row["precision"]] = row["share_of_torch"]
         bars(memory, shares, "its peak memory, as a share of PyTorch's", 2)
-        roofs(right, found.get("ops", {"rows": []})["rows"])
+        rooflines(right, found.get("ops", {"rows": []})["rows"])
         about = next(iter(found.values()))
         figure.supxlabel(
             f"{about['processor']}, {about['threads']} threads, PyTorch {about['torch']}",

@@ -1,14 +1,14 @@
-"""The tables of docs/benchmarks.md, made of bench/results so that they cannot drift from them."""
+"""The tables of docs/benchmarks.md, generated from bench/results."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from byhand.presets import PRESETS
+from bench.harness import load
+from byhand.models.gpt import PRESETS
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 NOTHING = "Not recorded yet."
@@ -18,7 +18,7 @@ Result = dict[str, Any]
 
 def results(folder: Path) -> dict[str, Result]:
     """Every recorded file of one machine, by name."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    return {path.stem: load(path) for path in sorted(folder.glob("*.json"))}
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -49,19 +49,19 @@ def origin(result: Result) -> str:
     )
 
 
-def roof(found: dict[str, Result]) -> str:
-    """The highest that any run found: each is the best of short runs."""
+def roofline(found: dict[str, Result]) -> str:
+    """The range over the recorded runs, each of which is the best of several short ones."""
     if not found:
         return NOTHING
-    roofs = [result["roof"] for result in found.values()]
+    limits = [result["roofline"] for result in found.values()]
 
     def best(name: str) -> str:
-        values = [r[name] for r in roofs if r[name] is not None]
+        values = [r[name] for r in limits if r[name] is not None]
         low, high = min(values, default=0), max(values, default=0)
         return f"{low:,.0f} to {high:,.0f}" if high > 1.05 * low else f"{high:,.0f}"
 
     return table(
-        ["roof", "measured"],
+        ["limit", "measured"],
         [
             ["float32 multiply-adds", f"{best('gflops')} GFLOP/s"],
             ["bfloat16 dot products", f"{best('bf16_gflops')} GFLOP/s"],
@@ -139,7 +139,7 @@ def ops(found: dict[str, Result], limits: tuple[str, ...]) -> str:
         if row["limit"] not in limits:
             continue
         us = row["us"]
-        percent = row["percent_of_roof"]
+        percent = row["percent_of_roofline"]
         rows.append(
             [
                 row["op"],
@@ -151,7 +151,7 @@ def ops(found: dict[str, Result], limits: tuple[str, ...]) -> str:
                 "" if percent is None else f"{percent:.0f} %",
             ]
         )
-    head = ["op", "byhand", "PyTorch", "numpy", "times as fast", "byhand's rate", "of the roof"]
+    head = ["op", "byhand", "PyTorch", "numpy", "times as fast", "byhand's rate", "of the roofline"]
     return table(head, rows) + "\n\n" + origin(found["ops"])
 
 
@@ -159,7 +159,7 @@ def overhead(found: dict[str, Result]) -> str:
     if "overhead" not in found:
         return NOTHING
     rows = [
-        [row["op"], *(number(row.get(who), 2) for who in ("door", "native", "torch"))]
+        [row["op"], *(number(row.get(who), 2) for who in ("call", "native", "torch"))]
         for row in found["overhead"]["rows"]
     ]
     head = ["call", "byhand, us", "of which native", "PyTorch, us"]
@@ -167,7 +167,7 @@ def overhead(found: dict[str, Result]) -> str:
 
 
 TABLES: dict[str, Callable[[dict[str, Result]], str]] = {
-    "roof": roof,
+    "roofline": roofline,
     "training steps": train_step,
     "memory": memory,
     "footprint": footprint,
@@ -179,7 +179,7 @@ TABLES: dict[str, Callable[[dict[str, Result]], str]] = {
 
 
 def filled(page: str, found: dict[str, Result]) -> str:
-    """The page with every table made anew; KeyError for a mark that has none."""
+    """The page with every table generated anew; KeyError for a mark that names no table."""
 
     def fill(mark: re.Match[str]) -> str:
         name = mark.group(1)

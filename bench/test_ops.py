@@ -1,4 +1,4 @@
-"""The cases of ops.py under pytest-benchmark, for its statistics, groups and saved runs.
+"""The cases of bench.run_ops under pytest-benchmark, for its statistics, groups and saved runs.
 
 python -m pytest bench/test_ops.py --benchmark-group-by=param:name -k layernorm
 """
@@ -9,15 +9,15 @@ import functools
 
 import pytest
 
-from cases import Case, Spec
-from ops import GROUPS
+from bench import collect
+from bench.cpu_case import Case, Spec
 
-SPECS = {name: spec for specs in GROUPS.values() for spec in specs for name in spec.names}
+SPECS = {name: spec for spec in collect.cpu_specs() for name in spec.names}
 
 
 @functools.lru_cache(maxsize=1)
 def build(name: str) -> dict[str, Case]:
-    """The cases of one spec; those of the one before are given up."""
+    """The cases of one spec, kept until another is asked for."""
     spec: Spec = SPECS[name]
     return dict(zip(spec.names, spec.build(), strict=True))
 

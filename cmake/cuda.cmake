@@ -166,8 +166,8 @@ endmacro()
 
 function(byhand_cuda_module name)
   byhand_toolkit_flags("${CMAKE_CUDA_COMPILER}" toolkit_flags)
-  file(GLOB sources CONFIGURE_DEPENDS "${BYHAND_CUDA_ROOT}/*.cu"
-       "${BYHAND_CUDA_ROOT}/core/*.cu" "${BYHAND_CUDA_ROOT}/core/*.cpp")
+  file(GLOB sources CONFIGURE_DEPENDS "${BYHAND_CUDA_ROOT}/core/*.cu"
+       "${BYHAND_CUDA_ROOT}/core/*.cpp" "${BYHAND_CUDA_ROOT}/ops/*/*.cu")
   byhand_module(${name} csrc/bind.cpp ${sources})
   target_include_directories(${name} PRIVATE "${BYHAND_CUDA_ROOT}")
   target_include_directories(${name} SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})

@@ -1,80 +1,60 @@
-// THE REGISTRY: every native kernel, one line each, compiled once per back end.
+// The registry: every native kernel, compiled once for each back end.
 //
-// Each line gives the kernel and its arguments as Python passes them; their directions and types
-// come from the C++ signature. Adding a kernel to a back end is adding its line here.
+// A line gives the names of a kernel's arguments, in the order of its declaration and without the
+// stream. Their directions and types come from the declaration itself, in csrc/ops/<family>/<op>.h;
+// CMake generates contracts.h, which includes all of these headers.
 #include <pybind11/pybind11.h>
 
-#include "adamw.h"
-#include "attention.h"
-#include "bias_gelu.h"
+#include "contracts.h"
 #include "core/caster.h"
-#include "cross_entropy.h"
-#include "dropout.h"
-#include "embedding.h"
-#include "gelu_ffn.h"
-#include "grad_norm.h"
-#include "layernorm.h"
-#include "linear.h"
-#include "linear_cross_entropy.h"
-#include "matmul.h"
-#include "rmsnorm.h"
-#include "softmax.h"
 
 #if defined(BYHAND_BACKEND_CUDA)
 #include "core/device.h"
 #else
 #include "core/cache.h"
-#include "core/roof.h"
-#include "core/threads.h"
-#include "core/vec.h"
-#include "core/vecmath_probe.h"
+#include "core/roofline.h"
+#include "simd/vec.h"
+#include "simd/vecmath_probe.h"
+#include "threads/threads.h"
 #endif
 
+// One kernel, and the two of an op: <op>_forward and <op>_backward.
 #define KERNEL(name, arguments) define(registry, #name, arguments, &byhand::name)
+#define OP(name, forward, backward)  \
+    KERNEL(name##_forward, forward); \
+    KERNEL(name##_backward, backward)
 
 namespace byhand {
 namespace {
 
 // The operations: every back end has them.
 void bind_operations(Registry& registry) {
-    KERNEL(softmax_forward, "y x mask scale causal");
-    KERNEL(softmax_backward, "dx dy y scale");
-    KERNEL(log_softmax_forward, "y x");
-    KERNEL(log_softmax_backward, "dx dy y");
-    KERNEL(layernorm_forward, "y s mean rstd x w b add eps");
-    KERNEL(layernorm_backward, "dx dw db work dy x w mean rstd ds");
-    KERNEL(rmsnorm_forward, "y s rstd x w add eps");
-    KERNEL(rmsnorm_backward, "dx dw work dy x w rstd ds");
-    KERNEL(cross_entropy_forward, "loss count lse logits targets ignore_index smoothing mean");
-    KERNEL(cross_entropy_backward,
-           "dlogits dloss count lse logits targets ignore_index smoothing mean");
+    KERNEL(adamw_step, "w m v copy t work g norm lr weight_decay bounds beta1 beta2 eps max_norm");
+    OP(attention, "o lse work q k v mask lengths scale causal window dropout seed offset",
+       "dq dk dv work do_ q k v o lse mask lengths scale causal window dropout seed offset");
+    OP(bias_gelu, "y x b tanh", "dx db dy x b tanh");
+    KERNEL(clip, "g norm max_norm");
+    OP(cross_entropy, "loss count lse logits targets ignore_index smoothing mean",
+       "dlogits dloss count lse logits targets ignore_index smoothing mean");
     KERNEL(cross_entropy_gradient,
            "loss count lse logits dloss targets ignore_index smoothing mean");
-    KERNEL(embedding_forward, "y w ids add");
-    KERNEL(embedding_backward, "dw work dy ids");
-    KERNEL(dropout_forward, "y x add p seed offset");
-    KERNEL(dropout_backward, "dx dy p seed offset");
-    KERNEL(adamw_step, "w m v copy t work g norm lr weight_decay bounds beta1 beta2 eps max_norm");
+    OP(dropout, "y x add p seed offset", "dx dy p seed offset");
+    OP(embedding, "y w ids add", "dw work dy ids");
+    OP(gelu_ffn, "y pre h x w1 b1 w2 b2 add tanh bf16",
+       "dx h dpre dw1 db1 dw2 db2 dy x pre w1 w2 tanh bf16");
     KERNEL(grad_norm, "norm work g");
-    KERNEL(clip, "g norm max_norm");
-    KERNEL(attention_forward,
-           "o lse work q k v mask lengths scale causal window dropout seed offset");
-    KERNEL(attention_backward,
-           "dq dk dv work do_ q k v o lse mask lengths scale causal window dropout seed offset");
-    KERNEL(bias_gelu_forward, "y x b tanh");
-    KERNEL(bias_gelu_backward, "dx db dy x b tanh");
-    KERNEL(linear_forward, "y x w b add bf16");
-    KERNEL(linear_backward, "dx dw db dy x w bf16");
+    OP(layernorm, "y s mean rstd x w b add eps", "dx dw db work dy x w mean rstd ds");
+    OP(linear, "y x w b add bf16", "dx dw db dy x w bf16");
     KERNEL(linear_cross_entropy_forward,
            "loss count dx dw work x w targets ignore_index smoothing mean dloss bf16");
-    KERNEL(gelu_ffn_forward, "y pre h x w1 b1 w2 b2 add tanh bf16");
-    KERNEL(gelu_ffn_backward, "dx h dpre dw1 db1 dw2 db2 dy x pre w1 w2 tanh bf16");
-    KERNEL(matmul_forward, "c a b transpose_a transpose_b bf16");
-    KERNEL(matmul_backward, "da db dc a b transpose_a transpose_b bf16");
+    OP(log_softmax, "y x", "dx dy y");
+    OP(matmul, "c a b transpose_a transpose_b bf16", "da db dc a b transpose_a transpose_b bf16");
+    OP(rmsnorm, "y s rstd x w add eps", "dx dw work dy x w rstd ds");
+    OP(softmax, "y x mask scale causal", "dx dy y scale");
 }
 
 #if !defined(BYHAND_BACKEND_CUDA)
-// No operations: they show the module and the machine to the tests and to the bench.
+// Probes, which are not operations: the tests and the benches measure the processor with them.
 void bind_probes(Registry& registry) {
     KERNEL(vecmath_probe, "y x function");
     KERNEL(multiply_add_probe, "y s t rounds");

@@ -13,7 +13,7 @@
 #include <unistd.h>
 #endif
 
-#include "core/threads.h"
+#include "threads/threads.h"
 
 namespace byhand {
 namespace {

@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "core/array.h"
-#include "core/philox.h"
+#include "random/philox.h"
 
 namespace byhand {
 

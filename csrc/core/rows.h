@@ -7,8 +7,8 @@
 #include <limits>
 
 #include "core/cache.h"
-#include "core/threads.h"
-#include "core/vec.h"
+#include "simd/vec.h"
+#include "threads/threads.h"
 
 namespace byhand {
 

@@ -1,8 +1,8 @@
 // The one door to CUDA. Kernels are written against the names below, under two faces:
 //
-//   cuda/nvcc/face.cuh   the GPU: CUDA and raw PTX
-//   cuda/host/face.cuh   any C++17 compiler: blocks run on the CPU, a fiber for each thread, so
-//   that
+//   cuda/gpu/target.cuh   the GPU: CUDA and raw PTX
+//   cuda/emulator/target.cuh   any C++17 compiler: blocks run on the CPU, a fiber for each thread,
+//   so that
 //                        every kernel is executed, raced and fuzzed where there is no GPU
 //
 // core/hopper.cuh adds the words of compute capability 9.0, under two faces in the same folders.
@@ -65,9 +65,9 @@ inline int checked(const char* name, const char* what, int64_t n) {
 }  // namespace byhand
 
 #if defined(__CUDACC__)
-#include "nvcc/face.cuh"
+#include "gpu/target.cuh"
 #else
-#include "host/face.cuh"
+#include "emulator/target.cuh"
 #endif
 
 namespace byhand {

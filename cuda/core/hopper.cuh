@@ -1,5 +1,5 @@
 // The words of a matrix kernel for Hopper (compute capability 9.0), beside those of cuda.cuh and
-// under two faces like them: nvcc/hopper.cuh and host/hopper.cuh.
+// under two faces like them: gpu/hopper.cuh and emulator/hopper.cuh.
 //
 //   where they exist  kHopper: whether this pass of the compiler makes code for sm_90a, or for the
 //                     CPU. A kernel is empty without: if constexpr (kHopper)
@@ -45,9 +45,9 @@ constexpr int kBoxAlignment = 1024;  // where the pattern of a box begins again
 }  // namespace byhand
 
 #if defined(__CUDACC__)
-#include "nvcc/hopper.cuh"
+#include "gpu/hopper.cuh"
 #else
-#include "host/hopper.cuh"
+#include "emulator/hopper.cuh"
 #endif
 
 namespace byhand {

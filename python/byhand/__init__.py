@@ -3,23 +3,77 @@
 Hand-written C++ and CUDA kernels, and a hand-written backward pass for every model.
 """
 
-from byhand import backend, nn, ops, optim
-from byhand.backend import cuda_reason, get_num_threads, set_num_threads
-from byhand.gradcheck import gradcheck
-from byhand.info import __version__, info
-from byhand.models import GPT, GPTConfig
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from byhand import (
+        backend,
+        data,
+        generation,
+        models,
+        nn,
+        ops,
+        optim,
+        runs,
+        tasks,
+        text,
+        training,
+    )
+    from byhand.about import __version__, info
+    from byhand.backend import cuda_reason, get_num_threads, set_num_threads
+    from byhand.models.gpt import GPT, GPTConfig
+    from byhand.models.mlp import MLP, MLPConfig
+    from byhand.nn.gradcheck import gradcheck
+    from byhand.runs.load import load
 
 __all__ = [
     "GPT",
+    "MLP",
     "GPTConfig",
+    "MLPConfig",
     "__version__",
     "backend",
     "cuda_reason",
+    "data",
+    "generation",
     "get_num_threads",
     "gradcheck",
     "info",
+    "load",
+    "models",
     "nn",
     "ops",
     "optim",
+    "runs",
     "set_num_threads",
+    "tasks",
+    "text",
+    "training",
 ]
+
+# Everything is imported when it is first used. The names that are not modules of the package:
+_PLACES = {
+    **dict.fromkeys(("cuda_reason", "get_num_threads", "set_num_threads"), "backend"),
+    **dict.fromkeys(("__version__", "info"), "about"),
+    **dict.fromkeys(("GPT", "GPTConfig"), "models.gpt"),
+    **dict.fromkeys(("MLP", "MLPConfig"), "models.mlp"),
+    "gradcheck": "nn.gradcheck",
+    "load": "runs.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        value = getattr(importlib.import_module(f"byhand.{_PLACES[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in __all__:
+        return importlib.import_module(f"byhand.{name}")
+    raise AttributeError(f"module 'byhand' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

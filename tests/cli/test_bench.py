@@ -8,15 +8,15 @@ import sys
 
 import pytest
 
-from byhand import backend, roof
+from byhand import backend, roofline
 from byhand.cli import bench, flags, turns
 from byhand.cli.main import main
 from byhand.errors import UserError
 
 
 @pytest.fixture(autouse=True)
-def small_roof(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roof, "outside_caches", lambda: 1 << 20)
+def small_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "outside_caches", lambda: 1 << 20)
 
 
 def output(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -31,8 +31,8 @@ SHORT = ("--rounds", 2, "--batch", 1, "--context", 8)
 
 def test_the_report_is_json(capsys: pytest.CaptureFixture[str]):
     report = json.loads(output(capsys, *SHORT, "--no-torch", "--json"))
-    assert report["cpu_backend"] == report["roof"]["backend"] == backend.cpu().name
-    assert report["roof"]["threads"] == report["threads"] == backend.get_num_threads()
+    assert report["cpu_backend"] == report["roofline"]["backend"] == backend.cpu().name
+    assert report["roofline"]["threads"] == report["threads"] == backend.get_num_threads()
     assert "torch" not in report
     tiny = report["presets"]["tiny"]
     assert (tiny["batch"], tiny["context"], tiny["vocabulary"]) == (1, 8, 65)
@@ -44,13 +44,13 @@ def test_the_report_is_json(capsys: pytest.CaptureFixture[str]):
         assert result["tokens_per_second"] == pytest.approx(8 / result["step_ms"] * 1e3)
 
 
-def test_the_report_for_people_names_roof_and_contestants(capsys: pytest.CaptureFixture[str]):
+def test_the_printed_report_names_roofline_and_contestants(capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("torch")
     out = output(capsys, *SHORT, "--precision", "bf16")
-    assert "roof:" in out
+    assert "roofline:" in out
     assert "beside PyTorch" in out
     rows = {line[:16].strip(): line[16:].split() for line in out.splitlines()}
-    assert len(rows["PyTorch bf16"]) + 1 == len(rows["byhand bf16"])  # it has no rival
+    assert len(rows["PyTorch bf16"]) + 1 == len(rows["byhand bf16"])  # no ratio for PyTorch itself
     assert float(rows["byhand bf16"][-1]) > 0
     assert "byhand float32" not in rows
 
@@ -67,7 +67,7 @@ def test_without_pytorch_it_says_how_to_compare(
     assert bench.NO_TORCH not in output(capsys, *command, "--no-torch")
 
 
-def test_only_the_twin_needs_pytorch():
+def test_only_bench_torch_needs_pytorch():
     code = (
         "import importlib, pkgutil, sys\n"
         "sys.modules['torch'] = None\n"
@@ -81,7 +81,7 @@ def test_only_the_twin_needs_pytorch():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_presets_are_timed_on_the_sizes_documented():
+def test_presets_are_timed_at_the_documented_sizes():
     assert bench.sizes("tiny") == dict(vocabulary=65, context=64, batch=12)
     assert bench.sizes("baby") == dict(vocabulary=65, context=256, batch=64)
     assert bench.sizes("gpt2") == dict(vocabulary=50257, context=64, batch=4)
@@ -98,7 +98,7 @@ def test_all_presets_in_one_run(
     assert list(report["presets"]) == ["tiny", "guide"]
 
 
-def test_every_contestant_needs_memory(monkeypatch: pytest.MonkeyPatch):
+def test_the_memory_of_all_contestants_is_checked(monkeypatch: pytest.MonkeyPatch):
     config = bench.config_of("gpt2", bench.sizes("gpt2"))  # 2 GB with its gradients and moments
     monkeypatch.setattr(flags.os, "sysconf", lambda name: 4 << 30 if "PAGES" in name else 1)
     flags.require_memory(config)
@@ -118,7 +118,7 @@ def test_a_ratio_compares_the_same_precision():
 
 
 class Clock:
-    """Time that passes only when a contestant runs."""
+    """A clock that advances only when a contestant runs."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
@@ -139,11 +139,13 @@ def test_contestants_take_turns(monkeypatch: pytest.MonkeyPatch):
     contestants = {"a": clock.contestant("a", 0.1), "b": clock.contestant("b", 0.2)}
     taken = turns.take_turns(contestants, rounds=3, warm_up=4)
     assert clock.order == ["a", "a", "b", "b"] * 7
-    # The second of each two counts, after four rounds that do not.
+    # Of each two runs the second counts, after four rounds of warming up.
     assert taken == {"a": [18, 22, 26], "b": [20, 24, 28]}
 
 
-def test_a_long_run_and_a_single_contestant_need_no_run_before(monkeypatch: pytest.MonkeyPatch):
+def test_a_long_run_and_a_single_contestant_need_no_uncounted_run_before(
+    monkeypatch: pytest.MonkeyPatch,
+):
     clock = Clock(monkeypatch)
     contestants = {"a": clock.contestant("a", 0.1), "b": clock.contestant("b", 2.0)}
     turns.take_turns(contestants, rounds=2, warm_up=1)

@@ -1,4 +1,4 @@
-"""The commands doing what their help says."""
+"""The commands do what their help says."""
 
 import math
 import os
@@ -12,18 +12,19 @@ import pytest
 import byhand
 from byhand.cli import train
 from byhand.cli.main import main, parser
-from byhand.presets import PRESETS
-from byhand.training import Run, load
-from byhand.training.checkpoint import read
+from byhand.models.gpt import PRESETS, GPTConfig
+from byhand.models.preset import find
+from byhand.runs import Run, TrainingSettings, load
+from byhand.runs.checkpoint import read
 from tests.training import small
 
 COMMANDS = ("train", "generate", "eval", "info", "bench")
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a text and a finished run of it."""
-    folder = tmp_path_factory.mktemp("home")
+    folder = tmp_path_factory.mktemp("finished")
     (folder / "text.txt").write_text(small.text())
     flags = [*small.SIZES, "--steps", "30", "--lr", "0.02", "--eval-every", "10"]
     assert main(["train", str(folder / "text.txt"), "--out", str(folder / "run"), *flags]) == 0
@@ -37,21 +38,22 @@ def output(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return out
 
 
-def test_training_says_what_it_does_and_what_comes_next(
+def test_training_reports_what_it_does_and_the_next_commands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     text, run = tmp_path / "text.txt", tmp_path / "run"
     text.write_text(small.text())
     out = output(capsys, "train", text, "--out", run, "--steps", 4, *small.SIZES)
-    assert f"text: {text}, 2,000 characters (14 different); 200 of them validate" in out
-    assert "model: 1 layers, 2 heads, width 8, context 6: 1," in out
+    assert f"text: {text}, 2,000 characters; 1,800 tokens to learn from, 200 to validate" in out
+    sizes = "vocabulary 14, context 6, width 8, heads 2, layers 1"
+    assert f"model: gpt, {sizes}: 1,048 parameters" in out
     assert "step 0 of 4: validation loss 2.6" in out
     assert "step 4 of 4: validation loss 2." in out
     assert f"byhand generate {run}" in out.splitlines()[-2]
     again = output(capsys, "train", "--resume", "--out", run)
-    assert "is finished: 4 steps; a larger --steps would go on" in again
+    assert "is finished: 4 steps; a larger --steps would continue it" in again
     longer = output(capsys, "train", "--resume", "--out", run, "--steps", 6)
-    assert "going on from step 4" in longer
+    assert "continuing from step 4" in longer
     assert read(run / "last.safetensors").state["step"] == 6
     assert Run(run).read_config().training.steps == 6
 
@@ -61,9 +63,9 @@ def test_a_run_keeps_its_precision(tmp_path: Path, capsys: pytest.CaptureFixture
     text.write_text(small.text())
     command = ("train", text, "--out", run, *small.SIZES, "--precision", "bf16", "--steps", 4)
     assert ", in bf16" in output(capsys, *command)
-    assert load(run).model.precision == "bf16"
-    assert load(run, precision="float32").model.precision == "float32"
-    assert "going on" in output(capsys, "train", "--out", run, "--resume", "--steps", 5)
+    assert load(run).precision == "bf16"
+    assert load(run, precision="float32").precision == "float32"
+    assert "continuing" in output(capsys, "train", "--out", run, "--resume", "--steps", 5)
     assert main(["train", "--out", str(run), "--resume", "--precision", "float32"]) == 2
     assert "has --precision bf16, not float32" in capsys.readouterr().err
     rounded, exact = (output(capsys, "eval", run, *f) for f in ((), ("--precision", "float32")))
@@ -71,15 +73,40 @@ def test_a_run_keeps_its_precision(tmp_path: Path, capsys: pytest.CaptureFixture
     assert losses[0] == pytest.approx(losses[1], abs=0.01)
 
 
-def test_the_same_command_with_resume_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """A newcomer presses the arrow key and adds --resume; that must be enough."""
+def test_the_same_command_with_resume_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """All flags of the first command may be repeated."""
     (tmp_path / "text.txt").write_text(small.text())
     command = ["train", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run")]
     command += ["--preset", "tiny", "--seed", "3", "--eval-batches", "1", "--sample-tokens", "0"]
     sizes = ["--layers", "1", "--width", "8", "--context", "5", "--batch", "2"]
     output(capsys, *command, *sizes, "--steps", "3")
     assert "finished" in output(capsys, *command, *sizes, "--steps", "3", "--resume")
-    assert "going on" in output(capsys, *command, *sizes, "--steps", "4", "--resume")
+    assert "continuing" in output(capsys, *command, *sizes, "--steps", "4", "--resume")
+
+
+def test_model_and_tokenizer_are_chosen_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    text, run = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text(small.text())
+    command = ["train", text, "--out", run, *small.SIZES, "--model", "gpt", "--tokenizer", "char"]
+    output(capsys, *command, "--steps", 2, "--no-tie-weights", "--num-layers", 2)
+    config = Run(run).read_config()
+    assert (config.kind, config.tokenizer.kind) == ("gpt", "character")
+    assert (config.model.tie_weights, config.model.num_layers) == (False, 2)
+    again = ["--tokenizer", "character", "--model=gpt", "--no-tie-weights", "--resume"]
+    assert "continuing" in output(capsys, "train", "--out", run, *again, "--steps", 3)
+
+
+def test_the_flags_of_the_model_are_those_of_its_kind():
+    def flags(*arguments: str) -> set[str]:
+        train = parser(arguments)._subparsers._group_actions[0].choices["train"]  # type: ignore
+        return {option for action in train._actions for option in action.option_strings}
+
+    assert {"--layers", "--num-layers", "--no-use-bias"} <= flags()
+    assert "--vocabulary-size" not in flags()
+    for chosen in (["train", "--model", "mlp"], ["train", "--model=mlp"]):
+        assert "--hidden-sizes" in flags(*chosen)
+        assert "--layers" not in flags(*chosen)
+    assert flags("train", "--model", "gtp") == flags() == flags("train", "--model")
 
 
 def test_a_moved_text_is_found_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -102,34 +129,36 @@ def test_the_default_folder_is_named_after_corpus_and_preset(
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_are_the_sizes_promised(name: str):
+def test_presets_have_the_documented_sizes(name: str):
     sizes = {
         "tiny": (4, 4, 128, 64, 12),
         "guide": (6, 6, 384, 64, 64),
         "baby": (6, 6, 384, 256, 64),
         "gpt2": (12, 12, 768, 1024, 4),
     }
-    p = PRESETS[name]
-    assert (p.layers, p.heads, p.width, p.context, p.batch) == sizes[name]
-    config = train._model_config(train._model_sizes(p), 65)
-    parameters = 12 * p.layers * p.width**2 + (65 + p.context) * p.width
-    said = float(p.about.split()[0]) * 1e6
-    assert said == pytest.approx(parameters, rel=0.05)
-    assert config.vocabulary_size == 65
+    p = find("gpt", name)
+    c = GPTConfig(vocabulary_size=65, **p.model)
+    found = (c.num_layers, c.num_heads, c.embedding_dim, c.context_size, p.training["batch_size"])
+    assert found == sizes[name]
+    parameters = 12 * c.num_layers * c.embedding_dim**2 + (65 + c.context_size) * c.embedding_dim
+    assert float(p.about.split()[0]) * 1e6 == pytest.approx(parameters, rel=0.05)
+    assert TrainingSettings(**p.training).steps == p.training["steps"]
 
 
 def test_defaults_are_those_documented():
-    settings = train._training_settings(train._training_numbers(PRESETS["tiny"]))
+    settings = train._training_settings(dict(PRESETS["tiny"].training))
     assert (settings.steps, settings.batch_size, settings.accumulate) == (2000, 12, 1)
     assert (settings.lr, settings.min_lr, settings.warmup) == (1e-3, 1e-4, 100)
     assert (settings.beta1, settings.beta2, settings.weight_decay) == (0.9, 0.99, 0.1)
     assert (settings.clip, settings.val_ratio, settings.seed) == (1.0, 0.1, 0)
-    assert PRESETS["guide"].steps == 5000
-    assert PRESETS["guide"].eval_every == 100
+    assert PRESETS["guide"].training["steps"] == 5000
+    assert PRESETS["guide"].training["eval_every"] == 100
 
 
-def test_generate_writes_the_prompt_and_goes_on(home: Path, capsys: pytest.CaptureFixture[str]):
-    command = ["generate", home / "run", "--prompt", "to be", "--tokens", 40]
+def test_generate_writes_the_prompt_and_continues_it(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+):
+    command = ["generate", finished / "run", "--prompt", "to be", "--max-new-tokens", 40]
     text = output(capsys, *command)
     assert text.startswith("to be")
     assert len(text) == len("to be") + 40 + 1
@@ -140,19 +169,19 @@ def test_generate_writes_the_prompt_and_goes_on(home: Path, capsys: pytest.Captu
     assert output(capsys, *command, "--seed", 1) != text
     greedy = output(capsys, *command, "--temperature", 0)
     assert output(capsys, *command, "--top-k", 1) == greedy
-    assert len(output(capsys, "generate", home / "run", "--tokens", 7)) == 8
+    assert len(output(capsys, "generate", finished / "run", "--tokens", 7)) == 8
 
 
-def test_eval_is_the_mean_over_every_character(home: Path, capsys: pytest.CaptureFixture[str]):
-    trained = load(home / "run")
-    ids = trained.config.tokenizer.encode(small.text())[1800:]
+def test_eval_is_the_mean_over_every_character(finished: Path, capsys: pytest.CaptureFixture[str]):
+    model = load(finished / "run")
+    ids = model.tokenizer.encode(small.text())[1800:]
     losses = []
     for start in range(0, len(ids) - 1, 6):
         x, y = ids[start : start + 6], ids[start + 1 : start + 7]
-        logits = np.asarray(trained.model(x[None, : len(y)])[0], np.float64)
+        logits = np.asarray(model(x[None, : len(y)])[0], np.float64)
         log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
         losses += [-log_p[t, y[t]] for t in range(len(y))]
-    words = output(capsys, "eval", home / "run").split()
+    words = output(capsys, "eval", finished / "run").split()
     assert float(words[1]) == pytest.approx(np.mean(losses), abs=1e-4)
     bits, perplexity = float(words[5].strip("(")), float(words[8].rstrip(")"))
     assert bits == pytest.approx(float(words[1]) / math.log(2), abs=1e-3)
@@ -160,8 +189,8 @@ def test_eval_is_the_mean_over_every_character(home: Path, capsys: pytest.Captur
     assert "over 199 characters: the validation part of" in " ".join(words)
 
 
-def test_eval_takes_other_parts_and_texts(home: Path, capsys: pytest.CaptureFixture[str]):
-    run, other = home / "run", home / "other.txt"
+def test_eval_takes_other_parts_and_texts(finished: Path, capsys: pytest.CaptureFixture[str]):
+    run, other = finished / "run", finished / "other.txt"
     other.write_text("to be or not to be")
     assert "over 1,799 characters: the train part" in output(
         capsys, "eval", run, "--split", "train"
@@ -174,7 +203,7 @@ def test_eval_takes_other_parts_and_texts(home: Path, capsys: pytest.CaptureFixt
     assert "context 3" in short
 
 
-def test_info_tells_all_that_a_report_needs(capsys: pytest.CaptureFixture[str]):
+def test_info_prints_every_fact(capsys: pytest.CaptureFixture[str]):
     out = output(capsys, "info")
     for name, value in byhand.info().items():
         assert name.replace("_", " ") in out
@@ -214,8 +243,8 @@ def test_the_commands_load_nothing_heavy_before_they_need_it():
     assert out.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_reader_that_leaves_early_is_no_error(home: Path):
-    process = small.command("generate", home / "run", "--tokens", "100000")
+def test_a_closed_pipe_is_no_error(finished: Path):
+    process = small.command("generate", finished / "run", "--tokens", "100000")
     assert len(process.stdout.read(50)) == 50  # type: ignore[union-attr]
     process.stdout.close()  # type: ignore[union-attr]
     assert process.stderr.read() == ""  # type: ignore[union-attr]
@@ -224,7 +253,7 @@ def test_a_reader_that_leaves_early_is_no_error(home: Path):
     assert process.returncode == 1
 
 
-def test_a_terminal_that_lacks_a_character_shows_something(tmp_path: Path):
+def test_a_terminal_that_lacks_a_character_shows_a_question_mark(tmp_path: Path):
     (tmp_path / "text.txt").write_text("“é”…\n" * 100)
     process = subprocess.run(
         [sys.executable, "-m", "byhand", "train", "text.txt", "--steps", "2", *small.SIZES],
@@ -241,8 +270,8 @@ def test_a_terminal_that_lacks_a_character_shows_something(tmp_path: Path):
     assert set("“é”…") & set(sample.read_text())
 
 
-def test_ctrl_c_while_writing_leaves_quietly(home: Path):
-    process = small.command("generate", home / "run", "--tokens", "1000000")
+def test_ctrl_c_while_generating_is_one_line(finished: Path):
+    process = small.command("generate", finished / "run", "--tokens", "1000000")
     assert len(process.stdout.read(50)) == 50  # type: ignore[union-attr]
     process.send_signal(2)
     _, err = process.communicate(timeout=60)

@@ -10,8 +10,8 @@ import pytest
 
 from byhand import backend
 from byhand.cli.main import main
-from byhand.training import load
-from byhand.training.checkpoint import pack, read
+from byhand.runs import load_trained
+from byhand.runs.checkpoint import pack, read
 from tests.training import small
 
 
@@ -27,7 +27,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder: a text, a run that stopped at step 3 of 4, and some bad files."""
     shutil.copytree(original, tmp_path, dirs_exist_ok=True)
     (tmp_path / "empty.txt").touch()
@@ -61,7 +61,12 @@ MISTAKES = [
     ([*TRAIN, "--context", "300"], "the validation part of the text has 200 tokens"),
     # sizes and settings
     ([*TRAIN, "--preset", "huge"], "no preset called 'huge': choose from tiny, guide, baby, gpt2"),
-    ([*TRAIN, "--heads", "3"], "the width 8 cannot be shared evenly by 3 heads"),
+    ([*TRAIN, "--model", "gtp"], "there is no model of kind 'gtp': choose from gpt, mlp"),
+    ([*TRAIN, "--model"], "argument --model: expected one argument"),
+    (["train", "text.txt", "--model", "mlp"], "'mlp' does not learn from text: choose from gpt"),
+    ([*TRAIN, "--tokenizer", "wrod"], "no tokenizer of kind 'wrod': choose from character"),
+    ([*TRAIN, "--tokenizer", "char:9"], "cannot have a vocabulary of 9"),
+    ([*TRAIN, "--heads", "3"], "byhand: --width must be a multiple of --heads, got 8 and 3"),
     ([*TRAIN, "--layers", "0"], "argument --layers: must be at least 1, not 0"),
     ([*TRAIN, "--width", "-8"], "argument --width: must be at least 1, not -8"),
     ([*TRAIN, "--context", "0"], "argument --context: must be at least 1"),
@@ -71,18 +76,18 @@ MISTAKES = [
     ([*TRAIN, "--accumulate", "0"], "argument --accumulate: must be at least 1"),
     ([*TRAIN, "--lr", "fast"], "argument --lr: must be a number, not 'fast'"),
     ([*TRAIN, "--lr", "nan"], "argument --lr: must be a number"),
-    ([*TRAIN, "--lr", "0"], "lr must be greater than 0"),
-    ([*TRAIN, "--min-lr", "1"], "min_lr must be between 0 and lr = 0.001"),
-    ([*TRAIN, "--dropout", "1"], "dropout must be in [0, 1), got 1.0"),
-    ([*TRAIN, "--beta2", "1"], "beta2 must be 0 or more and less than 1"),
-    ([*TRAIN, "--val-ratio", "1"], "val_ratio must be between 0 and 1"),
-    ([*TRAIN, "--warmup", "50", "--steps", "9"], "warmup must be at most steps = 9"),
+    ([*TRAIN, "--lr", "0"], "argument --lr: must be greater than 0, not 0"),
+    ([*TRAIN, "--min-lr", "1"], "--min-lr must be at most --lr = 0.001, not 1.0"),
+    ([*TRAIN, "--dropout", "1"], "argument --dropout: must be at least 0 and less than 1, not 1"),
+    ([*TRAIN, "--beta2", "1"], "argument --beta2: must be at least 0 and less than 1"),
+    ([*TRAIN, "--val-ratio", "1"], "argument --val-ratio: must be between 0 and 1"),
+    ([*TRAIN, "--warmup", "50", "--steps", "9"], "--warmup must be at most --steps = 9, not 50"),
     ([*TRAIN, "--device", "gpu"], "invalid choice: 'gpu'"),
     ([*TRAIN, "--threads", "0"], "argument --threads: must be at least 1"),
     ([*TRAIN, "--threads", "9999"], "number of threads must be between 1 and"),
     ([*TRAIN, "--width", "80000000"], "of memory to train, and this machine has"),
     ([*TRAIN, "--width", str(2**62), "--heads", "2"], "of memory to train"),
-    # a folder that is taken, or is none
+    # a folder that holds a run, or is a file
     (["train", "text.txt", "--out", "run"], "run already holds a run (config.json)"),
     (["train", "text.txt", "--out", "text.txt"], "text.txt is a file: a run needs a folder"),
     (["train", "text.txt", "--out", "text.txt/x", *small.SIZES], "text.txt/x: Not a directory"),
@@ -90,15 +95,21 @@ MISTAKES = [
     (["train", "--out", "nowhere", "--resume"], "there is no folder nowhere"),
     (["train", "--out", ".", "--resume"], "holds no training run"),
     ([*RESUME, "--lr", "0.5"], "has --lr 0.001, not 0.5: a resumed run keeps its settings"),
+    ([*RESUME, "--model", "mlp"], "does not learn from text"),
+    ([*RESUME, "--tokenizer", "bpe"], "has --tokenizer character, not bpe"),
+    ([*RESUME, "--no-use-bias"], "has --use-bias True, not False"),
     ([*RESUME, "--width", "16"], "has --width 8, not 16"),
     ([*RESUME, "--preset", "tiny"], "has --layers 1, not 4"),
     ([*RESUME, "--steps", "2"], "the run is at step 3 already, past --steps 2"),
     (["train", "other.txt", "--out", "run", "--resume"], "no longer the text this run began with"),
-    # writing and measuring
+    # generating and evaluating
     (["generate", "nowhere"], "there is no folder nowhere"),
     (["generate", "."], "holds no training run"),
     ([*GENERATE, "--prompt", "toé"], "'é' (U+00E9) at position 2 of the text is not among the"),
-    ([*GENERATE, "--tokens", "0"], "argument --tokens: must be at least 1"),
+    (
+        [*GENERATE, "--max-new-tokens", "0"],
+        "argument --max-new-tokens: must be at least 1",
+    ),
     ([*GENERATE, "--temperature", "-1"], "the temperature must be 0 or greater, not -1.0"),
     ([*GENERATE, "--temperature", "inf"], "argument --temperature: must be a number"),
     ([*GENERATE, "--top-k", "0"], "argument --top-k: must be at least 1"),
@@ -116,19 +127,19 @@ MISTAKES = [
     ("arguments", "words"), MISTAKES, ids=[" ".join(a)[-60:] for a, _ in MISTAKES]
 )
 def test_a_mistake_is_one_sentence(
-    home: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ):
-    before = snapshot(home)
+    before = snapshot(folder)
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert err.startswith("byhand: ")
     assert err.count("\n") == 1
     assert words in err
     assert "Traceback" not in out + err
-    after = snapshot(home)
-    after.pop(home / "run" / ".lock", None)
+    after = snapshot(folder)
+    after.pop(folder / "run" / ".lock", None)
     assert after == before
-    assert not (home / "new").exists()
+    assert not (folder / "new").exists()
 
 
 def cut(path: Path) -> None:
@@ -141,33 +152,33 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def of_a_wider_model(path: Path) -> None:
+def of_a_deeper_model(path: Path) -> None:
     found = read(path)
     found.state["config"]["model"]["num_layers"] = 2
     path.write_bytes(pack(found.tensors, found.state))
 
 
-SPOILT = [
+DAMAGED = [
     (cut, "is truncated or something else"),
     (flip, "is damaged"),
     (lambda path: path.write_text("my shopping list"), "truncated or something else"),
     (lambda path: path.unlink(), "there is no checkpoint at"),
-    (of_a_wider_model, "belongs to another configuration than config.json"),
+    (of_a_deeper_model, "belongs to another configuration than config.json"),
 ]
 
 
-@pytest.mark.parametrize(("spoil", "words"), SPOILT)
+@pytest.mark.parametrize(("damage", "words"), DAMAGED)
 @pytest.mark.parametrize("arguments", [GENERATE, ["eval", "run"], RESUME])
-def test_a_spoilt_checkpoint_is_one_sentence(
-    home: Path,
+def test_a_damaged_checkpoint_is_one_sentence(
+    folder: Path,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
-    spoil: Callable[[Path], None],
+    damage: Callable[[Path], None],
     words: str,
 ):
     which = "last" if arguments is RESUME else "best"
-    spoil(home / "run" / f"{which}.safetensors")
-    before = snapshot(home)
+    damage(folder / "run" / f"{which}.safetensors")
+    before = snapshot(folder)
     assert main(arguments) == 2
     err = capsys.readouterr().err
     assert err.startswith("byhand: ")
@@ -176,59 +187,59 @@ def test_a_spoilt_checkpoint_is_one_sentence(
     assert words in err
     other = "best" if which == "last" else "last"
     assert err.endswith(f"{other}.safetensors is sound: use it with --checkpoint {other}\n")
-    after = snapshot(home)
-    after.pop(home / "run" / ".lock", None)
+    after = snapshot(folder)
+    after.pop(folder / "run" / ".lock", None)
     assert after == before
-    # The advice works.
+    # The command that the message names works.
     assert main([*arguments, "--checkpoint", other]) == 0
 
 
-def test_the_corpus_changed_under_the_run(home: Path, capsys: pytest.CaptureFixture[str]):
-    config = (home / "run" / "config.json").read_text()
-    moved = config.replace(str(Path(small_corpus_name(config))), str(home / "text.txt"))
-    (home / "run" / "config.json").write_text(moved)
-    (home / "text.txt").write_text(small.text() + "x")
+def test_the_corpus_changed_under_the_run(folder: Path, capsys: pytest.CaptureFixture[str]):
+    config = (folder / "run" / "config.json").read_text()
+    moved = config.replace(str(Path(corpus_name(config))), str(folder / "text.txt"))
+    (folder / "run" / "config.json").write_text(moved)
+    (folder / "text.txt").write_text(small.text() + "x")
     for arguments in (RESUME, ["eval", "run"]):
         assert main(arguments) == 2
         assert "no longer the text this run began with" in capsys.readouterr().err
 
 
-def small_corpus_name(config: str) -> str:
+def corpus_name(config: str) -> str:
     import json
 
-    return json.loads(config)["corpus"]["name"]
+    return json.loads(config)["data"]["name"]
 
 
 def test_a_network_that_is_not_there(
-    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     from byhand.data.download import Download
 
     def no_network(self: Download, timeout: float) -> bytes:
         raise OSError("Network is unreachable")
 
-    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *a, **k: str(home / "cache"))
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *a, **k: str(folder / "cache"))
     monkeypatch.setattr(Download, "_download", no_network)
     assert main(["train", "shakespeare", "--out", "new"]) == 2
     sentence = capsys.readouterr().err.splitlines()[-1]
     assert "Network is unreachable" in sentence
     assert "python-docs" in sentence
     assert "any UTF-8 text file" in sentence
-    assert not (home / "new").exists()
+    assert not (folder / "new").exists()
 
 
-def test_a_folder_one_may_not_write(home: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_folder_one_may_not_write(folder: Path, capsys: pytest.CaptureFixture[str]):
     def denied(*args: object, **kwargs: object) -> None:
-        raise PermissionError(13, "Permission denied", str(home / "new"))
+        raise PermissionError(13, "Permission denied", str(folder / "new"))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "mkdir", denied)
         assert main(TRAIN) == 2
-    assert capsys.readouterr().err.endswith(f"byhand: {home}/new: Permission denied\n")
+    assert capsys.readouterr().err.endswith(f"byhand: {folder}/new: Permission denied\n")
 
 
-def test_a_back_end_that_does_not_exist(home: Path):
-    """The sentence, and no traceback, from a real process."""
+def test_a_back_end_that_does_not_exist(folder: Path):
+    """In a process of its own: the sentence, and no traceback."""
     process = subprocess.run(
         [sys.executable, "-m", "byhand", "generate", "run"],
         env={**__import__("os").environ, "BYHAND_CPU": "abacus"},
@@ -243,20 +254,20 @@ def test_a_back_end_that_does_not_exist(home: Path):
 
 
 def test_the_run_used_here_is_sound(original: Path):
-    assert load(original / "run", "last").step == 3
+    assert load_trained(original / "run", "last").step == 3
 
 
 @pytest.mark.parametrize("command", [TRAIN, RESUME, GENERATE, ["eval", "run"]])
 def test_a_gpu_that_is_not_there(
     command: list[str],
-    home: Path,
+    folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    monkeypatch.setattr(backend, "cuda_reason", lambda: "no CUDA device: none is plugged in")
-    before = snapshot(home)
+    monkeypatch.setattr(backend, "cuda_reason", lambda: "no CUDA device was found")
+    before = snapshot(folder)
     assert main([*command, "--device", "cuda"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "byhand: --device cuda cannot be used: no CUDA device: none is plugged in\n"
-    assert snapshot(home) == before
+    assert err == "byhand: --device cuda cannot be used: no CUDA device was found\n"
+    assert snapshot(folder) == before

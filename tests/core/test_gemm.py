@@ -1,4 +1,4 @@
-"""The matrix multiply of csrc/core/gemm.h where its own seams are: blocks, panels, tiles, threads.
+"""The matrix multiply of csrc/matmul/gemm.h at its boundaries: blocks, panels, tiles, threads.
 
 The op suites hold linear, gelu_ffn and matmul to the reference; their sizes seldom reach a second
 block of the inner dimension or a second panel.

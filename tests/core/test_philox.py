@@ -1,4 +1,4 @@
-"""The vectorised draws of csrc/core/philox_words.h are those of philox(), group by group."""
+"""The vectorised draws of csrc/random/philox_words.h are those of philox(), group by group."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
 FLAGS = {"cpu_avx2": ("-mavx2",), "cpu_avx512": AVX512, "cpu_avx512bf16": AVX512}
 PROGRAM = """
 #include <cstdio>
-#include "core/philox_words.h"
+#include "random/philox_words.h"
 int main() {
     const std::uint64_t seed = 0x123456789abcdefull, offset = 0xfedcba9876543210ull;
     // Ordinary ones; and numbers whose low half overflows on the way.

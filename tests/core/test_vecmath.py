@@ -1,4 +1,4 @@
-"""The elementary functions of csrc/core/vecmath.h, held to the error bounds stated there."""
+"""The elementary functions of csrc/simd/vecmath.h, held to the error bounds stated there."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def gelu_erf_derivative(x):
     return erfc(-x / math.sqrt(2)) / 2 + x * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
 
 
-# In the order of the table in csrc/core/vecmath_probe.cpp.
+# In the order of the table in csrc/simd/vecmath_probe.cpp.
 FUNCTIONS = [
     np.exp,
     np.log,

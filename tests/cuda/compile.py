@@ -1,4 +1,4 @@
-"""Compiles CUDA kernels that only tests need: with the host compiler and what lies in cuda/host, or
+"""Compiles CUDA kernels that only tests need: with the host compiler and cuda/emulator, or
 with nvcc. What is built is kept in pytest's cache, by the text of everything that it is made of.
 """
 
@@ -35,13 +35,13 @@ def host_compiler() -> list[str]:
 
 
 def _runtime() -> list[Path]:
-    sources = [p for p in (ROOT / "cuda" / "host").glob("*.cpp") if p.stem != "module"]
-    return sorted([*sources, ROOT / "csrc" / "core" / "threads.cpp"])
+    sources = [p for p in (ROOT / "cuda" / "emulator").glob("*.cpp") if p.stem != "module"]
+    return sorted([*sources, ROOT / "csrc" / "threads" / "threads.cpp"])
 
 
 def _key(command: list[str], sources: list[Path]) -> str:
     text = hashlib.sha256(" ".join(command).encode())
-    headers = (*ROOT.glob("cuda/*/*.*h"), *ROOT.glob("csrc/core/*.h"))
+    headers = (*ROOT.glob("cuda/**/*.*h"), *ROOT.glob("csrc/**/*.h"))
     for path in sorted({*sources, *headers}):
         text.update(path.read_bytes())
     return text.hexdigest()[:20]

@@ -142,6 +142,11 @@ class ndarray:
         self.machine.do(lambda: np.add(self.host, other.host, out=self.host))
         return self
 
+    def __imul__(self, other: ndarray | float) -> ndarray:
+        factor = other.host if isinstance(other, ndarray) else other
+        self.machine.do(lambda: np.multiply(self.host, factor, out=self.host))
+        return self
+
     def set(self, host: np.ndarray) -> None:
         assert (host.shape, host.dtype) == (self.shape, self.dtype)
         if self.machine.captured is not None:

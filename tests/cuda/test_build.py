@@ -20,13 +20,13 @@ SILENT = "it ends with status 1 and says nothing"
 
 @pytest.fixture(scope="module")
 def cmake() -> list[str]:
-    """The command that configures this checkout."""
+    """The command that configures a checkout, without the folders."""
     pybind11 = pytest.importorskip("pybind11")
     program = shutil.which("cmake")
     if program is None:
         pytest.skip("cmake was not found")
     found = [program, f"-DPython_EXECUTABLE={sys.executable}"]
-    found += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", "-S", str(ROOT)]
+    found += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
     return [*found, "-G", "Ninja"] if shutil.which("ninja") else found
 
 
@@ -40,7 +40,7 @@ def configure(cmake: list[str], tmp_path: Path) -> Configure:
     def run(*options: str, **environment: str) -> tuple[int, str, str]:
         inherited = {k: v for k, v in os.environ.items() if k not in ("CUDACXX", "CUDAHOSTCXX")}
         done = subprocess.run(
-            [*cmake, "-B", str(tmp_path), *options],
+            [*cmake, "-S", str(ROOT), "-B", str(tmp_path), *options],
             env={**inherited, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -136,3 +136,48 @@ def test_a_wish_must_be_a_known_word(configure):
     status, output, _ = configure("-DBYHAND_CUDA=PERHAPS")
     assert status != 0
     assert "BYHAND_CUDA must be ON, OFF or AUTO, got PERHAPS" in output
+
+
+# --- Generated lists of sources -------------------------------------------------------------------
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """A copy of everything that CMake reads."""
+    copy = tmp_path / "sources"
+    for folder in ("cmake", "csrc", "cuda"):
+        shutil.copytree(ROOT / folder, copy / folder)
+    shutil.copy(ROOT / "CMakeLists.txt", copy)
+    return copy
+
+
+def generated(cmake: list[str], sources: Path) -> tuple[str, str, str]:
+    """Configures a copy -> (what CMake printed, contracts.h, the build's own list of files)."""
+    build = sources.parent / "build"
+    command = [*cmake, "-S", str(sources), "-B", str(build), "-DBYHAND_CUDA=OFF"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        return " ".join(done.stdout.split()), "", ""
+    files = [p for p in (build / "build.ninja", build / "Makefile") if p.exists()]
+    files += build.rglob("build.make")
+    listed = "\n".join(p.read_text(encoding="utf-8") for p in files)
+    return "", (build / "generated" / "contracts.h").read_text(encoding="utf-8"), listed
+
+
+def test_a_new_op_is_in_no_list(cmake, sources):
+    """Its contract is in contracts.h, its bodies are compiled; helpers of an op are neither."""
+    family = sources / "csrc" / "ops" / "norm"
+    for name in ("planted.h", "planted.cpp", "planted_rows.h"):
+        (family / name).write_text("", encoding="utf-8")
+    (sources / "cuda" / "ops" / "norm" / "planted.cu").write_text("", encoding="utf-8")
+    _, contracts, listed = generated(cmake, sources)
+    assert '#include "ops/norm/planted.h"\n' in contracts
+    assert "planted_rows" not in contracts
+    assert "ops/norm/planted.cpp" in listed
+    assert "ops/norm/planted.cu" in listed
+
+
+def test_an_op_without_a_contract_is_an_error(cmake, sources):
+    (sources / "csrc" / "ops" / "norm" / "planted.cpp").write_text("", encoding="utf-8")
+    output, _, _ = generated(cmake, sources)
+    assert "csrc/ops/norm/planted.cpp has no contract: csrc/ops/norm/planted.h is missing" in output

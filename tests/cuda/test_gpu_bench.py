@@ -1,4 +1,4 @@
-"""The harness of bench/gpu.py, run without a GPU; and its calls against the reference."""
+"""The harness of bench/gpu.py, run without a GPU; and its calls compared with the reference."""
 
 from __future__ import annotations
 
@@ -14,21 +14,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import gpu
-import gpu_case
-import gpu_cases
-import gpu_home
-import gpu_report
+from bench import collect, gpu, gpu_case, gpu_device, gpu_report
+from bench.harness import folder_of
 from byhand import backend
-from harness import folder_of
+from tests.benchmarks.without_memory import Maker, Shapes
 from tests.cuda.agreement import check_agreement, check_call
 
-SMALL = tuple(gpu_cases.small(np))
+SMALL = tuple(collect.gpu_cases(np, "small"))
 RESULTS = Path(gpu.__file__).parent / "results"
 
 
 @pytest.mark.parametrize("case", SMALL, ids=str)
-def test_each_call_is_right_and_repeats(case, device_kernels):
+def test_each_call_agrees_with_the_reference_and_repeats(case, device_kernels):
     for kernel, arguments in case.calls:
         once, again = (check_call(device_kernels, kernel, arguments) for _ in range(2))
         for name in once:
@@ -49,40 +46,13 @@ def test_every_cuda_kernel_is_timed(on_cpu):
 
 
 def test_the_large_shapes_are_the_same_calls():
-    class Shapes:
-        """Stands for cupy and makes arrays that take no memory."""
-
-        float32 = np.float32
-
-        @staticmethod
-        def empty(shape, dtype):
-            return np.broadcast_to(np.empty((), dtype), shape)
-
-        @staticmethod
-        def zeros(shape, dtype):
-            return np.broadcast_to(np.zeros((), dtype), shape)
-
-        @staticmethod
-        def full(shape, value, dtype):
-            return np.broadcast_to(np.full((), value, dtype), shape)
-
-        asarray = staticmethod(np.asarray)
-
-    class Maker(gpu_case.Maker):
-        def normal(self, *shape, dtype=None):
-            return self.empty(*shape, dtype=dtype)
-
     class Kernels:
         """Accepts everything."""
 
         def __getattr__(self, kernel):
             return lambda *arguments: None
 
-    before, gpu_cases.Maker = gpu_cases.Maker, Maker
-    try:
-        full = list(gpu_cases.full(Shapes, 528))
-    finally:
-        gpu_cases.Maker = before
+    full = list(collect.gpu_cases(Shapes, "full", 528, Maker))
     assert {case.name for case in full} == {case.name for case in SMALL}
     for case in full:
         case.run(Kernels())
@@ -98,7 +68,7 @@ def test_pytorch_can_do_its_side(case, monkeypatch):
         run()
 
 
-def test_what_a_case_sets_is_set_while_it_runs(on_cpu, monkeypatch):
+def test_the_environment_of_a_case_is_set_while_it_runs(on_cpu, monkeypatch):
     monkeypatch.delenv("BYHAND_GEMM_HOPPER", raising=False)
     from byhand import _cuda_on_cpu
 
@@ -111,7 +81,7 @@ def test_what_a_case_sets_is_set_while_it_runs(on_cpu, monkeypatch):
     assert threads == [256, 384, 256]
 
 
-def test_an_argument_that_no_kernel_has_is_refused():
+def test_an_argument_that_the_kernel_does_not_have_is_refused():
     case = next(case for case in SMALL if case.name == "clip")
     ((kernel, arguments),) = case.calls
     wrong = gpu_case.Case("clip", (1,), "float32", 1, ((kernel, {**arguments, "limit": 1.0}),))
@@ -129,7 +99,7 @@ def test_a_dry_run_of_the_bench(on_cpu, capsys):
     assert said.count("\nlog_softmax_forward") == 4
     assert said.count("\nclip") == 1
     assert "not run: a dry run" in said
-    assert said.rstrip().endswith("none of these numbers is a measurement")
+    assert said.rstrip().endswith("these numbers measure no GPU")
 
 
 def test_a_dry_run_of_every_kernel(on_cpu, capsys):
@@ -148,7 +118,7 @@ def test_without_a_gpu_it_says_why(capsys):
     ("arguments", "sentence"),
     [
         (["bench", "--on-cpu", "--out", "results"], "--on-cpu measures no GPU"),
-        (["bench", "--only", "("], "--only is no regular expression"),
+        (["bench", "--only", "("], "--only is not a regular expression"),
         (["measure"], "invalid choice"),
         ([], "required"),
     ],
@@ -160,15 +130,15 @@ def test_mistakes_on_the_command_line(arguments, sentence, capsys):
     assert sentence in capsys.readouterr().err
 
 
-def test_when_the_time_is_up_the_rest_says_so(on_cpu, capsys):
-    result = gpu.bench(gpu_home.OnCpu(), "clip|grad_norm", seconds=-1, rounds=2)
+def test_cases_after_the_time_limit_are_marked_as_not_run(on_cpu, capsys):
+    result = gpu.bench(gpu_device.OnCpu(), "clip|grad_norm", seconds=-1, rounds=2)
     assert [row["ms"] for row in result["rows"]] == ["not run: the time was up"] * 2
     gpu_report.check(result)
 
 
 @pytest.fixture
 def stand_in(monkeypatch, on_cpu) -> None:
-    """Numpy stands for cupy and the CPU for a GPU: the way to a result file is the real one."""
+    """Numpy stands for cupy and the CPU for a GPU; the code that writes a result file is real."""
 
     class Event:
         def record(self) -> None:
@@ -195,13 +165,14 @@ def stand_in(monkeypatch, on_cpu) -> None:
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setitem(sys.modules, "byhand._cuda", module)
     monkeypatch.setattr(backend, "cuda", backend.cuda_on_cpu)
-    monkeypatch.setattr(gpu_home.Gpu, "copier", gpu_home.OnCpu.copier)
-    monkeypatch.setattr(gpu_home.Gpu, "without_torch", lambda self: "not run: a stand-in")
-    monkeypatch.setattr(gpu_cases, "full", lambda xp, groups: gpu_cases.small(xp))
+    monkeypatch.setattr(gpu_device.Gpu, "copier", gpu_device.OnCpu.copier)
+    monkeypatch.setattr(gpu_device.Gpu, "without_torch", lambda self: "not run: a stand-in")
+    small = collect.gpu_cases
+    monkeypatch.setattr(collect, "gpu_cases", lambda xp, *sizes: small(xp, "small"))
     monkeypatch.setattr(gpu, "circumstances", lambda: {"date": "2026-01-02", "commit": "abc"})
 
 
-def test_the_way_to_a_result_file(stand_in, tmp_path, capsys):
+def test_a_result_file_is_written(stand_in, tmp_path, capsys):
     assert gpu.main(["bench", "--out", str(tmp_path), "--only", "6x96 float32|clip"]) == 0
     assert f"written to {tmp_path / 'stand-in'}" in capsys.readouterr().out
     found = json.loads((tmp_path / "stand-in" / "kernels.json").read_text())
@@ -224,7 +195,7 @@ TIMES = {"ours": (0.1, 0.01), "torch": (0.12, 0.02)}
 
 @pytest.fixture
 def result() -> dict:
-    """What a GPU might have given: made up."""
+    """An invented result of a GPU."""
     case = ("softmax_forward", (65536, 1024), "bfloat16", 1 << 28, 0)
     rows = [
         gpu_report.row(*case, 3e12, TIMES, {}),
@@ -290,7 +261,7 @@ def test_a_damaged_result_is_refused_by_name(damage, sentence, result, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_recorded_results_are_whole_and_their_tables_are_theirs():
+def test_recorded_results_are_complete_and_agree_with_their_tables():
     for path in RESULTS.glob("*/kernels.json"):
         found = json.loads(path.read_text(encoding="utf-8"))
         gpu_report.check(found)

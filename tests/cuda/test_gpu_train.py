@@ -1,11 +1,11 @@
-"""bench/gpu_train.py without a GPU: on the stand-in for cupy, beside PyTorch on the CPU."""
+"""bench/models/gpu_train.py without a GPU: on the stand-in for cupy, beside PyTorch on the CPU."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-import gpu_train
+from bench.models import gpu_train
 from byhand import GPTConfig
 from byhand.cli import bench
 
@@ -14,7 +14,7 @@ CONFIG = GPTConfig(vocabulary_size=24, context_size=8, embedding_dim=16, num_hea
 
 @pytest.fixture
 def brief(monkeypatch):
-    """Few steps, and no clock."""
+    """Few steps, and a fixed time instead of the clock."""
     monkeypatch.setattr(gpu_train, "STEPS", 4)
 
     def once(runs, rounds):
@@ -39,7 +39,7 @@ def test_a_row(cupy, brief):
     assert len(cupy.graphs) == 1
 
 
-def test_other_losses_are_refused(cupy, brief, monkeypatch):
+def test_losses_that_differ_are_refused(cupy, brief, monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.setitem(gpu_train.ADAMW, "lr", 0.3)
 
@@ -51,7 +51,7 @@ def test_other_losses_are_refused(cupy, brief, monkeypatch):
         gpu_train.compare(CONFIG, batch=3, rounds=1, device="cpu", compiled=False)
 
 
-def test_who_fails_is_named_and_the_others_are_timed(cupy, brief, monkeypatch):
+def test_a_contestant_that_fails_is_named_and_the_others_are_timed(cupy, brief, monkeypatch):
     pytest.importorskip("torch")
     plain = gpu_train.torchs
 

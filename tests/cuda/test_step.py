@@ -12,62 +12,71 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from byhand import GPT, GPTConfig, optim
+from byhand import GPT, MLP, GPTConfig, MLPConfig, optim
+from byhand.data import consecutive_windows
 from byhand.generation import generate
-from byhand.training.evaluate import mean_loss
-from byhand.training.finite import Diverged
-from byhand.training.graph import StepGraph
-from byhand.training.plan import lay_out
+from byhand.tasks import Classification, LanguageModel
+from byhand.training import Diverged, GraphStep, evaluate
+from byhand.training.memory_plan import lay_out
 from tests.cuda.cupy_double import Unsafe
 
 CONFIG = GPTConfig(vocabulary_size=19, context_size=12, embedding_dim=24, num_heads=3, num_layers=2)
 
 
-def made(device: str, **changes: Any) -> tuple[GPT, optim.AdamW]:
-    model = GPT(GPTConfig(**{**CONFIG.to_dict(), **changes}), seed=4)
-    model.to(device)
-    return model, optim.AdamW(model, lr=3e-3, betas=(0.9, 0.99), weight_decay=0.1)
+def made(device: str, precision: str = "float32", **changes: Any) -> tuple[Any, optim.AdamW]:
+    """A task and its optimizer."""
+    model = GPT(CONFIG.replace(**changes), seed=4, precision=precision).to(device)
+    optimizer = optim.AdamW(model, lr=3e-3, betas=(0.9, 0.99), weight_decay=0.1)
+    return LanguageModel(model), optimizer
 
 
-def batches(steps: int, each: int = 1) -> list[list[tuple[Any, Any]]]:
+def batches(steps: int, each: int = 1, ignored: bool = False) -> list[list[dict[str, Any]]]:
+    """With `ignored` another number of targets counts in every batch."""
     rng = np.random.default_rng(8)
     drawn = rng.integers(0, CONFIG.vocabulary_size, (steps, each, 2, 3, 12))
-    return [[(ids, targets) for ids, targets in step] for step in drawn]
+    if ignored:
+        for pair in drawn.reshape(-1, 2, 36):
+            pair[1, : rng.integers(36)] = -100
+    return [[{"ids": ids, "targets": targets} for ids, targets in step] for step in drawn]
 
 
-def eager(model: GPT, optimizer: optim.AdamW, batches: Any) -> tuple[float, float]:
-    model.zero_grad()
-    loss = 0.0
-    for ids, targets in batches:
-        loss += float(model.loss(ids, targets, 1 / len(batches))) / len(batches)
-        model.backward()
+def eager(task: Any, optimizer: optim.AdamW, batches: Any) -> tuple[float, float]:
+    """The same step, written by hand."""
+    task.model.zero_grad()
+    loss, scale = 0.0, 1 / sum(task.count(batch) for batch in batches)
+    for batch in batches:
+        loss += float(task.loss(batch, scale))
+        task.backward()
     return loss, float(optimizer.step(clip_norm=0.5))
 
 
 @pytest.mark.parametrize("each", [1, 3])
+@pytest.mark.parametrize("ignored", [False, True])
 @pytest.mark.parametrize(
     "changes", [{}, {"dropout": 0.2}, {"tie_weights": False, "use_bias": False}]
 )
-def test_ten_steps_are_those_of_the_cpu(each, changes, cupy):
+def test_ten_steps_are_those_of_the_cpu(each, ignored, changes, cupy):
     host, expected = made("cpu", **changes), []
-    model, optimizer = made("cuda", **changes)
-    step = StepGraph(model, optimizer, clip_norm=0.5)
-    for i, step_batches in enumerate(batches(10, each)):
+    task, optimizer = made("cuda", **changes)
+    model = task.model
+    step = GraphStep(task, optimizer, clip_norm=0.5)
+    for i, step_batches in enumerate(batches(10, each, ignored)):
         host[1].lr = lr = 3e-3 / (1 + i)
         expected.append(eager(*host, step_batches))
         step(step_batches, lr)
     np.testing.assert_allclose(step.read(), expected, rtol=2e-5)
-    np.testing.assert_allclose(model.arena.values.get(), host[0].arena.values, rtol=1e-4, atol=1e-5)
+    on_host = host[0].model.storage.values
+    np.testing.assert_allclose(model.storage.values.get(), on_host, rtol=1e-4, atol=1e-5)
     assert optimizer.step_count == host[1].step_count == 10
-    assert not model.arena.grads.get().any()
+    assert not model.storage.grads.get().any()
     # Captured in the third step.
     assert [graph.launches for graph in cupy.graphs] == {1: [8], 3: [16, 8]}[each]
-    assert model.generator.state() == host[0].generator.state()
+    assert model.generator.state_dict() == host[0].model.generator.state_dict()
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_a_step_neither_allocates_nor_waits(dropout, cupy):
-    step = StepGraph(*made("cuda", dropout=dropout), clip_norm=0.5)
+    step = GraphStep(*made("cuda", dropout=dropout), clip_norm=0.5)
     for step_batches in batches(3, 2):
         step(step_batches)
     before = cupy.machine.allocations, cupy.machine.waits
@@ -94,16 +103,16 @@ def sends(array: Any) -> None:
 
 @pytest.mark.parametrize("bug", [looks, allocates, sends])
 def test_the_double_notices_a_step_that_no_graph_can_hold(bug, cupy, monkeypatch):
-    model, optimizer = made("cuda")
-    step = StepGraph(model, optimizer)
-    norm = model.norm.forward
+    task, optimizer = made("cuda")
+    step = GraphStep(task, optimizer)
+    norm = task.model.decoder.norm.forward
 
     def forward(x: Any) -> Any:
         y = norm(x)
         bug(y)
         return y
 
-    monkeypatch.setattr(model.norm, "forward", forward)
+    monkeypatch.setattr(task.model.decoder.norm, "forward", forward)
     first, second, third = batches(3)
     step(first)
     step(second)
@@ -113,13 +122,14 @@ def test_the_double_notices_a_step_that_no_graph_can_hold(bug, cupy, monkeypatch
 
 
 def test_a_step_that_is_not_always_the_same_is_noticed(cupy, monkeypatch):
-    model, optimizer = made("cuda")
-    step = StepGraph(model, optimizer)
+    task, optimizer = made("cuda")
+    step = GraphStep(task, optimizer)
     steps = batches(3)
     for step_batches in steps[:2]:
         step(step_batches)
-    norm = model.norm.forward
-    monkeypatch.setattr(model.norm, "forward", lambda x: norm(norm(x)))
+    last = task.model.decoder.norm
+    norm = last.forward
+    monkeypatch.setattr(last, "forward", lambda x: norm(norm(x)))
     with pytest.raises(RuntimeError, match=r"^allocation \d+ of the step is of \d+ bytes, and was"):
         step(steps[2])
 
@@ -127,20 +137,21 @@ def test_a_step_that_is_not_always_the_same_is_noticed(cupy, monkeypatch):
 def test_recomputed_blocks_need_less_memory_for_the_same_bits(cupy):
     planned, values = [], []
     for recompute in (False, True):
-        model, optimizer = made("cuda", num_layers=6, dropout=0.2)
-        model.recompute = recompute
-        step = StepGraph(model, optimizer)
+        task, optimizer = made("cuda", num_layers=6, dropout=0.2)
+        model = task.model
+        model.decoder.recompute = recompute
+        step = GraphStep(task, optimizer)
         for step_batches in batches(5):
             step(step_batches)
         planned.append(step.planned_bytes)
-        values.append(model.arena.values.get().tobytes())
+        values.append(model.storage.values.get().tobytes())
     assert values[0] == values[1]
     assert planned[1] < planned[0] / 2
 
 
 def test_the_plan_is_the_peak_and_not_the_sum(cupy):
-    model, optimizer = made("cuda", num_layers=6)
-    step = StepGraph(model, optimizer)
+    task, optimizer = made("cuda", num_layers=6)
+    step = GraphStep(task, optimizer)
     assert step.planned_bytes == 0
     for step_batches in batches(2):
         step(step_batches)
@@ -150,8 +161,8 @@ def test_the_plan_is_the_peak_and_not_the_sum(cupy):
 
 
 def test_two_graphs_share_the_memory_of_the_larger(cupy):
-    model, optimizer = made("cuda", num_layers=6)
-    step = StepGraph(model, optimizer, clip_norm=0.5)
+    task, optimizer = made("cuda", num_layers=6)
+    step = GraphStep(task, optimizer, clip_norm=0.5)
     first, second, third = batches(3, 2)
     step(first)
     before = cupy.machine.used
@@ -167,9 +178,9 @@ def test_two_graphs_share_the_memory_of_the_larger(cupy):
 def test_in_bf16_the_losses_are_those_of_float32(cupy):
     """Weights and activations are kept in bfloat16, beside weights in float32."""
     host = made("cpu")
-    model, optimizer = made("cuda")
-    model.precision = "bf16"
-    step = StepGraph(model, optimizer, clip_norm=0.5)
+    task, optimizer = made("cuda", "bf16")
+    model = task.model
+    step = GraphStep(task, optimizer, clip_norm=0.5)
     repeated = batches(5) * 8
     for step_batches in repeated:
         step(step_batches)
@@ -178,28 +189,65 @@ def test_in_bf16_the_losses_are_those_of_float32(cupy):
     np.testing.assert_allclose(losses, expected, atol=0.01)
     assert expected[-1] < expected[0] - 0.3
     assert not np.array_equal(losses, expected.astype(np.float32))
-    arena = model.arena
-    assert arena.values.dtype == arena.grads.dtype == np.float32
-    assert model.tokens.weight.operand.dtype == "bfloat16"
-    kept = arena.values.get().astype(arena.operands.dtype)
-    assert arena.operands.get().tobytes() == kept.tobytes()
+    storage = model.storage
+    assert storage.values.dtype == storage.grads.dtype == np.float32
+    assert model.decoder.tokens.weight.compute_value.dtype == "bfloat16"
+    kept = storage.values.get().astype(storage.compute_values.dtype)
+    assert storage.compute_values.get().tobytes() == kept.tobytes()
     assert model.new_cache().layers[0].keys.dtype == "bfloat16"
 
 
 def test_weights_that_are_loaded_reach_their_bfloat16_copies(cupy):
-    model, optimizer = made("cuda")
-    model.precision = "bf16"
+    task, _ = made("cuda", "bf16")
+    model = task.model
     model.load_state_dict({name: p.get() + 1 for name, p in model.state_dict().items()})
-    arena = model.arena
-    kept = arena.values.get().astype(arena.operands.dtype)
-    assert arena.operands.get().tobytes() == kept.tobytes()
-    with pytest.raises(ValueError, match=r"^AdamW.step: this model has a copy of its own"):
-        optimizer.step(copy=model.arena.operands)
+    storage = model.storage
+    kept = storage.values.get().astype(storage.compute_values.dtype)
+    assert storage.compute_values.get().tobytes() == kept.tobytes()
     model.precision = "float32"
-    assert model.arena.operands is model.arena.values
+    assert storage.compute_values is storage.values
     model.precision = "bf16"
     model.to("cpu")
-    assert model.tokens.weight.operand is model.tokens.weight.value
+    weight = model.decoder.tokens.weight
+    assert weight.compute_value is weight.value
+
+
+def test_freezing_keeps_the_bfloat16_copy(cupy):
+    task, _ = made("cuda", "bf16")
+    model = task.model
+    model.freeze("decoder.blocks.*")
+    step = GraphStep(task, optim.AdamW(model, lr=1e-2), clip_norm=0.5)
+    for step_batches in batches(5):
+        step(step_batches)
+    assert np.isfinite(step.read()).all()
+    storage = model.storage
+    kept = storage.values.get().astype(storage.compute_values.dtype)
+    assert storage.compute_values.get().tobytes() == kept.tobytes()
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_a_classifier_s_steps_are_those_of_the_cpu(each, cupy):
+    """Another task, another model, and batches of other names through the same graph."""
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((8, each, 6, 5)).astype(np.float32)
+    labels = rng.integers(0, 4, (8, each, 6))
+    results, values = [], []
+    for device in ("cpu", "cuda"):
+        model = MLP(MLPConfig(5, 4, (7, 9), dropout=0.2), seed=1).to(device)
+        task, optimizer = Classification(model), optim.AdamW(model, lr=1e-2)
+        take = GraphStep(task, optimizer, 0.5) if device == "cuda" else None
+        found = []
+        for xs, ls in zip(x, labels, strict=True):
+            step_batches = [{"x": a, "labels": b} for a, b in zip(xs, ls, strict=True)]
+            if take is None:
+                found.append(eager(task, optimizer, step_batches))
+            else:
+                take(step_batches)
+        results.append(found if take is None else take.read())
+        values.append(model.storage.values)
+    np.testing.assert_allclose(results[1], results[0], rtol=2e-5)
+    np.testing.assert_allclose(values[1].get(), values[0], rtol=1e-4, atol=1e-6)
+    assert [graph.launches for graph in cupy.graphs] == {1: [6], 2: [6, 6]}[each]
 
 
 @pytest.mark.parametrize(("precision", "near"), [("float32", 1e-5), ("bf16", 3e-3)])
@@ -207,10 +255,10 @@ def test_writing_and_measuring_are_the_same_on_both(precision, near, cupy):
     text = np.random.default_rng(3).integers(0, 19, 200)
     found = []
     for device in ("cpu", "cuda"):
-        model, _ = made(device)
-        model.precision = precision
-        written = generate(model, text[:5], 20, temperature=0)
-        found.append((written.tolist(), mean_loss(model, text, 12, 4)))
+        task, _ = made(device, precision)
+        written = generate(task.model, text[:5], 20, temperature=0)
+        loss = evaluate(task, consecutive_windows(text, 12, 4))["loss"]
+        found.append((written.tolist(), loss))
     if precision == "float32":
         assert found[0][0] == found[1][0]
     assert found[0][1] == pytest.approx(found[1][1], rel=near)
@@ -218,9 +266,9 @@ def test_writing_and_measuring_are_the_same_on_both(precision, near, cupy):
 
 def test_the_example_in_the_documentation_runs(cupy, capsys):
     text = (Path(__file__).parents[2] / "docs" / "cuda.md").read_text(encoding="utf-8")
-    (code,) = (c for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "StepGraph" in c)
-    (((ids, targets),),) = batches(1)
-    exec(compile(code, "docs/cuda.md", "exec"), {"config": CONFIG, "ids": ids, "targets": targets})
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "GraphStep" in c)
+    ((batch,),) = batches(1)
+    exec(compile(code, "docs/cuda.md", "exec"), {"config": CONFIG, "batch": batch})
     ((loss, norm),) = ast.literal_eval(capsys.readouterr().out)
     assert loss == pytest.approx(np.log(19), abs=0.3)
     assert norm > 0
@@ -235,77 +283,103 @@ def id_too_large(a: Any) -> Any:
     return a
 
 
+def changed(ids: Any, targets: Any) -> list[dict[str, Any]]:
+    return [{"ids": ids, "targets": targets}]
+
+
 @pytest.mark.parametrize(
     ("change", "error", "sentence"),
     [
-        (lambda a: [(id_too_large(a), a)], IndexError, r"ids\[1, 3\] = 19 is outside the voc"),
-        (lambda a: [(a, id_too_large(a))], IndexError, r"targets\[1, 3\] = 19 is outside the voc"),
-        (lambda a: [(a[:2], a[:2])], ValueError, r"ids must have shape \(3, 12\), got \(2, 12\)"),
-        (lambda a: [(a, a[:2])], ValueError, r"targets must have shape \(3, 12\)"),
-        (lambda a: [(a, a.astype(np.int32))], TypeError, "targets must have dtype int64"),
-        (lambda a: [(a.tolist(), a)], TypeError, "ids must be a numpy array, got list"),
-        (lambda a: [], ValueError, "the number of batches must be 1, got 0"),
-        (lambda a: [(a, a), (a, a)], ValueError, "the number of batches must be 1, got 2"),
+        (
+            lambda a: changed(id_too_large(a), a),
+            IndexError,
+            r"GPT: ids\[1, 3\] = 19 is outside the vocabulary",
+        ),
+        (
+            lambda a: changed(a, id_too_large(a)),
+            IndexError,
+            r"GPT: targets\[1, 3\] = 19 is outside the vocabulary",
+        ),
+        (
+            lambda a: changed(a[:2], a[:2]),
+            ValueError,
+            r"GraphStep: ids must have shape \(3, 12\), got \(2, 12\)",
+        ),
+        (lambda a: changed(a, a[:2]), ValueError, r"GPT: targets must have the shape of ids, \(3,"),
+        (lambda a: changed(a, a.astype(np.int32)), TypeError, "GPT: targets must be int64"),
+        (
+            lambda a: changed(a.tolist(), a),
+            TypeError,
+            "GraphStep: ids must be a numpy array, got list",
+        ),
+        (lambda a: [], ValueError, "GraphStep: the number of batches must be '?1'?, got 0"),
+        (lambda a: 2 * changed(a, a), ValueError, "GraphStep: the number of batches must be '?1'?"),
+        (
+            lambda a: [{**changed(a, a)[0], "more": a}],
+            ValueError,
+            "GraphStep: a batch must have ids, targets, got ids, targets, more",
+        ),
     ],
 )
 def test_a_wrong_batch_is_refused_and_nothing_is_lost(change, error, sentence, cupy):
-    model, optimizer = made("cuda")
-    step = StepGraph(model, optimizer)
-    (((ids, targets),),) = batches(1)
-    step([(ids, targets)])
-    before = model.arena.values.get()
-    with pytest.raises(error, match=f"^StepGraph: {sentence}"):
-        step(change(ids))
-    assert model.arena.values.get().tobytes() == before.tobytes()
-    step([(ids, targets)])
+    task, optimizer = made("cuda")
+    step = GraphStep(task, optimizer)
+    ((batch,),) = batches(1)
+    step([batch])
+    before = task.model.storage.values.get()
+    with pytest.raises(error, match=f"^{sentence}"):
+        step(change(batch["ids"]))
+    assert task.model.storage.values.get().tobytes() == before.tobytes()
+    step([batch])
     assert len(step.read()) == 2
 
 
 def test_other_mistakes(cupy):
-    with pytest.raises(ValueError, match=r"^StepGraph: the model must be on the GPU"):
-        StepGraph(*made("cpu"))
-    model, optimizer = made("cuda")
-    step = StepGraph(model, optimizer, ring=2)
+    with pytest.raises(ValueError, match=r"^GraphStep: the model must be on the GPU"):
+        GraphStep(*made("cpu"))
+    task, optimizer = made("cuda")
+    step = GraphStep(task, optimizer, capacity=2)
     steps = batches(3)
     for step_batches in steps[:2]:
         step(step_batches)
-    with pytest.raises(RuntimeError, match=r"^StepGraph: 2 steps were not read: the ring is full"):
+    with pytest.raises(RuntimeError, match=r"^GraphStep: 2 steps were not read: the ring is full"):
         step(steps[2])
     assert len(step.read()) == 2
     assert step.read() == []
     with pytest.raises(
-        ValueError, match=r"^StepGraph: the number of batches must be 1 or more, got"
+        ValueError, match=r"^GraphStep: the number of batches must be 1 or more, got"
     ):
-        StepGraph(model, optimizer)([])
-    model.to("cpu")
-    with pytest.raises(RuntimeError, match=r"^StepGraph: the model was moved"):
+        GraphStep(task, optimizer)([])
+    task.model.to("cpu")
+    with pytest.raises(RuntimeError, match=r"^GraphStep: the model was moved"):
         step(steps[2])
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("each", [1, 2])
 def test_a_gradient_that_is_not_finite_is_named_and_keeps_the_weights(each, precision, cupy):
-    model, optimizer = made("cuda", dropout=0.2)
-    model.precision = precision
+    task, _ = made("cuda", precision, dropout=0.2)
+    model = task.model
     optimizer = optim.AdamW(model)
-    step = StepGraph(model, optimizer, clip_norm=0.5)
+    step = GraphStep(task, optimizer, clip_norm=0.5)
     steps = batches(9, each)
     for i, step_batches in enumerate(steps[:8]):
         if i == 3:
             step.read()
         if i == 5:
-            kept = model.arena.values.get()
-            model.arena.grads[7] = np.inf
+            kept = model.storage.values.get()
+            model.storage.grads[7] = np.inf
         step(step_batches)
     with pytest.raises(
         Diverged,
-        match=r"^StepGraph: step 6: the gradient's norm is (inf|nan), because the gradient of "
-        r"tokens.weight is not finite \(NaN in 1 of 456 numbers\), though all weights are$",
+        match=r"^GraphStep: step 6: the gradient's norm is (inf|nan), because the gradient of "
+        r"decoder.tokens.weight is not finite \(NaN in 1 of 456 numbers\), though all weights "
+        r"are$",
     ) as error:
         step.read()
     assert np.isfinite(error.value.before).all()
     assert len(error.value.before) == 2
-    assert model.arena.values.get().tobytes() == kept.tobytes()
+    assert model.storage.values.get().tobytes() == kept.tobytes()
     assert optimizer.step_count == 5
     model.zero_grad()
     step(steps[8])

@@ -12,9 +12,9 @@ import pytest
 
 from byhand import backend
 from byhand.cli.main import main
+from byhand.runs.checkpoint import read
+from byhand.runs.log import read_log
 from byhand.training import Diverged, Trainer
-from byhand.training.checkpoint import read
-from byhand.training.log import read_log
 from tests.training import small
 
 
@@ -62,7 +62,7 @@ def test_the_commands(cupy, tmp_path, capsys):
     assert "on the GPU, in bf16" in capsys.readouterr().out
     said: dict[str, Any] = {}
     for device in ("cpu", "cuda"):
-        for command in (["eval", str(run)], ["generate", str(run), "--tokens", "30"]):
+        for command in (["eval", str(run)], ["generate", str(run), "--max-new-tokens", "30"]):
             assert main([*command, "--device", device]) == 0
             said.setdefault(command[0], []).append(capsys.readouterr().out)
     losses = [float(line.split()[1]) for line in said["eval"]]
@@ -71,11 +71,11 @@ def test_the_commands(cupy, tmp_path, capsys):
 
 
 def in_a_weight(trainer: Trainer) -> None:
-    trainer.model.blocks[0].ffn.up.bias.value[5] = float("nan")
+    trainer.model.decoder.blocks[0].ffn.up.bias.value[5] = float("nan")
 
 
 def in_a_gradient(trainer: Trainer) -> None:
-    trainer.model.blocks[0].norm1.weight.grad[2] = float("nan")
+    trainer.model.decoder.blocks[0].norm1.weight.grad[2] = float("nan")
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,13 @@ def in_a_gradient(trainer: Trainer) -> None:
     [
         (
             in_a_weight,
-            "training loss is nan, because blocks.0.ffn.up.bias is not finite "
+            "training loss is nan, because decoder.blocks.0.ffn.up.bias is not finite "
             "(NaN in 1 of 32 numbers); ",
         ),
         (
             in_a_gradient,
-            "gradient's norm is nan, because the gradient of blocks.0.norm1.weight is not finite "
-            "(NaN in 1 of 8 numbers), though all weights are; ",
+            "gradient's norm is nan, because the gradient of decoder.blocks.0.norm1.weight is not "
+            "finite (NaN in 1 of 8 numbers), though all weights are; ",
         ),
     ],
 )
@@ -108,7 +108,7 @@ def test_what_is_not_finite_is_named(step, clip, accumulate, damage, sentence, c
 
         def batches(trainer: Trainer = trainer, plain: Any = plain) -> Any:
             if trainer.step == step:
-                weights.append(backend.to_numpy(trainer.model.arena.values).copy())
+                weights.append(backend.to_numpy(trainer.model.storage.values).copy())
                 damage(trainer)
             return plain()
 
@@ -121,7 +121,7 @@ def test_what_is_not_finite_is_named(step, clip, accumulate, damage, sentence, c
         # Nothing that was good is lost, and nothing is made of what is not.
         assert read_log_steps(folder) == list(range(1, step + 1))
         assert trainer.optimizer.step_count == step
-        after = backend.to_numpy(trainer.model.arena.values)
+        after = backend.to_numpy(trainer.model.storage.values)
         assert np.count_nonzero(after != weights[-1]) == (damage is in_a_weight)
         assert small.resumed_trainer(folder, device=device).run() is None
     np.testing.assert_allclose(weights[0], weights[1], rtol=1e-3, atol=1e-4)
@@ -140,7 +140,7 @@ def test_a_learning_rate_that_explodes_is_named_as_a_layer(accumulate, cupy, tmp
         with pytest.raises(Diverged) as error:
             trainer.run()
         said.append(str(error.value))
-        assert np.isfinite(backend.to_numpy(trainer.model.arena.values)).all()
+        assert np.isfinite(backend.to_numpy(trainer.model.storage.values)).all()
         for which in ("best", "last"):
             saved = read(tmp_path / device / f"{which}.safetensors")
             assert all(np.isfinite(tensor).all() for tensor in saved.tensors.values())
@@ -151,11 +151,10 @@ def test_the_memory_is_told_once(cupy, tmp_path):
     trainer = small.new_trainer(tmp_path, small.config(), "cuda")
     trainer.run()
     (line,) = [line for line in trainer.display.lines if line.startswith("memory")]
-    assert trainer.graph is not None
     size = trainer.model.num_parameters()
     assert line == (
-        f"memory on the GPU: {16 * size / 1e6:,.1f} MB for weights, gradients and moments, "
-        f"{trainer.graph.planned_bytes / 1e6:,.1f} MB for the activations of a step"
+        f"memory on the GPU: {16 * size / 1e6:,.1f} MB for weights, gradients and optimizer state, "
+        f"{trainer.take_step.planned_bytes / 1e6:,.1f} MB for the activations of a step"
     )
 
 

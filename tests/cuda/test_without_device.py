@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import gpu_cases
+from bench import collect
 from byhand import backend
 from tests.cuda.fake import FakeCupy
 
@@ -98,7 +98,7 @@ def refused(cuda_module, monkeypatch) -> str:
     return reason
 
 
-@pytest.mark.parametrize("case", tuple(gpu_cases.small(np)), ids=str)
+@pytest.mark.parametrize("case", tuple(collect.gpu_cases(np, "small")), ids=str)
 def test_every_launch_without_a_device_is_an_error_that_says_why(case, cuda_module, refused):
     for kernel, arguments in case.calls:
         there = {

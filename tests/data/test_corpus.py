@@ -1,4 +1,4 @@
-"""Corpora: what they contain, and what is said about files that are no corpus."""
+"""Corpora: what they contain, and the errors for files that are not one."""
 
 import pydoc_data.topics
 from pathlib import Path
@@ -9,7 +9,7 @@ from byhand.data import corpus, load_corpus
 from byhand.errors import UserError
 
 
-def test_python_docs_needs_nothing_and_is_always_the_same():
+def test_python_docs_needs_no_download_and_is_always_the_same():
     text = load_corpus("python-docs")
     topics = pydoc_data.topics.topics
     assert text == load_corpus("python-docs")
@@ -36,7 +36,7 @@ def test_a_byte_order_mark_and_carriage_returns_are_dropped(tmp_path: Path):
     assert load_corpus(path) == "one\ntwo\nthree\n"
 
 
-def test_a_file_may_bear_a_corpus_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_may_have_the_name_of_a_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     Path("python-docs").write_text("mine")
     assert load_corpus("./python-docs") == "mine"
@@ -51,10 +51,10 @@ def test_a_file_may_bear_a_corpus_name(tmp_path: Path, monkeypatch: pytest.Monke
         ("olé".encode("latin-1"), r"not UTF-8 text: byte 2 \(0xe9\)"),
         (b"ab\x80cd", r"byte 2 \(0x80\)"),
         ("text".encode("utf-16"), r"not UTF-8 text: byte 0"),
-        (b"\xed\xa0\x80", "not UTF-8"),  # half a surrogate pair
+        (b"\xed\xa0\x80", "not UTF-8"),  # a lone surrogate
     ],
 )
-def test_a_bad_file_is_said_to_be(tmp_path: Path, content: bytes, words: str):
+def test_a_bad_file_is_one_sentence(tmp_path: Path, content: bytes, words: str):
     path = tmp_path / "bad.txt"
     path.write_bytes(content)
     with pytest.raises(UserError, match=words) as error:
@@ -62,7 +62,7 @@ def test_a_bad_file_is_said_to_be(tmp_path: Path, content: bytes, words: str):
     assert str(path) in str(error.value)
 
 
-def test_no_such_corpus_names_those_there_are(tmp_path: Path):
+def test_an_unknown_corpus_lists_the_known_ones(tmp_path: Path):
     with pytest.raises(UserError, match=r"'nowhere.txt'.*python-docs and shakespeare"):
         load_corpus("nowhere.txt")
     with pytest.raises(UserError, match="is a folder"):

@@ -1,4 +1,4 @@
-"""Downloading, against a server on this machine that behaves well or badly."""
+"""Downloading from a local server that answers rightly or wrongly."""
 
 import dataclasses
 import hashlib
@@ -63,8 +63,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def nobody_there() -> str:
-    """The address of a port that was free a moment ago."""
+def unused_address() -> str:
+    """The address of a port that no server listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}/text"
@@ -82,67 +82,67 @@ def download(server: ThreadingHTTPServer, path: str = "/text") -> Download:
 
 def test_it_is_downloaded_once_then_found(server: ThreadingHTTPServer, cache: Path):
     wanted = download(server)
-    path = wanted.fetch("do without")
+    path = wanted.fetch("use another")
     assert path == cache / "text.txt"
     assert path.read_bytes() == CONTENT
-    assert wanted.fetch("do without") == path
+    assert wanted.fetch("use another") == path
     assert Handler.hits == 1
 
 
 def test_the_cached_file_needs_no_server(server: ThreadingHTTPServer, cache: Path):
     wanted = download(server)
-    wanted.fetch("do without")
-    unreachable = dataclasses.replace(wanted, url=nobody_there())
-    assert unreachable.fetch("do without").read_bytes() == CONTENT
+    wanted.fetch("use another")
+    unreachable = dataclasses.replace(wanted, url=unused_address())
+    assert unreachable.fetch("use another").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("altered", [b"", CONTENT[:-1], CONTENT[:-1] + b"?", CONTENT + b"?"])
 def test_an_altered_file_is_fetched_again(server: ThreadingHTTPServer, cache: Path, altered: bytes):
     cache.mkdir()
     (cache / "text.txt").write_bytes(altered)
-    assert download(server).fetch("do without").read_bytes() == CONTENT
+    assert download(server).fetch("use another").read_bytes() == CONTENT
     assert Handler.hits == 1
 
 
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("/wrong", "is not A Text .*and was not kept: do without"),
+        ("/wrong", "is not A Text .*and was not kept: use another"),
         ("/long", "is not A Text"),
         (
             "/cut",
-            f"ended after {len(CONTENT) // 2} of {len(CONTENT)} bytes.*do without",
+            f"ended after {len(CONTENT) // 2} of {len(CONTENT)} bytes.*use another",
         ),
-        ("/garbage", "cannot download A Text .*do without"),
-        ("/missing", "the server answered 404 Not Found.*do without"),
+        ("/garbage", "cannot download A Text .*use another"),
+        ("/missing", "the server answered 404 Not Found.*use another"),
     ],
 )
 def test_a_bad_answer_is_refused_and_nothing_kept(
     server: ThreadingHTTPServer, cache: Path, path: str, words: str
 ):
     with pytest.raises(UserError, match=words):
-        download(server, path).fetch("do without")
+        download(server, path).fetch("use another")
     assert not cache.exists()
 
 
-def test_a_silent_server_is_given_up(server: ThreadingHTTPServer, cache: Path):
-    with pytest.raises(UserError, match=r"cannot download A Text .*timed out.*do without"):
-        download(server, "/slow").fetch("do without", timeout=0.2)
+def test_a_server_that_does_not_answer_times_out(server: ThreadingHTTPServer, cache: Path):
+    with pytest.raises(UserError, match=r"cannot download A Text .*timed out.*use another"):
+        download(server, "/slow").fetch("use another", timeout=0.2)
 
 
 def test_no_server_at_all(server: ThreadingHTTPServer, cache: Path):
-    unreachable = dataclasses.replace(download(server), url=nobody_there())
-    with pytest.raises(UserError, match=r"cannot download A Text .*: do without, or put the file"):
-        unreachable.fetch("do without")
+    unreachable = dataclasses.replace(download(server), url=unused_address())
+    with pytest.raises(UserError, match=r"cannot download A Text .*: use another, or put the file"):
+        unreachable.fetch("use another")
 
 
 def test_a_cache_that_cannot_be_written(server: ThreadingHTTPServer, cache: Path):
     cache.write_text("a file where the folder should be")
-    with pytest.raises(UserError, match=r"cannot .*do without"):
-        download(server).fetch("do without")
+    with pytest.raises(UserError, match=r"cannot .*use another"):
+        download(server).fetch("use another")
 
 
-def test_shakespeare_comes_by_this_way(
+def test_shakespeare_is_downloaded_this_way(
     server: ThreadingHTTPServer, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     assert corpus.SHAKESPEARE.size == 1_115_394

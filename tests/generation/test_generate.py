@@ -1,15 +1,15 @@
-"""Generation: with the cache as without it, inside the context and far beyond it."""
+"""Generation: equal with and without the cache, inside the context and beyond it."""
 
 import numpy as np
 import pytest
 
 from byhand import GPT, GPTConfig
 from byhand.errors import UserError
-from byhand.generation import choose, generate, probabilities, stream
+from byhand.generation import generate, probabilities, sample, stream
 
 
 def lively_model(context: int, dtype: str, seed: int = 0, dropout: float = 0.0) -> GPT:
-    """A model whose next token depends strongly on all it has seen."""
+    """A model whose next token depends strongly on all tokens before it."""
     config = GPTConfig(
         vocabulary_size=23,
         context_size=context,
@@ -25,36 +25,35 @@ def lively_model(context: int, dtype: str, seed: int = 0, dropout: float = 0.0) 
     return model
 
 
-def by_the_book(
+def plainly(
     model: GPT, prompt: list[int], tokens: int, temperature: float, top_k: int | None
 ) -> list[int]:
-    """The rule in its plainest form: when the window is full, its older half is forgotten."""
+    """The rule without a cache: when the window is full, its older half is dropped."""
     context = model.config.context_size
     rng = np.random.default_rng(7)
     window, written = prompt[-context:], []
-    model.eval()
     for _ in range(tokens):
         if len(window) > context:
             del window[: len(window) - (context - context // 2)]
-        logits = model(np.array([window]))[0, -1]
-        token = choose(probabilities(logits, temperature, top_k), rng)
+        with model.in_inference():
+            logits = model(np.array([window]))[0, -1]
+        token = sample(probabilities(logits, temperature, top_k), rng)
         window.append(token)
         written.append(token)
-    model.train()
     return written
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("context", [1, 2, 7, 16])
 @pytest.mark.parametrize(("temperature", "top_k"), [(0.0, None), (1.0, None), (0.8, 5)])
-def test_cached_equals_uncached_equals_the_rule(
+def test_cached_equals_uncached_equals_the_plain_rule(
     dtype: str, context: int, temperature: float, top_k: int | None
 ):
     model = lively_model(context, dtype)
     rng = np.random.default_rng(3)
     for length in (1, 3, context, context + 1, 3 * context):
         prompt = rng.integers(23, size=length).tolist()
-        expected = by_the_book(model, prompt, 60, temperature, top_k)
+        expected = plainly(model, prompt, 60, temperature, top_k)
         for cache in (True, False):
             ids = generate(
                 model, prompt, 60, temperature, top_k, np.random.default_rng(7), cache=cache
@@ -62,7 +61,7 @@ def test_cached_equals_uncached_equals_the_rule(
             assert ids.dtype == np.int64
             assert ids.tolist() == expected
     if context > 2 and temperature == 1.0:
-        assert len(set(expected)) > 8, "a model that always says the same tests nothing"
+        assert len(set(expected)) > 8, "a model that repeats one token tests nothing"
 
 
 def test_two_hundred_tokens_for_twenty_prompts():
@@ -114,20 +113,20 @@ def test_with_the_cache_each_token_costs_one_position():
     assert widths == [3, 1, 1, 1, 1, 1, 4, 1, 1, 1, 1, 4, 1, 1, 1, 1]
 
 
-def test_dropout_is_off_while_generating_and_the_mode_comes_back():
+def test_dropout_is_off_while_generating_and_the_mode_is_restored():
     model = lively_model(8, "float64", dropout=0.5)
-    before = model.generator.state()
+    before = model.generator.state_dict()
     assert generate(model, [1], 20).tolist() == generate(model, [1], 20).tolist()
     assert model.training
-    assert model.generator.state() == before
+    assert model.generator.state_dict() == before
     next(stream(model, [1], 20))
-    assert model.training, "a stream left early gives the mode back too"
+    assert model.training, "a stream that is left early restores the mode too"
     model.eval()
     generate(model, [1], 2)
     assert not model.training
 
 
-def test_no_tokens_are_an_empty_answer():
+def test_zero_tokens_are_an_empty_result():
     assert generate(lively_model(8, "float64"), [1], 0).shape == (0,)
 
 
@@ -139,7 +138,7 @@ def test_no_tokens_are_an_empty_answer():
         ([-1], 3, "token id -1 at position 0"),
         ([[0, 1]], 3, r"shape \(1, 2\)"),
         ([0.5], 3, "float64"),
-        ([1], -1, "0 or more, not -1"),
+        ([1], -1, "max_new_tokens must be at least 0, not -1"),
     ],
 )
 def test_bad_prompts_are_refused_at_once(prompt: list, tokens: int, words: str):

@@ -1,4 +1,4 @@
-"""Probabilities against brute force, draws against chi-square."""
+"""Probabilities against brute force, draws by a chi-square test."""
 
 import math
 from statistics import NormalDist
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from byhand.errors import UserError
-from byhand.generation import choose, probabilities
+from byhand.generation import probabilities, sample
 
 scores = st.lists(st.integers(-20, 20).map(lambda n: n / 4), min_size=1, max_size=12)
 
@@ -32,10 +32,10 @@ def test_probabilities_equal_brute_force(logits: list[float], temperature: float
 
 
 @given(scores)
-def test_temperature_zero_is_the_first_best_token(logits: list[float]):
+def test_temperature_zero_is_the_first_most_likely_token(logits: list[float]):
     p = probabilities(np.array(logits), temperature=0)
     assert p.tolist() == [float(i == int(np.argmax(logits))) for i in range(len(logits))]
-    assert choose(p, np.random.default_rng(0)) == int(np.argmax(logits))
+    assert sample(p, np.random.default_rng(0)) == int(np.argmax(logits))
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-3, 1.0, 1e300])
@@ -52,7 +52,7 @@ def test_draws_follow_the_probabilities(top_k: int | None):
     rng = np.random.default_rng(12)
     p = probabilities(rng.normal(size=20), temperature=0.7, top_k=top_k)
     draws = 100_000
-    counts = np.bincount([choose(p, rng) for _ in range(draws)], minlength=20)
+    counts = np.bincount([sample(p, rng) for _ in range(draws)], minlength=20)
     assert (counts[p == 0] == 0).all()
     kept = p > 0
     chi_square = ((counts[kept] - draws * p[kept]) ** 2 / (draws * p[kept])).sum()
@@ -63,7 +63,7 @@ def test_draws_follow_the_probabilities(top_k: int | None):
     assert chi_square < freedom * (1 - 2 / (9 * freedom) + z * math.sqrt(2 / (9 * freedom))) ** 3
 
 
-class FixedLuck:
+class FixedDraw:
     def __init__(self, value: float) -> None:
         self.value = value
 
@@ -72,9 +72,9 @@ class FixedLuck:
 
 
 @pytest.mark.parametrize("p", [[0.0, 0.5, 0.5, 0.0], [0.0, 0.1, 0.2, 0.0], [0.0, 1 / 3, 1 / 3, 0]])
-def test_the_ends_of_the_uniform_draw_never_choose_the_impossible(p: list[float]):
-    for luck, token in ((0.0, 1), (np.nextafter(1.0, 0.0), 2)):
-        assert choose(np.array(p), FixedLuck(luck)) == token  # type: ignore[arg-type]
+def test_the_ends_of_the_uniform_draw_never_give_a_token_of_probability_0(p: list[float]):
+    for uniform, token in ((0.0, 1), (np.nextafter(1.0, 0.0), 2)):
+        assert sample(np.array(p), FixedDraw(uniform)) == token  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -87,11 +87,11 @@ def test_the_ends_of_the_uniform_draw_never_choose_the_impossible(p: list[float]
         (1.0, -3, "top-k"),
     ],
 )
-def test_senseless_settings_are_refused(temperature: float, top_k: int | None, words: str):
+def test_settings_out_of_range_are_refused(temperature: float, top_k: int | None, words: str):
     with pytest.raises(UserError, match=words):
         probabilities(np.zeros(3), temperature, top_k)
 
 
-def test_scores_that_are_no_numbers_are_refused():
+def test_logits_that_are_nan_are_refused():
     with pytest.raises(UserError, match="NaN"):
         probabilities(np.array([0.0, np.nan]))

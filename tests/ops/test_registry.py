@@ -21,7 +21,7 @@ def built() -> list[str]:
 def native_signatures(name: str) -> dict[str, list[tuple[str, str]]]:
     try:
         module = importlib.import_module(f"byhand._{name}")
-    except ImportError as error:  # the CUDA module needs the driver's library
+    except ImportError as error:  # this processor lacks its instructions, or it needs a library
         pytest.skip(f"{name} cannot be loaded here: {error}")
     # Probes are no operations: they are tested where they are defined.
     kernels = {k: a for k, a in module.kernels.items() if not k.endswith("_probe")}

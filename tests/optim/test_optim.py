@@ -13,15 +13,14 @@ from byhand import nn, optim
 
 class TwoLayers(nn.Module):
     def __init__(self):
-        rng = np.random.default_rng(1)
-        self.first = nn.Linear(5, 7, rng=rng)
+        self.first = nn.Linear(5, 7)
         self.norm = nn.LayerNorm(7)
-        self.second = nn.Linear(7, 3, rng=rng)
+        self.second = nn.Linear(7, 3)
 
 
 def with_gradients(dtype: str) -> TwoLayers:
-    model = TwoLayers().to(dtype=dtype)
-    model.arena.grads[...] = np.random.default_rng(2).standard_normal(model.arena.grads.shape)
+    model = TwoLayers().build(1, dtype=dtype)
+    model.storage.grads[...] = np.random.default_rng(2).standard_normal(model.storage.grads.shape)
     return model
 
 
@@ -34,7 +33,7 @@ def test_adamw_follows_the_formula(steps):
     expected = {name: p.value.copy() for name, p in model.named_parameters()}
     moments = {name: (0.0, 0.0) for name in expected}
     for t in range(1, steps + 1):
-        model.arena.grads[...] *= 1.001
+        model.storage.grads[...] *= 1.001
         for name, p in model.named_parameters():
             m, v = moments[name]
             m, v = b1 * m + (1 - b1) * p.grad, b2 * v + (1 - b2) * p.grad**2
@@ -62,7 +61,7 @@ def test_groups_follow_pytorch():
     names = [group.names for group in optimizer.groups]
     assert names[1:] == [["norm.weight", "second.bias"], ["second.weight"], ["norm.bias"]]
     twins = {n: torch.nn.Parameter(torch.tensor(p.value)) for n, p in model.named_parameters()}
-    decays = {n: p.decays for n, p in model.named_parameters()}
+    decays = {n: p.decay for n, p in model.named_parameters()}
     theirs = torch.optim.AdamW([{"params": [p]} for p in twins.values()], betas=(0.9, 0.95))
     for step in range(6):
         if step == 2:
@@ -96,14 +95,7 @@ def test_groups_that_change_nothing_give_the_same_bits():
         a.step(clip_norm=0.5)
         b.step(clip_norm=0.5)
     assert len(b.groups[0].names) == 4
-    assert np.array_equal(plain.arena.values, grouped.arena.values)
-
-
-def test_the_new_values_are_copied():
-    model = with_gradients("float32")
-    copy = np.full_like(model.arena.values, np.nan)
-    optim.AdamW(model).step(copy=copy)
-    assert np.array_equal(copy, model.arena.values)
+    assert np.array_equal(plain.storage.values, grouped.storage.values)
 
 
 @pytest.mark.parametrize(
@@ -123,11 +115,11 @@ def test_the_new_values_are_copied():
 )
 def test_wrong_groups_are_named(groups, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        optim.AdamW(TwoLayers(), groups=groups)
+        optim.AdamW(TwoLayers().build(), groups=groups)
 
 
 def test_settings_between_steps_are_checked_too():
-    optimizer = optim.AdamW(TwoLayers())
+    optimizer = optim.AdamW(TwoLayers().build())
     for target in (optimizer, optimizer.groups[0]):
         with pytest.raises(ValueError, match="lr must be a number"):
             target.lr = float("inf")
@@ -138,13 +130,13 @@ def test_settings_between_steps_are_checked_too():
 
 def test_float32_adamw_stays_with_float64():
     fast, truth = with_gradients("float32"), with_gradients("float64")
-    truth.arena.values[...] = fast.arena.values
-    truth.arena.grads[...] = fast.arena.grads
+    truth.storage.values[...] = fast.storage.values
+    truth.storage.grads[...] = fast.storage.grads
     a, b = optim.AdamW(fast, 1e-2), optim.AdamW(truth, 1e-2)
     for _ in range(50):
         a.step(clip_norm=0.7)
         b.step(clip_norm=0.7)
-    np.testing.assert_allclose(fast.arena.values, truth.arena.values, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(fast.storage.values, truth.storage.values, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -153,18 +145,18 @@ def test_clipping_inside_the_step_equals_clipping_before_it(dtype):
     norm = optim.AdamW(inside).step(clip_norm=0.5)
     other = optim.clip_grad_norm(before, 0.5)
     optim.AdamW(before).step()
-    exact = np.linalg.norm(with_gradients("float64").arena.grads)
+    exact = np.linalg.norm(with_gradients("float64").storage.grads)
     assert abs(float(norm) / exact - 1) < 1e-6
     assert float(norm) == float(other)
-    np.testing.assert_allclose(inside.arena.values, before.arena.values, rtol=1e-6, atol=1e-8)
-    assert abs(np.linalg.norm(before.arena.grads) / 0.5 - 1) < 1e-4
+    np.testing.assert_allclose(inside.storage.values, before.storage.values, rtol=1e-6, atol=1e-8)
+    assert abs(np.linalg.norm(before.storage.grads) / 0.5 - 1) < 1e-4
 
 
 def test_small_gradients_are_not_clipped():
     model = with_gradients("float32")
-    grads = model.arena.grads.copy()
+    grads = model.storage.grads.copy()
     optim.clip_grad_norm(model, 1e6)
-    assert np.array_equal(model.arena.grads, grads)
+    assert np.array_equal(model.storage.grads, grads)
 
 
 def test_state_round_trips():
@@ -177,11 +169,53 @@ def test_state_round_trips():
     assert second.step_count == 2
     first.step()
     second.step()
-    assert np.array_equal(a.arena.values, b.arena.values)
+    assert np.array_equal(a.storage.values, b.storage.values)
     with pytest.raises(ValueError, match="step must be at least 0, got -1"):
-        second.load_state_dict({"m": first.m, "v": first.v, "step": -1})
-    with pytest.raises(ValueError, match="m must have shape"):
-        second.load_state_dict({"m": np.zeros(3), "v": np.zeros(3), "step": 1})
+        second.load_state_dict({**first.state_dict(), "step": -1})
+
+
+def without(state, slot, name):
+    return {**state, slot: {n: a for n, a in state[slot].items() if n != name}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: {"step": 1, "m": s["m"]}, "v is missing"),
+        (lambda s: {**s, "momentum": {}}, "there is no state called momentum"),
+        (lambda s: without(s, "v", "norm.bias"), "v of norm.bias is missing"),
+        (lambda s: {**s, "m": {**s["m"], "x": s["m"]["norm.bias"]}}, "m of x belongs to no"),
+        (
+            lambda s: {**s, "m": {**s["m"], "norm.bias": np.zeros(3)}},
+            r"m of norm.bias must have shape \(7,\), got \(3,\)",
+        ),
+    ],
+)
+def test_wrong_state_is_named_and_changes_nothing(change, message):
+    model = with_gradients("float32")
+    optimizer = optim.AdamW(model)
+    optimizer.step()
+    before = {name: flat.copy() for name, flat in optimizer.slots.items()}
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(change(optimizer.state_dict()))
+    assert all(np.array_equal(flat, before[name]) for name, flat in optimizer.slots.items())
+
+
+def test_state_is_kept_by_name_whatever_the_layout():
+    """Freezing a parameter moves the others in the flat buffer; their moments follow by name."""
+    model = with_gradients("float32")
+    first = optim.AdamW(model)
+    first.step()
+    state = {slot: {n: a.copy() for n, a in first.state_dict()[slot].items()} for slot in "mv"}
+    model.freeze("first.*")
+    second = optim.AdamW(model)
+    kept = {slot: {n: a for n, a in of.items() if n[:5] != "first"} for slot, of in state.items()}
+    second.load_state_dict({**kept, "step": 1})
+    for slot, of in kept.items():
+        for name, array in of.items():
+            assert np.array_equal(second.state_dict()[slot][name], array)
+    with pytest.raises(ValueError, match=r"m of first.bias belongs to no trained parameter"):
+        second.load_state_dict({**state, "step": 1})
 
 
 @pytest.mark.parametrize(
@@ -196,28 +230,56 @@ def test_state_round_trips():
 )
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
-        optim.AdamW(TwoLayers(), **settings)
+        optim.AdamW(TwoLayers().build(), **settings)
 
 
 def test_a_moved_model_is_refused():
     model = with_gradients("float32")
     optimizer = optim.AdamW(model)
     model.to(dtype="float64")
-    with pytest.raises(RuntimeError, match="was moved"):
+    with pytest.raises(RuntimeError, match="were moved"):
         optimizer.step()
 
 
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (TwoLayers(), RuntimeError, r"AdamW: the model is not built: call model.build\(seed\)"),
+        (TwoLayers().build().parameters(), TypeError, "AdamW takes the model itself .*, got list"),
+        (TwoLayers().build().first, ValueError, "AdamW: this module is a part of a larger model"),
+    ],
+)
+def test_what_is_no_whole_model_is_refused(model, error, message):
+    with pytest.raises(error, match=message):
+        optim.AdamW(model)
+
+
+def test_frozen_parameters_do_not_move():
+    model = with_gradients("float32")
+    model.freeze(["first.weight", "*.bias"])
+    frozen = [p for p in model.parameters() if not p.trainable]
+    before = [p.value.copy() for p in frozen], model.second.weight.value.copy()
+    assert [p.grad for p in frozen] == [None] * 4
+    model.storage.grads[...] = 1
+    optimizer = optim.AdamW(model, weight_decay=0.5)
+    assert optimizer.slots["m"].size == model.storage.grads.size == 7 + 21
+    optimizer.step(clip_norm=1.0)
+    assert all(np.array_equal(p.value, b) for p, b in zip(frozen, before[0], strict=True))
+    assert not np.array_equal(model.second.weight.value, before[1])
+
+
 def test_warmup_cosine():
-    settings = dict(lr=1.0, min_lr=0.1, warmup_steps=10, total_steps=110)
-    rates = [optim.warmup_cosine(step, **settings) for step in range(120)]
+    schedule = optim.WarmupCosine(1.0, warmup=10, total=110, min_lr=0.1)
+    rates = [schedule(step) for step in range(120)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == pytest.approx(1.0)
     assert rates[60] == pytest.approx(0.55)
     assert rates[110] == rates[119] == 0.1
     assert all(a <= b for a, b in pairwise(rates[:10]))
     assert all(a >= b for a, b in pairwise(rates[10:]))
+    assert optim.Constant(0.5)(7) == 0.5
 
 
-def test_schedule_without_warmup_or_room():
-    assert optim.warmup_cosine(0, lr=1.0, min_lr=0.0, warmup_steps=0, total_steps=1) == 1.0
-    assert optim.warmup_cosine(5, lr=1.0, min_lr=0.2, warmup_steps=0, total_steps=0) == 0.2
+def test_schedule_without_warmup_or_steps():
+    assert optim.WarmupCosine(1.0, 0, 1, 0.0)(0) == 1.0
+    assert optim.WarmupCosine(1.0, 0, 0, 0.2)(5) == 0.2

@@ -1,4 +1,4 @@
-"""The character tokenizer: a bijection between texts and ids, and clear errors outside of it."""
+"""The character tokenizer: texts and ids are one to one, and anything else is a clear error."""
 
 import json
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from byhand.errors import UserError
-from byhand.text import CharacterTokenizer
+from byhand.text import CharacterTokenizer, Tokenizer, make_tokenizer
 
 characters = st.characters(exclude_categories=["Cs"])
 texts = st.text(characters, min_size=1, max_size=200)
@@ -35,7 +35,7 @@ def test_ids_number_the_distinct_characters_in_code_point_order(text: str):
 @given(texts, st.lists(characters, max_size=20))
 def test_json_keeps_every_id(text: str, more: list[str]):
     tokenizer = CharacterTokenizer.from_text(text + "".join(more))
-    again = CharacterTokenizer.from_json(json.loads(json.dumps(tokenizer.to_json())))
+    again = CharacterTokenizer.from_dict(json.loads(json.dumps(tokenizer.to_dict())))
     assert again == tokenizer
     assert again.sha256() == tokenizer.sha256()
     assert again.encode(text).tolist() == tokenizer.encode(text).tolist()
@@ -61,7 +61,7 @@ def test_the_empty_text_has_no_ids():
     assert tokenizer.decode(tokenizer.encode("")) == ""
 
 
-def test_nul_and_byte_order_marks_are_characters_like_others():
+def test_nul_and_byte_order_marks_are_ordinary_characters():
     text = "\x00a\ufeff\U0001f600\r\n"
     tokenizer = CharacterTokenizer.from_text(text)
     assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -76,7 +76,7 @@ def test_nul_and_byte_order_marks_are_characters_like_others():
         ([[0, 1]], "2 axes"),
     ],
 )
-def test_decode_refuses_what_is_no_id(ids: list, words: str):
+def test_decode_refuses_what_is_not_an_id(ids: list, words: str):
     with pytest.raises(UserError, match=words):
         CharacterTokenizer("abc").decode(ids)
 
@@ -106,13 +106,13 @@ def test_a_vocabulary_is_distinct_whole_characters(vocabulary: object, words: st
         {"kind": "bytes", "characters": "ab"},
         {"kind": "character"},
         {"kind": "character", "characters": ["a", "b"]},
-        {"kind": "character", "characters": "ba"},  # other ids than those it was saved with
+        {"kind": "character", "characters": "ba"},  # an order that would give other ids
         {"kind": "character", "characters": ""},
     ],
 )
-def test_from_json_refuses_anything_else(data: object):
+def test_from_dict_refuses_anything_else(data: object):
     with pytest.raises(UserError):
-        CharacterTokenizer.from_json(data)
+        CharacterTokenizer.from_dict(data)
 
 
 def test_fingerprints_tell_vocabularies_apart():
@@ -125,3 +125,25 @@ def test_a_lone_surrogate_in_a_prompt_is_just_unknown():
     # What Python makes of a byte on the command line that is not UTF-8.
     with pytest.raises(UserError, match=r"U\+DC80.* at position 1"):
         CharacterTokenizer("ab").encode("a\udc80")
+
+
+def test_a_text_without_a_prompt_starts_with_a_newline_if_there_is_one():
+    assert CharacterTokenizer("b\na").start == "\n"
+    assert CharacterTokenizer("ba").start == "a"
+    assert CharacterTokenizer("\tb").start == "\t"
+
+
+def test_a_tokenizer_is_made_by_name():
+    made = make_tokenizer("char", "hello")
+    assert made == make_tokenizer("character", "hello") == CharacterTokenizer("ehlo")
+    assert made == make_tokenizer("char:4", "hello")
+    assert isinstance(made, Tokenizer)
+    for name, words in (
+        ("char:5", "has 4 different characters.* cannot have a vocabulary of 5"),
+        ("char:", "at least 1 token, not ''"),
+        ("char:many", "at least 1 token, not 'many'"),
+        ("char:0", "at least 1 token, not '0'"),
+        ("words", "no tokenizer of kind 'words': choose from .*character"),
+    ):
+        with pytest.raises(UserError, match=words):
+            make_tokenizer(name, "hello")

@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from byhand import GPTConfig
+from byhand.models.gpt import GPTConfig
+from byhand.runs import Corpus, Run, RunConfig, TrainingSettings
+from byhand.runs.checkpoint import Checkpoint, read
+from byhand.runs.config import TokenizerId
+from byhand.runs.log import read_log
 from byhand.text import CharacterTokenizer
-from byhand.training import Corpus, Run, RunConfig, Trainer, TrainingSettings
-from byhand.training.checkpoint import Checkpoint, read
-from byhand.training.log import read_log
+from byhand.training import Trainer
+from byhand.training.setup import text_trainer
 
 SIZES = "--layers 1 --heads 2 --width 8 --context 6 --batch 3".split()
 
@@ -28,10 +31,12 @@ def text(length: int = 2000) -> str:
     return " ".join(words)[:length]
 
 
+TOKENIZER = CharacterTokenizer.from_text(text())
+
+
 def config(path: Path | str = "text", dropout: float = 0.1, **settings: Any) -> RunConfig:
-    tokenizer = CharacterTokenizer.from_text(text())
     model = GPTConfig(
-        vocabulary_size=len(tokenizer),
+        vocabulary_size=len(TOKENIZER),
         context_size=6,
         embedding_dim=8,
         num_heads=2,
@@ -40,11 +45,12 @@ def config(path: Path | str = "text", dropout: float = 0.1, **settings: Any) -> 
     )
     usual = {"steps": 20, "batch_size": 3, "eval_every": 5, "eval_batches": 2, "sample_tokens": 10}
     training = TrainingSettings(**{**usual, "warmup": 2, **settings})
-    return RunConfig(model, training, Corpus.of(str(path), text()), tokenizer)
+    data = Corpus.of(str(path), text())
+    return RunConfig("gpt", model, training, data, TokenizerId.of(TOKENIZER))
 
 
 class Quiet:
-    """A display that only remembers."""
+    """A display that only keeps the lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -67,19 +73,20 @@ def new_trainer(folder: Path, of: RunConfig | None = None, device: str = "cpu") 
     """A trainer at step 0 of a new run in `folder`."""
     of = of or config()
     run = Run(folder)
-    run.create(of)
-    return Trainer(of, text(), run, Quiet(), device)  # type: ignore[arg-type]
+    run.create(of, TOKENIZER)
+    return text_trainer(of, TOKENIZER, text(), run, Quiet(), device)  # type: ignore[arg-type]
 
 
 def resumed_trainer(
     folder: Path, which: str = "last", steps: int | None = None, device: str = "cpu"
 ) -> Trainer:
-    """A trainer that goes on from a checkpoint in `folder`."""
+    """A trainer that continues from a checkpoint in `folder`."""
     run = Run(folder)
     of = run.read_config()
     if steps is not None:
-        of = dataclasses.replace(of, training=dataclasses.replace(of.training, steps=steps))
-    trainer = Trainer(of, text(), run, Quiet(), device)  # type: ignore[arg-type]
+        of = dataclasses.replace(of, training=of.training.replace(steps=steps))
+        run.write_config(of, TOKENIZER)
+    trainer = text_trainer(of, TOKENIZER, text(), run, Quiet(), device)  # type: ignore[arg-type]
     trainer.restore(run.read_checkpoint(which, of), which)
     trainer.cut_log()
     return trainer

@@ -1,7 +1,8 @@
-"""Stopping and going on, in another process, is as if nothing had happened."""
+"""A run that was stopped and continued in another process equals one that was not stopped."""
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -9,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors
 
-from byhand.training import Run, files, load, log
-from byhand.training.checkpoint import read
-from byhand.training.log import Log
+from byhand.runs import Run, files, load_trained, log
+from byhand.runs.checkpoint import read
+from byhand.runs.log import Log
+from tests.runs.test_files import WatchedOs, in_child
 from tests.training import small
-from tests.training.test_files import WatchedOs, in_child
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 20 steps that nothing disturbed."""
+    """A run of 20 steps without a stop."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     small.new_trainer(folder).run()
     return folder
@@ -50,7 +52,7 @@ def test_a_hundred_steps_are_some_and_the_rest_in_a_new_process(
 
     status, out, err = small.finish(small.command("train", "--resume", "--out", parts))
     assert (status, err) == (0, "")
-    assert f"going on from step {stop}" in out
+    assert f"continuing from step {stop}" in out
     assert small.same_runs(whole, parts)
 
 
@@ -66,7 +68,7 @@ def test_the_best_checkpoint_is_as_good_a_start(tmp_path: Path, whole: Path):
     assert small.same_runs(whole, run)
 
 
-def test_a_resumed_run_knows_its_best(tmp_path: Path):
+def test_a_resumed_run_keeps_its_best_loss(tmp_path: Path):
     trainer = small.new_trainer(tmp_path)
     small.stop_after(trainer, 7)
     trainer.run()
@@ -80,7 +82,7 @@ def test_a_resumed_run_knows_its_best(tmp_path: Path):
     resumed = small.resumed_trainer(tmp_path)
     resumed.run()
     assert (tmp_path / "best.safetensors").read_bytes() == best
-    assert load(tmp_path, "last").step == 20
+    assert load_trained(tmp_path, "last").step == 20
 
 
 def test_a_run_may_be_lengthened(tmp_path: Path):
@@ -92,6 +94,27 @@ def test_a_run_may_be_lengthened(tmp_path: Path):
     after = small.logged(tmp_path)
     assert after[: len(before)] == before
     assert after[-1]["step"] == 15
+
+
+def test_a_run_in_format_1_continues_in_the_present_format(tmp_path: Path):
+    """The run that byhand 0.1 made in tests/runs/data, which ended at step 4."""
+    run = tmp_path / "run"
+    shutil.copytree(Path(__file__).parents[1] / "runs" / "data" / "format1", run)
+    trainer = small.resumed_trainer(run, steps=10)
+    assert (trainer.step, trainer.optimizer.step_count) == (4, 4)
+    assert trainer.model.generator.count == 16
+    saved = read(run / "last.safetensors")
+    moments = trainer.optimizer.state_dict()
+    for slot in ("m", "v"):
+        for name, moment in saved.group(f"optimizer.{slot}").items():
+            assert moments[slot][name].tobytes() == moment.tobytes()
+    before = trainer.best_loss
+    assert trainer.run() is None
+    assert trainer.step == 10
+    assert trainer.best_loss < before
+    assert load_trained(run, "last").step == 10
+    with safetensors.safe_open(run / "last.safetensors", "numpy") as file:
+        assert file.metadata()["version"] == "2"
 
 
 def moments_of_a_run(folder: Path, act: Callable[[str, str], None]) -> None:
@@ -106,7 +129,7 @@ def test_killed_at_every_moment_of_every_save(tmp_path: Path):
     config = small.config(steps=4, eval_every=2, lr=0.05, dropout=0.0)
     whole, first = tmp_path / "whole", tmp_path / "first"
     small.new_trainer(whole, config).run()
-    assert read(whole / "best.safetensors").state["step"] == 4, "else one save fewer is seen"
+    assert read(whole / "best.safetensors").state["step"] == 4, "otherwise there is one save fewer"
     trainer = small.new_trainer(first, config)
     small.stop_after(trainer, 1)
     trainer.run()
@@ -131,35 +154,35 @@ def test_killed_at_every_moment_of_every_save(tmp_path: Path):
             assert os.WEXITSTATUS(status) == 0
             break
         killed += 1
-        assert load(folder, "last").step in (1, 2, 4)
+        assert load_trained(folder, "last").step in (1, 2, 4)
         for path in folder.glob("*.safetensors"):
             read(path)
         if moment % 3 == 0:
             files.remove_leftovers(*Run(folder).files())
             small.resumed_trainer(folder).run()
             assert small.same_runs(whole, folder)
-    assert killed > 60, "too few moments were seen to be all of them"
+    assert killed > 60, "too few system calls were seen to be all of them"
 
 
-def test_killed_again_and_again_it_still_arrives(tmp_path: Path, corpus: Path):
-    """`byhand train` killed at random, resumed, until it is through: the same run."""
+def test_killed_again_and_again_it_still_finishes(tmp_path: Path, corpus: Path):
+    """`byhand train` killed at random moments and resumed until it is finished: the same run."""
     settings = ["--steps", "200", "--eval-every", "1", "--eval-batches", "1", "--dropout", "0.1"]
     settings += ["--sample-tokens", "1", *small.SIZES]
     whole, run = tmp_path / "whole", tmp_path / "run"
     status, _, err = small.finish(small.command("train", corpus, *settings, "--out", whole))
     assert (status, err) == (0, "")
 
-    luck = random.Random(1)
+    rng = random.Random(1)
     process = small.command("train", corpus, *settings, "--out", run)
     kills = 0
     while True:
-        # Let it get to work, then on for a moment.
+        # Wait for its first save, then for a random moment.
         deadline = time.monotonic() + 60
         begun = newest(run)
         while process.poll() is None and newest(run) == begun and time.monotonic() < deadline:
             time.sleep(0.001)
         try:
-            process.wait(luck.random() * 0.3)
+            process.wait(rng.random() * 0.3)
         except subprocess.TimeoutExpired:
             process.kill()
         process.communicate()
@@ -167,7 +190,7 @@ def test_killed_again_and_again_it_still_arrives(tmp_path: Path, corpus: Path):
             break
         assert process.returncode == -signal.SIGKILL
         kills += 1
-        assert load(run, "last").step >= 0
+        assert load_trained(run, "last").step >= 0
         process = small.command("train", corpus, *settings, "--out", run, "--resume")
         if kills == 6:
             small.finish(process)

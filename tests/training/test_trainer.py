@@ -1,4 +1,4 @@
-"""The training loop: that it learns, what it reports, and how it stops when it must."""
+"""The training loop: it learns, reports, and stops when the loss is not finite or the disk full."""
 
 import math
 import os
@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from byhand import optim
+from byhand.data import consecutive_windows
 from byhand.errors import UserError
-from byhand.generation.generate import inference
-from byhand.training import Diverged, files, load, mean_loss
-from byhand.training.checkpoint import read
-from byhand.training.log import Log, read_log
+from byhand.runs import files, load_trained
+from byhand.runs.checkpoint import read
+from byhand.runs.log import Log, read_log
+from byhand.training import Diverged
+from byhand.training.evaluate import evaluate
 from tests.training import small
 
 
@@ -22,18 +24,25 @@ def test_it_learns(tmp_path: Path):
     assert trainer.run() is None
     losses = [r["validation_loss"] for r in read_log(tmp_path / "log.jsonl") if len(r) == 3]
     assert len(losses) == 4
-    # It starts knowing nothing and ends far below the frequencies of the letters alone.
-    assert losses[0] == pytest.approx(math.log(len(config.tokenizer)), abs=0.15)
+    # It starts near the uniform distribution and ends far below the entropy of single letters.
+    assert losses[0] == pytest.approx(math.log(len(small.TOKENIZER)), abs=0.15)
     counts = np.unique(list(small.text()), return_counts=True)[1] / len(small.text())
     assert losses[-1] < -(counts * np.log(counts)).sum() - 0.5
     assert trainer.best_loss == min(losses)
-    assert load(tmp_path).step == trainer.best_step
+    assert load_trained(tmp_path).step == trainer.best_step
 
 
 def test_what_lies_in_the_folder_afterwards(tmp_path: Path):
     small.new_trainer(tmp_path, small.config(steps=12, eval_every=5)).run()
     names = {path.name for path in tmp_path.iterdir()}
-    assert names >= {"config.json", "best.safetensors", "last.safetensors", "log.jsonl", "samples"}
+    assert names >= {
+        "config.json",
+        "tokenizer.json",
+        "best.safetensors",
+        "last.safetensors",
+        "log.jsonl",
+        "samples",
+    }
     assert not [name for name in names if name.endswith(".tmp")]
     samples = sorted(path.name for path in (tmp_path / "samples").iterdir())
     assert samples == [f"step_{step:06d}.txt" for step in (0, 5, 10, 12)]
@@ -50,15 +59,14 @@ def test_the_log_has_every_step_and_every_evaluation(tmp_path: Path):
     assert [r["step"] for r in steps] == list(range(1, 13))
     assert [r["step"] for r in records if "validation_loss" in r] == [0, 5, 10, 12]
     assert [r["lr"] for r in steps] == [
-        optim.warmup_cosine(n, lr=0.01, min_lr=0.001, warmup_steps=3, total_steps=12)
-        for n in range(12)
+        optim.WarmupCosine(lr=0.01, min_lr=0.001, warmup=3, total=12)(n) for n in range(12)
     ]
     assert all(r["norm"] > 0 for r in steps)
     assert [r["seconds"] for r in records] == sorted(r["seconds"] for r in records)
 
 
-def test_evaluating_and_sampling_leave_no_trace(tmp_path: Path):
-    """A run that evaluates all the time trains to the same weights as one that never does."""
+def test_evaluating_and_sampling_change_nothing(tmp_path: Path):
+    """A run that evaluates after every step has the same weights as one that rarely does."""
     often, seldom = tmp_path / "often", tmp_path / "seldom"
     small.new_trainer(often, small.config(eval_every=1, eval_batches=1)).run()
     small.new_trainer(seldom, small.config(eval_every=20, sample_tokens=0)).run()
@@ -85,16 +93,24 @@ def test_accumulated_batches_are_one_larger_batch(tmp_path: Path):
         trainer.log = Log(trainer.run_folder.log_path)
         trainer.train_step()
         trainer.log.close()
-    assert np.abs(one.model.arena.grads).max() > 0.01
-    np.testing.assert_allclose(two.model.arena.grads, one.model.arena.grads, rtol=1e-3, atol=1e-6)
+    assert np.abs(one.model.storage.grads).max() > 0.01
+    np.testing.assert_allclose(
+        two.model.storage.grads, one.model.storage.grads, rtol=1e-3, atol=1e-6
+    )
     losses = [small.logged(tmp_path / name)[0]["loss"] for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_the_validation_loss_is_the_mean_over_every_token(tmp_path: Path):
     trainer = small.new_trainer(tmp_path, small.config(dropout=0.5))
-    ids, model = trainer.validation, trainer.model
-    with inference(model):
+    ids, model = trainer.data.validation_ids, trainer.model
+
+    def mean_loss(batch: int, limit: int | None = None) -> float:
+        found = evaluate(trainer.task, consecutive_windows(ids, 6, batch, limit))
+        assert found is not None
+        return found["loss"]
+
+    with model.in_inference():
         losses = []
         for start in range(0, len(ids) - 1, 6):
             x, y = ids[start : start + 6], ids[start + 1 : start + 7]
@@ -103,29 +119,29 @@ def test_the_validation_loss_is_the_mean_over_every_token(tmp_path: Path):
             losses += [-logits[t, y[t]] for t in range(len(y))]
     assert len(losses) == len(ids) - 1
     for batch in (1, 4, 1000):
-        assert mean_loss(model, ids, 6, batch) == pytest.approx(np.mean(losses), rel=1e-5)
+        assert mean_loss(batch) == pytest.approx(np.mean(losses), rel=1e-5)
     assert model.training
-    few = mean_loss(model, ids, 6, 4, batches=2)
-    assert few == mean_loss(model, ids, 6, 4, batches=2)
+    few = mean_loss(4, limit=8)
+    assert few == mean_loss(4, limit=8)
     assert few == pytest.approx(np.mean(losses), rel=0.1)
-    assert few != mean_loss(model, ids, 6, 4)
+    assert few != mean_loss(4)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_stops_before_the_update(tmp_path: Path, value: float):
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path, value: float):
     trainer = small.new_trainer(tmp_path)
     plain = trainer.model.loss
 
-    def loss(x: np.ndarray, y: np.ndarray, dloss: float = 1.0) -> np.ndarray:
-        good = plain(x, y, dloss)
-        return np.array(value) if trainer.step == 7 and trainer.model.training else good
+    def loss(ids: np.ndarray, targets: np.ndarray, scale: float | None = None) -> np.ndarray:
+        good = plain(ids, targets, scale)
+        return np.array(value) if trainer.step >= 7 and trainer.model.training else good
 
     trainer.model.loss = loss  # type: ignore[method-assign]
     with pytest.raises(
         Diverged, match=f"after step 7: the training loss is {value}, .*; .*--lr .*step 5"
     ):
         trainer.run()
-    assert np.isfinite(trainer.model.arena.values).all()
+    assert np.isfinite(trainer.model.storage.values).all()
     assert trainer.optimizer.step_count == 7
     assert read(tmp_path / "last.safetensors").state["step"] == 5
     assert small.logged(tmp_path)[-1]["step"] == 7
@@ -140,18 +156,18 @@ def test_a_learning_rate_that_explodes_is_noticed(tmp_path: Path):
         assert all(np.isfinite(tensor).all() for tensor in saved.tensors.values())
 
 
-def test_a_gradient_that_is_no_number_is_noticed(tmp_path: Path):
+def test_a_gradient_that_is_not_finite_is_noticed(tmp_path: Path):
     trainer = small.new_trainer(tmp_path)
     plain = trainer.model.backward
 
     def backward() -> None:
         plain()
-        trainer.model.arena.grads[3] = math.nan
+        trainer.model.storage.grads[3] = math.nan
 
     trainer.model.backward = backward  # type: ignore[method-assign]
     with pytest.raises(Diverged, match=r"gradient's norm is nan, because the gradient of \S+ "):
         trainer.run()
-    assert np.isfinite(trainer.model.arena.values).all()
+    assert np.isfinite(trainer.model.storage.values).all()
     assert read(tmp_path / "last.safetensors").state["step"] == 0
 
 
@@ -194,7 +210,7 @@ def test_a_full_disk_leaves_the_checkpoints_alone(
     monkeypatch.undo()
     names = {path.name for path in full.iterdir() if path.suffix != ".png"}
     due = {name for n, name in enumerate(["best.safetensors", "last.safetensors"]) if saves > n}
-    assert names == {"config.json", "log.jsonl", "samples", *due}
+    assert names == {"config.json", "tokenizer.json", "log.jsonl", "samples", *due}
     if "last.safetensors" in due:
         small.resumed_trainer(full).run()
         assert small.same_runs(whole, full)

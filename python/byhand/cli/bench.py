@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from byhand.cli import flags
 from byhand.cli.turns import take_turns
-from byhand.presets import PRESETS, preset
+from byhand.models import preset
+from byhand.models.gpt import PRESETS
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from byhand.models import GPTConfig
+    from byhand.models.gpt import GPTConfig
 
 # What a contestant's step returns: the seconds of each of its phases.
 PHASES = ("forward", "backward", "update")
@@ -33,7 +34,7 @@ SECONDS = 20.0  # for a preset, about
 DESCRIPTION = """\
 Time the training step of a preset: the forward pass with the loss (ours makes the last layer's
 gradient there too), the backward pass, and the update (clipping the gradient and AdamW). The
-numbers are medians over the rounds. First comes the roof: what this machine can do at most. If
+numbers are medians over the rounds. First comes the roofline: the most that this machine can do. If
 PyTorch is installed, the same model in PyTorch takes turns with ours; its bf16 is autocast.
 
 GFLOP/s counts 6 operations for each parameter used in a multiplication and each token, and
@@ -65,23 +66,26 @@ def add_command(commands: Any) -> None:
         help="what products are computed in (default: both)",
     )
     command.add_argument(
-        "--batch", type=flags.count, metavar="N", help="windows in a batch (default: the preset's)"
+        "--batch",
+        type=flags.positive_int,
+        metavar="N",
+        help="windows in a batch (default: the preset's)",
     )
     command.add_argument(
         "--context",
-        type=flags.count,
+        type=flags.positive_int,
         metavar="N",
         help="tokens in a window (default: the preset's)",
     )
     command.add_argument(
         "--vocabulary",
-        type=flags.count,
+        type=flags.positive_int,
         metavar="N",
         help="different tokens (default: 65, the characters of Tiny Shakespeare; gpt2 50257)",
     )
     command.add_argument(
         "--rounds",
-        type=flags.count,
+        type=flags.positive_int,
         metavar="N",
         help="steps measured of each contestant (default: up to 20, fewer where they are slow)",
     )
@@ -93,7 +97,7 @@ def add_command(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from byhand import roof
+    from byhand import roofline
 
     names = list(PRESETS) if args.preset == "all" else [args.preset]
     chosen = {name: sizes(name, args) for name in names}
@@ -105,7 +109,11 @@ def run(args: argparse.Namespace) -> int:
     flags.use_threads(args.threads)
     if torch:
         share_threads()
-    report: dict[str, Any] = {**machine(torch), "roof": asdict(roof.measure()), "presets": {}}
+    report: dict[str, Any] = {
+        **machine(torch),
+        "roofline": asdict(roofline.measure()),
+        "presets": {},
+    }
     say = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
     say(heading(report))
     if not torch and not args.no_torch:
@@ -125,22 +133,19 @@ def run(args: argparse.Namespace) -> int:
 
 def sizes(name: str, args: argparse.Namespace | None = None) -> dict[str, int]:
     """Vocabulary, context and batch of a preset's bench; flags have the last word."""
-    p = preset(name)
-    found = dict(vocabulary=CHARACTERS, context=p.context, batch=p.batch) | SIZES.get(name, {})
+    p = preset.find("gpt", name)
+    found = dict(
+        vocabulary=CHARACTERS, context=p.model["context_size"], batch=p.training["batch_size"]
+    ) | SIZES.get(name, {})
     return {key: getattr(args, key, None) or value for key, value in found.items()}
 
 
 def config_of(name: str, size: Mapping[str, int]) -> GPTConfig:
-    from byhand.models import GPTConfig
+    from byhand.models.gpt import GPTConfig
 
-    p = preset(name)
-    return GPTConfig(
-        vocabulary_size=size["vocabulary"],
-        context_size=size["context"],
-        embedding_dim=p.width,
-        num_heads=p.heads,
-        num_layers=p.layers,
-    )
+    sizes = dict(preset.find("gpt", name).model)
+    sizes |= {"vocabulary_size": size["vocabulary"], "context_size": size["context"]}
+    return GPTConfig(**sizes | {"dropout": 0.0})
 
 
 def has_torch() -> bool:
@@ -183,7 +188,7 @@ def random_batch(config: GPTConfig, batch: int) -> tuple[np.ndarray, np.ndarray]
 
 def byhand_step(config: GPTConfig, batch: int, precision: str = "float32") -> Step:
     """One training step of ours on random tokens, as a function of no arguments."""
-    from byhand.models import GPT
+    from byhand.models.gpt import GPT
     from byhand.optim import AdamW
 
     model = GPT(config, precision=precision)
@@ -258,33 +263,33 @@ def machine(torch: bool) -> dict[str, Any]:
 
 
 def heading(report: Mapping[str, Any]) -> str:
-    """What runs here, and the roof."""
-    roof, torch = report["roof"], report.get("torch")
-    bf16 = roof["bf16_gflops"]
+    """What runs here, and the roofline."""
+    limits, torch = report["roofline"], report.get("torch")
+    bf16 = limits["bf16_gflops"]
     return (
         f"byhand {report['version']} ({report['cpu_backend']})"
         + (f" beside PyTorch {torch}" if torch else "")
         + f" on {report['threads']} threads\n"
-        f"roof: {roof['gflops']:,.0f} GFLOP/s in float32, "
+        f"roofline: {limits['gflops']:,.0f} GFLOP/s in float32, "
         + (f"{bf16:,.0f} in bf16; " if bf16 else "no bf16 instructions; ")
-        + f"memory {roof['triad']:.0f} GB/s (triad), {roof['read']:.0f} (read)"
+        + f"memory {limits['triad']:.0f} GB/s (triad), {limits['read']:.0f} (read)"
     )
 
 
 def table(name: str, report: Mapping[str, Any]) -> str:
     """One preset's results for people."""
     size = report["presets"][name]
-    results, roof = size["results"], report["roof"]
+    results, limits = size["results"], report["roofline"]
     lines = [
         f"\n{name}: batch {size['batch']}, context {size['context']}, "
         f"vocabulary {size['vocabulary']:,}",
         f"{'':16}{'forward':>12}{'backward':>12}{'update':>12}{'step':>12}"
-        f"{'tokens/s':>11}{'GFLOP/s':>9}{'of roof':>9}{'x PyTorch':>11}",
+        f"{'tokens/s':>11}{'GFLOP/s':>9}{'roofline':>10}{'x PyTorch':>11}",
     ]
     for who, r in results.items():
         times = "".join(f"{r[f'{phase}_ms']:>9.2f} ms" for phase in (*PHASES, "step"))
-        limit = roof["bf16_gflops"] if "bf16" in who else roof["gflops"]
-        share = f"{100 * r['gflops'] / limit:>7.0f} %" if limit else f"{'':9}"
+        limit = limits["bf16_gflops"] if "bf16" in who else limits["gflops"]
+        share = f"{100 * r['gflops'] / limit:>8.0f} %" if limit else f"{'':10}"
         ratio = times_torch(who, results)
         lines.append(
             f"{who:16}{times}{r['tokens_per_second']:>11,.0f}{r['gflops']:>9.0f}{share}"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from byhand.cli.bench import Step
-    from byhand.models import GPTConfig
+    from byhand.models.gpt import GPTConfig
 
 
 class Attention(nn.Module):
@@ -60,7 +60,7 @@ class Block(nn.Module):
         return x + self.ffn(self.norm2(x))
 
 
-class TorchGPT(nn.Module):
+class Decoder(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         C, V = config.embedding_dim, config.vocabulary_size
@@ -72,15 +72,24 @@ class TorchGPT(nn.Module):
             for _ in range(config.num_layers)
         )
         self.norm = nn.LayerNorm(C, bias=config.use_bias)
-        self.head = nn.Linear(C, V, bias=False)
-        if config.tie_weights:
-            self.head.weight = self.tokens.weight
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.dropout(self.tokens(ids) + self.positions.weight[: ids.shape[1]])
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x))
+        return self.norm(x)
+
+
+class TorchGPT(nn.Module):
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.decoder = Decoder(config)
+        self.head = nn.Linear(config.embedding_dim, config.vocabulary_size, bias=False)
+        if config.tie_weights:
+            self.head.weight = self.decoder.tokens.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.decoder(ids))
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(self(ids).flatten(0, 1), targets.flatten())

@@ -7,18 +7,20 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from byhand.cli import flags
-from byhand.data import load_corpus, split
+from byhand.data import consecutive_windows, load_corpus, split
 from byhand.errors import UserError
+from byhand.runs.config import Corpus
 
 if TYPE_CHECKING:
-    from byhand.training.load import Trained
+    from byhand.runs.load import Trained
+    from byhand.text import Tokenizer
 
 DESCRIPTION = """\
-The loss per character of a trained model, every character predicted once.
+The loss per token of a trained model, every token of a text predicted once.
 
-The text is cut into windows as long as the model's context, laid end to end; a character is
-predicted from those before it in its window. By default that is the validation part of the text
-the model learned from, which it has not seen; for another --corpus, all of it.
+The text is cut into windows as long as the model's context, laid end to end; a token is predicted
+from those before it in its window. By default the text is the validation part of what the model
+was trained on, which it has not seen; of another --corpus it is all.
 """
 
 
@@ -35,7 +37,7 @@ def add_command(commands: Any) -> None:
     command.add_argument(
         "--corpus",
         metavar="CORPUS",
-        help="another text, named as for `byhand train` (default: the one it learned from)",
+        help="another text, named as for `byhand train` (default: the one it was trained on)",
     )
     command.add_argument(
         "--split",
@@ -44,13 +46,13 @@ def add_command(commands: Any) -> None:
     )
     command.add_argument(
         "--context",
-        type=flags.count,
+        type=flags.positive_int,
         metavar="N",
-        help="characters in a window, at most the model's context (default: just that)",
+        help="tokens in a window, at most the model's context (default: the context)",
     )
     command.add_argument(
         "--batch",
-        type=flags.count,
+        type=flags.positive_int,
         default=32,
         metavar="N",
         help="windows computed at once (default: 32)",
@@ -61,41 +63,48 @@ def add_command(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from byhand.training.evaluate import mean_loss
-    from byhand.training.load import load
+    from byhand.runs.load import load_trained
+    from byhand.tasks import LanguageModel
+    from byhand.training.evaluate import evaluate
 
     flags.require_device(args.device)
     flags.use_threads(args.threads)
-    trained = load(args.run_folder, args.checkpoint, args.precision, args.device)
-    longest = trained.config.model.context_size
+    trained = load_trained(args.run_folder, args.checkpoint, args.precision, args.device)
+    if trained.tokenizer is None or trained.config.task != "language_model":
+        raise UserError(f"the model in {args.run_folder} does not predict text")
+    longest = trained.config.model.context_size  # type: ignore[attr-defined]
     context = args.context or longest
     if context > longest:
         raise UserError(f"--context {context} is longer than the model's context of {longest}")
-    ids, part = _text(args, trained)
-    loss = mean_loss(trained.model, ids, context, args.batch)
-    assert loss is not None  # only a stop request leaves it out
+    ids, part = _text(args, trained, trained.tokenizer)
+    task = LanguageModel(trained.model, trained.tokenizer)
+    metrics = evaluate(task, consecutive_windows(ids, context, args.batch))
+    assert metrics is not None  # it is None only after a stop request
+    loss = metrics["loss"]
     if not math.isfinite(loss):
         raise UserError(f"the loss is {loss}: the model's weights are damaged")
+    unit = "character" if trained.tokenizer.kind == "character" else "token"
     print(
-        f"loss {loss:.4f} nats per character ({loss / math.log(2):.4f} bits, perplexity "
-        f"{math.exp(loss):.2f}) over {len(ids) - 1:,} characters: {part}, step {trained.step}, "
+        f"loss {loss:.4f} nats per {unit} ({loss / math.log(2):.4f} bits, perplexity "
+        f"{math.exp(loss):.2f}) over {len(ids) - 1:,} {unit}s: {part}, step {trained.step}, "
         f"context {context}"
     )
     return 0
 
 
-def _text(args: argparse.Namespace, trained: Trained) -> tuple[Any, str]:
-    """The ids to evaluate on, and words for what they are."""
-    corpus = trained.config.corpus
+def _text(args: argparse.Namespace, trained: Trained, tokenizer: Tokenizer) -> tuple[Any, str]:
+    """The ids to evaluate on, and a description of them."""
+    corpus = trained.config.data
+    assert isinstance(corpus, Corpus)  # a language model learns from one
     text = load_corpus(args.corpus or corpus.name)
     try:
-        corpus.require(text)
+        corpus.require_same(text)
         own = True
     except UserError:
         if args.corpus is None:
             raise
         own = False
-    ids = trained.config.tokenizer.encode(text)
+    ids = tokenizer.encode(text)
     part = args.split or ("validation" if own else "all")
     name = args.corpus or corpus.name
     if part == "all":

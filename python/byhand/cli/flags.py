@@ -1,55 +1,27 @@
-"""Flags that several commands share, and the kinds of values flags take."""
+"""Flags that several commands share, and the kinds of values that flags take."""
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Iterable
 
 from byhand import backend
+from byhand.config import Config, argument, flag_of
 from byhand.errors import UserError
-from byhand.training.run import CHECKPOINTS
+from byhand.runs.run import CHECKPOINTS
+from byhand.values import Number, WholeNumber
 
-if TYPE_CHECKING:
-    from byhand.models import GPTConfig
-
-
-def count(text: str) -> int:
-    """A whole number of at least 1."""
-    return _whole(text, 1)
-
-
-def count_or_none(text: str) -> int:
-    """A whole number of at least 0."""
-    return _whole(text, 0)
-
-
-def number(text: str) -> float:
-    """A finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}")
-    return value
-
-
-def _whole(text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
-    if value < least:
-        raise argparse.ArgumentTypeError(f"must be at least {least}, not {value}")
-    return value
+positive_int = argument(WholeNumber(1))
+non_negative_int = argument(WholeNumber(0))
+number = argument(Number())
 
 
 def add_threads(command: argparse._ActionsContainer) -> None:
     command.add_argument(
         "--threads",
-        type=count,
+        type=positive_int,
         metavar="N",
         help="CPU threads to use (default: OMP_NUM_THREADS if set, else every CPU this process may "
         "use); the results are the same for any number",
@@ -85,19 +57,32 @@ def add_precision(command: argparse._ActionsContainer, default: str) -> None:
     command.add_argument(
         "--precision",
         choices=backend.PRECISIONS,
-        help="what products are computed in; bf16 rounds their factors to bfloat16, and is faster "
-        f"where the processor has instructions for it (default: {default})",
+        help="what matrix products are computed in; bf16 rounds their factors to bfloat16, which "
+        f"is faster where the processor has instructions for it (default: {default})",
     )
 
 
-def require_memory(config: GPTConfig, copies: int = 1) -> None:
-    """UserError if the weights, gradients and moments alone would not fit this machine; `copies` of
-    the model live at once.
+def as_flags(error: Exception, classes: Iterable[type[Config]]) -> UserError:
+    """The error of a configuration of one of these classes, with flags for the names of fields."""
+    sentence = str(error)
+    for cls in classes:
+        sentence = sentence.removeprefix(f"{cls.__name__}: ")
+        for name in sorted(cls.__dataclass_fields__, key=len, reverse=True):  # type: ignore[attr-defined]
+            sentence = re.sub(rf"(?<![\w-]){name}(?![\w-])", flag_of(cls, name), sentence)
+    return UserError(sentence)
 
-    Asking first is kinder than an allocation that fails after minutes of swapping.
+
+def require_memory(config: Config, copies: int = 1) -> None:
+    """UserError if the weights, gradients and moments alone need more memory than this machine has;
+    `copies` models are in memory at once.
+
+    Without this a model that is too large swaps for minutes before it fails. Only transformers are
+    estimated: models with embedding_dim, num_layers and vocabulary_size.
     """
-    C, V = config.embedding_dim, config.vocabulary_size
-    parameters = 12 * config.num_layers * C * C + (V + config.context_size) * C
+    C, layers, V = (
+        getattr(config, name, 0) for name in ("embedding_dim", "num_layers", "vocabulary_size")
+    )
+    parameters = 12 * layers * C * C + (V + getattr(config, "context_size", 0)) * C
     needed = 16 * parameters * copies
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
@@ -108,14 +93,16 @@ def require_memory(config: GPTConfig, copies: int = 1) -> None:
 
 
 def require_device(device: str) -> None:
-    """UserError with the reason if there is no such device."""
+    """UserError with the reason if the device cannot be used."""
     reason = backend.cuda_reason() if device == "cuda" else ""
     if reason:
         raise UserError(f"--device cuda cannot be used: {reason}")
 
 
 def use_threads(threads: int | None) -> None:
-    """Set the number of threads, and find the back end now rather than in mid-work."""
+    """Set the number of threads. UserError if that or the CPU back end is not possible: it is
+    looked for here, before any work has begun.
+    """
     try:
         backend.cpu()
         if threads is not None:

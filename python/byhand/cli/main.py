@@ -1,10 +1,11 @@
-"""Reading the command line, and turning every error a user can make into one sentence."""
+"""Reading the command line, and reporting every mistake of the user in one sentence."""
 
 from __future__ import annotations
 
 import argparse
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -12,12 +13,12 @@ from typing import NoReturn
 from byhand.cli import bench, evaluate, generate, info, train
 from byhand.errors import UserError
 
-DESCRIPTION = "Neural networks by hand: train a small language model on a text and let it write."
+DESCRIPTION = "Neural networks by hand: train a language model on a text and generate text with it."
 
 EPILOG = """\
 a first session:
   byhand train --out runs/first           learn from Python's own documentation: no download
-  byhand generate runs/first              let the model write
+  byhand generate runs/first              generate text with it
   byhand train shakespeare --out runs/s   learn from Tiny Shakespeare (1 MB, downloaded once)
   byhand train my.txt --out runs/mine     learn from any UTF-8 text file
 
@@ -29,11 +30,14 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one sentence, without the usage above them."""
 
     def error(self, message: str) -> NoReturn:
+        # Of a flag with two names, the message has the shorter.
+        message = re.sub(r"^argument (--[\w-]+)/[^:]+:", r"argument \1:", message)
         print(f"byhand: {' '.join(message.split())} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser of all commands; `arguments` name the model whose flags `byhand train` has."""
     top = Parser(
         prog="byhand",
         description=DESCRIPTION,
@@ -43,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="store_true", help="print the version")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    for module in (train, generate, evaluate, info, bench):
+    train.add_command(commands, train.model_in(arguments))
+    for module in (generate, evaluate, info, bench):
         module.add_command(commands)
     return top
 
@@ -51,13 +56,14 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    0 done, 2 an error of the user's (one sentence on stderr), 130 stopped by Ctrl-C, 143 by
+    0 done, 2 a mistake of the user (one sentence on stderr), 130 stopped by Ctrl-C, 143 by
     SIGTERM.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal that cannot show a character of the text shows a question mark.
+        # A terminal that cannot show a character shows a question mark.
         sys.stdout.reconfigure(errors="replace")
-    top = parser()
+    top = parser(arguments)
     try:
         args = top.parse_args(arguments)
     except SystemExit as stop:
@@ -77,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error))
     except BrokenPipeError:
-        # The reader (head, less) has seen enough; Python must not try to flush again at exit.
+        # The reader (head, less) has closed the pipe; Python must not flush again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:

@@ -6,87 +6,75 @@ import argparse
 import dataclasses
 import os
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from byhand import backend
+from byhand import backend, registry
 from byhand.cli import flags
-from byhand.data import corpus_names, load_corpus
+from byhand.config import add_flags, flag_of, given
+from byhand.data import TextData, corpus_names, load_corpus
 from byhand.errors import UserError
-from byhand.presets import PRESETS, Preset, preset
-from byhand.text import CharacterTokenizer
-from byhand.training.config import Corpus, RunConfig
-from byhand.training.run import Run
-from byhand.training.settings import TrainingSettings, sensible_warmup
+from byhand.models import preset
+from byhand.runs.config import Corpus, RunConfig, TokenizerId
+from byhand.runs.run import Run
+from byhand.runs.settings import TrainingSettings, sensible_warmup
+from byhand.text import kind_named, make_tokenizer
 
 if TYPE_CHECKING:
+    from byhand.models.preset import Preset
     from byhand.training.trainer import Trainer
 
+DEFAULT_MODEL = "gpt"
+
 DESCRIPTION = """\
-Train a GPT to predict the next character of a text.
+Train a model to predict the next token of a text.
 
 CORPUS is one of
   python-docs   the reference text behind Python's help(): comes with Python (the default)
   shakespeare   Tiny Shakespeare, about 1 MB, downloaded once into your cache folder
-  a file        any UTF-8 text; a few hundred kilobytes or more teach it something
+  a file        any UTF-8 text; a few hundred kilobytes or more are enough to learn from
 """
 
 EPILOG = """\
 what you get in the folder:
-  config.json         the model, the tokenizer and every setting, to read
+  config.json         the model and every setting, to read
+  tokenizer.json      what the token ids mean
   best.safetensors    the weights with the lowest validation loss (what `byhand generate` uses)
-  last.safetensors    the newest state, from which --resume goes on
+  last.safetensors    the newest state, which --resume continues
   log.jsonl           one line for every step and every evaluation
   loss.png            both losses over the steps (needs matplotlib)
   samples/            what the model wrote at each evaluation
 
-stopping and going on:
+stopping and resuming:
   Ctrl-C finishes the step, saves and ends; a second Ctrl-C ends at once. Then
-  `byhand train --resume --out DIR` goes on, bit for bit as if it had never stopped.
-  With a larger --steps it also goes on after the end.
+  `byhand train --resume --out DIR` continues, bit for bit as if it had never stopped.
+  With a larger --steps it also continues a finished run.
 
 reading the loss:
-  It is the cross-entropy per character in nats. A model that knows nothing starts near the
-  logarithm of the number of characters (4.2 for 65); below 2 the text looks like words. When the
-  validation loss rises while the training loss falls, the model is learning the text by heart.
+  It is the cross-entropy per token in nats. A model that knows nothing starts near the logarithm
+  of the vocabulary's size (4.2 for 65 characters); below 2 a text of characters looks like words.
+  When the validation loss rises while the training loss falls, the model overfits.
 """
 
-# Flag, the setting it changes, and how to read and explain it.
-FlagTable = tuple[tuple[str, str, Any, str], ...]
-MODEL_FLAGS: FlagTable = (
-    ("--layers", "num_layers", flags.count, "transformer blocks"),
-    ("--heads", "num_heads", flags.count, "attention heads in a block; divides the width"),
-    ("--width", "embedding_dim", flags.count, "numbers that describe a token in the model"),
-    ("--context", "context_size", flags.count, "the most characters the model sees at once"),
-    ("--dropout", "dropout", flags.number, "part of the activations zeroed while training"),
-)
-TRAINING_FLAGS: FlagTable = (
-    ("--steps", "steps", flags.count, "updates of the weights"),
-    ("--batch", "batch_size", flags.count, "windows of text in one forward and backward pass"),
-    ("--accumulate", "accumulate", flags.count, "such passes added up for one update (1)"),
-    ("--lr", "lr", flags.number, "the highest learning rate"),
-    ("--min-lr", "min_lr", flags.number, "the learning rate at the end (a tenth of --lr)"),
-    ("--warmup", "warmup", flags.count_or_none, "first steps, in which the learning rate rises "
-     "(100, at most a tenth of --steps)"),
-    ("--beta1", "beta1", flags.number, "AdamW: how slowly the mean gradient follows (0.9)"),
-    ("--beta2", "beta2", flags.number, "AdamW: how slowly the mean square follows (0.99)"),
-    ("--weight-decay", "weight_decay", flags.number, "AdamW: pull of the matrices to zero (0.1)"),
-    ("--clip", "clip", flags.number, "cut the gradient to this norm; 0 never cuts (1.0)"),
-    ("--eval-every", "eval_every", flags.count, "steps between evaluations, each of which saves"),
-    ("--eval-batches", "eval_batches", flags.count, "batches of validation text used then (40)"),
-    ("--sample-tokens", "sample_tokens", flags.count_or_none, "characters written then (200)"),
-    ("--val-ratio", "val_ratio", flags.number, "the last part of the text, kept for validation "
-     "(0.1)"),
-    ("--seed", "seed", flags.count_or_none, "the same seed gives the same run (0)"),
-)  # fmt: skip
+
+def model_in(arguments: Sequence[str]) -> str:
+    """The kind of model that a command line names: the flags of `byhand train` depend on it."""
+    named = [value for flag, value in pairwise(arguments) if flag == "--model"]
+    named += [flag.partition("=")[2] for flag in arguments if flag.startswith("--model=")]
+    return named[-1] if named and named[-1] in registry.kinds("models") else DEFAULT_MODEL
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Any, kind: str = DEFAULT_MODEL) -> None:
+    """Adds the command with the flags of this kind of model."""
+    page = registry.find("models", kind)
     command = commands.add_parser(
         "train",
         help="learn from a text",
         description=DESCRIPTION,
-        epilog=EPILOG + _presets(),
+        epilog=EPILOG + _presets(page),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -98,26 +86,36 @@ def add_command(commands: Any) -> None:
         "--out", metavar="DIR", help="the run's folder (default: runs/CORPUS-PRESET)"
     )
     command.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out instead of a new one"
+        "--resume", action="store_true", help="continue the run in --out instead of a new one"
     )
     flags.add_checkpoint(command, "last")
     flags.add_device(command)
     flags.add_threads(command)
-    sizes = command.add_argument_group(
-        "the model",
-        "The preset decides (they are listed at the end); these flags change single sizes.",
+    model = command.add_argument_group(
+        f"the model ({kind})",
+        "The preset decides (they are listed at the end); the other flags change single sizes.",
     )
-    sizes.add_argument(
+    model.add_argument(
+        "--model",
+        metavar="KIND",
+        help=f"the kind of model; --help shows its flags (default: {DEFAULT_MODEL})",
+    )
+    model.add_argument(
         "--preset",
         metavar="NAME",
-        help=f"{', '.join(PRESETS)}: the sizes and what suits them (default: tiny)",
+        help=f"{', '.join(page.PRESETS)}: sizes and the settings that suit them (default: "
+        f"{next(iter(page.PRESETS))})",
     )
-    _add(sizes, MODEL_FLAGS)
+    model.add_argument(
+        "--tokenizer",
+        metavar="KIND",
+        help="what the tokens are: char, the characters of the text (default: char)",
+    )
+    add_flags(model, page.Config, *_model_fields(page))
     training = command.add_argument_group(
         "the training", "The default is in brackets; where there is none, the preset's."
     )
-    _add(training, TRAINING_FLAGS)
-    flags.add_precision(training, "float32")
+    add_flags(training, TrainingSettings)
     training.add_argument(
         "--recompute",
         action="store_true",
@@ -127,6 +125,7 @@ def add_command(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    _require_language_model(args.model or DEFAULT_MODEL)
     flags.require_device(args.device)
     flags.use_threads(args.threads)
     folder = Run(args.out or _default_folder(args))
@@ -141,70 +140,88 @@ def run(args: argparse.Namespace) -> int:
         ) from None
 
 
-# --- a new run ---------------------------------------------------------------------------------
+def _require_language_model(kind: str) -> None:
+    """UserError if there is no such kind of model, or it does not learn from text."""
+    if not _reads_tokens(registry.find("models", kind)):
+        pages = {name: registry.find("models", name) for name in registry.kinds("models")}
+        known = ", ".join(name for name, page in pages.items() if _reads_tokens(page))
+        raise UserError(f"a model of kind {kind!r} does not learn from text: choose from {known}")
+
+
+def _reads_tokens(page: ModuleType) -> bool:
+    names = {field.name for field in dataclasses.fields(page.Config)}
+    return names >= {"vocabulary_size", "context_size"}
+
+
+# --- A new run -----------------------------------------------------------------------------------
 
 
 def _start(args: argparse.Namespace, folder: Run) -> int:
-    from byhand.training.progress import Display
-    from byhand.training.trainer import Trainer
+    from byhand.runs.progress import Display
+    from byhand.training.setup import text_trainer
 
     folder.require_new()
+    kind = args.model or DEFAULT_MODEL
+    page = registry.find("models", kind)
+    chosen = preset.find(kind, args.preset or next(iter(page.PRESETS)))
     name = args.corpus or "python-docs"
     text = load_corpus(name)
-    tokenizer = CharacterTokenizer.from_text(text)
-    chosen = preset(args.preset or "tiny")
-    model = _model_sizes(chosen) | _given(args, MODEL_FLAGS)
+    tokenizer = make_tokenizer(args.tokenizer or "char", text)
     config = RunConfig(
-        _model_config(model, len(tokenizer)),
-        _training_settings(_training_numbers(chosen) | _given_training(args)),
+        kind,
+        _model_config(page, dict(chosen.model) | given(args, page.Config), len(tokenizer)),
+        _training_settings(dict(chosen.training) | given(args, TrainingSettings)),
         Corpus.of(name if name in corpus_names() else str(Path(name).resolve()), text),
-        tokenizer,
+        TokenizerId.of(tokenizer),
     )
     flags.require_memory(config.model)
-    # Everything that can be wrong is found before the folder is touched.
-    trainer = Trainer(config, text, folder, Display(), args.device, args.recompute)
+    # Every mistake is found before the folder is made.
+    trainer = text_trainer(config, tokenizer, text, folder, Display(), args.device, args.recompute)
     folder.folder.mkdir(parents=True, exist_ok=True)
     with folder.only_writer():
         folder.require_new()
-        folder.create(config)
-        return _train(trainer)
+        folder.create(config, tokenizer)
+        return _train(trainer, config, folder)
 
 
-def _model_config(sizes: dict[str, Any], vocabulary_size: int) -> Any:
-    from byhand.models import GPTConfig
-
-    width, heads = sizes["embedding_dim"], sizes["num_heads"]
-    if width % heads:
-        raise UserError(f"the width {width} cannot be shared evenly by {heads} heads")
+def _model_config(page: ModuleType, sizes: dict[str, Any], vocabulary_size: int) -> Any:
     try:
-        return GPTConfig(vocabulary_size=vocabulary_size, **sizes)
+        return page.Config(vocabulary_size=vocabulary_size, **sizes)
     except (ValueError, TypeError) as error:
-        raise UserError(str(error).removeprefix("GPTConfig: ")) from None
+        raise flags.as_flags(error, [page.Config]) from None
 
 
 def _training_settings(numbers: dict[str, Any]) -> TrainingSettings:
     numbers.setdefault("min_lr", numbers["lr"] / 10)
     numbers.setdefault("warmup", sensible_warmup(numbers["steps"]))
-    return TrainingSettings(**numbers)
+    try:
+        return TrainingSettings(**numbers)
+    except UserError as error:
+        raise flags.as_flags(error, [TrainingSettings]) from None
 
 
-# --- an old run --------------------------------------------------------------------------------
+# --- A resumed run -------------------------------------------------------------------------------
 
 
 def _resume(args: argparse.Namespace, folder: Run) -> int:
-    from byhand.training.progress import Display
-    from byhand.training.trainer import Trainer
+    from byhand.runs.progress import Display
+    from byhand.training.setup import text_trainer
 
     config = folder.read_config()
+    tokenizer = folder.read_tokenizer()
+    corpus = config.data
+    if config.task != "language_model" or tokenizer is None or not isinstance(corpus, Corpus):
+        raise UserError(f"the run in {folder.folder} was not made by `byhand train`")
     _require_same(args, config)
     if args.steps is not None:
-        training = dataclasses.replace(config.training, steps=args.steps)
-        config = dataclasses.replace(config, training=training)
+        config = dataclasses.replace(config, training=config.training.replace(steps=args.steps))
     with folder.only_writer():
         saved = folder.read_checkpoint(args.checkpoint, config)
-        text = load_corpus(args.corpus or config.corpus.name)
-        config.corpus.require(text)
-        trainer = Trainer(config, text, folder, Display(), args.device, args.recompute)
+        text = load_corpus(args.corpus or corpus.name)
+        corpus.require_same(text)
+        trainer = text_trainer(
+            config, tokenizer, text, folder, Display(), args.device, args.recompute
+        )
         trainer.restore(saved, str(folder.checkpoint_path(args.checkpoint)))
         if trainer.step > config.training.steps:
             raise UserError(
@@ -213,52 +230,62 @@ def _resume(args: argparse.Namespace, folder: Run) -> int:
         if trainer.finished():
             print(
                 f"the run in {folder.folder} is finished: {trainer.step} steps; a larger --steps "
-                "would go on"
+                "would continue it"
             )
             return 0
         trainer.cut_log()
-        if args.steps is not None:
-            folder.write_config(config)
-        print(f"going on from step {trainer.step}")
-        return _train(trainer)
+        folder.write_config(config, tokenizer)  # with the new --steps, in the present format
+        print(f"continuing from step {trainer.step}")
+        return _train(trainer, config, folder)
 
 
 def _require_same(args: argparse.Namespace, config: RunConfig) -> None:
-    """UserError if a flag says otherwise than the run; only --steps may."""
-    wanted: dict[str, Any] = {}
-    if args.preset is not None:
-        chosen = preset(args.preset)
-        wanted = _model_sizes(chosen) | _training_numbers(chosen)
-    wanted |= _given(args, MODEL_FLAGS) | _given_training(args)
-    has = config.model.to_dict() | config.training.to_json()
-    names = {name: flag for flag, name, _, _ in MODEL_FLAGS + TRAINING_FLAGS}
-    for name, flag in {**names, "precision": "--precision"}.items():
-        if name in wanted and name != "steps" and wanted[name] != has[name]:
-            raise UserError(
-                f"the run in {args.out or _default_folder(args)} has {flag} {has[name]}, not "
-                f"{wanted[name]}: a resumed run keeps its settings, only --steps may grow"
-            )
+    """UserError if a flag differs from the run; only --steps may."""
+    page = registry.find("models", config.kind)
+    where = f"the run in {args.out or _default_folder(args)}"
+    _require_equal(where, "--model", config.kind, args.model)
+    assert config.tokenizer is not None
+    tokenizer = args.tokenizer and kind_named(args.tokenizer)
+    _require_equal(where, "--tokenizer", config.tokenizer.kind, tokenizer)
+    chosen = preset.find(config.kind, args.preset) if args.preset else None
+    model = dict(chosen.model) if chosen else {}
+    training = dict(chosen.training) if chosen else {}
+    for cls, has, wanted in (
+        (page.Config, config.model, model | given(args, page.Config)),
+        (TrainingSettings, config.training, training | given(args, TrainingSettings)),
+    ):
+        for name, value in wanted.items():
+            if name != "steps":
+                _require_equal(where, flag_of(cls, name), getattr(has, name), value)
 
 
-# --- both --------------------------------------------------------------------------------------
+def _require_equal(where: str, flag: str, has: object, wanted: object) -> None:
+    if wanted is not None and wanted != has:
+        raise UserError(
+            f"{where} has {flag} {has}, not {wanted}: a resumed run keeps its settings, only "
+            "--steps may grow"
+        )
 
 
-def _train(trainer: Trainer) -> int:
-    config, folder = trainer.config, trainer.run_folder.folder
-    windows, settings = len(trainer.dataset), config.training
-    trainer.display.say(
-        f"text: {config.corpus.name}, {config.corpus.characters:,} characters "
-        f"({len(config.tokenizer)} different); {len(trainer.validation):,} of them validate\n"
-        f"model: {config.model.num_layers} layers, {config.model.num_heads} heads, width "
-        f"{config.model.embedding_dim}, context {config.model.context_size}: "
-        f"{trainer.model.num_parameters():,} parameters\n"
+# --- Both ----------------------------------------------------------------------------------------
+
+
+def _train(trainer: Trainer, config: RunConfig, run: Run) -> int:
+    settings, folder = config.training, run.folder
+    corpus, data = config.data, trainer.data
+    assert isinstance(corpus, Corpus)
+    assert isinstance(data, TextData)
+    trainer.say(
+        f"text: {corpus.name}, {corpus.characters:,} characters; {len(data.training_ids):,} tokens "
+        f"to learn from, {len(data.validation_ids):,} to validate\n"
+        f"model: {config.kind}, {_sizes(config)}: {trainer.model.num_parameters():,} parameters\n"
         f"training: {settings.steps} steps of {settings.batch_size * settings.accumulate} windows, "
-        f"drawn from {windows:,}{_how(trainer)}; everything goes to {folder}\n"
+        f"drawn from {len(data.train):,}{_how(trainer)}; everything goes to {folder}\n"
     )
     stopped = trainer.run()
     if stopped is not None:
         print(
-            f"stopped and saved at step {trainer.step} of {settings.steps}; go on with: "
+            f"stopped and saved at step {trainer.step} of {settings.steps}; continue with: "
             f"byhand train --resume --out {folder}"
         )
         sys.stdout.flush()
@@ -266,16 +293,27 @@ def _train(trainer: Trainer) -> int:
     print(
         f"done: {trainer.step} steps in {_duration(trainer.seconds)}; lowest validation loss "
         f"{trainer.best_loss:.4f}, at step {trainer.best_step}\n"
-        f"let it write: byhand generate {folder}\n"
+        f"generate text: byhand generate {folder}\n"
         f"measure it on the whole validation text: byhand eval {folder}"
     )
     return 0
 
 
+def _sizes(config: RunConfig) -> str:
+    """The vocabulary and the fields that have a flag of their own: "layers 4, heads 4"."""
+    cls = type(config.model)
+    shown = [f"vocabulary {getattr(config.model, 'vocabulary_size', 0)}"]
+    for name, value in config.model.to_dict().items():
+        flag = flag_of(cls, name)
+        if flag != "--" + name.replace("_", "-"):
+            shown.append(f"{flag.removeprefix('--')} {value}")
+    return ", ".join(shown)
+
+
 def _how(trainer: Trainer) -> str:
-    """Words for device and precision, where they are not the usual ones."""
+    """Words for the device and the precision, unless they are the defaults."""
     precision = trainer.settings.precision
-    if trainer.graph is not None:
+    if trainer.on_gpu:
         return " on the GPU" + ("" if precision == "float32" else f", in {precision}")
     if precision == "float32":
         return ""
@@ -283,52 +321,37 @@ def _how(trainer: Trainer) -> str:
     return f", in {precision}" + ("" if backend.has_bf16() else emulated)
 
 
-def _add(group: argparse._ArgumentGroup, table: FlagTable) -> None:
-    for flag, name, kind, explained in table:
-        group.add_argument(flag, dest=name, type=kind, metavar="N", help=explained)
+def _model_fields(page: ModuleType) -> list[str]:
+    """The fields that have flags; the vocabulary's size comes from the tokenizer."""
+    fields = dataclasses.fields(page.Config)
+    return [field.name for field in fields if field.name != "vocabulary_size"]
 
 
-def _given(args: argparse.Namespace, table: FlagTable) -> dict[str, Any]:
-    values = {name: getattr(args, name) for _, name, _, _ in table}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _given_training(args: argparse.Namespace) -> dict[str, Any]:
-    chosen = {} if args.precision is None else {"precision": args.precision}
-    return _given(args, TRAINING_FLAGS) | chosen
-
-
-def _model_sizes(chosen: Preset) -> dict[str, Any]:
-    return {
-        "num_layers": chosen.layers,
-        "num_heads": chosen.heads,
-        "embedding_dim": chosen.width,
-        "context_size": chosen.context,
-        "dropout": chosen.dropout,
-    }
-
-
-def _training_numbers(chosen: Preset) -> dict[str, Any]:
-    return {
-        "steps": chosen.steps,
-        "batch_size": chosen.batch,
-        "lr": chosen.lr,
-        "eval_every": chosen.eval_every,
-    }
-
-
-def _presets() -> str:
-    columns = ("layers", "heads", "width", "context", "batch", "steps", "lr", "dropout")
-    lines = ["", "presets:", f"{'':8}" + "".join(f"{name:>9}" for name in columns)]
-    for name, chosen in PRESETS.items():
-        numbers = "".join(f"{getattr(chosen, column):>9g}" for column in columns)
-        lines.append(f"  {name:6}{numbers}   {chosen.about}")
+def _presets(page: ModuleType) -> str:
+    """The table of presets at the end of the help."""
+    rows = {name: _by_flag(page, chosen) for name, chosen in page.PRESETS.items()}
+    columns = list(dict.fromkeys(flag for row in rows.values() for flag in row))
+    lines = ["", "presets:", f"{'':8}" + "".join(f"{flag:>11}" for flag in columns)]
+    for name, row in rows.items():
+        values = "".join(f"{row.get(flag, '')!s:>11}" for flag in columns)
+        lines.append(f"  {name:6}{values}   {page.PRESETS[name].about}")
     return "\n".join(lines) + "\n"
+
+
+def _by_flag(page: ModuleType, chosen: Preset) -> dict[str, Any]:
+    both = ((page.Config, chosen.model), (TrainingSettings, chosen.training))
+    return {
+        flag_of(cls, name).removeprefix("--"): value
+        for cls, values in both
+        for name, value in values.items()
+    }
 
 
 def _default_folder(args: argparse.Namespace) -> str:
     corpus = Path(args.corpus or "python-docs").stem
-    return os.path.join("runs", f"{corpus}-{args.preset or 'tiny'}")
+    first = next(iter(registry.find("models", args.model or DEFAULT_MODEL).PRESETS))
+    kind = f"-{args.model}" if args.model not in (None, DEFAULT_MODEL) else ""
+    return os.path.join("runs", f"{corpus}{kind}-{args.preset or first}")
 
 
 def _duration(seconds: float) -> str:

@@ -1,14 +1,23 @@
-"""Corpora, and the windows and batches a language model learns from."""
+"""Corpora and arrays, and the batches a model learns from."""
 
+from byhand.data.arrays import ArrayDataset, stratified_folds
 from byhand.data.corpus import corpus_names, load_corpus
-from byhand.data.dataset import WindowDataset, split, windows_side_by_side
-from byhand.data.sampler import RandomSampler
+from byhand.data.dataset import Batch, Dataset
+from byhand.data.sampler import EpochSampler, RandomSampler, Sampler
+from byhand.data.windows import TextData, WindowDataset, consecutive_windows, split
 
 __all__ = [
+    "ArrayDataset",
+    "Batch",
+    "Dataset",
+    "EpochSampler",
     "RandomSampler",
+    "Sampler",
+    "TextData",
     "WindowDataset",
+    "consecutive_windows",
     "corpus_names",
     "load_corpus",
     "split",
-    "windows_side_by_side",
+    "stratified_folds",
 ]

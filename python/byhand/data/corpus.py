@@ -1,4 +1,4 @@
-"""Where the text comes from: a file, the Python documentation, or Tiny Shakespeare."""
+"""The texts to train on: a file, the Python documentation, or Tiny Shakespeare."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SHAKESPEARE = Download(
 
 
 def corpus_names() -> tuple[str, ...]:
-    """The corpora known by name; everything else is a path."""
+    """The corpora that have a name; anything else is a path."""
     return ("python-docs", "shakespeare")
 
 
 def load_corpus(name_or_path: str | os.PathLike[str]) -> str:
     """The text of a corpus.
 
-    `python-docs` is the reference text that every CPython carries for `help()`: no download.
+    `python-docs` is the reference text that comes with every CPython for `help()`: no download.
     `shakespeare` is Tiny Shakespeare, downloaded once into the user's cache and verified.
     Anything else is the path of a UTF-8 file (`./shakespeare` for a file of that name); line ends
     become newlines and a byte order mark at the start is dropped.

@@ -1,4 +1,4 @@
-"""A file from the internet, fetched once, verified always."""
+"""Files from the internet: downloaded once, verified by hash at every use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from byhand.errors import UserError
 
 @dataclass(frozen=True)
 class Download:
-    """A file known by its address, its length in bytes and its SHA-256."""
+    """A file on the internet, with its length in bytes and its SHA-256.
+
+    Attributes:
+        title: what messages call it.
+        filename: its name in the cache folder.
+    """
 
     title: str
     url: str
@@ -24,7 +29,7 @@ class Download:
     filename: str
 
     def path(self) -> Path:
-        """Where the file lies once downloaded: the user's cache folder."""
+        """Where the downloaded file is kept: in the user's cache folder."""
         import platformdirs
 
         return Path(platformdirs.user_cache_dir("byhand", appauthor=False)) / self.filename
@@ -32,7 +37,8 @@ class Download:
     def fetch(self, otherwise: str, timeout: float = 30.0) -> Path:
         """The path of the verified file, downloaded if it is missing or altered.
 
-        `otherwise` says, in the UserError raised when that fails, what the user can do instead.
+        UserError if that fails; its message ends with `otherwise`, which says what the user can do
+        instead. `timeout` is in seconds, for each wait for the server.
         """
         import http.client
 
@@ -42,7 +48,7 @@ class Download:
                 return path
             print(f"downloading {self.title} from {self.url}", file=sys.stderr)
             data = self._download(timeout)
-        # TimeoutError and URLError are OSErrors; a peer that breaks off mid-answer is not.
+        # TimeoutError and URLError are OSErrors; an answer that breaks off is an HTTPException.
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise UserError(
                 f"cannot download {self.title} from {self.url} ({_reason(error)}): {otherwise}, "
@@ -65,12 +71,12 @@ class Download:
         return len(data) == self.size and hashlib.sha256(data).hexdigest() == self.sha256
 
     def _download(self, timeout: float) -> bytes:
-        # Imported here: it takes longer than the rest of byhand together, and most runs need none.
+        # Imported here: it takes longer than the rest of byhand, and most runs download nothing.
         import urllib.request
 
         request = urllib.request.Request(self.url, headers={"User-Agent": "byhand"})
         with urllib.request.urlopen(request, timeout=timeout) as answer:
-            # One byte more than due is enough to know that it is another file.
+            # One byte more than expected is enough to see that it is another file.
             data = answer.read(self.size + 1)
         if len(data) < self.size:
             raise OSError(f"the transfer ended after {len(data)} of {self.size} bytes")
@@ -88,7 +94,7 @@ def _reason(error: Exception) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    # Under another name first: a download cut short must not lie where a whole one is expected.
+    # Written under another name first: an incomplete file must not have the name of a whole one.
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -1,27 +1,46 @@
-"""Which windows make the next batch."""
+"""Which items of a data set make the next batch."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from byhand.errors import UserError
 
+Indices = npt.NDArray[np.int64]
+
+
+class Sampler(Protocol):
+    """An endless iterator over the indices of batches, whose state can be saved."""
+
+    batch_size: int
+
+    def __next__(self) -> Indices:
+        """The indices of the next batch (B,), B at most `batch_size`."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the coming batches depend on, as JSON data."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was called. UserError if the state is that of another
+        sampler, or damaged; then nothing was changed.
+        """
+        ...
+
 
 class RandomSampler:
-    """Draws `batch_size` of `length` windows at a time, uniformly and with replacement.
+    """Draws `batch_size` of `length` items at a time, uniformly and with replacement.
 
-    With replacement there are no epochs and no last, smaller batch: every draw is like every other.
-    An endless iterator; `state()` and `load_state()` let a later process go on with the same draws.
+    With replacement there are no passes over the data and no last, smaller batch.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int = 0) -> None:
-        if length < 1:
-            raise UserError(f"there is nothing to sample from: {length} windows")
-        if batch_size < 1:
-            raise UserError(f"the batch size must be at least 1, not {batch_size}")
+        _require_sizes(length, batch_size)
         self.length = length
         self.batch_size = batch_size
         self._random = np.random.Generator(np.random.PCG64(seed))
@@ -29,29 +48,114 @@ class RandomSampler:
     def __iter__(self) -> RandomSampler:
         return self
 
-    def __next__(self) -> npt.NDArray[np.int64]:
+    def __next__(self) -> Indices:
         """The indices of the next batch: int64 of shape (batch_size,), each in 0..length-1."""
         return self._random.integers(self.length, size=self.batch_size)
 
-    def state(self) -> dict[str, Any]:
-        """Everything the coming draws depend on, as a dict for `json.dump`."""
+    def state_dict(self) -> dict[str, Any]:
+        """See `Sampler`."""
         return {
             "length": self.length,
             "batch_size": self.batch_size,
             "random": self._random.bit_generator.state,
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on where `state()` was taken. UserError if it is not the state of a like sampler."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Sampler`."""
+        _require_same(state, {"length": self.length, "batch_size": self.batch_size})
         try:
-            same = (state["length"], state["batch_size"]) == (self.length, self.batch_size)
-            random = state["random"]
-            if same:
-                self._random.bit_generator.state = random
+            self._random.bit_generator.state = state["random"]
         except (KeyError, TypeError, ValueError, OverflowError):
-            raise UserError("the saved state of the random sampler is damaged") from None
-        if not same:
+            raise _damaged() from None
+
+
+class EpochSampler:
+    """Passes over `length` items, each in another shuffled order, `batch_size` items at a time.
+
+    In one pass (epoch) every item comes once. The last batch of a pass is smaller if the batch size
+    does not divide the length; with `drop_last` it is left out, and so are its items.
+
+    Attributes:
+        epoch: the pass that the last batch belongs to, from 0.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, seed: int = 0, drop_last: bool = False
+    ) -> None:
+        _require_sizes(length, batch_size)
+        if drop_last and length < batch_size:
             raise UserError(
-                f"the saved sampler drew {state['batch_size']} of {state['length']} windows, "
-                f"this one draws {self.batch_size} of {self.length}"
+                f"{length} items make no batch of {batch_size}, and smaller ones are left out"
             )
+        self.length = length
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+        self.epoch = 0
+        self._seed = seed
+        self._position = 0  # in this epoch's order
+        self._order = self._shuffled()
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """How many batches one pass has."""
+        whole, rest = divmod(self.length, self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> EpochSampler:
+        return self
+
+    def __next__(self) -> Indices:
+        """The indices of the next batch: int64 of shape (B,), B at most `batch_size`."""
+        needed = self.batch_size if self.drop_last else 1
+        if self.length - self._position < needed:
+            self.epoch += 1
+            self._position = 0
+            self._order = self._shuffled()
+        start = self._position
+        self._position = min(start + self.batch_size, self.length)
+        return self._order[start : self._position].copy()
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Sampler`."""
+        return {
+            "length": self.length,
+            "batch_size": self.batch_size,
+            "drop_last": self.drop_last,
+            "seed": self._seed,
+            "epoch": self.epoch,
+            "position": self._position,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Sampler`."""
+        own = {"length": self.length, "batch_size": self.batch_size, "drop_last": self.drop_last}
+        _require_same(state, own)
+        numbers: list[Any] = [state.get(name) for name in ("seed", "epoch", "position")]
+        if not all(isinstance(n, int) and n >= 0 for n in numbers) or numbers[2] > self.length:
+            raise _damaged()
+        self._seed, self.epoch, self._position = numbers
+        self._order = self._shuffled()
+
+    def _shuffled(self) -> Indices:
+        """The order of this epoch, which depends on the seed and the epoch alone."""
+        return np.random.default_rng([self._seed, self.epoch]).permutation(self.length)
+
+
+def _require_sizes(length: int, batch_size: int) -> None:
+    if length < 1:
+        raise UserError(f"there is nothing to sample from: {length} items")
+    if batch_size < 1:
+        raise UserError(f"the batch size must be at least 1, not {batch_size}")
+
+
+def _require_same(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """UserError unless the state is that of a sampler with these attributes."""
+    if not isinstance(state, Mapping) or not own.keys() <= state.keys():
+        raise _damaged()
+    for name, value in own.items():
+        if state[name] != value:
+            raise UserError(f"the saved sampler has {name} {state[name]}, this one {value}")
+
+
+def _damaged() -> UserError:
+    return UserError("the saved state of the sampler is damaged")

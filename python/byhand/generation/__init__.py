@@ -1,6 +1,6 @@
 """Text from a trained model, one token at a time."""
 
 from byhand.generation.generate import generate, stream
-from byhand.generation.sampling import choose, probabilities
+from byhand.generation.sampling import probabilities, sample
 
-__all__ = ["choose", "generate", "probabilities", "stream"]
+__all__ = ["generate", "probabilities", "sample", "stream"]

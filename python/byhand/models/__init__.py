@@ -1,5 +1,1 @@
-"""Models: one page each, composed of layers."""
-
-from byhand.models.gpt import GPT, GPTCache, GPTConfig
-
-__all__ = ["GPT", "GPTCache", "GPTConfig"]
+"""Models: one page each, composed of layers; `registry` finds them by name."""

@@ -1,12 +1,23 @@
-"""Layers: each owns its parameters and writes out its backward pass."""
+"""Layers: each declares its parameters and writes out its backward pass."""
 
-from byhand.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm
-from byhand.nn.module import Generator, Module, Param
-from byhand.nn.transformer import Block, CausalSelfAttention, FeedForward, KeyValueCache
+from byhand.nn import init
+from byhand.nn.activation import GELU
+from byhand.nn.attention import MultiHeadAttention
+from byhand.nn.cache import KeyValueCache
+from byhand.nn.dropout import Dropout
+from byhand.nn.embedding import Embedding
+from byhand.nn.feed_forward import FeedForward
+from byhand.nn.linear import Linear
+from byhand.nn.module import Module, PilingUp
+from byhand.nn.norm import LayerNorm, RMSNorm
+from byhand.nn.parameter import Buffer, Parameter
+from byhand.nn.random import Generator
+from byhand.nn.sequential import Sequential
+from byhand.nn.storage import Storage
 
 __all__ = [
-    "Block",
-    "CausalSelfAttention",
+    "GELU",
+    "Buffer",
     "Dropout",
     "Embedding",
     "FeedForward",
@@ -15,6 +26,11 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "Module",
-    "Param",
+    "MultiHeadAttention",
+    "Parameter",
+    "PilingUp",
     "RMSNorm",
+    "Sequential",
+    "Storage",
+    "init",
 ]

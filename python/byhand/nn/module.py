@@ -1,101 +1,72 @@
-"""Parameters, modules and the two flat buffers a model lives in.
+"""The base of every layer and model.
 
 A module's ``forward`` pushes what its ``backward`` needs onto a stack, and ``backward`` pops it:
 last in, first out, so that a backward pass is the forward pass read from the bottom up. Gradients
-of activations are returned (written); gradients of parameters are added to ``Param.grad``.
+of activations are returned (written); gradients of parameters are added to ``Parameter.grad``.
+
+Parameters are declared first and get their memory from ``build``, which is called once on the whole
+model: finished models call it themselves.
 """
 
 from __future__ import annotations
 
-import math
+import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from byhand import backend
 from byhand.backend import Array
-from byhand.ops.philox import Offset
+from byhand.nn import tree
+from byhand.nn.parameter import Buffer, Parameter
+from byhand.nn.random import Generator
+from byhand.nn.storage import Storage
 
 _DTYPES = {"float32": np.float32, "float64": np.float64}
 
-
-class Param:
-    """A named view of a model's flat value buffer and of its flat gradient buffer.
-
-    Attributes:
-        value: the parameter, any shape.
-        operand: what forward passes read: ``value`` itself or, in bf16 precision on a GPU, a
-            bfloat16 copy of it in another flat buffer.
-        grad: the gradient accumulated so far, same shape.
-        decays: whether weight decay applies; by default to matrices only (Radford et al., 2019,
-            as nanoGPT and llm.c do it).
-    """
-
-    __slots__ = ("decays", "grad", "name", "operand", "value")
-
-    def __init__(self, value: Array, decays: bool | None = None):
-        self.name = ""
-        self.value = self.operand = value
-        self.grad = np.zeros_like(value)
-        self.decays = value.ndim >= 2 if decays is None else decays
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.value.shape
-
-    @property
-    def size(self) -> int:
-        return self.value.size
-
-    def __repr__(self) -> str:
-        return f"Param({self.name or 'unnamed'}, shape={self.shape}, dtype={self.value.dtype})"
+M = TypeVar("M", bound="Module")
 
 
-class Arena:
-    """All parameters of a model in one buffer, all gradients in another.
-
-    Decayed parameters come first, so that zeroing, clipping, AdamW and a checkpoint are each one
-    pass over memory. ``values`` and ``grads`` are 1-D; the first ``decayed`` elements decay.
-
-    ``operands`` is ``values`` itself or, where ``half`` is asked for, a bfloat16 copy: AdamW writes
-    both, and who else changes values calls ``refresh``.
-    """
-
-    def __init__(self, params: list[Param], like: Array, dtype: Any = None, half: bool = False):
-        ordered = [p for p in params if p.decays] + [p for p in params if not p.decays]
-        self.params = ordered
-        self.decayed = sum(p.size for p in ordered if p.decays)
-        size = sum(p.size for p in ordered)
-        library = backend.xp(like)
-        self.values = library.empty(size, dtype or like.dtype)
-        self.grads = library.zeros(size, dtype or like.dtype)
-        self.operands = library.empty(size, backend.bfloat16()) if half else self.values
-        start = 0
-        for p in ordered:
-            stop = start + p.size
-            for field, buffer in (("value", self.values), ("grad", self.grads)):
-                view = buffer[start:stop].reshape(p.shape)
-                view[...] = backend.to_device_of(getattr(p, field), view)
-                setattr(p, field, view)
-            p.operand = self.operands[start:stop].reshape(p.shape) if half else p.value
-            start = stop
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Makes the operands anew from the values."""
-        if self.operands is not self.values:
-            self.operands[...] = self.values
+class PilingUp(UserWarning):
+    """Forward passes are kept for backward passes that do not come."""
 
 
 class Module:
-    """The base of every layer and model. Subclasses write ``forward`` and ``backward``."""
+    """Subclasses declare parameters and parts in ``__init__`` and write ``forward`` and
+    ``backward``::
+
+        class Scale(nn.Module):
+            def __init__(self, dim):
+                self.weight = nn.Parameter((dim,), nn.init.ones)
+
+            def forward(self, x):
+                self.push(x)
+                return x * self.weight.compute_value
+
+            def backward(self, dy):
+                x = self.pop()
+                if self.weight.grad is not None:
+                    self.weight.grad += (dy * x).reshape(-1, x.shape[-1]).sum(0)
+                return dy * self.weight.compute_value
+
+    Parts are attributes, or lie in lists, tuples and dicts that are. Attributes that begin with an
+    underscore are not parts.
+
+    Attributes:
+        training: whether dropout drops and running statistics are updated.
+        waiting_limit: how many forward passes of one module may wait for their backward passes
+            before a warning says that they pile up.
+    """
 
     training: bool = True
-    _arena: Arena | None = None
+    waiting_limit: int = 64
     _saving: bool = True
     _bf16: bool = False
+    _storage: Storage | None = None
+    _root: bool = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError
@@ -106,12 +77,21 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
 
-    # --- what forward saves for backward -------------------------------------------------------
+    # --- What forward saves for backward -------------------------------------------------------
 
     def push(self, saved: Any) -> None:
         """Keeps ``saved`` for the matching ``backward``; nothing while saving is off."""
         if self._saving:
-            self.__dict__.setdefault("_saved", []).append(saved)
+            stack = self.__dict__.setdefault("_saved", [])
+            stack.append(saved)
+            if len(stack) == self.waiting_limit:
+                warnings.warn(
+                    f"{len(stack)} forward passes of {type(self).__name__} are kept in memory for "
+                    "backward passes that have not come; after inference() or inside no_save() a "
+                    "model keeps nothing (a loop over time may raise waiting_limit instead)",
+                    PilingUp,
+                    stacklevel=3,
+                )
 
     def peek(self) -> Any:
         """What the next ``pop`` will give."""
@@ -119,7 +99,7 @@ class Module:
         if not stack:
             raise RuntimeError(
                 f"{type(self).__name__}.backward was called without a forward pass before it"
-                + ("" if self._saving else " (eval() and no_save() keep nothing for it)")
+                + ("" if self._saving else " (inference() and no_save() keep nothing for it)")
             )
         return stack[-1]
 
@@ -145,17 +125,246 @@ class Module:
             for module, saving in before:
                 module._saving = saving
 
-    def train(self) -> Module:
-        """Training mode: dropout acts, and forward passes save what backward needs."""
-        return self._set_mode(True)
+    @contextmanager
+    def discard_on_error(self) -> Iterator[None]:
+        """An error inside the ``with`` block leaves half-filled stacks: drops them."""
+        try:
+            yield
+        except BaseException:
+            self.discard_saved()
+            raise
 
-    def eval(self) -> Module:
-        """Evaluation mode: no dropout, and nothing is saved."""
-        return self._set_mode(False)
+    # --- Modes ---------------------------------------------------------------------------------
 
-    def _set_mode(self, training: bool) -> Module:
+    def train(self: M) -> M:
+        """Training mode: dropout drops, running statistics are updated."""
+        return self._mode(True, True)
+
+    def eval(self: M) -> M:
+        """Evaluation mode: no dropout, fixed statistics. A backward pass is still possible."""
+        return self._mode(False, True)
+
+    def inference(self: M) -> M:
+        """Evaluation mode in which forward passes save nothing: no backward pass can follow."""
+        return self._mode(False, False)
+
+    def _mode(self: M, training: bool, saving: bool) -> M:
         for _, module in self.named_modules():
-            module.training = module._saving = training
+            module.training, module._saving = training, saving
+        return self
+
+    @contextmanager
+    def in_inference(self) -> Iterator[None]:
+        """Inference mode inside the ``with`` block; then each module has its former mode."""
+        before = [(m, m.training, m._saving) for _, m in self.named_modules()]
+        self.inference()
+        try:
+            yield
+        finally:
+            for module, training, saving in before:
+                module.training, module._saving = training, saving
+
+    # --- The tree ------------------------------------------------------------------------------
+
+    def walk(self) -> Iterator[tuple[str, Module | Parameter | Buffer]]:
+        """(path, object) of this module and of every module, parameter and buffer below it, each
+        once: what is shared, under its first path.
+        """
+        yield from tree.walk(self, "", set(), Module)
+
+    def named_modules(self) -> Iterator[tuple[str, Module]]:
+        """(path, module); this module first, under the path ""."""
+        return ((name, m) for name, m in self.walk() if isinstance(m, Module))
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """(path, parameter); a tied parameter under its first path."""
+        return ((name, p) for name, p in self.walk() if isinstance(p, Parameter))
+
+    def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
+        return ((name, b) for name, b in self.walk() if isinstance(b, Buffer))
+
+    def parameters(self) -> list[Parameter]:
+        return [p for _, p in self.named_parameters()]
+
+    def num_parameters(self, trainable: bool = False) -> int:
+        """How many numbers the model has, or trains; a tied matrix counts once."""
+        return sum(p.size for p in self.parameters() if p.trainable or not trainable)
+
+    def summary(self) -> str:
+        """A table: each parameter's path, shape and size, and the totals."""
+        return tree.table(list(self.named_parameters()))
+
+    # --- Memory --------------------------------------------------------------------------------
+
+    def build(
+        self: M,
+        seed: int = 0,
+        device: str | None = None,
+        dtype: Any = None,
+        draw: bool = True,
+    ) -> M:
+        """Gives every parameter and buffer its memory and first values, and returns the module.
+
+        Called on the whole model. Parts that were built before keep their values: so a trained
+        model may become a part of a larger one, and an adapter may be put in a layer's place. What
+        held the storage of such a part (an optimizer) is told so when it is used.
+
+        Args:
+            seed: of the first values, each drawn from (seed, path), and of dropout masks.
+            device: "cpu" or "cuda"; None keeps that of the parts built before, or "cpu".
+            dtype: "float32" or "float64" (check mode); None keeps that of the parts, or "float32".
+            draw: off, the first values are left undefined, for weights that will be loaded.
+
+        Raises ValueError for a part of a model that is built already (build that model) and for an
+        unknown device or dtype, CudaUnavailable with the reason where there is no CUDA.
+        """
+        library = _library(device)
+        named = list(self.named_parameters())
+        former = list({id(p.storage): p.storage for _, p in named if p.storage}.values())
+        own = {id(p) for _, p in named}
+        for storage in former:
+            if storage.valid and any(id(p) not in own for p in storage.params):
+                raise ValueError(
+                    f"{type(self).__name__}.build: this is a part of a model that is built "
+                    "already; build the model"
+                )
+        if dtype is not None:
+            dtype = _parameter_dtype(dtype)
+        elif former:
+            dtype = former[0].values.dtype
+        buffers = list(self.named_buffers())
+        for name, p in named:
+            p.name = name
+        for name, b in buffers:
+            b.name = name
+        there = former[0].values if former else None
+        if library is not None:
+            there = library.empty(0, np.float32)
+        storage = Storage(
+            [p for _, p in named],
+            [b for _, b in buffers],
+            seed,
+            np.float32 if dtype is None else dtype,
+            draw,
+            half=self._bf16 and there is not None and backend.is_cupy(there),
+            like=there,
+        )
+        modules = [module for _, module in self.named_modules()]
+        for module in modules:
+            module._storage, module._root, module._bf16 = storage, module is self, self._bf16
+        self._modules = modules
+        return self
+
+    @property
+    def storage(self) -> Storage:
+        """The flat buffers of the model that this module is, or is a part of."""
+        if self._storage is None:
+            raise RuntimeError(
+                f"{type(self).__name__} is not built: call build() on the model, which gives its "
+                "parameters their memory"
+            )
+        return self._storage
+
+    @property
+    def is_root(self) -> bool:
+        """Whether the storage holds this module and nothing else."""
+        return self._root and self.storage.valid
+
+    @property
+    def generator(self) -> Generator:
+        """The source of the model's dropout masks."""
+        return self.storage.generator
+
+    def zero_grad(self) -> None:
+        """Sets the gradient of every parameter of this module to zero.
+
+        Raises RuntimeError when a forward pass still waits for its backward pass.
+        """
+        modules = self._modules if self._root else [m for _, m in self.named_modules()]
+        for module in modules:
+            if waiting := len(module.__dict__.get("_saved", ())):
+                raise RuntimeError(
+                    f"{waiting} forward pass(es) of {type(module).__name__} had no backward pass; "
+                    "call backward(), or run them after inference() or inside no_save(), or drop "
+                    "them with discard_saved()"
+                )
+        if self.is_root:
+            self.storage.grads[...] = 0
+            return
+        for p in self.parameters():
+            if p.grad is not None:
+                p.grad[...] = 0
+
+    def freeze(self, match: tree.Match = None) -> None:
+        """Stops training the parameters whose paths match: a pattern such as "decoder.blocks.*",
+        several, a function of the path, or None for all. They lose their gradients, and an
+        optimizer of the model must be made anew. ValueError when nothing matches.
+        """
+        self._set_trainable(match, False)
+
+    def unfreeze(self, match: tree.Match = None) -> None:
+        """The reverse of ``freeze``."""
+        self._set_trainable(match, True)
+
+    def _set_trainable(self, match: tree.Match, trainable: bool) -> None:
+        accepts = tree.matcher(match)
+        found = [p for name, p in self.named_parameters() if accepts(name)]
+        if not found:
+            raise ValueError(f"{type(self).__name__} has no parameter that matches {match!r}")
+        changed = [p for p in found if p.trainable != trainable]
+        for p in changed:
+            if trainable and p.dtype is not None:
+                raise ValueError(f"{p.name} is kept in {p.dtype} and cannot be trained")
+            p.trainable = trainable
+        if changed and self._storage is not None:
+            storage = self._storage
+            storage.move(half=storage.compute_values is not storage.values)
+
+    def state_dict(self) -> dict[str, Array]:
+        """Path -> value of every parameter and persistent buffer. Views: copy them to keep them."""
+        return {name: a.value for name, a in self._state()}
+
+    def _state(self) -> Iterator[tuple[str, Parameter | Buffer]]:
+        for name, a in self.walk():
+            if isinstance(a, Parameter) or (isinstance(a, Buffer) and a.persistent):
+                yield name, a
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copies values in, cast to this model's dtype.
+
+        Raises ValueError naming what is missing, unknown or of another shape; then nothing was
+        changed.
+        """
+        own = dict(self._state())
+        storage = self.storage
+        if missing := [name for name in own if name not in state]:
+            raise ValueError(f"load_state_dict: missing parameters: {tree.some(missing)}")
+        if unknown := [name for name in state if name not in own]:
+            raise ValueError(f"load_state_dict: unknown parameters: {tree.some(unknown)}")
+        for name, a in own.items():
+            if tuple(state[name].shape) != a.shape:
+                raise ValueError(
+                    f"load_state_dict: {name} must have shape {a.shape}, "
+                    f"got {tuple(state[name].shape)}"
+                )
+        for name, a in own.items():
+            a.value[...] = backend.to_device_of(state[name], a.value)
+        storage.refresh()
+
+    def to(self: M, device: str | None = None, dtype: Any = None) -> M:
+        """Moves the model to ``device`` ("cpu", "cuda") and casts it to ``dtype`` ("float32", or
+        "float64": check mode on the numpy reference); a part takes its whole model along. An
+        optimizer of the model must be made anew.
+
+        Raises ValueError for an unknown device or dtype and CudaUnavailable with the reason when
+        there is no CUDA.
+        """
+        library = _library(device)
+        dtype = None if dtype is None else _parameter_dtype(dtype)
+        storage = self.storage
+        on_gpu = backend.is_cupy(storage.values) if library is None else library is not np
+        single = (storage.values.dtype if dtype is None else np.dtype(dtype)) == np.float32
+        storage.move(library, dtype, half=self._bf16 and on_gpu and single)
         return self
 
     @property
@@ -178,113 +387,45 @@ class Module:
             )
         for _, module in self.named_modules():
             module._bf16 = precision == "bf16"
-        if self._arena is not None and backend.is_cupy(self._arena.values):
-            self._flatten()
+        if self._storage is not None and backend.is_cupy(self._storage.values):
+            self.to()
 
-    # --- the tree ------------------------------------------------------------------------------
+    # --- Copies --------------------------------------------------------------------------------
 
-    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """This module and all below it, by attribute name; each once."""
-        yield prefix, self
-        for name, child in _children(self):
-            if isinstance(child, Module):
-                yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_saved"}
 
-    def named_parameters(self) -> Iterator[tuple[str, Param]]:
-        """(name, parameter), each parameter once: a tied one under its first name."""
-        seen: set[int] = set()
-        for prefix, module in self.named_modules():
-            for name, child in _children(module):
-                if isinstance(child, Param) and id(child) not in seen:
-                    seen.add(id(child))
-                    yield (f"{prefix}.{name}" if prefix else name), child
-
-    def parameters(self) -> list[Param]:
-        return [p for _, p in self.named_parameters()]
-
-    def num_parameters(self) -> int:
-        """How many numbers are trained; a tied matrix counts once."""
-        return sum(p.size for p in self.parameters())
-
-    # --- the flat buffers ----------------------------------------------------------------------
-
-    @property
-    def arena(self) -> Arena:
-        """The flat buffers; laid out on first use, and by ``to``."""
-        if self._arena is None:
-            self._flatten()
-        assert self._arena is not None
-        return self._arena
-
-    def _flatten(self, library: Any = None, dtype: Any = None) -> None:
-        params = []
-        for name, p in self.named_parameters():
-            p.name = name
-            params.append(p)
-        like = params[0].value if params else np.empty(0, np.float32)
-        if library is not None:
-            like = library.empty(0, like.dtype)
-        half = self._bf16 and backend.is_cupy(like) and like.dtype == np.float32
-        self._arena = Arena(params, like, dtype, half)
-
-    def zero_grad(self) -> None:
-        """Sets every gradient to zero.
-
-        Raises RuntimeError when a forward pass still waits for its backward pass.
+    def __deepcopy__(self: M, memo: dict[int, Any]) -> M:
+        """A copy with memory of its own, without the forward passes that wait; of a part, a model
+        that is just that part.
         """
-        for name, module in self.named_modules():
-            if waiting := len(module.__dict__.get("_saved", ())):
-                raise RuntimeError(
-                    f"{waiting} forward pass(es) of {name or type(self).__name__} had no backward "
-                    "pass; call backward(), or run them under eval() or no_save(), or drop them "
-                    "with discard_saved()"
-                )
-        self.arena.grads[...] = 0
+        storage, own = self._storage, False
+        if storage is not None and id(storage) not in memo:
+            own = not self._root
+            copy.deepcopy(storage, memo)
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        vars(made).update(copy.deepcopy(self.__getstate__(), memo))
+        if own and storage is not None:
+            made._storage.version = -1  # type: ignore[union-attr]
+            generator = made._storage.generator  # type: ignore[union-attr]
+            made.build()
+            made.storage.generator = generator
+        return made
 
-    def state_dict(self) -> dict[str, Array]:
-        """Name -> parameter value. The arrays are views: copy them to keep them."""
-        return {name: p.value for name, p in self.named_parameters()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Copies values in, cast to this model's dtype.
+def _library(device: str | None) -> Any:
+    """numpy for "cpu", cupy for "cuda", None for None."""
+    if device is None:
+        return None
+    if device == "cpu":
+        return np
+    if device == "cuda":
+        backend.cuda()
+        import cupy
 
-        Raises ValueError naming what is missing, unknown or of another shape; then nothing was
-        changed.
-        """
-        own = dict(self.named_parameters())
-        if missing := [name for name in own if name not in state]:
-            raise ValueError(f"load_state_dict: missing parameters: {_some(missing)}")
-        if unknown := [name for name in state if name not in own]:
-            raise ValueError(f"load_state_dict: unknown parameters: {_some(unknown)}")
-        for name, p in own.items():
-            if tuple(state[name].shape) != p.shape:
-                raise ValueError(
-                    f"load_state_dict: {name} must have shape {p.shape}, "
-                    f"got {tuple(state[name].shape)}"
-                )
-        for name, p in own.items():
-            p.value[...] = backend.to_device_of(state[name], p.value)
-        self.arena.refresh()
-
-    def to(self, device: str | None = None, dtype: Any = None) -> Module:
-        """Moves the parameters to ``device`` ("cpu", "cuda") and casts them to ``dtype``
-        ("float32", or "float64": check mode on the numpy reference).
-
-        Raises ValueError for an unknown device or dtype and CudaUnavailable with the reason when
-        there is no CUDA.
-        """
-        library = None
-        if device == "cpu":
-            library = np
-        elif device == "cuda":
-            backend.cuda()
-            import cupy
-
-            library = cupy
-        elif device is not None:
-            raise ValueError(f"device must be 'cpu' or 'cuda', got {device!r}")
-        self._flatten(library, None if dtype is None else _parameter_dtype(dtype))
-        return self
+        return cupy
+    raise ValueError(f"device must be 'cpu' or 'cuda', got {device!r}")
 
 
 def _parameter_dtype(dtype: Any) -> Any:
@@ -295,76 +436,3 @@ def _parameter_dtype(dtype: Any) -> Any:
     if name not in _DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {name}")
     return _DTYPES[name]
-
-
-def _children(module: Module) -> Iterator[tuple[str, Module | Param]]:
-    for name, value in vars(module).items():
-        if isinstance(value, (Module, Param)):
-            yield name, value
-        elif isinstance(value, list) and not name.startswith("_"):
-            for i, item in enumerate(value):
-                if isinstance(item, (Module, Param)):
-                    yield f"{name}.{i}", item
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
-
-
-class Generator:
-    """The source of dropout's randomness: counter-based, so a mask is redrawn, never stored.
-
-    Each draw gets its own offset; ``(seed, offset)`` names a mask for good. Inside
-    ``counted_from(start)`` an offset is a distance and ``start``, a 0-d int64 array on the device,
-    which holds the count that the distance is counted from: a CUDA graph of what is done there
-    draws other masks when ``start`` is another number.
-    """
-
-    def __init__(self, seed: int = 0):
-        self.seed = int(seed) % 2**64
-        self.count = 0
-        self._start: tuple[int, Array] | None = None
-
-    def next(self) -> tuple[int, Offset]:
-        """The (seed, offset) of the next mask."""
-        self.count += 1
-        if self._start is None:
-            return self.seed, self.count - 1
-        before, start = self._start
-        return self.seed, (self.count - 1 - before, start)
-
-    @contextmanager
-    def counted_from(self, start: Array) -> Iterator[None]:
-        """Sends the count to ``start``, and counts from there inside the ``with`` block."""
-        backend.copy_to(start, np.array(self.count, np.int64))
-        self._start = self.count, start
-        try:
-            yield
-        finally:
-            self._start = None
-
-    @contextmanager
-    def again_from(self, count: int) -> Iterator[None]:
-        """Inside the ``with`` block the masks from this count on are drawn once more."""
-        before, self.count = self.count, count
-        try:
-            yield
-        finally:
-            self.count = before
-
-    def state(self) -> dict[str, int]:
-        return {"seed": self.seed, "count": self.count}
-
-    def load_state(self, state: Mapping[str, int]) -> None:
-        self.seed, self.count = int(state["seed"]), int(state["count"])
-
-
-def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float) -> np.ndarray:
-    """Float32 values drawn from a normal distribution around zero."""
-    return rng.standard_normal(shape, dtype=np.float32) * np.float32(std)
-
-
-def scaled_std(fan_in: int) -> float:
-    """1/sqrt(fan_in): keeps the variance of activations through a linear layer."""
-    return 1.0 / math.sqrt(max(fan_in, 1))

@@ -11,11 +11,12 @@ def clip_grad_norm(model: Module, max_norm: float) -> Array:
     """Scales all gradients of ``model`` down, in place, so that their joint 2-norm is at most
     ``max_norm``. Returns the norm before that, a 0-d array.
 
-    ``AdamW.step(clip_norm=...)`` does the same without the extra pass over memory.
+    ``Optimizer.step(clip_norm=...)`` does the same without the extra pass over memory. Raises
+    ValueError unless max_norm is positive.
     """
     if not max_norm > 0:
         raise ValueError(f"clip_grad_norm: max_norm must be positive, got {max_norm}")
-    grads = model.arena.grads
+    grads = model.storage.grads
     norm = grad_norm.norm(grads)
     grad_norm.clip(grads, norm, max_norm)
     return norm

@@ -1,21 +1,36 @@
-"""Learning-rate schedules: plain functions of the step."""
+"""Learning-rate schedules: functions of the step, the first of which is 0."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 
-def warmup_cosine(
-    step: int, *, lr: float, min_lr: float, warmup_steps: int, total_steps: int
-) -> float:
-    """The learning rate of update ``step`` (the first is 0).
+@dataclass(frozen=True)
+class Constant:
+    """The same learning rate at every step."""
 
-    Rises linearly to ``lr`` over ``warmup_steps`` updates (Goyal et al., 2017), then falls to
-    ``min_lr`` at ``total_steps`` along half a cosine (Loshchilov & Hutter, 2017, equation 5).
+    lr: float
+
+    def __call__(self, step: int) -> float:
+        return self.lr
+
+
+@dataclass(frozen=True)
+class WarmupCosine:
+    """Rises linearly to ``lr`` over ``warmup`` updates (Goyal et al., 2017), then falls to
+    ``min_lr`` at update ``total`` along half a cosine (Loshchilov & Hutter, 2017, equation 5).
     """
-    if step < warmup_steps:
-        return lr * (step + 1) / warmup_steps
-    if step >= total_steps:
-        return min_lr
-    progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
-    return min_lr + 0.5 * (lr - min_lr) * (1 + math.cos(math.pi * progress))
+
+    lr: float
+    warmup: int
+    total: int
+    min_lr: float
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        if step >= self.total:
+            return self.min_lr
+        progress = (step - self.warmup) / max(self.total - self.warmup, 1)
+        return self.min_lr + 0.5 * (self.lr - self.min_lr) * (1 + math.cos(math.pi * progress))

@@ -1,5 +1,6 @@
-"""Text to numbers and back."""
+"""Text to token ids and back."""
 
 from byhand.text.character import CharacterTokenizer
+from byhand.text.tokenizer import Tokenizer, kind_named, make_tokenizer, tokenizer_of
 
-__all__ = ["CharacterTokenizer"]
+__all__ = ["CharacterTokenizer", "Tokenizer", "kind_named", "make_tokenizer", "tokenizer_of"]

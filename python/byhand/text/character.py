@@ -1,15 +1,15 @@
-"""One token per character: the smallest tokenizer that is complete."""
+"""One token per character."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from byhand.errors import UserError
+from byhand.text import tokenizer
 
 
 def code_points(text: str) -> npt.NDArray[np.uint32]:
@@ -17,12 +17,14 @@ def code_points(text: str) -> npt.NDArray[np.uint32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
-class CharacterTokenizer:
+class CharacterTokenizer(tokenizer.Tokenizer):
     """Numbers the distinct characters of a text 0, 1, 2, ... in the order of their code points.
 
     A character is a Unicode code point. `decode(encode(text)) == text` for every text made of
-    characters the vocabulary holds; any other character is an error that names it.
+    characters in the vocabulary; any other character is an error that names it.
     """
+
+    kind = "character"
 
     def __init__(self, characters: Iterable[str]) -> None:
         """`characters`: a string or list of distinct single characters, in any order."""
@@ -31,7 +33,7 @@ class CharacterTokenizer:
             if not isinstance(character, str) or len(character) != 1:
                 raise UserError(f"a vocabulary holds single characters, not {character!r}")
             if "\ud800" <= character <= "\udfff":
-                # Half a character: no UTF-8 file can hold it, and two halves would join in JSON.
+                # No UTF-8 file can hold a lone surrogate, and JSON would join two of them.
                 raise UserError(f"{describe(character)} is half of a surrogate pair")
         if not listed:
             raise UserError("a vocabulary needs at least one character: the text is empty")
@@ -40,11 +42,20 @@ class CharacterTokenizer:
             raise UserError(f"the vocabulary holds {describe(twice)} twice")
         self.characters = "".join(sorted(listed))
         self._codes = code_points(self.characters)
+        self.start = "\n" if "\n" in listed else self.characters[0]
 
     @classmethod
-    def from_text(cls, text: str) -> CharacterTokenizer:
-        """The tokenizer whose vocabulary is exactly the characters of `text`."""
-        return cls(set(text))
+    def from_text(cls, text: str, vocabulary_size: int | None = None) -> CharacterTokenizer:
+        """The tokenizer whose vocabulary is exactly the characters of `text`; no other size is
+        possible.
+        """
+        made = cls(set(text))
+        if vocabulary_size not in (None, len(made)):
+            raise UserError(
+                f"the text has {len(made)} different characters, so a character tokenizer cannot "
+                f"have a vocabulary of {vocabulary_size}: leave the size out"
+            )
+        return made
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -99,28 +110,27 @@ class CharacterTokenizer:
             )
         return self._codes[array].tobytes().decode("utf-32-le")
 
-    def to_json(self) -> dict[str, str]:
-        """A dict for `json.dump`; `from_json` reads it back."""
-        return {"kind": "character", "characters": self.characters}
+    def to_dict(self) -> dict[str, Any]:
+        """{"kind": "character", "characters": all of them, in the order of their ids}."""
+        return {"kind": self.kind, "characters": self.characters}
 
     @classmethod
-    def from_json(cls, data: object) -> CharacterTokenizer:
-        """The tokenizer that `to_json` described. UserError if `data` is anything else."""
-        if not isinstance(data, dict) or data.get("kind") != "character":
+    def from_dict(cls, data: object) -> CharacterTokenizer:
+        """The tokenizer that `to_dict` described. UserError if `data` is anything else."""
+        if not isinstance(data, dict) or data.get("kind") != cls.kind:
             raise UserError("the tokenizer's description is not that of a character tokenizer")
         characters = data.get("characters")
         if not isinstance(characters, str):
             raise UserError("the tokenizer's description lists no characters")
         if list(characters) != sorted(characters):
-            # The order is the meaning of the ids: sorting it here would change them silently.
+            # The order gives the ids: sorting it here would change them silently.
             raise UserError("the tokenizer's characters are not in the order of their code points")
         return cls(characters)
 
-    def sha256(self) -> str:
-        """A fingerprint: equal for two tokenizers exactly when they give the same ids."""
-        return hashlib.sha256(json.dumps(self.to_json()).encode("ascii")).hexdigest()
-
 
 def describe(character: str) -> str:
-    """How an error message names a character: 'é' (U+00E9)."""
+    """A character as error messages name it: the character 'é' (U+00E9)."""
     return f"the character {character!r} (U+{ord(character):04X})"
+
+
+Tokenizer = CharacterTokenizer

@@ -1,22 +1,20 @@
-"""Training a language model, and the folder in which a run lives."""
+"""Training a task: steps, evaluation, and the loop that saves and resumes."""
 
-from byhand.training.config import Corpus, RunConfig
-from byhand.training.evaluate import mean_loss
+from byhand.runs.settings import TrainingSettings, sensible_warmup
+from byhand.training.callback import Callback
+from byhand.training.evaluate import evaluate
 from byhand.training.finite import Diverged
-from byhand.training.load import Trained, load
-from byhand.training.run import Run
-from byhand.training.settings import TrainingSettings, sensible_warmup
+from byhand.training.graph import GraphStep
+from byhand.training.step import EagerStep
 from byhand.training.trainer import Trainer
 
 __all__ = [
-    "Corpus",
+    "Callback",
     "Diverged",
-    "Run",
-    "RunConfig",
-    "Trained",
+    "EagerStep",
+    "GraphStep",
     "Trainer",
     "TrainingSettings",
-    "load",
-    "mean_loss",
+    "evaluate",
     "sensible_warmup",
 ]

@@ -1,43 +1,28 @@
-"""The loss on text the model does not learn from."""
+"""The metrics of a task on data the model does not learn from."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from byhand import backend
-from byhand.data import windows_side_by_side
-from byhand.generation.generate import inference
-
-if TYPE_CHECKING:
-    from byhand.models.gpt import GPT
-    from byhand.training.interrupt import StopRequest
+from byhand.tasks.task import Batch, Task
 
 
-def mean_loss(
-    model: GPT,
-    ids: npt.NDArray[np.integer],
-    context: int,
-    batch_size: int,
-    batches: int | None = None,
-    stop: StopRequest | None = None,
-) -> float | None:
-    """The mean cross-entropy per token of `ids` (n,), without dropout, in nats.
+def evaluate(task: Task, batches: Iterable[Batch], stop: Any = False) -> dict[str, float] | None:
+    """{name: mean over all units of the batches}, without dropout; then the model's mode is what it
+    was. None if ``stop`` became true meanwhile.
 
-    The text is cut into windows laid end to end, so every token is predicted once, from at most
-    `context - 1` tokens before its own window position; with `batches`, only about so many batches,
-    spread evenly over the text and the same ones each time. None if `stop` was requested meanwhile.
+    Raises ValueError when there are no batches.
     """
-    total = 0.0
-    predicted = 0
-    limit = None if batches is None else batches * batch_size
-    with inference(model):
-        for x, y in windows_side_by_side(ids, context, batch_size, limit):
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    with task.model.in_inference():
+        for batch in batches:
             if stop:
                 return None
-            there = (backend.to_device_of(a, model.arena.values) for a in (x, y))
-            total += float(model.loss(*there)) * y.size
-            predicted += y.size
-    return total / predicted
+            for name, (value, count) in task.metrics(batch).items():
+                sums[name] = sums.get(name, 0.0) + value
+                counts[name] = counts.get(name, 0) + count
+    if not sums:
+        raise ValueError("evaluate: there are no batches")
+    return {name: value / max(counts[name], 1) for name, value in sums.items()}

@@ -9,10 +9,11 @@ Where gradients of several batches are added up there are two graphs, in the sam
 one adds, the other has the last batch and the update.
 
 Nothing in a step allocates or waits for the GPU. What changes from step to step lies on the GPU
-and is sent there before the launch: token ids, targets and the optimizer's settings. The loss and
-the gradient's norm of each step go to a ring there, which `read` brings back. Where one of them is
-not finite nobody has noticed yet, so the steps behind it are made as well. Clipped, they change
-nothing: the gradients that are not finite stay so, and `AdamW` makes no update from them.
+and is copied there before the launch: the arrays of the batch, the scale of the loss and the
+optimizer's settings. The loss and the gradient's norm of each step go to a ring there, which `read`
+brings back. Where one of them is not finite, later steps have been launched before it is noticed.
+Clipped, they change nothing: gradients that are not finite stay so, and the optimizer makes no
+update from them.
 """
 
 from __future__ import annotations
@@ -20,54 +21,60 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from byhand import backend
 from byhand.backend import Array
 from byhand.ops import check, grad_norm
-from byhand.training.finite import Batch, Result, require_finite
-from byhand.training.plan import Plan
+from byhand.optim import Optimizer
+from byhand.tasks.task import Batch, Task
+from byhand.training.finite import Result, require_finite
+from byhand.training.memory_plan import Plan
+from byhand.training.step import Events, Silent, scale_of
 
-if TYPE_CHECKING:
-    from byhand.models.gpt import GPT
-    from byhand.optim import AdamW
 
-
-class StepGraph:
-    """Steps of `optimizer` on a GPT whose parameters are on the GPU.
+class GraphStep:
+    """Steps of an optimizer on a task whose model is on the GPU.
 
     Each call is one update, from one batch or from several whose gradients are added up: always as
-    many, all of the same shape. The gradients are zero before and after each call.
+    many, all of the same names and shapes. The gradients are zero before and after each call.
 
     Args:
-        clip_norm: as for `AdamW.step`; infinity measures the norm and never clips.
-        ring: how many steps may follow one another before `read`.
+        clip_norm: as for `Optimizer.step`; infinity measures the norm and never clips.
+        capacity: how many calls may follow one another before `read`.
 
     Raises ValueError where the model is not on the GPU.
     """
 
     def __init__(
-        self, model: GPT, optimizer: AdamW, clip_norm: float | None = None, ring: int = 64
+        self,
+        task: Task,
+        optimizer: Optimizer,
+        clip_norm: float | None = None,
+        events: Events | None = None,
+        capacity: int = 64,
     ):
-        values = model.arena.values
+        values = task.model.storage.values
         if not backend.is_cupy(values):
-            raise ValueError("StepGraph: the model must be on the GPU: model.to('cuda')")
+            raise ValueError("GraphStep: the model must be on the GPU: model.to('cuda')")
         import cupy
 
-        self.model = model
-        self._arena = model.arena
+        self.task = task
+        self._storage, self._version = task.model.storage, task.model.storage.version
         self.optimizer = optimizer
         self.clip_norm = clip_norm
+        self.events = events or Silent()
+        self.capacity = capacity
         # Not a non-blocking one: what is done to the model elsewhere comes before or after a step.
         self._stream = cupy.cuda.Stream()
-        self._ids: Array = None
-        self._targets: Array = None
+        self._batch: dict[str, Array] = {}
+        self._scale = backend.zeros((), values, np.float32)
         self._drawn = backend.zeros((), values, np.int64)  # dropout masks before the step
         self._sum = backend.zeros((1,), values)  # of the losses of a step so far
         self._result = backend.zeros((2,), values)  # of the last step: that sum, the norm
-        self._ring = backend.zeros((ring, 2), values)
+        self._ring = backend.zeros((capacity, 2), values)
         self._unread: list[tuple[Sequence[Batch], int]] = []  # with the masks drawn before
         self._steps = 0
         self._batches = 0  # of each step
@@ -75,41 +82,47 @@ class StepGraph:
         self._infinity[...] = math.inf
         # Adding to the gradients, and the last time with the update behind it.
         self._adding, self._updating = _Part(self), _Part(self)
-        self._block: Array = None  # for the arrays of either
-        model.zero_grad()
+        self._block: Array = None  # the memory that both use
+        task.model.zero_grad()
 
     def __call__(self, batches: Sequence[Batch], lr: float | None = None) -> None:
         """One update from the mean loss of these batches, with this learning rate from now on.
 
-        Returns as soon as all of it is on its way. Raises IndexError for an id outside the
-        vocabulary, ValueError for shapes or a number of batches that differ from the first call's,
+        Returns as soon as all of it is launched. Raises what the task's ``check`` raises,
+        ValueError for names, shapes or a number of batches that differ from the first call's,
         RuntimeError when the ring is full.
         """
-        if self.model.arena is not self._arena:
-            raise RuntimeError("StepGraph: the model was moved; make a new one after model.to()")
-        if len(self._unread) == len(self._ring):
-            raise RuntimeError(
-                f"StepGraph: {len(self._ring)} steps were not read: the ring is full"
-            )
+        task, events = self.task, self.events
+        storage = task.model.storage
+        if storage is not self._storage or storage.version != self._version:
+            raise RuntimeError("GraphStep: the model was moved; make a new one after model.to()")
+        if len(self._unread) == self.capacity:
+            raise RuntimeError(f"GraphStep: {self.capacity} steps were not read: the ring is full")
         if len(batches) != (self._batches or max(len(batches), 1)):
             raise check.wrong_value(
-                "StepGraph",
+                "GraphStep",
                 "the number of batches",
                 str(self._batches or "1 or more"),
                 len(batches),
             )
-        for ids, targets in batches:
-            self._check(ids, targets)
-        self._batches, dloss = len(batches), 1 / len(batches)
-        masks = self.model.generator.count
+        for batch in batches:
+            self._check(batch)
+        self._batches = len(batches)
+        masks = task.model.generator.count
         with self._stream:
             if lr is not None:
                 self.optimizer.lr = lr
-            for ids, targets in batches[:-1]:
-                self._send(ids, targets)
-                self._adding.run(lambda: self._add(dloss), self._steps, self._block)
-            self._send(*batches[-1])
-            self._updating.run(lambda: self._update(dloss), self._steps, self._block)
+            scale = np.array(scale_of(task, batches), self._scale.dtype)
+            backend.copy_to(self._scale, scale)
+            for i, batch in enumerate(batches):
+                self._copy(batch)
+                part, body = self._adding, self._add
+                if i + 1 == len(batches):
+                    part, body = self._updating, self._update
+                part.run(body, self._steps, self._block)
+                events.forward()
+                events.loss(None)
+                events.backward()
             self._ring[len(self._unread)] = self._result
         self._unread.append((batches, masks))
         self._steps += 1
@@ -126,12 +139,12 @@ class StepGraph:
         with self._stream:
             rows = self._ring.get()[: len(self._unread)].tolist()
         clips = self.clip_norm is not None
-        results = [(total / self._batches, norm if clips else None) for total, norm in rows]
+        results = [(total, norm if clips else None) for total, norm in rows]
         made, self._unread = self._unread, []
         first = self._steps - len(made) + 1
         for i, (result, (batches, masks)) in enumerate(zip(results, made, strict=True)):
-            where = f"StepGraph: step {first + i}"
-            require_finite(where, result, self.model, batches, masks, results[:i])
+            where = f"GraphStep: step {first + i}"
+            require_finite(where, result, self.task, batches, masks, results[:i])
         return results
 
     @property
@@ -142,42 +155,47 @@ class StepGraph:
     def _reserved(self) -> Array:
         import cupy
 
-        # What the steps so far have freed would lie beside the block for nothing.
+        # What the steps so far have freed would stay allocated beside the block.
         cupy.get_default_memory_pool().free_all_blocks()
         return cupy.empty(max(self.planned_bytes, 1), "uint8")
 
-    def _add(self, dloss: float) -> None:
-        self._sum += self.model.loss(self._ids, self._targets, dloss)
-        self.model.backward()
+    def _add(self) -> None:
+        self._sum += self.task.loss(self._batch, self._scale)
+        self.task.backward()
 
-    def _update(self, dloss: float) -> None:
-        self._add(dloss)
+    def _update(self) -> None:
+        self._add()
         norm = self.optimizer.step(self.clip_norm)
         self._result[:1] = self._sum
         if norm is not None:
             self._result[1:] = norm
         self._sum[...] = 0
-        # Multiplied by 0, for NaN remains: a step behind one that is not finite is none either.
-        grad_norm.clip(self._arena.grads, self._infinity, 1.0)
+        # Zero by multiplying: NaN * 0 = NaN, so later steps stay non-finite and are skipped too.
+        grad_norm.clip(self.task.model.storage.grads, self._infinity, 1.0)
 
-    def _send(self, ids: Any, targets: Any) -> None:
-        if self._ids is None:
-            self._ids, self._targets = (backend.to_device_of(a, self._sum) for a in (ids, targets))
+    def _copy(self, batch: Batch) -> None:
+        if not self._batch:
+            self._batch = {n: backend.to_device_of(a, self._sum) for n, a in batch.items()}
         else:
-            backend.copy_to(self._ids, np.ascontiguousarray(ids))
-            backend.copy_to(self._targets, np.ascontiguousarray(targets))
+            for name, array in batch.items():
+                backend.copy_to(self._batch[name], np.ascontiguousarray(array))
 
-    def _check(self, ids: Any, targets: Any) -> None:
-        vocabulary = self.model.config.vocabulary_size
-        for name, array, ignored in (("ids", ids, None), ("targets", targets, -100)):
+    def _check(self, batch: Batch) -> None:
+        for name, array in batch.items():
             if not isinstance(array, np.ndarray):
                 raise TypeError(
-                    f"StepGraph: {name} must be a numpy array, got {type(array).__name__}"
+                    f"GraphStep: {name} must be a numpy array, got {type(array).__name__}"
                 )
-            check.ids("StepGraph", name, array, vocabulary, ignored)
-            expected = ids.shape if self._ids is None else self._ids.shape
-            if array.shape != expected:
-                raise check.wrong_shape("StepGraph", name, expected, array)
+        self.task.check(batch)
+        if not self._batch:
+            return
+        if batch.keys() != self._batch.keys():
+            raise ValueError(
+                f"GraphStep: a batch must have {', '.join(self._batch)}, got {', '.join(batch)}"
+            )
+        for name, array in batch.items():
+            if array.shape != self._batch[name].shape:
+                raise check.wrong_shape("GraphStep", name, self._batch[name].shape, array)
 
 
 class _Part:
@@ -185,10 +203,10 @@ class _Part:
     third, then launched.
     """
 
-    def __init__(self, step: StepGraph):
+    def __init__(self, step: GraphStep):
         self.plan = Plan()
         self._stream = step._stream
-        self._generator = step.model.generator
+        self._generator = step.task.model.generator
         self._drawn = step._drawn
         self._draws = 0  # dropout masks each time
         self._graph: Any = None
@@ -196,7 +214,7 @@ class _Part:
     def run(self, body: Callable[[], None], steps: int, block: Array) -> None:
         """steps: those done before. block: the memory for the plan."""
         before = self._generator.count
-        with self._generator.counted_from(self._drawn):
+        with self._generator.offset_from(self._drawn):
             if self._graph is None:
                 self._run_in_python(body, steps, block)
                 self._draws = self._generator.count - before
@@ -221,7 +239,9 @@ class _Part:
         try:
             body()
         except BaseException:
-            with suppress(Exception):  # the graph is of no use, and so may be ending it
+            with suppress(
+                Exception
+            ):  # the graph is incomplete, and ending the capture may fail too
                 self._stream.end_capture()
             raise
         return self._stream.end_capture()

@@ -1,89 +1,105 @@
-"""The training loop."""
+"""Training: steps, evaluations, and checkpoints from which a run goes on bit for bit."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from byhand import backend
-from byhand.data import RandomSampler, WindowDataset, split, windows_side_by_side
 from byhand.errors import UserError
-from byhand.generation.generate import inference, stream
-from byhand.models import GPT
-from byhand.optim import AdamW, warmup_cosine
-from byhand.training import checkpoint
-from byhand.training.evaluate import mean_loss
-from byhand.training.finite import Batch, Diverged, Result, first_not_finite, require_finite
-from byhand.training.graph import StepGraph
-from byhand.training.interrupt import StopRequest
-from byhand.training.log import Log, keep_until
-from byhand.training.plot import LossPlot
+from byhand.optim import Optimizer
+from byhand.runs import checkpoint
+from byhand.runs.interrupt import StopRequest
+from byhand.runs.log import Log, keep_until
+from byhand.runs.plot import LossPlot
+from byhand.tasks.task import Batch, Task
+from byhand.training.callback import Callback
+from byhand.training.evaluate import evaluate
+from byhand.training.finite import Diverged, first_not_finite
+from byhand.training.graph import GraphStep
+from byhand.training.step import EagerStep
 
 if TYPE_CHECKING:
     import signal
 
-    from byhand.training.checkpoint import Checkpoint
-    from byhand.training.config import RunConfig
-    from byhand.training.progress import Display
-    from byhand.training.run import Run
+    from byhand.data import Dataset, Sampler
+    from byhand.runs.checkpoint import Checkpoint
+    from byhand.runs.progress import Display
+    from byhand.runs.run import Run
+    from byhand.runs.settings import TrainingSettings
 
 
-_RING = 16  # steps on a GPU between two looks at their losses
+class Data(Protocol):
+    """What is learned from, and what is only evaluated on."""
+
+    train: Dataset
+
+    def validation(self) -> Iterable[Batch]:
+        """The same batches on every call; none where nothing is to be evaluated."""
+        ...
+
+
+_CAPACITY = 16  # steps on a GPU between two reads of their losses
 
 
 class Trainer:
-    """Trains a GPT on a text, saving into a run's folder.
+    """Trains the model of a task.
 
-    The whole loop is `run`: evaluate when it is due, else take a training step. Everything the
-    coming steps depend on is in `state()` and `tensors()`, so a run that was stopped, however it
-    was, goes on bit for bit as if it had not been.
+    The whole loop is ``run``: evaluate when it is due, else take a training step. Everything that
+    the coming steps depend on is in ``state`` and ``tensors``, so a run that was stopped, however
+    it was, goes on bit for bit as if it had not been.
+
+    Args:
+        task: what is learned; on a GPU if its model is there.
+        data: the training examples and the validation batches.
+        sampler: yields the indices of each batch.
+        optimizer: of the task's model.
+        schedule: the learning rate of update n, the first of which is 0.
+        settings: steps, micro-batches, clipping, evaluations, seed.
+        run: the folder that everything is saved in; without one nothing is written, and
+            ``history`` holds what the log would.
+        display: shows progress to a person.
+        callbacks: see `Callback`.
     """
 
     def __init__(
         self,
-        config: RunConfig,
-        text: str,
-        run: Run,
-        display: Display,
-        device: str = "cpu",
-        recompute: bool = False,
+        task: Task,
+        data: Data,
+        sampler: Sampler,
+        optimizer: Optimizer,
+        schedule: Callable[[int], float],
+        settings: TrainingSettings,
+        run: Run | None = None,
+        display: Display | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
-        """`text` is the corpus that `config` describes. The device, "cpu" or "cuda", and whether
-        blocks are recomputed (see `GPT`) are no matter of the run: another process may go on with
-        it otherwise.
-
-        UserError if the text is too short, CudaUnavailable if there is no GPU.
-        """
-        settings = config.training
-        context = config.model.context_size
-        ids = config.tokenizer.encode(text)
-        learn, self.validation = split(ids, settings.val_ratio)
-        self.dataset = WindowDataset(learn, context, "the training part of the text")
-        WindowDataset(self.validation, context, "the validation part of the text")
-
-        self.config = config
+        self.task = task
+        self.model = task.model
+        self.data = data
+        self.sampler = sampler
+        self.optimizer = optimizer
+        self.schedule = schedule
         self.settings = settings
         self.run_folder = run
         self.display = display
-        self.sampler = RandomSampler(len(self.dataset), settings.batch_size, settings.seed)
-        self.model = GPT(config.model, settings.seed, settings.precision, recompute)
-        if device != "cpu":
-            self.model.to(device)
-        self.optimizer = AdamW(
-            self.model,
-            lr=settings.lr,
-            betas=(settings.beta1, settings.beta2),
-            weight_decay=settings.weight_decay,
-        )
-        self.graph: StepGraph | None = None
-        if device == "cuda":
-            self.graph = StepGraph(self.model, self.optimizer, self.clip_norm(), _RING)
-        self.told_memory = False
+        self.callbacks = list(callbacks)
+        self.on_gpu = backend.is_cupy(self.model.storage.values)
+        # The norm is measured even where nothing is cut: if it is not finite, the weights stay.
+        clip_norm = settings.clip or math.inf
+        self.take_step: EagerStep | GraphStep
+        if self.on_gpu:
+            self.take_step = GraphStep(task, optimizer, clip_norm, _Emit(self), _CAPACITY)
+        else:
+            self.take_step = EagerStep(task, optimizer, clip_norm, _Emit(self))
+        self.history: list[dict[str, Any]] = []
+        self.log: Log | None = None
+        self.memory_reported = False
         self.step = 0  # updates done
         self.evaluated = -1  # the step of the last evaluation
         self.best_loss = math.inf
@@ -91,22 +107,24 @@ class Trainer:
         self.seconds = 0.0  # spent on this run, over all processes
         self.saved = -1  # the step of the last checkpoint
 
-    # --- the loop ------------------------------------------------------------------------------
+    # --- The loop ------------------------------------------------------------------------------
 
     def run(self) -> signal.Signals | None:
         """Train until the last step, or until a signal asks to stop; returns that signal.
 
-        UserError (Diverged) when the loss stops being a number, and when the disk is full.
+        UserError (Diverged) when the loss is no longer finite, and when the disk is full.
         """
-        with StopRequest() as stop, self.display:
-            self.log = Log(self.run_folder.log_path)
-            self.plot = LossPlot(
-                self.run_folder.log_path, self.run_folder.plot_path, self.display.say
-            )
+        plot: LossPlot | None = None
+        with StopRequest() as stop, self.display or _Nothing():
+            if self.run_folder is not None:
+                self.log = Log(self.run_folder.log_path)
+                plot = LossPlot(self.run_folder.log_path, self.run_folder.plot_path, self.say)
             try:
                 while not stop:
                     if self.evaluation_is_due():
                         self.evaluate(stop)
+                        if plot is not None:
+                            plot.draw_if_due()
                     elif self.step < self.settings.steps:
                         self.train_step()
                     else:
@@ -114,169 +132,145 @@ class Trainer:
                 if stop:
                     self.save("last")
             finally:
-                self.log.close()
-                self.plot.draw()
+                if self.log is not None:
+                    self.log.close()
+                    self.log = None
+                if plot is not None:
+                    plot.draw()
         return stop.signal
 
     def train_step(self) -> None:
         """One update of the weights; on a GPU a few, whose losses come back together."""
         started, before, done = time.perf_counter(), self.seconds, self.step
         rates: list[float] = []
-        diverged = None
+        units, diverged = 0, None
+        take = self.take_step
         try:
-            results = self.cpu_step(rates) if self.graph is None else self.gpu_steps(rates)
+            while len(rates) < take.capacity and not (rates and self.evaluation_is_due()):
+                rates.append(self.schedule(self.step))
+                batches = self.batches()
+                units += sum(self.task.count(batch) for batch in batches)
+                take(batches, rates[-1])
+                self.step += 1
+            results = take.read()
         except Diverged as error:
-            diverged, results = error, error.before
+            diverged, results = error, list(error.before)
+            self.step = done + len(results)
         seconds = time.perf_counter() - started
         self.seconds += seconds
-        settings = self.settings
         for i, (loss, norm) in enumerate(results, 1):
-            since = before + seconds * i / len(rates)
-            self.log.write(
+            self.record(
                 step=done + i,
                 loss=loss,
                 lr=rates[i - 1],
-                norm=norm if settings.clip else None,
-                seconds=round(since, 3),
+                norm=norm if self.settings.clip else None,
+                seconds=round(before + seconds * i / len(rates), 3),
             )
+            for callback in self.callbacks:
+                callback.on_step(self, done + i, loss, norm if self.settings.clip else None)
+                callback.on_repeat(self, done + i)
         if diverged is not None:
-            raise self.diverged(done + len(results), diverged.reason)
-        tokens = settings.accumulate * settings.batch_size * self.dataset.context * len(results)
-        self.display.step(self.step, settings.steps, results[-1][0], tokens, seconds)
-
-    def cpu_step(self, rates: list[float]) -> Sequence[Result]:
-        """One step. The weights are only changed when loss and gradient are numbers."""
-        self.optimizer.lr = self.rate()
-        rates.append(self.optimizer.lr)
-        masks = self.model.generator.count
-        self.model.zero_grad()
-        batches, loss = self.batches(), 0.0
-        for x, y in batches:
-            loss += float(self.model.loss(x, y, 1 / len(batches))) / len(batches)
-            self.model.backward()
-        norm = self.optimizer.step(self.clip_norm()) if math.isfinite(loss) else None
-        result = loss, None if norm is None else float(norm)
-        require_finite("the step", result, self.model, batches, masks)
-        self.step += 1
-        return [result]
-
-    def gpu_steps(self, rates: list[float]) -> Sequence[Result]:
-        """Steps until an evaluation is due, but only a few."""
-        assert self.graph is not None
-        while len(rates) < _RING and not (rates and self.evaluation_is_due()):
-            rates.append(self.rate())
-            self.graph(self.batches(), rates[-1])
-            self.step += 1
-        results = self.graph.read()
-        if self.graph.planned_bytes and not self.told_memory:
-            self.told_memory = True
-            self.display.say(self.memory(self.graph.planned_bytes))
-        return results
-
-    def memory(self, activations: int) -> str:
-        """Words for what is held on a GPU."""
-        arena, optimizer = self.model.arena, self.optimizer
-        kept = {id(a): a for a in (arena.values, arena.operands, arena.grads)}.values()
-        numbers = sum(a.nbytes for a in (*kept, optimizer.m, optimizer.v))
-        return (
-            f"memory on the GPU: {numbers / 1e6:,.1f} MB for weights, gradients and moments, "
-            f"{activations / 1e6:,.1f} MB for the activations of a step"
-        )
-
-    def clip_norm(self) -> float:
-        """The norm is measured even where nothing is cut: not finite, it keeps the weights."""
-        return self.settings.clip or math.inf
-
-    def rate(self) -> float:
-        """The learning rate of the coming step."""
-        settings = self.settings
-        return warmup_cosine(
-            self.step,
-            lr=settings.lr,
-            min_lr=settings.min_lr,
-            warmup_steps=settings.warmup,
-            total_steps=settings.steps,
-        )
+            raise self.diverged(self.step, diverged.reason)
+        self.report_memory()
+        if self.display is not None:
+            self.display.step(self.step, self.settings.steps, results[-1][0], units, seconds)
 
     def batches(self) -> list[Batch]:
-        """Ids and targets of the coming step, one pair for each pass."""
-        return [self.dataset.batch(next(self.sampler)) for _ in range(self.settings.accumulate)]
-
-    def validation_batches(self) -> Iterator[Batch]:
-        """What an evaluation looks at."""
-        size, batches = self.settings.batch_size, self.settings.eval_batches
-        limit = batches * size
-        return windows_side_by_side(self.validation, self.dataset.context, size, limit)
+        """The batches of the coming step, one for each pass."""
+        found: list[Batch] = []
+        for _ in range(self.settings.accumulate):
+            batch = self.data.train.batch(next(self.sampler))
+            for callback in self.callbacks:
+                callback.on_load(self, batch)
+            found.append(batch)
+        return found
 
     def evaluation_is_due(self) -> bool:
         """Before the first step, after every `eval_every` steps, and after the last."""
         due = self.step % self.settings.eval_every == 0 or self.step == self.settings.steps
         return due and self.evaluated != self.step
 
-    def evaluate(self, stop: StopRequest) -> None:
-        """The validation loss and a sample; saves both checkpoints.
+    def evaluate(self, stop: Any = False) -> None:
+        """The validation metrics and a sample; saves both checkpoints.
 
         A stop request leaves it undone, and the resumed run begins with it.
         """
         started = time.perf_counter()
-        settings = self.settings
-        loss = mean_loss(
-            self.model,
-            self.validation,
-            self.dataset.context,
-            settings.batch_size,
-            settings.eval_batches,
-            stop,
-        )
-        if loss is None:
+        batches = iter(self.data.validation())
+        first = next(batches, None)
+        if first is None:  # nothing to evaluate on
+            self.evaluated = self.step
+            self.save("last")
             return
+        metrics = evaluate(self.task, _chain(first, batches), stop)
+        if metrics is None:
+            return
+        loss = metrics[self.task.metric]
         if not math.isfinite(loss):
-            with inference(self.model):
-                why = first_not_finite(self.model, self.validation_batches())
+            with self.model.in_inference():
+                why = first_not_finite(self.task, self.data.validation())
             raise self.diverged(self.step, f"the validation loss is {loss}{why}")
-        sample = self.sample(stop)
+        rng = np.random.default_rng([self.settings.seed, self.step])
+        sample = self.task.sample(rng, stop)
         if stop:
             return
         self.seconds += time.perf_counter() - started
         self.evaluated = self.step
-        self.log.write(step=self.step, validation_loss=loss, seconds=round(self.seconds, 3))
-        if sample:
+        named = {f"validation_{name}": value for name, value in metrics.items()}
+        self.record(step=self.step, **named, seconds=round(self.seconds, 3))
+        if sample and self.run_folder is not None:
             self.run_folder.save_sample(self.step, sample)
         # The checkpoints come last, for they say that this evaluation is done.
         is_best = loss < self.best_loss
         if is_best:
             self.best_loss, self.best_step = loss, self.step
-            # And `best` before `last`, whose best loss is that of the file beside it.
+            # Write `best` first: `last` records the best loss and must agree with it.
             self.save("best", "last")
         else:
             self.save("last")
-        self.report(loss, is_best, sample)
-        self.plot.draw_now_and_then()
+        self.report(metrics, is_best, sample)
+        for callback in self.callbacks:
+            callback.on_evaluate(self, self.step, metrics)
 
-    def sample(self, stop: StopRequest) -> str:
-        """What the model writes after a newline, always with the same luck at the same step."""
-        tokenizer = self.config.tokenizer
-        prompt = tokenizer.encode("\n" if "\n" in tokenizer.characters else tokenizer.characters[0])
-        rng = np.random.default_rng([self.settings.seed, self.step])
-        written = []
-        for token in stream(self.model, prompt, self.settings.sample_tokens, rng=rng):
-            if stop:
-                break
-            written.append(token)
-        return tokenizer.decode(np.array(written, dtype=np.int64))
+    # --- What a person sees --------------------------------------------------------------------
 
-    def report(self, loss: float, is_best: bool, sample: str) -> None:
-        line = f"step {self.step} of {self.settings.steps}: validation loss {loss:.4f}"
-        if self.display.loss is not None and self.display.speed is not None:
-            line += f", training loss {self.display.loss:.4f}, {self.display.speed:,.0f} tokens/s"
-        self.display.say(line + (" (best so far)" if is_best else ""))
+    def record(self, **facts: Any) -> None:
+        """One line of the log, or without a run one entry of the history."""
+        if self.log is not None:
+            self.log.write(**facts)
+        else:
+            self.history.append(facts)
+
+    def say(self, text: str) -> None:
+        if self.display is not None:
+            self.display.say(text)
+
+    def report(self, metrics: dict[str, float], is_best: bool, sample: str | None) -> None:
+        shown = [f"validation {name} {value:.4f}" for name, value in metrics.items()]
+        line = f"step {self.step} of {self.settings.steps}: {', '.join(shown)}"
+        display = self.display
+        if display is not None and display.loss is not None and display.speed is not None:
+            line += f", training loss {display.loss:.4f}, {display.speed:,.0f} {self.task.unit}s/s"
+        self.say(line + (" (best so far)" if is_best else ""))
         if sample:
-            self.display.say("\n".join("    " + part for part in sample.strip().split("\n")) + "\n")
+            self.say("\n".join("    " + part for part in sample.strip().split("\n")) + "\n")
+
+    def report_memory(self) -> None:
+        """Once, as soon as it is known: what is held on the GPU."""
+        planned = getattr(self.take_step, "planned_bytes", 0)
+        if not planned or self.memory_reported:
+            return
+        self.memory_reported = True
+        storage = self.model.storage
+        kept = {id(a): a for a in (storage.values, storage.compute_values, storage.grads)}.values()
+        numbers = sum(a.nbytes for a in (*kept, *self.optimizer.slots.values()))
+        self.say(
+            f"memory on the GPU: {numbers / 1e6:,.1f} MB for weights, gradients and optimizer "
+            f"state, {planned / 1e6:,.1f} MB for the activations of a step"
+        )
 
     def diverged(self, step: int, reason: str) -> Diverged:
-        """The error of a number found after `step` that is none: nothing computed from it would
-        mean anything.
-        """
+        """The error for a non-finite value found after `step`."""
         saved = f"the checkpoint of step {self.saved}" if self.saved >= 0 else "no checkpoint"
         return Diverged(
             f"training stopped after step {step}",
@@ -284,39 +278,45 @@ class Trainer:
             f"smaller --clip may help; {saved} is saved",
         )
 
-    # --- saving and resuming -------------------------------------------------------------------
+    # --- Saving and resuming -------------------------------------------------------------------
 
     def save(self, *which: str) -> None:
         """Replace these checkpoints, in this order, after everything logged so far is on the disk.
 
         The state is packed and hashed once: it is large.
         """
-        self.log.flush()
+        if self.run_folder is None:
+            return
+        if self.log is not None:
+            self.log.flush()
         data = checkpoint.pack(self.tensors(), self.state())
         for name in which:
             self.run_folder.save_checkpoint(name, data)
             self.saved = self.step
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
-        """The weights and the optimizer's moments, by their names in a checkpoint."""
-        moments = self.optimizer.state_dict()
+        """The weights and the optimizer's state, by their names in a checkpoint."""
         named = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        named |= {"optimizer.m": moments["m"], "optimizer.v": moments["v"]}
+        slots = self.optimizer.state_dict()
+        del slots["step"]
+        for slot, values in slots.items():
+            named |= {f"optimizer.{slot}.{name}": value for name, value in values.items()}
         return {name: backend.to_numpy(value) for name, value in named.items()}
 
     def state(self) -> dict[str, Any]:
         """The rest of what a checkpoint holds, as JSON data."""
+        assert self.run_folder is not None
+        assert self.run_folder.config is not None
         return {
             "step": self.step,
             "evaluated": self.evaluated,
             "best_loss": self.best_loss if self.best_step >= 0 else None,
             "best_step": self.best_step,
             "seconds": self.seconds,
-            "optimizer_step": self.optimizer.state_dict()["step"],
-            "sampler": self.sampler.state(),
-            "generator": self.model.generator.state(),
-            "tokenizer_sha256": self.config.tokenizer.sha256(),
-            "config": self.config.to_json(),
+            "optimizer_step": self.optimizer.step_count,
+            "sampler": self.sampler.state_dict(),
+            "generator": self.model.generator.state_dict(),
+            "config": self.run_folder.config.to_dict(),
         }
 
     def restore(self, saved: Checkpoint, name: str) -> None:
@@ -324,13 +324,11 @@ class Trainer:
         checkpoint.require_like(name, saved.tensors, self.tensors())
         state = saved.state
         try:
-            if state["tokenizer_sha256"] != self.config.tokenizer.sha256():
-                raise UserError(f"{name} was made with another tokenizer")
-            self.sampler.load_state(state["sampler"])
-            self.model.generator.load_state(state["generator"])
+            self.sampler.load_state_dict(state["sampler"])
+            self.model.generator.load_state_dict(state["generator"])
             self.model.load_state_dict(saved.group("model"))
-            moments = saved.group("optimizer")
-            self.optimizer.load_state_dict({**moments, "step": state["optimizer_step"]})
+            slots = {slot: saved.group(f"optimizer.{slot}") for slot in self.optimizer.slots}
+            self.optimizer.load_state_dict({**slots, "step": state["optimizer_step"]})
             self.step = self.saved = state["step"]
             self.evaluated = int(state["evaluated"])
             self.best_step = int(state["best_step"])
@@ -343,7 +341,42 @@ class Trainer:
 
     def cut_log(self) -> None:
         """Drop what was logged after the step restored, so that the log reads as one run."""
+        assert self.run_folder is not None
         keep_until(self.run_folder.log_path, self.step)
 
     def finished(self) -> bool:
         return self.step == self.settings.steps and not self.evaluation_is_due()
+
+
+class _Emit:
+    """Passes a step's events on to the callbacks."""
+
+    def __init__(self, trainer: Trainer):
+        self._trainer = trainer
+
+    def forward(self) -> None:
+        for callback in self._trainer.callbacks:
+            callback.on_forward(self._trainer)
+
+    def loss(self, loss: float | None) -> None:
+        for callback in self._trainer.callbacks:
+            callback.on_loss(self._trainer, loss)
+
+    def backward(self) -> None:
+        for callback in self._trainer.callbacks:
+            callback.on_backward(self._trainer)
+
+
+class _Nothing:
+    """Stands for a display where there is none."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def _chain(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
+    yield first
+    yield from rest

@@ -1,5 +1,5 @@
 // Lets a test library choose its schedule.
-#include "host/schedule.h"
+#include "emulator/schedule.h"
 
 extern "C" __attribute__((visibility("default"))) void run_schedule(const char* text) {
     byhand::host::set_schedule(text);

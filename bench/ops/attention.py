@@ -1,0 +1,133 @@
+"""Scaled dot-product attention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from bench import gpu_case, traffic
+from bench.cpu_case import Pair, floats, spec, twin
+from bench.gpu_case import Calls, Maker, Rival, torch_normal
+from bench.lazy import F, torch
+from byhand.ops import attention
+
+
+def pair(B: int, H: int, T: int, D: int) -> Pair:
+    """Causal: half of the scores are computed, and half are counted."""
+    qkv, do = floats(B, T, 3, H, D), floats(B, T, H, D)
+    dqkv = np.empty_like(qkv)
+    out = tuple(dqkv[:, :, i] for i in range(3))
+
+    def by_torch(qkv):
+        q, k, v = (qkv[:, :, i].transpose(1, 2) for i in range(3))
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+
+    return Pair(
+        "attention",
+        {"B": B, "H": H, "T": T, "S": T, "D": D},
+        lambda: attention.forward(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], causal=True),
+        lambda saved: attention.backward(do, saved, out=out),
+        {"torch": twin(by_torch, qkv)},
+        do,
+        given=("causal",),
+    )
+
+
+def calls(
+    m: Maker, batch: int, keys: int, heads: int, depth: int, causal: bool, queries: int = 0
+) -> Iterator[gpu_case.Case]:
+    """Self-attention of `keys` positions, or that many behind a few queries: no backward then."""
+    q_shape, k_shape = (batch, queries or keys, heads, depth), (batch, keys, heads, depth)
+    q, do, o, dq = (m.normal(*q_shape) for _ in range(4))
+    k, v, dk, dv = (m.normal(*k_shape) for _ in range(4))
+    # The log-sum-exp of equal scores: the backward pass takes any, and these are finite.
+    lse = m.full(math.log(keys), batch, heads, q_shape[1])
+    inputs = {"q": q, "k": k, "v": v, "scale": depth**-0.5, "causal": causal, "window": 0}
+    inputs |= {"dropout": 0.0, "seed": 0, "offset": 0}
+    sizes = dict(B=batch, H=heads, G=heads, T=q_shape[1], S=keys, D=depth)
+    # A few queries behind all keys see all of them: no half of the scores is left out.
+    halved = causal and not queries
+    rule = ", one query" if queries == 1 else ", causal" if causal else ""
+
+    def case(kernel: str, arguments: dict[str, Any], back: bool) -> gpu_case.Case:
+        return gpu_case.Case(
+            f"{kernel}{rule}",
+            k_shape,
+            m.dtype,
+            traffic.bytes_moved(kernel, sizes, itemsize=q.dtype.itemsize),
+            ((kernel, {**arguments, **inputs}),),
+            by_torch(m, q_shape, k_shape, halved, back),
+            traffic.operations(kernel, sizes, {"causal": halved}),
+        )
+
+    work = m.full(0, attention.forward_room(q_shape, k_shape))
+    yield case("attention_forward", {"o": o, "lse": lse, "work": work}, False)
+    if queries:
+        return
+    work = m.full(0, attention.backward_room(q_shape))
+    gradients = {"dq": dq, "dk": dk, "dv": dv, "work": work, "do_": do, "o": o, "lse": lse}
+    yield case("attention_backward", gradients, True)
+
+
+def by_torch(
+    m: Maker, q_shape: tuple[int, ...], k_shape: tuple[int, ...], causal: bool, back: bool
+) -> Rival:
+    """PyTorch's FlashAttention-2 for bfloat16, and for float32, which that does not take, what
+    PyTorch chooses; on arrays laid out like ours.
+    """
+
+    def build() -> Callable[[], Any]:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        q, k, v = (torch_normal(m.dtype, *s).transpose(1, 2) for s in (q_shape, k_shape, k_shape))
+        for leaf in (q, k, v):
+            leaf.requires_grad_(back)
+
+        def forward() -> Any:
+            if m.dtype != "bfloat16":
+                return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+                return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+        if not back:
+            return forward
+        o = forward()
+        g = torch_normal(m.dtype, *q_shape).transpose(1, 2)
+        return lambda: torch.autograd.grad(o, (q, k, v), g, retain_graph=True)
+
+    return build
+
+
+CPU = [
+    spec(f"attention {B}x{H}x{T}x{D}", pair, B, H, T, D)
+    for B, H, T, D in (
+        (12, 4, 64, 32),
+        (64, 6, 64, 64),
+        (16, 6, 256, 64),
+        (32, 12, 64, 64),
+        (16, 12, 256, 64),
+        (4, 12, 1024, 64),
+        (1, 12, 4096, 64),
+    )
+]
+TINY = [spec("attention", pair, 1, 1, 1, 16)]
+GPU = Calls(
+    calls,
+    small=[
+        *((1, 70, 2, 64, causal) for causal in (False, True)),
+        (2, 33, 1, 40, True, 1),
+    ],
+    full=[
+        *(
+            (16384 // context, context, 2048 // depth, depth, causal)
+            for context in (512, 1024, 2048, 4096, 8192, 16384)
+            for depth in (64, 128)
+            for causal in (False, True)
+        ),
+        (64, 16384, 16, 128, True, 1),
+    ],
+    counted=(2, 67, 3, 37, True),
+)

@@ -1,0 +1,44 @@
+// Kernels that do nothing useful as fast as this machine can: the roof that the others are held
+// against (Williams, Waterman and Patterson, "Roofline: an insightful visual performance model for
+// multicore architectures", 2009). python/byhand/roof.py times them; the bench divides by it.
+//
+// Their names end in _probe: they are no operations, and have no reference.
+#pragma once
+
+#include <cstdint>
+
+#include "core/array.h"
+
+namespace byhand {
+
+// MATH     y = y * s + t, `rounds` times over. Rows run in parallel, and the elements of a row in
+//          registers, twelve words side by side: more than a multiplier's latency can hide
+// SHAPES   y (R,C) f32
+// EFFECTS  reads and writes y
+// NUMERICS one rounding a multiply-add where the module has the instruction, else two
+// TRAFFIC  2RC rounds operations
+void multiply_add_probe(Mut y, double s, double t, std::int64_t rounds, Stream stream);
+
+#if defined(__AVX512BF16__)
+// MATH     y = y + s * s + t * t, `rounds` times over, s and t rounded to bfloat16: the dot product
+//          of two pairs, which is what the instruction does for each float of its result
+// SHAPES   y (R,C) f32
+// EFFECTS  reads and writes y
+// NUMERICS as vdpbf16ps: products and sums of normal numbers, rounded to nearest
+// TRAFFIC  4RC rounds operations
+void bf16_dot_probe(Mut y, double s, double t, std::int64_t rounds, Stream stream);
+#endif
+
+// The three streams of memory, written as the kernels write: what no cache holds goes past the
+// caches, and is not read before.
+//
+// MATH     y = x        sums[g] = sum of the g-th of G equal slices of x        y = a + s * b
+// SHAPES   y,x,a,b (N) f32    sums (G) f32
+// EFFECTS  writes y, sums | y may be a
+// NUMERICS sums in f32, in an order that depends on N and G only
+// TRAFFIC  copy 2N, read N, triad 3N elements
+void copy_probe(Out y, In x, Stream stream);
+void read_probe(Out sums, In x, Stream stream);
+void triad_probe(Out y, In a, In b, double s, Stream stream);
+
+}  // namespace byhand

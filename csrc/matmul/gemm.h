@@ -1,0 +1,79 @@
+// The matrix multiply that linear layers, the feed-forward layer and matmul are made of.
+//
+//     C (M,N) = op(A) (M,K) op(B) (K,N), then an epilogue while the result is still in cache
+//
+// How it works, outside in (Goto and van de Geijn 2008, with the roles chosen for tall activations
+// and small weights):
+//
+//   threads   C is cut into a grid of rectangles, one per thread. Threads share nothing and wait
+//             for nobody; the inner dimension is never split between them.
+//   blocks    A thread walks its rectangle in blocks of columns and, inside, of the inner dimension
+//             K, such that a block of B takes its part of the second-level cache.
+//   panels    That block is packed once into panels of `kPanel` columns: the micro-kernel then
+//             reads it front to back, whatever the layout of B was. The smaller the rectangle, the
+//             less often an element is read again and the less packing repays: rows of A are read
+//             where they are, except a transposed A under many columns, and so is B under few rows.
+//             In bf16 precision all of both operands is packed: packing is what rounds them, and
+//             puts two neighbours along k into one word (gemm_operand.h).
+//   registers The micro-kernel keeps kRows x kPanel sums in registers, and for each k multiplies
+//             kRows broadcast numbers of A with one row of the panel: many multiply-adds for few
+//             loads.
+//
+// The order of every sum depends on M, N and K alone: blocks of K have a fixed length, within a
+// block each element of C is one chain of multiply-adds in the order of k, and block sums are added
+// in order. So the result has the same bits for any number of threads.
+//
+// With few rows packing B would cost more than it saves; gemm_few_rows.h has that case.
+#pragma once
+
+#include <cstdint>
+
+#include "simd/vec.h"
+
+namespace byhand {
+
+// A matrix in either orientation: element (i, j) is data[i * row_stride + j * col_stride], and one
+// of the strides is 1.
+struct Matrix {
+    const float* data;
+    std::int64_t row_stride, col_stride;
+
+    Matrix transposed() const { return {data, col_stride, row_stride}; }
+    Matrix at(std::int64_t i, std::int64_t j) const {
+        return {data + i * row_stride + j * col_stride, row_stride, col_stride};
+    }
+};
+
+// A contiguous array of `cols` columns, as it is or transposed.
+inline Matrix row_major(const float* data, std::int64_t cols) { return {data, cols, 1}; }
+
+// What happens to an element after its sum, in this order: + bias, + add, then the activation.
+struct Epilogue {
+    enum class Activation {
+        none,
+        gelu,          // activated = gelu(c); c keeps the pre-activation
+        gelu_backward  // c = c * gelu'(saved), activated = gelu(saved)
+    };
+
+    const float* bias = nullptr;  // (N)
+    const float* add = nullptr;   // (M,N); C itself to accumulate into it
+    Activation activation = Activation::none;
+    bool tanh = false;             // which form of GELU
+    float* activated = nullptr;    // (M,N)
+    const float* saved = nullptr;  // (M,N), the pre-activation
+};
+
+// Uses slot 0 of each thread's scratch memory. C is contiguous and overlaps neither A nor B. With
+// `bf16` the operands are rounded to bfloat16, products and sums stay in float32.
+void gemm(float* c, Matrix a, Matrix b, std::int64_t M, std::int64_t N, std::int64_t K,
+          const Epilogue& epilogue = {}, bool bf16 = false);
+
+// sums (N) += the column sums of x (R,N), in fixed blocks of rows.
+void add_column_sums(float* sums, const float* x, std::int64_t R, std::int64_t N);
+
+// The parameters' gradients of y = x wT + b: dw (N,K) += dyT x and db (N) += column sums of dy,
+// with dy (R,N) and x (R,K). Null means frozen.
+void add_linear_gradients(float* dw, float* db, const float* dy, const float* x, std::int64_t R,
+                          std::int64_t N, std::int64_t K, bool bf16);
+
+}  // namespace byhand

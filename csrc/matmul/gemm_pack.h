@@ -1,0 +1,119 @@
+// Packing for gemm.h: the order in memory becomes the order in which the micro-kernel reads.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "matmul/gemm.h"
+#include "matmul/gemm_kernel.h"
+#include "matmul/gemm_operand.h"
+
+namespace byhand {
+
+// Steps are words along k. Panels are `width` columns wide; each holds its columns of one step
+// after the other, and starts panel_stride<width>(steps) after the one before: packing stores whole
+// vectors, which may run over.
+template <int width>
+constexpr std::int64_t panel_stride(std::int64_t steps) {
+    return steps * width + (width % Vec::width == 0 ? 0 : Vec::width);
+}
+
+// From rows that are contiguous. `together` panels are filled side by side, since one panel's share
+// of a row is short; the rows may be a page apart, where no hardware prefetcher follows. `readable`
+// columns exist in memory, of which `cols` are wanted.
+template <class Operand, int width, int together>
+void pack_contiguous(float* to, const float* from, std::int64_t stride, std::int64_t K,
+                     std::int64_t cols, std::int64_t readable) {
+    constexpr int W = Vec::width, kAhead = 16, depth = Operand::depth;
+    constexpr std::int64_t kStep = together * width;
+    const std::int64_t steps = (K + depth - 1) / depth;
+    for (std::int64_t begin = 0; begin < cols; begin += kStep) {
+        const std::int64_t end = std::min(begin + kStep, cols);
+        for (std::int64_t s = 0; s < steps; ++s) {
+            const float* row = from + s * depth * stride;
+            float* panel = to + begin / width * panel_stride<width>(steps) + s * width;
+            for (std::int64_t j = begin; j < end; j += width, panel += panel_stride<width>(steps)) {
+                for (int i = 0; i < width; i += W) {
+                    Vec rows[depth];
+                    BYHAND_UNROLL
+                    for (int d = 0; d < depth; ++d) {
+                        const float* x = row + d * stride + j + i;
+                        __builtin_prefetch(x + kAhead * stride);
+                        rows[d] = s * depth + d < K ? Vec::load(x, readable - j - i) : Vec::zero();
+                    }
+                    Operand::across(rows).store(panel + i);
+                }
+            }
+        }
+    }
+}
+
+// From columns that are contiguous: squares of words are transposed on the way.
+template <class Operand>
+void pack_transposed(float* to, const float* from, std::int64_t stride, std::int64_t K,
+                     std::int64_t cols) {
+    constexpr int W = Vec::width, depth = Operand::depth;
+    const std::int64_t steps = (K + depth - 1) / depth;
+    for (std::int64_t j = 0; j < cols; j += W) {
+        float* panel = to + j / kPanel * panel_stride<kPanel>(steps) + j % kPanel;
+        const int filled = static_cast<int>(std::min<std::int64_t>(W, cols - j));
+        for (std::int64_t s = 0; s < steps; s += W) {
+            const std::int64_t k = s * depth;
+            Vec square[W];
+            BYHAND_UNROLL
+            for (int i = 0; i < W; ++i) {
+                square[i] =
+                    i < filled ? Operand::along(from + (j + i) * stride + k, K - k) : Vec::zero();
+            }
+            transpose(square);
+            const int left = static_cast<int>(std::min<std::int64_t>(W, steps - s));
+            BYHAND_UNROLL
+            for (int i = 0; i < W; ++i) {
+                if (i < left) square[i].store(panel + (s + i) * kPanel);
+            }
+        }
+    }
+}
+
+// All panels of K rows and `cols` columns of b; what lies beside the last column is zero or unused.
+template <class Operand>
+void pack_panels(float* to, Matrix b, std::int64_t K, std::int64_t cols) {
+    if (b.col_stride == 1) {
+        pack_contiguous<Operand, kPanel, 4>(to, b.data, b.row_stride, K, cols, cols);
+    } else {
+        pack_transposed<Operand>(to, b.data, b.col_stride, K, cols);
+    }
+}
+
+// Rows of A packed at a time when its columns are contiguous, in panels: a few whole cache lines of
+// each column.
+inline constexpr int kRowPanels = 8;
+
+// `rows` rows of a, whose columns are contiguous, in panels of kRows; `readable` rows exist from
+// here.
+template <class Operand>
+void pack_rows(float* to, Matrix a, std::int64_t K, std::int64_t rows, std::int64_t readable) {
+    pack_contiguous<Operand, kRows, kRowPanels>(to, a.data, a.col_stride, K, rows, readable);
+}
+
+// The distance of rows that are packed one after the other. The odd vector keeps rows of a power of
+// two from falling into the same few sets of the cache.
+constexpr std::int64_t row_stride(std::int64_t steps) {
+    return ((steps + Vec::width - 1) / Vec::width | 1) * Vec::width;
+}
+
+// `rows` rows of a, which are contiguous, each in words of its own.
+template <class Operand>
+void pack_rows_along(float* to, Matrix a, std::int64_t K, std::int64_t rows) {
+    constexpr int W = Vec::width, depth = Operand::depth;
+    const std::int64_t steps = (K + depth - 1) / depth;
+    for (std::int64_t i = 0; i < rows; ++i) {
+        const float* x = a.data + i * a.row_stride;
+        float* words = to + i * row_stride(steps);
+        for (std::int64_t s = 0; s < steps; s += W) {
+            Operand::along(x + s * depth, K - s * depth).store(words + s);
+        }
+    }
+}
+
+}  // namespace byhand

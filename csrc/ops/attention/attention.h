@@ -1,0 +1,43 @@
+// Scaled dot-product attention with an exact, IO-aware softmax: the T x S score matrix never
+// reaches memory, only the log-sum-exp of its rows is kept for the backward pass.
+//
+// MATH     s = scale * q kT (unseen keys: -inf),  lse = log sum_j exp s_j,  p = exp(s - lse),
+//          o = drop(p) v                        (Vaswani et al. 2017, eq. 1)
+//          forward by the online softmax        (Milakov & Gimelshein 2018; Dao et al. 2022)
+//          backward recomputes p from lse:      (Dao et al. 2022, 2023)
+//          dv = drop(p)T do,  dp = drop'(do vT),  ds = p * (dp - rowsum(do * o)),
+//          dq = scale * ds k,  dk = scale * dsT q
+// SHAPES   q,dq (B,T,H,D) T   k,v,dk,dv (B,S,G,D) T   strided, last dimension contiguous; H is a
+//          multiple of G, and head h reads head h / (H/G) of the keys (Ainslie et al. 2023)
+//          o,do (B,T,H,D) T   lse (B,H,T) f32   work (W) f32, any W on the CPU; contiguous
+//          mask b8 (B,H,T,S) by strides (0 = broadcast), True = may be seen
+//          lengths (B) i64: keys from lengths[b] on are not seen, whatever they hold
+// RULES    causal: query i sees key j only if j <= i + (S - T)
+//          window > 0: only if |i + (S - T) - j| < window   (Beltagy et al. 2020, section 3.1)
+// EFFECTS  writes o lse, spoils work | writes dq dk dv, spoils work
+// NUMERICS sums in f32, in an order that depends on the shape only. A row that sees no key gets
+//          o = 0, lse = -inf and zero gradients. Dropout keeps p with probability 1 - dropout
+//          and scales it by 1/(1 - dropout), as in dropout.h; row r = (b*H + h)*T + t,
+//          key s are bits s%8 of group r*ceil(S/8) + s/8 of Philox.
+// TRAFFIC  forward 2B(HT + GS)D + BHT f32, backward 4B(HT + GS)D + BHT f32 elements;
+//          forward 4BHTSD (2BHTSD with causal), backward 10BHTSD (5BHTSD with causal) operations
+#pragma once
+
+#include <cstdint>
+
+#include "core/array.h"
+#include "random/philox.h"
+
+namespace byhand {
+
+void attention_forward(Out o, Out lse, Out work, StridedIn q, StridedIn k, StridedIn v,
+                       Maybe<StridedIn> mask, Maybe<In> lengths, double scale, bool causal,
+                       std::int64_t window, double dropout, std::uint64_t seed, Offset offset,
+                       Stream stream);
+
+void attention_backward(StridedOut dq, StridedOut dk, StridedOut dv, Out work, In do_, StridedIn q,
+                        StridedIn k, StridedIn v, In o, In lse, Maybe<StridedIn> mask,
+                        Maybe<In> lengths, double scale, bool causal, std::int64_t window,
+                        double dropout, std::uint64_t seed, Offset offset, Stream stream);
+
+}  // namespace byhand

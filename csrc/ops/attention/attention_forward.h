@@ -1,0 +1,214 @@
+// The forward pass of attention over a range of queries.
+//
+// Per query a base m, l = sum exp(s - m) and o = sum exp(s - m) v are carried from tile to tile of
+// the keys; at the end the answer is o / l and the log-sum-exp m + log l. The base would be the
+// largest score so far (Milakov & Gimelshein 2018; Dao et al. 2022), but any number near it will
+// do: it moves only when a score exceeds it by more than kSlack, because moving it from m to M
+// means to multiply l and o by exp(m - M).
+//
+// All blocks of a range of queries meet one tile of keys before the next one is packed.
+#pragma once
+
+#include "ops/attention/attention_scores.h"
+#include "threads/threads.h"
+
+namespace byhand {
+namespace tiles {
+
+// exp(kSlack) is small enough to lose nothing in a float's range.
+constexpr float kSlack = 8.0f;
+
+// What is known of a block's queries so far.
+struct Running {
+    float *m, *l;  // kTile each
+    float* o;      // (queries, D), undefined while fresh
+    bool fresh;    // no key has been seen yet
+
+    void start() {
+        std::fill_n(m, kTile, kMinusInfinity);
+        fill_zero(l, kTile);
+        fresh = true;
+    }
+};
+
+// Divides by the sums and writes the queries from i0 on.
+inline void finish(const Out& o, const Out& lse, const Problem& p, int64_t bh, int64_t i0,
+                   int64_t queries, const Running& run) {
+    if (run.fresh) fill_zero(run.o, queries * padded(p.D));
+    const Target y = p.head(o, bh).from(i0);
+    for (int64_t i = 0; i < queries; ++i) {
+        const float scale = run.l[i] == 0.0f ? 0.0f : 1.0f / run.l[i];
+        unpack_row(y.row(i), run.o + i * padded(p.D), p.D, Vec::set(scale));
+    }
+    float* z = lse.as<float>() + bh * p.T + i0;
+    for (int64_t i = 0; i < queries; i += Vec::width) {
+        (Vec::load(run.m + i) + log(Vec::load(run.l + i))).store(z + i, queries - i);
+    }
+}
+
+// The queries [i_begin, i_end) of one head.
+struct Range {
+    int64_t bh, i_begin, i_end;
+
+    int64_t blocks() const { return (i_end - i_begin + kTile - 1) / kTile; }
+};
+
+struct Block {
+    int64_t i0, queries;
+    int64_t j_begin, j_end;  // sees no key before and none from there on
+    float* q;                // (D, queries), times the scale
+    Running run;
+};
+
+// Most blocks of a range: enough to make little of packing the keys.
+constexpr int64_t kBlocks = 8;
+
+struct ForwardScratch {
+    Block blocks[kBlocks];
+    float* s;               // (keys, queries)
+    float *k, *v;           // (keys, D)
+    float* shrink;          // per query
+    float *factors, *work;  // one tile and two
+
+    explicit ForwardScratch(int64_t D) {
+        const int64_t turned = kTile * D, rows = kTile * padded(D);
+        const int64_t keys = kTile * padded(D), tile = kTile * kTile;
+        Carver carver(scratch(static_cast<std::size_t>(kBlocks * (turned + rows + 2 * kTile) +
+                                                       2 * keys + kTile + 4 * tile)));
+        for (Block& b : blocks) {
+            b.q = carver.take(turned);
+            b.run = {carver.take(kTile), carver.take(kTile), carver.take(rows), true};
+        }
+        s = carver.take(tile);
+        k = carver.take(keys);
+        v = carver.take(keys);
+        shrink = carver.take(kTile);
+        factors = carver.take(tile);
+        work = carver.take(2 * tile);
+    }
+};
+
+// The largest of the scores of one word of queries, keys [j, end).
+inline Vec largest(const float* s, int64_t j, int64_t end) {
+    Vec even = Vec::set(kMinusInfinity), odd = even;
+    for (; j + 2 <= end; j += 2) {
+        even = max(even, Vec::load(s + j * kTile));
+        odd = max(odd, Vec::load(s + (j + 1) * kTile));
+    }
+    if (j < end) even = max(even, Vec::load(s + j * kTile));
+    return max(even, odd);
+}
+
+// Scores become exp(s - m), and m and l move on. Says whether some m has moved; then shrink says by
+// how much what was summed before has to shrink.
+inline bool absorb(const ForwardScratch& w, const Tile& t, const Running& run) {
+    bool moved = false;
+    for (int64_t i = 0; i < t.columns(); i += Vec::width) {
+        const int64_t begin = t.keys_begin(i), end = t.word_end(i);
+        const Vec before = Vec::load(run.m + i), top = largest(w.s + i, begin, end);
+        const Mask move = top > before + Vec::set(kSlack);
+        const Vec m = select(move, top, before);
+        // Nothing seen yet: any finite base keeps exp(-inf - base) at 0.
+        const Vec base = select(m == Vec::set(kMinusInfinity), Vec::zero(), m);
+        Vec l = Vec::load(run.l + i);
+        if (any(move)) {
+            const Vec shrink = exp_score(before - base);
+            shrink.store(w.shrink + i);
+            m.store(run.m + i);
+            l *= shrink;
+            moved = true;
+        } else {
+            Vec::set(1.0f).store(w.shrink + i);
+        }
+        for (int64_t j = begin; j < end; ++j) {
+            float* word = w.s + j * kTile + i;
+            const Vec e = exp_score(Vec::load(word) - base);
+            e.store(word);
+            l += e;
+        }
+        zero_around(w.s, t, i);
+        l.store(run.l + i);
+    }
+    return moved;
+}
+
+inline void forward_tile(const ForwardScratch& w, const Problem& p, const Tile& t, Rows k, Rows v,
+                         Block& block, Ahead& ahead) {
+    const Seen seen = p.mask ? look(p, t, w.work) : Seen::all;
+    if (seen == Seen::none) return;
+    Running& run = block.run;
+    const int64_t width = padded(p.D);
+    scores(w.s, t, k, block.q, p.D, ahead);
+    apply_staircases(w.s, t);
+    if (seen == Seen::some) apply_mask(w.s, p, t, w.work);
+    const bool moved = absorb(w, t, run);
+    if (p.dropout > 0) {
+        draw_tile(w.factors, p, t, w.work);
+        multiply_tile(w.s, t, w.factors);
+    }
+    for (int64_t i = 0; moved && !run.fresh && i < t.queries; ++i) {
+        scale_row(run.o + i * width, width, Vec::set(w.shrink[i]));
+    }
+    const Start start = run.fresh ? Start::zero : Start::add;
+    sum_over_keys({run.o, width}, t, w.s, v, width, start, ahead);
+    run.fresh = false;
+}
+
+inline void start(ForwardScratch& w, const Problem& p, const Range& range) {
+    const Rows q = p.head(p.q, range.bh);
+    for (int64_t n = 0; n < range.blocks(); ++n) {
+        Block& b = w.blocks[n];
+        b.i0 = range.i_begin + n * kTile;
+        b.queries = std::min(kTile, range.i_end - b.i0);
+        b.j_begin = p.first_tile(b.i0);
+        b.j_end = p.keys_end(range.bh, b.i0 + b.queries - 1);
+        b.run.start();
+        pack_transposed(b.q, q.from(b.i0), b.queries, p.D, p.scale);
+    }
+}
+
+// What is needed after the keys before j0 of a range: more keys, or its results and the range that
+// comes next.
+inline Ahead what_follows(const Out& o, const Problem& p, const Range& range, int64_t j0,
+                          int64_t j_end, const Range* next) {
+    Ahead ahead(range.blocks() * 2 * kTile / kStrip);
+    int64_t bg = p.group_of(range.bh), keys = std::min(kTile, j_end - j0);
+    if (keys <= 0) {
+        ahead.write(p.head(o, range.bh).from(range.i_begin), range.i_end - range.i_begin, p.D);
+        if (next == nullptr) return ahead;
+        bg = p.group_of(next->bh);
+        ahead.read(p.head(p.q, next->bh).from(next->i_begin), next->i_end - next->i_begin, p.D);
+        j0 = p.first_tile(next->i_begin);
+        keys = std::min(kTile, p.keys(bg) - j0);
+    }
+    ahead.read(p.group(p.k, bg).from(j0), keys, p.D);
+    ahead.read(p.group(p.v, bg).from(j0), keys, p.D);
+    return ahead;
+}
+
+inline void forward_range(const Out& o, const Out& lse, const Problem& p, const Range& range,
+                          const Range* next) {
+    ForwardScratch w(p.D);
+    start(w, p, range);
+    const int64_t blocks = range.blocks(), j_end = w.blocks[blocks - 1].j_end;
+    const int64_t bg = p.group_of(range.bh);
+    for (int64_t j0 = w.blocks[0].j_begin; j0 < j_end; j0 += kTile) {
+        Ahead ahead = what_follows(o, p, range, j0 + kTile, j_end, next);
+        const int64_t keys = std::min(kTile, j_end - j0);
+        Rows k = p.group(p.k, bg).from(j0), v = p.group(p.v, bg).from(j0);
+        if (blocks > 1) k = packed_rows(w.k, k, keys, p.D);
+        v = blocks > 1 ? packed_rows(w.v, v, keys, p.D) : whole_words(w.v, v, keys, p.D);
+        for (int64_t n = 0; n < blocks; ++n) {
+            Block& b = w.blocks[n];
+            if (j0 < b.j_begin || j0 >= b.j_end) continue;
+            forward_tile(w, p, tile_at(p, range.bh, b.i0, b.queries, j0, b.j_end), k, v, b, ahead);
+        }
+    }
+    for (int64_t n = 0; n < blocks; ++n) {
+        const Block& b = w.blocks[n];
+        finish(o, lse, p, range.bh, b.i0, b.queries, b.run);
+    }
+}
+
+}  // namespace tiles
+}  // namespace byhand

@@ -1,0 +1,71 @@
+// The vector word: one type, `Vec`, holding as many floats as a register of this module's
+// instruction set.
+//
+// Each back end (_cpu_base, _cpu_avx2, _cpu_avx512, _cpu_neon) is this same source compiled with
+// other flags, so the compiler's own macros choose the word below and nothing dispatches at run
+// time. A kernel is one loop with a masked tail:
+//
+//     for (std::int64_t i = 0; i < C; i += Vec::width) {
+//         const std::int64_t n = C - i;  // lanes left; anything >= width means a whole word
+//         Vec a = Vec::load(x + i, n);
+//         (a * a).store(y + i, n);
+//     }
+//
+// What every word provides, with the same meaning:
+//
+//   Vec::zero() set(s) load(p)       load(p, n) takes the first n lanes, fills the others with 0
+//   load(p, n) load(p, n, rest)      or with `rest`, and never touches memory past p + n
+//   store(p) store(p, n)             as much of a word as there is room for
+//   stream(p)                        store past the caches, p aligned to a word; other threads see
+//                                    it after a stream_fence() of this one
+//   sum() max()                      folded by halves: always in the same order
+//   + - * / unary -                  lane by lane
+//   fma(a, b, c)                     a * b + c, with one rounding wherever the hardware has it
+//   max min abs sqrt round           max(a, b) is a > b ? a : b, so it is b if a lane is NaN
+//   < <= > >= == -> Mask             false if a lane is NaN
+//   & | ! any(m) all(m)              of masks
+//   select(m, a, b)                  a where m holds, else b
+//   Mask::first(n)                   the first n lanes
+//   Mask::load(const bool* p, n)     the first n of p, the rest false
+//   below(const uint32_t* p, limit)  unsigned p[i] < limit: the mask of a dropout
+//   scale2(x, n)                     x * 2^n, for vecmath.h
+//   exponent(x) mantissa(x)          the parts of a normal positive x, for vecmath.h
+//   round_bf16(x)                    to the nearest bfloat16, ties to even, still as floats
+//   transpose(Vec (&)[width])        the square of width words, for packing
+//
+// Where the processor multiplies bfloat16 itself (BYHAND_BF16_PAIRS is defined then), a word may
+// also hold pairs of them, the first in the lower half of each lane:
+//
+//   pairs_along(a, b)                the 2 * width neighbours a, b as pairs
+//   pairs_across(even, odd)          lane i is the pair even[i], odd[i]
+//   dot_pairs(a, b, sum)             lane by lane sum + a.first * b.first + a.second * b.second
+#pragma once
+
+#include <cstdint>
+
+#define BYHAND_INLINE inline __attribute__((always_inline))
+
+// Before a loop over an array of words: unrolled whole, or the array lives in memory.
+#if defined(__clang__)
+#define BYHAND_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define BYHAND_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+#include "simd/vec_avx512.h"
+#elif defined(__AVX2__) && defined(__FMA__)
+#include "simd/vec_avx2.h"
+#elif defined(__aarch64__) && defined(__ARM_NEON)
+#include "simd/vec_neon.h"
+#else
+#include "simd/vec_plain.h"
+#endif
+
+namespace byhand {
+
+BYHAND_INLINE Vec& operator+=(Vec& a, Vec b) { return a = a + b; }
+BYHAND_INLINE Vec& operator-=(Vec& a, Vec b) { return a = a - b; }
+BYHAND_INLINE Vec& operator*=(Vec& a, Vec b) { return a = a * b; }
+
+}  // namespace byhand

@@ -1,0 +1,26 @@
+"""Training examples beside the batches that only validate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from byhand.data.dataset import Dataset
+
+
+class Splits:
+    """What a trainer needs: ``train``, a dataset, and ``validation``, a function that gives the
+    same batches on every call (None: nothing validates).
+    """
+
+    def __init__(
+        self,
+        train: Dataset,
+        validation: Callable[[], Iterable[Any]] | None = None,
+    ):
+        self.train = train
+        self._validation = validation
+
+    def validation(self) -> Iterable[Any]:
+        return () if self._validation is None else self._validation()

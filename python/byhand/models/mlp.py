@@ -1,0 +1,69 @@
+"""MLP: a multi-layer perceptron, linear layers with GELU between them.
+
+    x -> (linear -> GELU -> dropout) for each hidden layer -> linear -> logits
+
+Rumelhart, Hinton & Williams, 1986; the GELU is Hendrycks & Gimpel's (2016).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from byhand.backend import Array
+from byhand.config import Config as ConfigBase
+from byhand.config import config, positive_int, positive_ints, probability
+from byhand.models.preset import Preset
+from byhand.nn import GELU, Dropout, Linear, Module, Sequential
+
+
+@config
+class MLPConfig(ConfigBase):
+    """The sizes of an MLP.
+
+    Attributes:
+        num_features: numbers in an example.
+        num_classes: numbers in the output.
+        hidden_sizes: widths of the hidden layers.
+        dropout: probability of zeroing, after each hidden layer.
+    """
+
+    num_features: int = positive_int(help="numbers in an example")
+    num_classes: int = positive_int(help="numbers in the output")
+    hidden_sizes: tuple[int, ...] = positive_ints((100,), help="widths of the hidden layers")
+    dropout: float = probability(0.0, help="part of the activations zeroed while training")
+
+
+class MLP(Module):
+    """An MLP with parameters drawn from ``seed``: x (B, num_features) -> (B, num_classes).
+
+    Raises ValueError for another shape.
+    """
+
+    def __init__(
+        self, config: MLPConfig, seed: int = 0, precision: str = "float32", draw: bool = True
+    ):
+        self.config = config
+        sizes = (config.num_features, *config.hidden_sizes)
+        layers: list[Module] = []
+        for inputs, outputs in pairwise(sizes):
+            layers += [Linear(inputs, outputs), GELU(), Dropout(config.dropout)]
+        self.layers = Sequential(*layers, Linear(sizes[-1], config.num_classes))
+        self.precision = precision
+        self.build(seed, draw=draw)
+
+    def forward(self, x: Array) -> Array:
+        return self.layers(x)
+
+    def backward(self, dy: Array) -> Array:
+        return self.layers.backward(dy)
+
+
+Config, Model = MLPConfig, MLP
+
+PRESETS = {
+    "small": Preset(
+        "one hidden layer of 100",
+        {"hidden_sizes": (100,)},
+        {"batch_size": 32, "steps": 1000, "lr": 1e-3, "eval_every": 100},
+    ),
+}

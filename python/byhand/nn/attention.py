@@ -1,0 +1,165 @@
+"""Multi-head attention (Vaswani et al., 2017, section 3.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from byhand import backend
+from byhand.backend import Array
+from byhand.nn.cache import KeyValueCache
+from byhand.nn.dropout import Dropout
+from byhand.nn.init import Init
+from byhand.nn.linear import Linear
+from byhand.nn.module import Module
+from byhand.nn.protocol import Again
+from byhand.ops import attention, linear
+
+
+class MultiHeadAttention(Module):
+    """Each position of x gathers from the positions of ``memory``, or of x itself.
+
+    Shapes: x, y, add (B, T, dim), memory (B, S, dim). One matrix ``qkv`` holds the queries, keys
+    and values of all heads, in this order; they are read with strides out of its result, never
+    copied apart. With ``memory`` its query rows act on x and the others on the memory.
+
+    Args:
+        num_kv_heads: heads of keys and values, each shared by num_heads / num_kv_heads queries
+            (Ainslie et al., 2023); None: as many as queries.
+        causal: a position sees itself and what came before.
+        dropout: of the attention probabilities.
+        residual_dropout: of the result, before ``add``.
+
+    Call options: ``lengths`` (B,) int64, how many keys each batch entry has; ``mask``, bool,
+    broadcastable to (B, H, T, S), True where a key may be seen; ``cache`` for decoding.
+    ``backward(dy)`` returns the gradient of x, or with a memory the pair (dx, dmemory).
+
+    Raises ValueError unless num_heads divides dim and num_kv_heads divides num_heads.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        num_kv_heads: int | None = None,
+        causal: bool = False,
+        bias: bool = True,
+        dropout: float = 0.0,
+        *,
+        residual_dropout: float = 0.0,
+        weight_init: Init | None = None,
+        project_init: Init | None = None,
+        bias_init: Init | None = None,
+    ):
+        kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(
+                f"MultiHeadAttention: dim must be a multiple of num_heads, got {dim} and "
+                f"{num_heads}"
+            )
+        if kv_heads < 1 or num_heads % kv_heads:
+            raise ValueError(
+                f"MultiHeadAttention: num_heads must be a multiple of num_kv_heads, got "
+                f"{num_heads} and {kv_heads}"
+            )
+        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, kv_heads, dim // num_heads
+        self.causal = causal
+        self.p = dropout
+        width = (num_heads + 2 * kv_heads) * self.head_dim
+        self.qkv = Linear(dim, width, bias, weight_init=weight_init, bias_init=bias_init)
+        self.project = Linear(dim, dim, bias, weight_init=project_init, bias_init=bias_init)
+        self.dropout = Dropout(residual_dropout)
+
+    def forward(
+        self,
+        x: Array,
+        memory: Array | None = None,
+        lengths: Array | None = None,
+        mask: Array | None = None,
+        add: Array | None = None,
+        again: Again = None,
+        cache: KeyValueCache | None = None,
+    ) -> Array:
+        B, T, C = x.shape
+        H, G, D = self.num_heads, self.num_kv_heads, self.head_dim
+        if memory is None:
+            qkv = self.qkv(x, again=again).reshape(B, T, H + 2 * G, D)
+            q, k, v = qkv[:, :, :H], qkv[:, :, H : H + G], qkv[:, :, H + G :]
+        else:
+            q, kv = self._from_both(x, memory)
+            k, v = kv[:, :, :G], kv[:, :, G:]
+        if cache is not None:
+            k, v = cache.extend(k, v)
+        dropout: tuple[Any, ...] = ()
+        if self.training and self.p > 0:
+            dropout = (self.p, *self.generator.next())
+        o, saved = attention.forward(q, k, v, mask, None, self.causal, *dropout, lengths=lengths)
+        dropped = self.dropout.active
+        self.push((saved, memory is not None, dropped))
+        o = o.reshape(B, T, C)
+        if dropped:
+            return self.dropout(self.project(o), add)
+        return self.project(o, add)
+
+    def backward(self, dy: Array) -> Any:
+        saved, crossed, dropped = self.pop()
+        B, T, _ = dy.shape
+        H, G, D = self.num_heads, self.num_kv_heads, self.head_dim
+        do = self.project.backward(self.dropout.backward(dy) if dropped else dy)
+        do = do.reshape(B, T, H, D)
+        if not crossed:
+            dqkv = backend.empty((B, T, H + 2 * G, D), dy)
+            parts = dqkv[:, :, :H], dqkv[:, :, H : H + G], dqkv[:, :, H + G :]
+            attention.backward(do, saved, out=parts)
+            return self.qkv.backward(dqkv.reshape(B, T, -1))
+        dq, dkv = (
+            backend.empty((B, T, H, D), dy),
+            backend.empty((B, saved[1].shape[1], 2 * G, D), dy),
+        )
+        attention.backward(do, saved, out=(dq, dkv[:, :, :G], dkv[:, :, G:]))
+        return self._backward_both(dq, dkv)
+
+    # --- Cross-attention -----------------------------------------------------------------------
+
+    def _from_both(self, x: Array, memory: Array) -> tuple[Array, Array]:
+        """Queries (B, T, H, D) of x; keys and values (B, S, 2 G, D) of the memory."""
+        H, G, D = self.num_heads, self.num_kv_heads, self.head_dim
+        plain = type(self.qkv) is Linear
+        rows = H * D
+        if plain:
+            w, bias = self.qkv.weight.compute_value, self.qkv.bias
+            bq = bkv = None
+            if bias is not None:
+                bq, bkv = bias.compute_value[:rows], bias.compute_value[rows:]
+            q, of_q = linear.forward(x, w[:rows], bq, None, self._bf16)
+            kv, of_kv = linear.forward(memory, w[rows:], bkv, None, self._bf16)
+            self.push((of_q, of_kv))
+        else:  # what stands in the layer's place is called, once for each
+            q = self.qkv(x)[..., :rows]
+            kv = self.qkv(memory)[..., rows:]
+            self.push(None)
+        return q.reshape(*q.shape[:2], H, D), kv.reshape(*kv.shape[:2], 2 * G, D)
+
+    def _backward_both(self, dq: Array, dkv: Array) -> tuple[Array, Array]:
+        B, T, H, D = dq.shape
+        rows, width = H * D, (H + dkv.shape[2]) * D
+        saved = self.pop()
+        dq, dkv = dq.reshape(B, T, rows), dkv.reshape(B, dkv.shape[1], width - rows)
+        if saved is not None:
+            dw, bias = self.qkv.weight.grad, self.qkv.bias
+            db = None if bias is None else bias.grad
+
+            def piece(a: Array | None, part: slice) -> Array | None:
+                return None if a is None else a[part]
+
+            q_rows, kv_rows = slice(0, rows), slice(rows, width)
+            return (
+                linear.backward(dq, saved[0], piece(dw, q_rows), piece(db, q_rows)),
+                linear.backward(dkv, saved[1], piece(dw, kv_rows), piece(db, kv_rows)),
+            )
+        # The layer was called for x first and for the memory second.
+        both = []
+        for d, part in ((dkv, slice(rows, width)), (dq, slice(0, rows))):
+            wide = backend.zeros((*d.shape[:2], width), d)
+            wide[..., part] = d
+            both.append(self.qkv.backward(wide))
+        return both[1], both[0]

@@ -1,0 +1,28 @@
+"""Keys and values that decoding keeps."""
+
+from __future__ import annotations
+
+from byhand import backend
+from byhand.backend import Array
+
+
+class KeyValueCache:
+    """Keys and values of the positions seen so far, for decoding one token at a time.
+
+    One per attention layer. ``keys`` and ``values`` are (B, capacity, G, D); the first ``length``
+    positions are filled.
+    """
+
+    def __init__(self, batch: int, capacity: int, heads: int, head_dim: int, like: Array):
+        shape = (batch, capacity, heads, head_dim)
+        self.keys = backend.zeros(shape, like)
+        self.values = backend.zeros(shape, like)
+        self.length = 0
+
+    def extend(self, k: Array, v: Array) -> tuple[Array, Array]:
+        """Appends k, v (B, T, G, D) and returns views of all keys and values so far."""
+        start, stop = self.length, self.length + k.shape[1]
+        self.keys[:, start:stop] = k
+        self.values[:, start:stop] = v
+        self.length = stop
+        return self.keys[:, :stop], self.values[:, :stop]

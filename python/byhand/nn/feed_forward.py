@@ -1,0 +1,93 @@
+"""The feed-forward layer of a transformer block."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from byhand.backend import Array
+from byhand.nn.dropout import Dropout
+from byhand.nn.init import Init
+from byhand.nn.linear import Linear
+from byhand.nn.module import Module
+from byhand.nn.protocol import Again, taken_again
+from byhand.ops import bias_gelu, gelu_ffn
+
+# Hugging Face's names.
+ACTIVATIONS: dict[str, Literal["none", "tanh"]] = {
+    "gelu": "none",
+    "gelu_new": "tanh",
+    "gelu_pytorch_tanh": "tanh",
+}
+
+
+class FeedForward(Module):
+    """down(activation(up(x))) (+ add).
+
+    Shapes: x, y, add (..., dim); ``up`` gives (..., hidden). Vaswani et al., 2017, equation 2.
+
+    Both linear layers and the activation are one kernel as long as they are plain ``Linear``
+    layers; an adapter put in the place of one of them is called like any layer.
+
+    Args:
+        activation: "gelu", or its tanh form "gelu_new" (also "gelu_pytorch_tanh").
+        dropout: of the result, before ``add``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        activation: str = "gelu",
+        bias: bool = True,
+        dropout: float = 0.0,
+        *,
+        up_init: Init | None = None,
+        down_init: Init | None = None,
+        bias_init: Init | None = None,
+    ):
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"FeedForward: activation must be one of {', '.join(ACTIVATIONS)}, got "
+                f"{activation!r}"
+            )
+        self.activation = activation
+        self.up = Linear(dim, hidden, bias, weight_init=up_init, bias_init=bias_init)
+        self.down = Linear(hidden, dim, bias, weight_init=down_init, bias_init=bias_init)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Array, add: Array | None = None, again: Again = None) -> Array:
+        up, down, dropped = self.up, self.down, self.dropout.active
+        approximate = ACTIVATIONS[self.activation]
+        residual = None if dropped else add
+        if type(up) is Linear and type(down) is Linear:
+            y, (x, *rest) = gelu_ffn.forward(
+                x,
+                up.weight.compute_value,
+                up.bias and up.bias.compute_value,
+                down.weight.compute_value,
+                down.bias and down.bias.compute_value,
+                residual,
+                approximate,
+                self._bf16,
+            )
+            self.push((True, dropped, (again or x, *rest)))
+        else:
+            h, saved = bias_gelu.forward(up(x, again=again), None, approximate)
+            self.push((False, dropped, saved))
+            y = down(h, residual)
+        return self.dropout(y, add) if dropped else y
+
+    def backward(self, dy: Array) -> Array:
+        up, down = self.up, self.down
+        fused, dropped, saved = self.pop()
+        d = self.dropout.backward(dy) if dropped else dy
+        if not fused:
+            return up.backward(bias_gelu.backward(down.backward(d), saved))
+        return gelu_ffn.backward(
+            d,
+            taken_again(saved),
+            up.weight.grad,
+            up.bias and up.bias.grad,
+            down.weight.grad,
+            down.bias and down.bias.grad,
+        )

@@ -1,0 +1,155 @@
+"""Finite differences: what every backward pass is compared with."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from byhand.nn.module import Module
+
+
+class GradcheckError(AssertionError):
+    """A gradient disagrees with finite differences."""
+
+
+@dataclass
+class GradcheckReport:
+    """Relative error of each gradient: parameters by path, float inputs as "input 0", ..."""
+
+    errors: dict[str, float]
+    tolerance: float
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        # NaN compares as neither larger nor smaller: it must win.
+        return max(
+            self.errors.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1]
+        )
+
+    def __str__(self) -> str:
+        lines = [f"{error:9.1e}  {name}" for name, error in self.errors.items()]
+        return "\n".join([*lines, f"worst: {self.worst[0]}, tolerance {self.tolerance:g}"])
+
+
+def gradcheck(
+    module: Module,
+    *inputs: Any,
+    loss: bool | None = None,
+    seed: int = 0,
+    eps: float = 1e-4,
+    tolerance: float = 1e-6,
+    directions: int = 2,
+) -> GradcheckReport:
+    """Compares the backward pass of ``module`` with finite differences in float64.
+
+    The function that is differentiated is ``module.loss(*inputs)`` where the module has a loss
+    (``loss=False`` ignores it), else <module(*inputs), random weights>: never a plain sum, whose
+    gradient through a softmax or a norm vanishes. Every trainable parameter, and every floating
+    input of a module without a loss, moves along random directions u. Central differences of
+    steps eps and eps/2 are extrapolated (Richardson, 1911), so the error of the difference falls
+    as eps^4; what is reported is |difference - <gradient, u>| relative to the larger of the two
+    and of 1e-3 of the largest derivative seen.
+
+    A copy of the module is checked, cast to float64 and to products in full precision, in the mode
+    that the module is in; the module itself is not touched, and may be unbuilt. Dropout draws the
+    same masks at each evaluation. Raises GradcheckError when an error exceeds ``tolerance``.
+    """
+    copied = copy.deepcopy(module)
+    if any(not p.built for p in copied.parameters()) or copied._storage is None:
+        copied.build(seed)
+    for _, part in copied.named_modules():
+        part._saving = True
+    copied.precision = "float32"  # a rounded function has no derivative
+    copied.to("cpu", "float64")
+    use_loss = hasattr(copied, "loss") if loss is None else loss
+    rng = np.random.default_rng(seed)
+    report = _check(copied, inputs, use_loss, rng, eps, tolerance, directions)
+    if not report.worst[1] <= tolerance:
+        raise GradcheckError(
+            f"gradcheck: the gradient of {report.worst[0]} is off by {report.worst[1]:.1e} "
+            f"(relative; tolerance {tolerance:g})\n{report}"
+        )
+    return report
+
+
+def _check(
+    model: Any,
+    inputs: tuple[Any, ...],
+    use_loss: bool,
+    rng: np.random.Generator,
+    eps: float,
+    tolerance: float,
+    directions: int,
+) -> GradcheckReport:
+    inputs = tuple(_as_double(x) for x in inputs)
+    masks = model.generator.state_dict()
+    weights: list[np.ndarray] = []
+
+    def f() -> float:
+        model.generator.load_state_dict(masks)  # the same dropout masks at every evaluation
+        with model.no_save():
+            if use_loss:
+                return float(model.loss(*inputs))
+            return float(np.sum(model(*inputs) * weights[0]))
+
+    # The gradients of the backward pass.
+    model.zero_grad()
+    targets = {n: (p.value, p.grad) for n, p in model.named_parameters() if p.trainable}
+    if use_loss:
+        model.loss(*inputs)
+        model.backward()
+    else:
+        weights.append(rng.standard_normal(model(*inputs).shape))
+        dx = model.backward(weights[0])
+        grads = dx if isinstance(dx, tuple) else (dx,)
+        floats = [(i, x) for i, x in enumerate(inputs) if _is_double(x)]
+        for (i, x), grad in zip(floats, grads, strict=False):
+            targets[f"input {i}"] = (x, grad)
+
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for name, (value, grad) in targets.items():
+        for _ in range(directions):
+            u = rng.standard_normal(value.shape)
+            before = value.copy()
+
+            def difference(step: float) -> float:
+                value[...] = before + step * u  # noqa: B023
+                above = f()
+                value[...] = before - step * u  # noqa: B023
+                below = f()
+                return (above - below) / (2 * step)
+
+            numeric = (4 * difference(eps / 2) - difference(eps)) / 3
+            value[...] = before
+            pairs.setdefault(name, []).append((numeric, float((grad * u).sum())))
+
+    # A derivative that is zero by construction would be judged by rounding noise alone.
+    largest = max((abs(n) for found in pairs.values() for pair in found for n in pair), default=0.0)
+    floor = max(1e-3 * largest, 1e-300)
+    errors = {
+        name: max((_relative(a, b, floor) for a, b in found), key=_nan_first)
+        for name, found in pairs.items()
+    }
+    return GradcheckReport(errors or {"(no parameters)": 0.0}, tolerance)
+
+
+def _relative(a: float, b: float, floor: float) -> float:
+    return abs(a - b) / max(abs(a), abs(b), floor)
+
+
+def _nan_first(error: float) -> float:
+    return math.inf if math.isnan(error) else error
+
+
+def _as_double(x: Any) -> Any:
+    if isinstance(x, np.ndarray) and np.issubdtype(x.dtype, np.floating):
+        return x.astype(np.float64)
+    return x
+
+
+def _is_double(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype == np.float64

@@ -1,0 +1,48 @@
+"""The linear layer."""
+
+from __future__ import annotations
+
+from byhand.backend import Array
+from byhand.nn import init
+from byhand.nn.init import Init
+from byhand.nn.module import Module
+from byhand.nn.parameter import Parameter
+from byhand.nn.protocol import Again, taken_again
+from byhand.ops import linear
+
+
+class Linear(Module):
+    """y = x Wᵀ + b (+ add).
+
+    Shapes: x (..., in_features), weight (out_features, in_features), bias (out_features), y and
+    add (..., out_features). Weight and bias start uniform over ±1/sqrt(in_features), as PyTorch's
+    do, unless ``weight_init`` or ``bias_init`` is given.
+
+    Raises ValueError naming the first argument whose shape does not fit.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        weight_init: Init | None = None,
+        bias_init: Init | None = None,
+    ):
+        default = init.fan_in_uniform(in_features)
+        self.weight = Parameter((out_features, in_features), weight_init or default)
+        self.bias = Parameter((out_features,), bias_init or default) if bias else None
+
+    def forward(self, x: Array, add: Array | None = None, again: Again = None) -> Array:
+        bias = self.bias
+        y, (x, *rest) = linear.forward(
+            x, self.weight.compute_value, bias and bias.compute_value, add, self._bf16
+        )
+        self.push((again or x, *rest))
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """The gradient of x; that of ``add`` is dy."""
+        saved = taken_again(self.pop())
+        return linear.backward(dy, saved, self.weight.grad, self.bias and self.bias.grad)

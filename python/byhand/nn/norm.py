@@ -1,0 +1,77 @@
+"""Layer normalisation and root mean square normalisation."""
+
+from __future__ import annotations
+
+from byhand.backend import Array
+from byhand.nn import init
+from byhand.nn.module import Module
+from byhand.nn.parameter import Parameter
+from byhand.ops import layernorm, rmsnorm
+
+
+class LayerNorm(Module):
+    """y = weight * (x - mean) / sqrt(variance + eps) + bias over the last axis.
+
+    Ba, Kiros & Hinton, 2016. Shapes: x, y (..., dim), weight and bias (dim).
+    ``backward(dy, add)`` returns the gradient of x plus ``add``: the residual path's gradient.
+    ``forward_add(x, add)`` normalises the residual sum s = x + add in the same pass and returns y
+    and s; its backward takes the gradient of s as ``add``, and returns that of x and of add alike.
+    ``again()``, before ``backward``, computes y again, bit for bit: cheaper than keeping it.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-5, bias: bool = True):
+        self.weight = Parameter((dim,), init.ones)
+        self.bias = Parameter((dim,), init.zeros) if bias else None
+        self.eps = eps
+
+    def forward(self, x: Array) -> Array:
+        y, saved = layernorm.forward(
+            x, self.weight.compute_value, self.bias and self.bias.compute_value, self.eps
+        )
+        self.push(saved)
+        return y
+
+    def forward_add(self, x: Array, add: Array) -> tuple[Array, Array]:
+        y, s, saved = layernorm.forward_add(
+            x, add, self.weight.compute_value, self.bias and self.bias.compute_value, self.eps
+        )
+        self.push(saved)
+        return y, s
+
+    def again(self) -> Array:
+        s, weight, *_ = self.peek()
+        return layernorm.forward(s, weight, self.bias and self.bias.compute_value, self.eps)[0]
+
+    def backward(self, dy: Array, add: Array | None = None) -> Array:
+        return layernorm.backward(
+            dy, self.pop(), self.weight.grad, self.bias and self.bias.grad, add
+        )
+
+
+class RMSNorm(Module):
+    """y = weight * x / sqrt(mean(x²) + eps) over the last axis.
+
+    Zhang & Sennrich, 2019. Shapes: x, y (..., dim), weight (dim). ``forward_add``, ``again`` and
+    ``backward`` are LayerNorm's.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-5):
+        self.weight = Parameter((dim,), init.ones)
+        self.eps = eps
+
+    def forward(self, x: Array) -> Array:
+        y, saved = rmsnorm.forward(x, self.weight.compute_value, self.eps)
+        self.push(saved)
+        return y
+
+    def forward_add(self, x: Array, add: Array) -> tuple[Array, Array]:
+        y, s, saved = rmsnorm.forward_add(x, add, self.weight.compute_value, self.eps)
+        self.push(saved)
+        return y, s
+
+    def again(self) -> Array:
+        s, weight, *_ = self.peek()
+        return rmsnorm.forward(s, weight, self.eps)[0]
+
+    def backward(self, dy: Array, add: Array | None = None) -> Array:
+        return rmsnorm.backward(dy, self.pop(), self.weight.grad, add)

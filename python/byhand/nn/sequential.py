@@ -1,0 +1,44 @@
+"""Layers one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from byhand.backend import Array
+from byhand.nn.module import Module
+
+
+class Sequential(Module):
+    """Calls each layer on the result of the one before it.
+
+    ``len()``, iteration and an integer index reach the layers; their paths are "0", "1", ...
+    """
+
+    def __init__(self, *layers: Module):
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, Module):
+                raise TypeError(f"Sequential: layer {i} must be a Module, got {layer!r}")
+            vars(self)[str(i)] = layer
+        self._count = len(layers)
+
+    def __iter__(self) -> Iterator[Module]:
+        return (vars(self)[str(i)] for i in range(self._count))
+
+    def forward(self, x: Array) -> Array:
+        for layer in self:
+            x = layer(x)
+        return x
+
+    def backward(self, dy: Array) -> Array:
+        for layer in reversed(list(self)):
+            dy = layer.backward(dy)
+        return dy
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Module:
+        return list(self)[index]
+
+    def __setitem__(self, index: int, layer: Module) -> None:
+        vars(self)[str(range(self._count)[index])] = layer

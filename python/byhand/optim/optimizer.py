@@ -1,0 +1,294 @@
+"""What all optimizers share: parameter groups, learning rates on the device, and named state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from byhand import backend
+from byhand.backend import Array
+from byhand.nn.module import Module
+from byhand.ops import grad_norm
+
+
+class Group:
+    """Parameters with a learning rate and a weight decay of their own.
+
+    Attributes:
+        names: the paths of the parameters, in the order of the flat buffer.
+        lr, weight_decay: may be set between steps; None follows the optimizer's.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        names: list[str],
+        lr: float | None,
+        weight_decay: float | None,
+    ):
+        self._optimizer = optimizer
+        self.names = names
+        self._lr = None if lr is None else optimizer.number("lr", lr)
+        self._weight_decay = (
+            None if weight_decay is None else optimizer.number("weight_decay", weight_decay)
+        )
+
+    @property
+    def lr(self) -> float:
+        return self._optimizer.lr if self._lr is None else self._lr
+
+    @lr.setter
+    def lr(self, value: float | None) -> None:
+        self._lr = None if value is None else self._optimizer.number("lr", value)
+        self._optimizer._copy_settings()
+
+    @property
+    def weight_decay(self) -> float:
+        own = self._weight_decay
+        return self._optimizer.weight_decay if own is None else own
+
+    @weight_decay.setter
+    def weight_decay(self, value: float | None) -> None:
+        own = None if value is None else self._optimizer.number("weight_decay", value)
+        self._weight_decay = own
+        self._optimizer._copy_settings()
+
+    def __repr__(self) -> str:
+        return (
+            f"Group({len(self.names)} parameters, lr={self.lr:g}, "
+            f"weight_decay={self.weight_decay:g})"
+        )
+
+
+class Optimizer:
+    """The base of optimizers, each of which updates all trainable parameters of a model in one pass
+    over its flat buffer.
+
+    Weight decay applies to matrices and embeddings, not to biases and norms (``Parameter.decay``
+    says), in every group. A subclass names its state in ``SLOTS``, one flat buffer each, and writes
+    ``update``.
+
+    Args:
+        model: a built Module that is no part of a larger one. After ``to``, ``freeze`` or a build
+            of a larger model around it an optimizer must be made anew; ``step`` says so.
+        groups: parameters with other settings, such as
+            ``[{"params": lambda name: name.startswith("head."), "lr": 1e-4}]``: "params" is a test
+            of the path, or a list of paths or parameters; "lr" and "weight_decay" may be absent.
+            What no group names is the last of ``self.groups``.
+
+    ``lr`` and ``weight_decay``, here and in ``groups``, may be set between steps. They live on the
+    device, as the number of steps done does, so a CUDA graph of a step is right for all steps.
+
+    Raises TypeError for anything but a Module, RuntimeError for one that is not built, ValueError
+    naming the argument that is out of range, and for a group that is empty, names something
+    unknown, or takes a parameter twice.
+    """
+
+    SLOTS: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        model: Module,
+        lr: float,
+        weight_decay: float = 0.0,
+        groups: Iterable[Mapping[str, Any]] = (),
+    ):
+        kind = type(self).__name__
+        if not isinstance(model, Module):
+            raise TypeError(
+                f"{kind} takes the model itself (not its parameters), got {type(model).__name__}"
+            )
+        if model._storage is None:
+            raise RuntimeError(
+                f"{kind}: the model is not built: call model.build(seed) before making an optimizer"
+            )
+        if not model.is_root:
+            raise ValueError(
+                f"{kind}: this module is a part of a larger model: give the optimizer that model, "
+                "and freeze what is not to be trained"
+            )
+        self.model = model
+        self._lr = self.number("lr", lr)
+        self._weight_decay = self.number("weight_decay", weight_decay)
+        storage = self._storage = model.storage
+        self._version = storage.version
+        values, size = storage.values, storage.grads.size
+        self.slots: dict[str, Array] = {n: backend.zeros((size,), values) for n in self.SLOTS}
+        self._t = backend.zeros((), values, np.int64)
+        self._params = [p for p in storage.params if p.trainable]
+        self.groups, self._pieces, ends = self._divide(groups)
+        self._bounds = backend.to_device_of(np.array(ends, np.int64), values)
+        self._settings = backend.zeros((2, len(ends)), values)
+        self._copy_settings()
+
+    # --- Settings ------------------------------------------------------------------------------
+
+    @property
+    def lr(self) -> float:
+        return self._lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._lr = self.number("lr", value)
+        self._copy_settings()
+
+    @property
+    def weight_decay(self) -> float:
+        return self._weight_decay
+
+    @weight_decay.setter
+    def weight_decay(self, value: float) -> None:
+        self._weight_decay = self.number("weight_decay", value)
+        self._copy_settings()
+
+    def number(self, name: str, value: float) -> float:
+        """A finite number >= 0; ValueError with its name for any other."""
+        if not (value >= 0 and np.isfinite(value)):
+            raise ValueError(f"{type(self).__name__}: {name} must be a number >= 0, got {value}")
+        return float(value)
+
+    def checked_betas(self, betas: tuple[float, float]) -> tuple[float, float]:
+        """Two decay rates in [0, 1); ValueError for others."""
+        if np.shape(betas) != (2,) or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(
+                f"{type(self).__name__}: betas must be two numbers in [0, 1), got {betas}"
+            )
+        return float(betas[0]), float(betas[1])
+
+    def _divide(
+        self, groups: Iterable[Mapping[str, Any]]
+    ) -> tuple[list[Group], list[tuple[Group, bool]], list[int]]:
+        """The groups; and the flat buffer in pieces that share a group and whether they decay, with
+        the end of each.
+        """
+        params, kind = self._params, type(self).__name__
+        of: dict[str, Group] = {}
+        found = []
+        for i, settings in enumerate(groups):
+            where = f"{kind}: groups[{i}]"
+            if unknown := settings.keys() - {"params", "lr", "weight_decay"}:
+                raise ValueError(f"{where} has no setting {min(unknown)!r}")
+            names = _names(where, settings.get("params", ()), [p.name for p in params])
+            if taken := [name for name in names if name in of]:
+                raise ValueError(f"{where} takes {taken[0]}, which an earlier group has")
+            found.append(Group(self, names, settings.get("lr"), settings.get("weight_decay")))
+            of.update(dict.fromkeys(names, found[-1]))
+        found.append(Group(self, [p.name for p in params if p.name not in of], None, None))
+        pieces: list[tuple[Group, bool]] = []
+        ends: list[int] = []
+        end = 0
+        for p in params:
+            end += p.size
+            piece = of.get(p.name, found[-1]), p.decay
+            if pieces and pieces[-1] == piece:
+                ends[-1] = end
+            else:
+                pieces.append(piece)
+                ends.append(end)
+        return found, pieces or [(found[-1], False)], ends or [0]
+
+    def _copy_settings(self) -> None:
+        """Copies the settings of the groups to the device."""
+        rates = [group.lr for group, _ in self._pieces]
+        decays = [group.weight_decay if decays else 0.0 for group, decays in self._pieces]
+        backend.copy_to(self._settings, np.array([rates, decays], self._settings.dtype))
+
+    # --- Steps ---------------------------------------------------------------------------------
+
+    @property
+    def step_count(self) -> int:
+        """The updates so far. Waits for the device."""
+        return int(self._t)
+
+    def step(self, clip_norm: float | None = None) -> Array | None:
+        """One update from the accumulated gradients, which stay as they are.
+
+        With ``clip_norm`` the gradients count as scaled down to that global norm where they exceed
+        it (Pascanu, Mikolov & Bengio, 2013); returns their norm before that, a 0-d array. Where
+        that is not finite nothing is changed, and the update does not count.
+
+        Raises RuntimeError when the model's parameters were moved since the optimizer was made.
+        """
+        kind = type(self).__name__
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"{kind}.step: clip_norm must be positive, got {clip_norm}")
+        storage = self.model.storage
+        if storage is not self._storage or storage.version != self._version:
+            raise RuntimeError(
+                f"{kind}: the model's parameters were moved (by to, freeze or precision, or into a "
+                "larger model that was built): make a new optimizer"
+            )
+        norm = None if clip_norm is None else grad_norm.norm(storage.grads)
+        self.update(norm, clip_norm or 0.0)
+        return norm
+
+    def update(self, norm: Array | None, max_norm: float) -> None:
+        """Changes the values from the gradients; norm is that of the gradient, to be clipped to
+        max_norm, or None.
+        """
+        raise NotImplementedError
+
+    # --- State ---------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """{"step": updates so far, slot: {path: array of the parameter's shape}}, for each slot.
+
+        The arrays are views: copy them to keep them.
+        """
+        slots = {name: dict(self._views(flat)) for name, flat in self.slots.items()}
+        return {"step": self.step_count, **slots}
+
+    def _views(self, flat: Array) -> Iterable[tuple[str, Array]]:
+        start = 0
+        for p in self._params:
+            yield p.name, flat[start : start + p.size].reshape(p.shape)
+            start += p.size
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what ``state_dict`` gave.
+
+        Raises ValueError naming what is missing, unknown or of another shape; then nothing was
+        changed.
+        """
+        where = f"{type(self).__name__}.load_state_dict"
+        own = self.state_dict()
+        if missing := own.keys() - state.keys():
+            raise ValueError(f"{where}: {min(missing)} is missing")
+        if unknown := state.keys() - own.keys():
+            raise ValueError(f"{where}: there is no state called {min(unknown)}")
+        steps = int(state["step"])
+        if steps < 0:
+            raise ValueError(f"{where}: step must be at least 0, got {steps}")
+        for slot in self.slots:
+            names, given = own[slot].keys(), state[slot]
+            for name in sorted(names - given.keys()):
+                raise ValueError(f"{where}: {slot} of {name} is missing")
+            for name in sorted(given.keys() - names):
+                raise ValueError(f"{where}: {slot} of {name} belongs to no trained parameter")
+            for name, view in own[slot].items():
+                if tuple(given[name].shape) != tuple(view.shape):
+                    raise ValueError(
+                        f"{where}: {slot} of {name} must have shape {tuple(view.shape)}, got "
+                        f"{tuple(given[name].shape)}"
+                    )
+        for slot in self.slots:
+            for name, view in own[slot].items():
+                view[...] = backend.to_device_of(state[slot][name], view)
+        self._t[...] = steps
+
+
+def _names(where: str, wanted: Any, known: Sequence[str]) -> list[str]:
+    """The paths of a group's parameters, in the order of `known`."""
+    if callable(wanted):
+        chosen = {name for name in known if wanted(name)}
+    elif isinstance(wanted, str):
+        raise ValueError(f"{where}: params must be a list of names, got {wanted!r}")
+    else:
+        chosen = {getattr(p, "name", p) for p in wanted}
+        if unknown := chosen - set(known):
+            raise ValueError(f"{where}: the model has no parameter {min(unknown, key=str)!r}")
+    if not chosen:
+        raise ValueError(f"{where} has no parameters")
+    return [name for name in known if name in chosen]

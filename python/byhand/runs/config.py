@@ -1,0 +1,152 @@
+"""What a run is: the model, the task, the data, the tokenizer and the training settings."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from byhand import registry
+from byhand.config import Config, Settings, config, positive_int, string
+from byhand.errors import UserError
+from byhand.runs.settings import TrainingSettings
+from byhand.text.tokenizer import Tokenizer
+
+FORMAT = 2
+
+
+@config
+class Corpus(Settings):
+    """The text a run learns from, by name and by content."""
+
+    name: str = string()
+    sha256: str = string()
+    characters: int = positive_int()
+
+    @classmethod
+    def of(cls, name: str, text: str) -> Corpus:
+        """The description of `text`."""
+        return cls(name, hashlib.sha256(text.encode()).hexdigest(), len(text))
+
+    def require_same(self, text: str) -> None:
+        """UserError unless `text` is, character for character, the text this describes."""
+        if Corpus.of(self.name, text) != self:
+            raise UserError(
+                f"the corpus {self.name} is no longer the text this run began with "
+                f"({len(text)} characters, then {self.characters}): bring back the former text, or "
+                "start a new run"
+            )
+
+
+@config
+class TokenizerId(Settings):
+    """Which tokenizer a run uses: its kind, and the SHA-256 that `Tokenizer.sha256` gives.
+
+    The tokenizer itself is in the run's tokenizer.json.
+    """
+
+    kind: str = string()
+    sha256: str = string()
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> TokenizerId:
+        """The description of `tokenizer`."""
+        return cls(tokenizer.kind, tokenizer.sha256())
+
+
+@config
+class Table(Settings):
+    """The arrays a run learns from, by name and by content."""
+
+    name: str = string()
+    sha256: str = string()
+    examples: int = positive_int()
+
+    @classmethod
+    def of(cls, name: str, **arrays: npt.NDArray[Any]) -> Table:
+        """The description of arrays whose rows belong together."""
+        digest = hashlib.sha256()
+        for key in sorted(arrays):
+            array = np.ascontiguousarray(arrays[key])
+            digest.update(f"{key} {array.dtype.str} {array.shape}\n".encode())
+            digest.update(array.reshape(-1).view(np.uint8).data)
+        return cls(name, digest.hexdigest(), len(next(iter(arrays.values()))))
+
+
+_DATA: dict[str, type[Corpus] | type[Table]] = {"corpus": Corpus, "table": Table}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The content of config.json, and part of every checkpoint of the run.
+
+    Attributes:
+        kind: of the model; "gpt" is `byhand.models.gpt`.
+        model: an instance of that module's `Config`.
+        training: the settings.
+        data: what the run learns from.
+        tokenizer: None for a model that reads no text.
+        task: what is learned; "language_model" is `byhand.tasks.language_model`.
+    """
+
+    kind: str
+    model: Config
+    training: TrainingSettings
+    data: Corpus | Table
+    tokenizer: TokenizerId | None = None
+    task: str = "language_model"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data; `from_dict` reads it back."""
+        data_kind = next(kind for kind, cls in _DATA.items() if isinstance(self.data, cls))
+        return {
+            "format": FORMAT,
+            "kind": self.kind,
+            "task": self.task,
+            "model": self.model.to_dict(),
+            "training": self.training.to_dict(),
+            "data": {"kind": data_kind, **self.data.to_dict()},
+            "tokenizer": None if self.tokenizer is None else self.tokenizer.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: object) -> RunConfig:
+        """The run that `to_dict` described. UserError says what is wrong with `data`."""
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            written = data.get("format") if isinstance(data, dict) else None
+            raise UserError(
+                f"it does not describe a run in format {FORMAT}"
+                + (f" but in format {written}" if isinstance(written, int) else "")
+            )
+        expected = {"format", "kind", "task", "model", "training", "data", "tokenizer"}
+        if wrong := sorted(expected ^ data.keys()):
+            fault = "missing" if wrong[0] in expected else "unknown"
+            raise UserError(f"{wrong[0]!r} is {fault}")
+        kind, task, described = data["kind"], data["task"], data["data"]
+        registry.find("tasks", task)
+        if not isinstance(described, dict) or described.get("kind") not in _DATA:
+            raise UserError("its data is of an unknown kind")
+        rest = {name: value for name, value in described.items() if name != "kind"}
+        tokenizer = data["tokenizer"]
+        try:
+            return cls(
+                kind,
+                registry.find("models", kind).Config.from_dict(data["model"]),
+                TrainingSettings.from_dict(data["training"]),
+                _DATA[described["kind"]].from_dict(rest),
+                None if tokenizer is None else TokenizerId.from_dict(tokenizer),
+                task,
+            )
+        except (TypeError, ValueError) as error:
+            raise UserError(str(error)) from None
+
+    def same_model(self, other: RunConfig) -> bool:
+        """Whether a checkpoint of the one fits the other: equal models and equal token ids."""
+        return (self.kind, self.model, self.tokenizer) == (
+            other.kind,
+            other.model,
+            other.tokenizer,
+        )

@@ -1,0 +1,71 @@
+"""log.jsonl: one line of JSON for every step and every evaluation."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from byhand.errors import UserError
+from byhand.runs.files import write_atomically
+
+
+class Log:
+    """Appends records to a file of JSON lines; each record has at least a `step`.
+
+    Lines reach the disk on `flush`, which the trainer calls before it saves a checkpoint. So the
+    log holds every step up to the checkpoint's, and `keep_until` can cut it back to that step.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open(path, "a", encoding="utf-8")
+
+    def write(self, **record: Any) -> None:
+        """Add a line. UserError if it cannot be written."""
+        with self._as_user_errors():
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+
+    def flush(self) -> None:
+        """Write all lines to the disk. UserError if that fails."""
+        with self._as_user_errors():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file. On a full disk unwritten lines are lost; `flush` has reported it."""
+        with suppress(OSError):
+            self._file.close()
+
+    @contextmanager
+    def _as_user_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path} ({error.strerror}); the checkpoints are unchanged"
+            ) from None
+
+
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a log, up to the first incomplete line. No records if there is no log."""
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                return
+            if not line.endswith("\n") or not isinstance(record, dict) or "step" not in record:
+                return
+            yield record
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Remove the records after `step`, and an incomplete last line."""
+    kept = [json.dumps(record) + "\n" for record in read_log(path) if record["step"] <= step]
+    write_atomically(path, "".join(kept).encode())

@@ -1,0 +1,225 @@
+"""The folder of a training run: its files, and the lock that keeps other processes out."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from byhand.errors import UserError
+from byhand.runs import checkpoint, legacy
+from byhand.runs.checkpoint import Checkpoint
+from byhand.runs.config import RunConfig, TokenizerId
+from byhand.runs.files import remove_leftovers, write_atomically
+from byhand.text.tokenizer import Tokenizer, tokenizer_of
+
+CHECKPOINTS = ("best", "last")
+
+
+class Run:
+    """A folder with config.json, tokenizer.json, {best,last}.safetensors, log.jsonl, loss.png and
+    samples/.
+
+    Attributes:
+        config: the content of config.json, once it was written or read here; else None.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.config: RunConfig | None = None
+        self.tokenizer_path = self.folder / "tokenizer.json"
+        self.config_path = self.folder / "config.json"
+        self.log_path = self.folder / "log.jsonl"
+        self.plot_path = self.folder / "loss.png"
+
+    def checkpoint_path(self, which: str) -> Path:
+        return self.folder / f"{which}.safetensors"
+
+    def sample_path(self, step: int) -> Path:
+        return self.folder / "samples" / f"step_{step:06d}.txt"
+
+    def files(self) -> list[Path]:
+        """The files a run has, whether or not they exist yet."""
+        checkpoints = [self.checkpoint_path(which) for which in CHECKPOINTS]
+        described = [self.config_path, self.tokenizer_path]
+        return [*described, self.log_path, self.plot_path, *checkpoints]
+
+    def require_new(self) -> None:
+        """UserError if there is anything here that a new run would overwrite."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{self.folder} is a file: a run needs a folder")
+        for path in (*self.files(), self.folder / "samples"):
+            if path.exists():
+                raise UserError(
+                    f"{self.folder} already holds a run ({path.name}): continue it with --resume, "
+                    "or name another folder with --out"
+                )
+
+    def create(self, config: RunConfig, tokenizer: Tokenizer | None = None) -> None:
+        """Make the folder; write tokenizer.json, if there is a tokenizer, and config.json."""
+        (self.folder / "samples").mkdir(parents=True, exist_ok=True)
+        self.write_config(config, tokenizer)
+
+    def write_config(self, config: RunConfig, tokenizer: Tokenizer | None = None) -> None:
+        """Replace config.json, after tokenizer.json. ValueError if `config` names another
+        tokenizer.
+        """
+        described = None if tokenizer is None else TokenizerId.of(tokenizer)
+        if described != config.tokenizer:
+            raise ValueError(f"the configuration names {config.tokenizer}, not {described}")
+        if tokenizer is not None:
+            _write_json(self.tokenizer_path, tokenizer.to_dict())
+        _write_json(self.config_path, config.to_dict())
+        self.config = config
+
+    def read_config(self) -> RunConfig:
+        """The run's configuration. UserError if there is no run here, or it is unreadable."""
+        data = self._config_data()
+        try:
+            if _is_format_1(data):
+                data = legacy.upgrade_config(data)[0]
+            self.config = RunConfig.from_dict(data)
+        except ValueError as error:
+            raise UserError(f"{self.config_path} cannot be used: {error}") from None
+        return self.config
+
+    def read_tokenizer(self) -> Tokenizer | None:
+        """The run's tokenizer; None if it has none. UserError if it is damaged or another one than
+        config.json names, or has more tokens than the model.
+        """
+        config = self.read_config()
+        if config.tokenizer is None:
+            return None
+        data = self._config_data()
+        path = self.tokenizer_path
+        if _is_format_1(data):
+            path, data = self.config_path, legacy.upgrade_config(data)[1]
+        elif not path.exists():
+            raise UserError(f"{path} is missing: without it the run's token ids have no meaning")
+        else:
+            data = _read_json(path)
+        try:
+            tokenizer = tokenizer_of(data)
+        except ValueError as error:
+            raise UserError(f"{path} cannot be used: {error}") from None
+        if TokenizerId.of(tokenizer) != config.tokenizer:
+            raise UserError(
+                f"{path} is not the tokenizer that {self.config_path.name} beside it names"
+            )
+        size = getattr(config.model, "vocabulary_size", len(tokenizer))
+        if len(tokenizer) > size:
+            raise UserError(
+                f"{path} has {len(tokenizer)} tokens, but the model in {self.config_path.name} a "
+                f"vocabulary of {size}"
+            )
+        return tokenizer
+
+    def _config_data(self) -> Any:
+        if not self.folder.is_dir():
+            raise UserError(f"there is no folder {self.folder}")
+        if not self.config_path.exists():
+            raise UserError(f"{self.folder} holds no training run: it has no config.json")
+        return _read_json(self.config_path)
+
+    def read_checkpoint(self, which: str, config: RunConfig) -> Checkpoint:
+        """The "best" or the "last" checkpoint of the run that `config` describes.
+
+        UserError if it is damaged or of another run; if the other checkpoint is sound, the message
+        names it.
+        """
+        if not any(self.checkpoint_path(name).exists() for name in CHECKPOINTS):
+            raise UserError(
+                f"the run in {self.folder} ended before its first checkpoint: remove the folder "
+                "and start again"
+            )
+        try:
+            return self._read_checkpoint(which, config)
+        except UserError as error:
+            for other in CHECKPOINTS:
+                if other != which and self._sound(other, config):
+                    raise UserError(
+                        f"{error}; {self.checkpoint_path(other).name} is sound: "
+                        f"use it with --checkpoint {other}"
+                    ) from None
+            raise
+
+    def _read_checkpoint(self, which: str, config: RunConfig) -> Checkpoint:
+        path = self.checkpoint_path(which)
+        found = checkpoint.read(path)
+        try:
+            own = RunConfig.from_dict(found.state.get("config"))
+        except ValueError as error:
+            raise UserError(f"the configuration in {path} cannot be used: {error}") from None
+        if not own.same_model(config):
+            raise UserError(
+                f"{path} belongs to another configuration than {self.config_path.name} beside it"
+            )
+        if not isinstance(found.state.get("step"), int):
+            raise UserError(f"{path} is incomplete: it does not say which step it is of")
+        return found
+
+    def _sound(self, which: str, config: RunConfig) -> bool:
+        try:
+            self._read_checkpoint(which, config)
+        except UserError:
+            return False
+        return True
+
+    def save_checkpoint(self, which: str, data: bytes) -> None:
+        """Replace one checkpoint by `data` (`checkpoint.pack`) in one step. UserError if it cannot
+        be written.
+        """
+        path = self.checkpoint_path(which)
+        former = "; the checkpoint saved before it is unchanged" if path.exists() else ""
+        try:
+            write_atomically(path, data)
+        except OSError as error:
+            raise UserError(f"cannot save {path} ({error.strerror}){former}") from None
+
+    def save_sample(self, step: int, text: str) -> None:
+        """Write what the model generated at `step`. UserError if it cannot be written."""
+        path = self.sample_path(step)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {path} ({error.strerror})") from None
+
+    @contextmanager
+    def only_writer(self) -> Iterator[None]:
+        """Lock the folder for this process. UserError if another process trains in it.
+
+        The operating system releases the lock when the process ends, even if it is killed.
+        """
+        handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.EACCES):
+                    raise UserError(f"another process is training in {self.folder}") from None
+                # Some network file systems have no locks: continue without one.
+            remove_leftovers(*self.files())
+            yield
+        finally:
+            os.close(handle)
+
+
+def _is_format_1(data: object) -> bool:
+    return isinstance(data, dict) and data.get("format") == 1
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise UserError(f"{path} is not JSON") from None
+
+
+def _write_json(path: Path, data: object) -> None:
+    write_atomically(path, (json.dumps(data, indent=2) + "\n").encode())

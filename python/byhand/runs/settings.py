@@ -1,0 +1,77 @@
+"""The numbers that decide how a model is trained."""
+
+from __future__ import annotations
+
+from byhand.backend import PRECISIONS
+from byhand.config import (
+    Settings,
+    choice,
+    config,
+    fraction,
+    non_negative,
+    non_negative_int,
+    positive,
+    positive_int,
+    probability,
+)
+
+
+@config
+class TrainingSettings(Settings):
+    """Everything about a training run but the model and the data. UserError names a wrong setting.
+
+    A step is one update of the weights, from `batch_size * accumulate` examples. The optimizer is
+    AdamW (Loshchilov & Hutter, 2019). The learning rate rises linearly over `warmup` steps to `lr`
+    and falls along half a cosine to `min_lr` at the last step (Loshchilov & Hutter, 2017).
+    """
+
+    steps: int = positive_int(2000, help="updates of the weights", default_text="")
+    batch_size: int = positive_int(
+        12,
+        help="examples (for a text: windows) in one forward and backward pass",
+        flag="--batch",
+        default_text="",
+    )
+    accumulate: int = positive_int(
+        1, help="passes whose gradients are added up for one update of the weights"
+    )
+    lr: float = positive(1e-3, help="the highest learning rate", default_text="")
+    min_lr: float = non_negative(
+        1e-4, help="the learning rate at the end", default_text="a tenth of --lr"
+    )
+    warmup: int = non_negative_int(
+        100,
+        help="first steps, in which the learning rate rises",
+        default_text="100, at most a tenth of --steps",
+    )
+    beta1: float = probability(0.9, help="AdamW: decay rate of the mean gradient")
+    beta2: float = probability(0.99, help="AdamW: decay rate of the mean squared gradient")
+    weight_decay: float = non_negative(0.1, help="AdamW: how fast weight matrices decay to zero")
+    clip: float = non_negative(
+        1.0, help="the largest norm of the gradient; a larger one is scaled down, 0 allows any"
+    )
+    eval_every: int = positive_int(
+        250, help="steps between evaluations, each of which saves", default_text=""
+    )
+    eval_batches: int = positive_int(40, help="batches of validation data in an evaluation")
+    sample_tokens: int = non_negative_int(200, help="tokens that the model writes at an evaluation")
+    val_ratio: float = fraction(
+        0.1, help="the part of the data kept for validation; of a text, the end"
+    )
+    seed: int = non_negative_int(0, help="the same seed gives the same run")
+    precision: str = choice(
+        PRECISIONS,
+        "float32",
+        help="what matrix products are computed in: bf16 rounds their factors to bfloat16, which "
+        "is faster where the processor has instructions for it",
+        absent="float32",  # in runs from before there was a choice
+    )
+
+    def check(self) -> None:
+        self.require(self.min_lr <= self.lr, "min_lr", f"at most lr = {self.lr}")
+        self.require(self.warmup <= self.steps, "warmup", f"at most steps = {self.steps}")
+
+
+def sensible_warmup(steps: int, wanted: int = 100) -> int:
+    """`wanted` warm-up steps, but never more than a tenth of the run."""
+    return min(wanted, steps // 10)

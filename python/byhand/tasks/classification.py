@@ -1,0 +1,60 @@
+"""Telling classes apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from byhand import backend
+from byhand.backend import Array
+from byhand.ops import check, cross_entropy
+from byhand.tasks import task
+from byhand.tasks.task import Batch
+
+
+class Classification(task.Task):
+    """Batches of "x" (B, ...), what the model takes, and "labels" (B,) int64, the classes.
+
+    The model gives logits (B, classes); the loss is their cross-entropy. Metrics: loss
+    and accuracy.
+    """
+
+    unit = "example"
+
+    def check(self, batch: Batch) -> None:
+        labels = batch["labels"]
+        check.ids("Classification", "labels", labels, self._classes())
+        if labels.shape != batch["x"].shape[:1]:
+            raise check.wrong_shape("Classification", "labels", batch["x"].shape[:1], labels)
+
+    def _classes(self) -> int:
+        """Of the model's configuration; without one, no label is too large here."""
+        config = getattr(self.model, "config", None)
+        return getattr(config, "num_classes", np.iinfo(np.int64).max)
+
+    def count(self, batch: Batch) -> int:
+        return len(batch["labels"])
+
+    def loss(self, batch: Batch, scale: Any) -> Array:
+        with self.model.discard_on_error():
+            logits = self.model(batch["x"])
+            loss, saved = cross_entropy.forward(logits, batch["labels"], reduction="sum")
+        self._saved = saved, scale
+        loss *= scale
+        return loss
+
+    def backward(self) -> None:
+        saved, scale = self._saved
+        del self._saved
+        self.model.backward(cross_entropy.backward(scale, saved))
+
+    def metrics(self, batch: Batch) -> dict[str, tuple[float, int]]:
+        there, count = self.on_device(batch), self.count(batch)
+        logits = self.model(there["x"])
+        loss, _ = cross_entropy.forward(logits, there["labels"], reduction="sum")
+        right = backend.to_numpy(logits).argmax(-1) == batch["labels"]
+        return {"loss": (float(loss), count), "accuracy": (float(right.sum()), count)}
+
+
+Task = Classification

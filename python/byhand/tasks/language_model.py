@@ -1,0 +1,65 @@
+"""Predicting the next token of a text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from byhand.backend import Array
+from byhand.tasks import task
+from byhand.tasks.task import Batch
+
+if TYPE_CHECKING:
+    from byhand.text.tokenizer import Tokenizer
+
+IGNORED = -100  # a target that does not count
+
+
+class LanguageModel(task.Task):
+    """Batches of "ids" and "targets", each (B, T) int64; a target of -100 does not count.
+
+    The model has ``loss(ids, targets, scale)``, ``check(ids, targets)`` and ``backward()``, as
+    `byhand.GPT` has.
+
+    Args:
+        tokenizer: with it ``sample`` lets the model write.
+        sample_tokens: how many tokens it writes.
+    """
+
+    unit = "token"
+
+    def __init__(self, model: Any, tokenizer: Tokenizer | None = None, sample_tokens: int = 200):
+        super().__init__(model)
+        self.model: Any = model
+        self.tokenizer = tokenizer
+        self.sample_tokens = sample_tokens
+
+    def check(self, batch: Batch) -> None:
+        self.model.check(batch["ids"], batch["targets"])
+
+    def count(self, batch: Batch) -> int:
+        return int(np.count_nonzero(batch["targets"] != IGNORED))
+
+    def loss(self, batch: Batch, scale: Any) -> Array:
+        return self.model.loss(batch["ids"], batch["targets"], scale)
+
+    def backward(self) -> None:
+        self.model.backward()
+
+    def sample(self, rng: np.random.Generator, stop: Any = False) -> str | None:
+        """What the model writes after a newline, or where there is none after id 0."""
+        if self.tokenizer is None or not self.sample_tokens:
+            return None
+        from byhand.generation import stream
+
+        prompt = self.tokenizer.encode(self.tokenizer.start)
+        written = []
+        for token in stream(self.model, prompt, self.sample_tokens, rng=rng):
+            if stop:
+                break
+            written.append(token)
+        return self.tokenizer.decode(np.array(written, dtype=np.int64))
+
+
+Task = LanguageModel

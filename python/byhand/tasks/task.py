@@ -1,0 +1,72 @@
+"""What a trainer needs to know of a task: all that differs between learning to write, to classify,
+to translate or to rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from byhand import backend
+from byhand.backend import Array
+from byhand.nn.module import Module
+
+Batch = Mapping[str, Array]  # named arrays, numpy arrays as a dataset gives them
+
+
+class Task:
+    """The base of tasks.
+
+    Attributes:
+        model: the module that is trained.
+        unit: what is counted, in the singular: "token", "example", "pair".
+        metric: of ``metrics``, the one by which the best checkpoint is chosen; lower is better.
+    """
+
+    unit = "example"
+    metric = "loss"
+
+    def __init__(self, model: Module):
+        self.model = model
+
+    def check(self, batch: Batch) -> None:
+        """Raises TypeError, ValueError or IndexError, naming the array, for a batch (of numpy
+        arrays) that cannot be computed. On a GPU it is the only look at the ids.
+        """
+
+    def count(self, batch: Batch) -> int:
+        """How many units of the batch (numpy arrays) count in its loss; known before the pass."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch, scale: Any) -> Array:
+        """The sum of the losses of all units times ``scale``, a 0-d array; ``backward`` adds its
+        gradient to the parameters.
+
+        scale: 1 / the count over all batches of a step (and over all ranks), so that several
+        batches make the mean over all units: a number, or a 0-d array on the model's device.
+        """
+        raise NotImplementedError
+
+    def backward(self) -> None:
+        """The backward pass of the last ``loss``."""
+        raise NotImplementedError
+
+    def metrics(self, batch: Batch) -> dict[str, tuple[float, int]]:
+        """{name: (sum over the batch, number of units)}, computed without saving anything. Means
+        over several batches are sums divided by sums of units.
+        """
+        count = self.count(batch)
+        return {"loss": (float(self.loss(self.on_device(batch), 1.0)), count)}
+
+    def sample(self, rng: np.random.Generator, stop: Any = False) -> str | None:
+        """A text that shows a person what the model has learned, or None. It may end early once
+        ``stop`` is true.
+        """
+        return None
+
+    def on_device(self, batch: Batch) -> dict[str, Array]:
+        """The batch on the device of the model."""
+        like = self.model.storage.values
+        return {name: backend.to_device_of(array, like) for name, array in batch.items()}

@@ -1,0 +1,94 @@
+"""What every tokenizer can do, and how one is found and read back by its kind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from byhand import registry
+from byhand.errors import UserError
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Turns text into token ids and back. The module of each kind exports its class under the name
+    `Tokenizer` too: `text/character.py` is the kind "character".
+
+    Attributes:
+        kind: the name of its module.
+        start: what a generated text begins with if there is no prompt: a newline, if the
+            vocabulary has one. Its ids are at least one.
+    """
+
+    kind: str
+    start: str
+
+    def encode(self, text: str) -> npt.NDArray[np.int64]:
+        """The ids of `text`: int64 of shape (n,). UserError if some of it has no id."""
+        ...
+
+    def decode(self, ids: npt.ArrayLike) -> str:
+        """The text of `ids`, any sequence of integers. UserError on an id out of range."""
+        ...
+
+    def __len__(self) -> int:
+        """The size of the vocabulary: ids are 0 .. len - 1."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data with at least "kind"; `from_dict` reads it back."""
+        ...
+
+    @classmethod
+    def from_text(cls, text: str, vocabulary_size: int | None = None) -> Tokenizer:
+        """A tokenizer made for `text`, with a vocabulary of this size (default: the kind's own).
+        UserError if the text or the size does not allow it.
+        """
+        ...
+
+    @classmethod
+    def from_dict(cls, data: object) -> Tokenizer:
+        """The tokenizer that `to_dict` described. UserError if `data` is anything else."""
+        ...
+
+    def sha256(self) -> str:
+        """A fingerprint: equal for two tokenizers if they give the same ids for every text."""
+        return hashlib.sha256(json.dumps(self.to_dict()).encode("ascii")).hexdigest()
+
+
+def tokenizer_of(data: object) -> Tokenizer:
+    """The tokenizer of any kind that `to_dict` described. UserError if there is no such kind or
+    the description is wrong.
+    """
+    if not isinstance(data, dict) or "kind" not in data:
+        raise UserError("the tokenizer's description does not say of which kind it is")
+    found: Tokenizer = registry.find("text", data["kind"]).Tokenizer.from_dict(data)
+    return found
+
+
+_SHORT = {"char": "character"}
+
+
+def kind_named(name: str) -> str:
+    """The kind of tokenizer in a name such as "char" (character) or "bpe:4096" (bpe)."""
+    kind = name.partition(":")[0]
+    return _SHORT.get(kind, kind)
+
+
+def make_tokenizer(name: str, text: str) -> Tokenizer:
+    """A tokenizer for `text`: "char" or "character" is the kind, "bpe:4096" a kind and the size of
+    the vocabulary. UserError if there is no such kind or the size is wrong.
+    """
+    found = registry.find("text", kind_named(name)).Tokenizer
+    _, colon, size = name.partition(":")
+    if not colon:
+        made: Tokenizer = found.from_text(text)
+        return made
+    if not size.isdecimal() or int(size) < 1:
+        raise UserError(f"the vocabulary of a tokenizer has at least 1 token, not {size!r}")
+    made = found.from_text(text, int(size))
+    return made

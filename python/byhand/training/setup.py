@@ -1,0 +1,65 @@
+"""Everything that a run's configuration says, put together to a trainer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from byhand import registry
+from byhand.data import RandomSampler, TextData
+from byhand.optim import AdamW, WarmupCosine
+from byhand.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from byhand.runs.config import RunConfig
+    from byhand.runs.progress import Display
+    from byhand.runs.run import Run
+    from byhand.text.tokenizer import Tokenizer
+
+
+def text_trainer(
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    text: str,
+    run: Run | None = None,
+    display: Display | None = None,
+    device: str = "cpu",
+    recompute: bool = False,
+) -> Trainer:
+    """The trainer, at step 0, of a model that learns a text.
+
+    Args:
+        config: of the run; its tokenizer is `tokenizer`, its data describes `text`.
+        run, display: as for `Trainer`.
+        device: "cpu" or "cuda". It and `recompute` may be others when the run is resumed.
+        recompute: keep only the inputs of the blocks for the backward pass: less memory, more time.
+
+    UserError if the text is too short, CudaUnavailable if there is no GPU.
+    """
+    settings = config.training
+    data = TextData(
+        tokenizer.encode(text),
+        config.model.context_size,  # type: ignore[attr-defined]
+        settings.batch_size,
+        settings.val_ratio,
+        settings.eval_batches,
+    )
+    model = registry.find("models", config.kind).Model(
+        config.model, settings.seed, settings.precision, recompute
+    )
+    if device != "cpu":
+        model.to(device)
+    return Trainer(
+        registry.find("tasks", config.task).Task(model, tokenizer, settings.sample_tokens),
+        data,
+        RandomSampler(len(data.train), settings.batch_size, settings.seed),
+        AdamW(
+            model,
+            lr=settings.lr,
+            betas=(settings.beta1, settings.beta2),
+            weight_decay=settings.weight_decay,
+        ),
+        WarmupCosine(settings.lr, settings.warmup, settings.steps, settings.min_lr),
+        settings,
+        run,
+        display,
+    )

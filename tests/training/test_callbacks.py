@@ -1,0 +1,136 @@
+"""The events that a trainer reports, and training without a run's folder."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from byhand import MLP, MLPConfig, optim
+from byhand.data import ArrayDataset, EpochSampler
+from byhand.data.splits import Splits
+from byhand.tasks import Classification
+from byhand.training import Callback, Trainer, TrainingSettings
+
+
+class Written(Callback):
+    def __init__(self):
+        self.events = []
+
+    def on_load(self, trainer, batch):
+        self.events.append(f"load {len(batch['labels'])}")
+
+    def on_forward(self, trainer):
+        self.events.append("forward")
+
+    def on_loss(self, trainer, loss):
+        assert loss > 0
+        self.events.append("loss")
+
+    def on_backward(self, trainer):
+        assert trainer.model.storage.grads.any()
+        self.events.append("backward")
+
+    def on_step(self, trainer, step, loss, norm):
+        assert trainer.step >= step
+        self.events.append(f"step {step}")
+
+    def on_repeat(self, trainer, step):
+        self.events.append(f"repeat {step}")
+
+    def on_evaluate(self, trainer, step, metrics):
+        self.events.append(f"evaluate {step} {', '.join(metrics)}")
+
+
+def made(steps: int, accumulate: int = 1, callbacks=(), every: int = 100, validate: bool = True):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((50, 2)).astype(np.float32)
+    labels = (x[:, 0] * x[:, 1] > 0).astype(np.int64)
+    data = ArrayDataset(x=x, labels=labels)
+    model = MLP(MLPConfig(2, 2, (16,)), seed=1)
+    splits = Splits(data, (lambda: [data.batch(np.arange(50))]) if validate else None)
+    settings = TrainingSettings(
+        steps=steps, accumulate=accumulate, lr=0.03, warmup=0, eval_every=every, weight_decay=0.0
+    )
+    return Trainer(
+        Classification(model),
+        splits,
+        EpochSampler(50, 20, seed=2),
+        optim.AdamW(model, lr=0.03, weight_decay=0.0),
+        optim.Constant(0.03),
+        settings,
+        callbacks=callbacks,
+    )
+
+
+def test_the_six_events_of_a_step_come_in_their_order():
+    written = Written()
+    made(2, callbacks=[written], every=1).run()
+    step = ["load 20", "forward", "loss", "backward"]
+    assert written.events == [
+        "evaluate 0 loss, accuracy", *step, "step 1", "repeat 1",
+        "evaluate 1 loss, accuracy", *step, "step 2", "repeat 2",
+        "evaluate 2 loss, accuracy",
+    ]  # fmt: skip
+
+
+def test_the_events_of_a_batch_come_for_each_of_several():
+    written = Written()
+    made(1, accumulate=3, callbacks=[written], validate=False).run()
+    assert written.events == [
+        "load 20", "load 20", "load 10",
+        *["forward", "loss", "backward"] * 3,
+        "step 1", "repeat 1",
+    ]  # fmt: skip
+
+
+def test_training_without_a_run_writes_nothing_and_keeps_its_history(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer = made(200, every=100)
+    assert trainer.run() is None
+    assert list(tmp_path.iterdir()) == []
+    losses = [record["loss"] for record in trainer.history if "loss" in record]
+    assert len(losses) == 200
+    assert np.mean(losses[-10:]) < 0.3 * np.mean(losses[:10])
+    evaluations = [r for r in trainer.history if "validation_loss" in r]
+    assert [r["step"] for r in evaluations] == [0, 100, 200]
+    assert evaluations[-1]["validation_accuracy"] > 0.95
+    assert trainer.best_step == 200
+
+
+def test_the_same_loop_in_twelve_lines():
+    """What the trainer does, written by hand, gives the same weights."""
+    trainer = made(5, validate=False)
+    trainer.run()
+    by_hand = made(5, validate=False)
+    task, optimizer = by_hand.task, by_hand.optimizer
+    for step in range(5):
+        batch = by_hand.data.train.batch(next(by_hand.sampler))
+        task.model.zero_grad()
+        task.loss(batch, 1 / task.count(batch))
+        task.backward()
+        optimizer.lr = by_hand.schedule(step)
+        optimizer.step(clip_norm=1.0)
+    assert np.array_equal(trainer.model.storage.values, task.model.storage.values)
+
+
+def test_gradients_add_up_where_they_are_not_zeroed():
+    by_hand = made(1)
+    task = by_hand.task
+    batch = by_hand.data.train.batch(np.arange(5))
+    task.loss(batch, 0.2)
+    task.backward()
+    once = task.model.storage.grads.copy()
+    task.loss(batch, 0.2)
+    task.backward()
+    np.testing.assert_allclose(task.model.storage.grads, 2 * once, rtol=1e-5)
+    task.model.zero_grad()
+    assert not task.model.storage.grads.any()
+
+
+@pytest.mark.parametrize("bad", [5, -1])
+def test_a_label_that_is_no_class_is_named(bad):
+    trainer = made(1)
+    batch = trainer.data.train.batch(np.arange(3))
+    batch["labels"][1] = bad
+    with pytest.raises(IndexError, match=rf"labels\[1\] = {bad} is outside the vocabulary 0..1"):
+        trainer.task.check(batch)
