@@ -25,40 +25,12 @@ from tests.kernel_case import (
 )
 from tests.oracle import CALIBRATION, EPS, Rejected, stages
 
-# The ops whose kernels take bfloat16.
-OPS = {
-    "softmax",
-    "log_softmax",
-    "layernorm",
-    "rmsnorm",
-    "cross_entropy",
-    "cross_entropy_gradient",
-    "embedding",
-    "dropout",
-    "attention",
-    "adamw",
-    "grad_norm",
-    "clip",
-    "matmul",
-    "linear",
-    "bias_gelu",
-    "gelu_ffn",
-    "linear_cross_entropy",
-}
-
-# Those that round on the way too, to multiply in bfloat16.
-ROUND_ON_THE_WAY = {"attention", "gelu_ffn", "linear_cross_entropy"}
-
-# Statistics, losses and the gradients of parameters stay float32, and so does what an optimizer
-# keeps.
-SINGLE = {"mean", "rstd", "dw", "db", "work", "loss", "count", "lse", "dloss", "norm"}
-SINGLE |= {"dw1", "db1", "dw2", "db2"}
-MASTERS = {"adamw_step": {"w", "m", "v", "lr", "weight_decay"}}
-FACTORS = {"matmul_backward": {"db"}, "linear_cross_entropy_forward": {"work"}}  # no exceptions
-
 
 def storage(kernel: str, name: str) -> Any:
-    single = name in SINGLE - FACTORS.get(kernel, set()) or name in MASTERS.get(kernel, ())
+    """The dtype of an argument where the call is in bfloat16, from its annotation: statistics,
+    losses, moments and the gradients of parameters stay float32.
+    """
+    single = any(a.name == name and a.dtype == np.float32 for a in backend.arguments(kernel))
     return np.dtype(np.float32) if single else backend.bfloat16()
 
 
@@ -166,7 +138,7 @@ def check(op: Op, sample: Sample, kernels: Any) -> None:
             for dtype in (np.float64, np.float32)
         )
         moved = []
-        if op.name in ROUND_ON_THE_WAY:
+        if op.cuda.rounds:
             moved = _moved(op, stage.kernel, env, stage.shapes)
         for name in exact.keys() - op.scratch:
             truth = exact[name]

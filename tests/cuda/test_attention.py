@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from byhand.ops import attention
-from tests.cuda.samples import ATTENTION, WIDE
-from tests.ops.test_attention import check_padding, check_parts_of_offset
+from tests.ops.test_attention import OP, check_padding, check_parts_of_offset
 
 PADDED = [
     sample
-    for sample in (*ATTENTION.samples, *(s for op, s in WIDE if op is ATTENTION))
+    for sample in (*OP.samples, *OP.cuda.wide())
     if sample.arrays["lengths"] is not None
 ]
 

@@ -4,12 +4,15 @@ apart."""
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from byhand import _host, backend, ops
-from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.kernel_case import ROUNDING, Bug, Call, Cuda, Error, Op, Sample, generator, normal
+from tests.ops.sizes import SMALL, SOME
 from tests.ops.suite import OpSuite
 from tests.ops.test_precision import torch_bf16_product
 
@@ -113,6 +116,23 @@ def forward(*arguments, **options):
     return ops.linear_cross_entropy.forward(*arguments, **options)
 
 
+def wide() -> Iterator[Sample]:
+    yield sample((130,), 24, 136, block=50)
+    yield sample((9,), 16, 2056, block=5, smoothing=0.1)
+
+
+CUDA = Cuda(wide=wide, rounds=True, slack=2.0**-8, inexact=("linear_cross_entropy_forward",))
+
+BUGS = (
+    Bug("dloss ignored", "linear_cross_entropy_forward", "np.asarray(dloss,", "np.asarray(1,"),
+    Bug("dw = for +=", "linear_cross_entropy_forward", "dw += ", "dw[...] = "),
+    Bug("dx of the logits", "linear_cross_entropy_forward", "dlogits @ w", "logits @ w"),
+    Bug("x not rounded", "linear_cross_entropy_forward", "x, w = operands(bf16, x, w)",
+        "(w,) = operands(bf16, w)", None, ROUNDING),
+    Bug("dlogits not rounded", "linear_cross_entropy_forward",
+        "(dlogits,) = operands(bf16, dlogits)", "pass", None, "torch"),
+)  # fmt: skip
+
 OP = Op(
     name="linear_cross_entropy",
     forward="linear_cross_entropy_forward",
@@ -150,6 +170,17 @@ OP = Op(
     torch=torch_forward,
     public=public,
     rows={"linear_cross_entropy_forward": ("x", ("dx",))},
+    planted=BUGS,
+    drawn=st.builds(
+        lambda rows, k, v, block, **options: sample((rows,), k, v, block, **options),
+        SMALL,
+        SMALL,
+        SOME,
+        SOME,
+        bf16=st.booleans(),
+        frozen=st.sampled_from(["", "dw"]),
+    ),
+    cuda=CUDA,
     errors=(
         Error(
             TypeError,

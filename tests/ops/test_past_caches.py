@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,10 +11,10 @@ import pytest
 from byhand import backend
 from byhand.backend.native import load
 from tests import oracle
+from tests.cases import all_ops
 from tests.kernel_case import Memory, Op, bare_reference, run
 
-NAMES = "bias_gelu cross_entropy dropout embedding layernorm log_softmax rmsnorm softmax".split()
-OPS = [importlib.import_module(f"tests.ops.test_{name}").OP for name in NAMES]
+OPS = [op for op in all_ops() if op.past_caches]
 
 
 @pytest.fixture
