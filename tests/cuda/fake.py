@@ -1,4 +1,4 @@
-"""Stands for cupy arrays where there is no GPU."""
+"""A stand-in for cupy arrays on machines without a GPU."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 
 class FakeCupy:
-    """All that the binding looks at of a cupy array. Its memory is nowhere, or a numpy array's: the
-    call must fail before a kernel runs.
+    """The attributes of a cupy array that the binding reads. Its address is invalid or that of a
+    numpy array, so the call must fail before a kernel runs.
     """
 
     __cuda_array_interface__: Any = None
