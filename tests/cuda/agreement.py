@@ -1,5 +1,5 @@
 """How near two runs of a kernel must be: the GPU and the same .cu file on the CPU, and a call of
-bench/gpu_cases.py and the numpy reference.
+bench/ops and the numpy reference.
 """
 
 from __future__ import annotations
