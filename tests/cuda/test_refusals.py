@@ -130,8 +130,8 @@ BF16_CALLS = {
 OPTIONS = {"linear_forward": (False,), "linear_backward": (False,),
            "matmul_backward": (False, False, False), "bias_gelu_backward": (True,),
            "gelu_ffn_forward": (True, False), "gelu_ffn_backward": (True, False),
-           "linear_cross_entropy_forward": (np.zeros(2, np.int64), -100, 0.0, True, 1.0,
-                                            False)}  # fmt: skip
+           "linear_cross_entropy_forward": (np.ones((), np.float32), np.zeros(2, np.int64), -100,
+                                            0.0, True, False)}  # fmt: skip
 FIRST = {"matmul_backward": "a"}  # whose dtype decides; elsewhere it is x
 
 
