@@ -16,6 +16,8 @@ from tests.cuda.device import OnCpu, OnDevice
 from tests.cuda.schedules import SCHEDULES
 from tests.ops.suite import refused_calls
 
+collect_ignore = ["example_op"]  # files to be copied, not tests of this tree
+
 # A shell that starts a job in the background has it ignore Ctrl-C, and so would every process that
 # the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

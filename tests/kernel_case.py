@@ -85,7 +85,8 @@ class Cuda:
     wide: the samples that only CUDA needs: rows longer than a block can hold, more rows than one
         wave of blocks.
     instructions: what their machine code must have.
-    bf16: whether they take bfloat16 arrays.
+    bf16: whether they take bfloat16 arrays. either: arguments that may be float32 or bfloat16,
+        whatever the others are.
     rounds: whether they round to bfloat16 on the way too, to multiply in it.
     slack: relative error granted to bfloat16 results where nothing else accounts for `rounds`.
     inexact: kernels whose results on a GPU and on the CPU differ in their last bits: they use the
@@ -96,6 +97,7 @@ class Cuda:
     wide: Callable[[], Iterable[Sample]] = tuple
     instructions: tuple[Rule, ...] = ()
     bf16: bool = True
+    either: tuple[str, ...] = ()
     rounds: bool = False
     slack: float = 0.0
     inexact: tuple[str, ...] = ()

@@ -177,6 +177,7 @@ OP = Op(
     cuda=Cuda(
         wide=wide,
         instructions=(Rule("adamw_update", loads=4, stores=3),),  # w m v g, w m v
+        either=("g", "copy"),
     ),
     errors=(
         Error(

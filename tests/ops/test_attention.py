@@ -153,6 +153,7 @@ CUDA = Cuda(
         Rule("attention_row_sums", loads=2, stores=0),  # dout o
         Rule("attention_few_pieces", loads=2, stores=0, needs=(EXP2,)),  # k v
     ),
+    either=("work",),  # used for a few queries only
     rounds=True,
     inexact=("attention_forward", "attention_backward"),
 )
