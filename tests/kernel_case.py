@@ -112,9 +112,10 @@ class Op:
     shapes: the shapes of all results but gradients, and the full shape of a broadcast mask. A
         result that may be None is not asked for where it has no shape.
     upstream: differentiable result -> the argument that holds its gradient.
-    gradients: differentiable input -> the argument that receives its gradient, itself in place.
-    plus: gradient -> the argument that is added to it. scratch: results without a meaning.
-    stands_for: argument of the backward kernel -> the result that it is, where that was asked for.
+    gradients: differentiable input -> the argument that receives its gradient; the input itself
+        where that is overwritten with it.
+    plus: gradient -> the argument that is added to it. scratch: results that are workspace.
+    stands_for: argument of the backward kernel -> the result passed for it, where there is one.
     torch: the same op in PyTorch, from tensors and options to {result: tensor}.
     public: the op through its public functions, from a `Call` to {result: array}.
     in_place: (kernel, result, input) that the contract allows to be one array.

@@ -23,7 +23,7 @@ class Foreign(FakeCupy):
 
 
 class Half(FakeCupy):
-    """And one that has no address to give."""
+    """An array without an address."""
 
     def __init__(self):
         super().__init__()
@@ -53,7 +53,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("array", "message"), REFUSED, ids=[text[:40] for _, text in REFUSED])
 def test_an_array_that_a_kernel_cannot_take(array, message, cuda_module):
-    """In one sentence that names kernel and argument, wherever the argument stands."""
+    """One sentence names kernel and argument, at any position."""
     for place, name in ((0, "g"), (1, "norm")):
         arguments = [FakeCupy(), FakeCupy(()), 1.0]
         arguments[place] = array
@@ -62,7 +62,7 @@ def test_an_array_that_a_kernel_cannot_take(array, message, cuda_module):
         assert "\n" not in str(caught.value)
 
 
-def test_a_scalar_that_is_none(cuda_module):
+def test_a_scalar_of_the_wrong_type(cuda_module):
     with pytest.raises(TypeError, match=r"^clip: max_norm must be a float, got 'long'"):
         cuda_module.clip(FakeCupy(), FakeCupy(()), "long")
 
@@ -100,7 +100,7 @@ def test_the_number_of_arguments(cuda_module):
         *((name, "int64", "must be float32 or bfloat16, got int64") for name in ("g", "copy")),
     ],
 )
-def test_a_dtype_that_has_no_meaning_changes_nothing(name, dtype, message, on_cpu):
+def test_a_refused_dtype_changes_nothing(name, dtype, message, on_cpu):
     """Master weights and moments stay float32; the step is not counted either."""
     pytest.importorskip("ml_dtypes")
     one = np.ones(3, np.float32)
@@ -147,7 +147,7 @@ def test_one_array_of_another_dtype_changes_nothing(op, kernel, on_cpu):
     assert len(decides) <= 1, decides
 
 
-def test_room_for_no_row_is_refused(on_cpu):
+def test_a_work_array_without_rows_is_refused(on_cpu):
     x, w, none = np.ones((2, 3), np.float32), np.ones((3, 3), np.float32), np.ones((0, 3))
     none = none.astype(np.float32)
     with pytest.raises(ValueError, match=r"^h must have at least one row$"):

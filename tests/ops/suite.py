@@ -275,11 +275,11 @@ class OpSuite:
 
     # --- Representation ----------------------------------------------------------------------
 
-    def test_representation_is_checked(self, kernel: str, home: str) -> None:
+    def test_representation_is_checked(self, kernel: str, backend_name: str) -> None:
         """Each argument, wrong in each way, is refused by kernel and argument name."""
-        dtype = np.float64 if home == "reference" else np.float32
-        other = np.float32 if home == "reference" else np.float64
-        function = getattr(native_kernels(home), kernel)
+        dtype = np.float64 if backend_name == "reference" else np.float32
+        other = np.float32 if backend_name == "reference" else np.float64
+        function = getattr(native_kernels(backend_name), kernel)
         good = arguments(self.op, kernel, lambda name: dtype)
         function(*good)
         for i, (name, direction, optional) in enumerate(directions(kernel)):
