@@ -1,4 +1,4 @@
-"""What the machine code of a CUDA kernel is expected to have: the words of an op's expectations."""
+"""The instructions that the machine code of a CUDA kernel is expected to have."""
 
 from __future__ import annotations
 

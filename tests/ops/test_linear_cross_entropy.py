@@ -1,5 +1,6 @@
-"""Linear layer and cross-entropy in one: the cases; blocks of rows, their memory, and the two ops
-apart."""
+"""Linear layer and cross-entropy in one op: the cases; blocks of rows and their memory; the bits of
+the two ops.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +54,7 @@ def sample(
         },
         frozen=frozenset(frozen.split()),
         smooth=size == 1 and not bf16,
-        # The gradient of the logits is rounded, differently if its last bit in float32 differs.
+        # The gradient of the logits is rounded to bfloat16, where a last bit of float32 may decide.
         slack=2**-7 if bf16 and frozen != "dx dw" else 0,
     )
 
@@ -74,7 +75,7 @@ def torch_forward(t, o):
     logits = torch_bf16_product(t.x, t.w.T) if o["bf16"] else f.linear(t.x, t.w)
     kept = (t.targets != o["ignore_index"]).sum().to(logits.dtype)
     if not kept:
-        return {"loss": (0 * logits).sum(), "count": kept}  # PyTorch's mean of nothing is NaN
+        return {"loss": (0 * logits).sum(), "count": kept}  # PyTorch's mean over no rows is NaN
     loss = f.cross_entropy(
         logits.reshape(-1, logits.shape[-1]),
         t.targets.reshape(-1),
@@ -241,7 +242,7 @@ class TestLinearCrossEntropy(OpSuite):
     def test_it_is_the_two_ops_on_one_block_after_the_other(
         self, native: str, rows: int, k: int, v: int, block: int, bf16: bool
     ) -> None:
-        """Gradients to the bit: they share the arithmetic of a row and of the products."""
+        """The gradients have the same bits: rows and products are computed alike."""
         a = sample((rows,), k, v, smoothing=0.1).arrays
         apart, fused = (np.full((v, k), 2, np.float32) for _ in range(2))
         options = {"label_smoothing": 0.1, "reduction": "sum"}
@@ -334,7 +335,7 @@ def test_the_logits_never_exist_as_a_whole(gradients: bool) -> None:
 
 def test_how_many_rows_are_a_block() -> None:
     block = ops.linear_cross_entropy._block
-    # Small vocabularies are done at once, of large ones about as many rows as are worth a block.
+    # All rows at once for small vocabularies, about 1024 for large ones.
     assert [block(rows, 65, None) for rows in (0, 1, 4096)] == [1, 1, 4096]
     assert [block(rows, 50257, None) for rows in (5, 1535, 1536, 4097)] == [5, 1535, 768, 1025]
     assert block(10**6, 10**6, None) == 1024
