@@ -1,6 +1,7 @@
-"""The oracle on trial: it must reject every planted bug, and accept what is right.
+"""Tests of the oracle: it must reject every planted bug, and accept the reference itself.
 
-Most bugs are edits of the reference's own text, so that each differs from the truth by one thought.
+The bugs of an op are in its case, as edits of the text of the reference; those of memory, order and
+isolation are below.
 """
 
 from __future__ import annotations

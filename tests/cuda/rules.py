@@ -1,4 +1,4 @@
-"""The rules by which an op's case says what the machine code of its CUDA kernels must contain."""
+"""The instructions that the machine code of a CUDA kernel is expected to have."""
 
 from __future__ import annotations
 

@@ -268,7 +268,7 @@ def test_the_example_in_the_documentation_runs(cupy, capsys):
     text = (Path(__file__).parents[2] / "docs" / "cuda.md").read_text(encoding="utf-8")
     (code,) = (c for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "GraphStep" in c)
     ((batch,),) = batches(1)
-    exec(compile(code, "docs/cuda.md", "exec"), {"config": CONFIG, "batch": batch})
+    exec(compile(code, "docs/cuda.md", "exec"), {"config": CONFIG, **batch})
     ((loss, norm),) = ast.literal_eval(capsys.readouterr().out)
     assert loss == pytest.approx(np.log(19), abs=0.3)
     assert norm > 0

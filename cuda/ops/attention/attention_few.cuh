@@ -7,7 +7,7 @@
 
 namespace byhand {
 
-constexpr int kFewQueries = 4;  // attention.forward_room in Python knows these two
+constexpr int kFewQueries = 4;  // attention.forward_work_size in Python knows these two
 constexpr int kPiece = 256;     // keys
 
 namespace {
