@@ -159,7 +159,7 @@ def of_a_deeper_model(path: Path) -> None:
 
 
 DAMAGED = [
-    (cut, "is truncated or in another format"),
+    (cut, "truncated or in another format"),
     (flip, "is damaged"),
     (lambda path: path.write_text("my shopping list"), "truncated or in another format"),
     (lambda path: path.unlink(), "there is no checkpoint at"),
