@@ -9,7 +9,7 @@ import numpy as np
 
 
 class FakeCupy:
-    """All that the binding looks at of a cupy array. It has no memory of its own: the call must fail
+    """All that the binding reads of a cupy array. It has no memory of its own: the call must fail
     before a kernel runs.
     """
 
