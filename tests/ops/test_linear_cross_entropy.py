@@ -215,6 +215,16 @@ OP = Op(
         ),
         Error(
             ValueError,
+            "linear_cross_entropy.forward: dloss must have shape (), got (2,)",
+            lambda: forward(ones(2, 3), ones(5, 3), ids(0, 1), dloss=ones(2)),
+        ),
+        Error(
+            TypeError,
+            "linear_cross_entropy.forward: dloss must be an array, got list",
+            lambda: forward(ones(2, 3), ones(5, 3), ids(0, 1), dloss=[1.0]),
+        ),
+        Error(
+            ValueError,
             "linear_cross_entropy.forward: block must be at least 1, got 0",
             lambda: forward(ones(2, 3), ones(5, 3), ids(0, 1), block=0),
         ),
@@ -258,10 +268,10 @@ class TestLinearCrossEntropy(OpSuite):
         kernel = backend.cpu_modules()[native].linear_cross_entropy_forward
         x, w = np.ones((5, 3), np.float32), np.ones((17, 3), np.float32)
         loss, count, dx, dw = (np.full(s, 7, np.float32) for s in ((), (), (5, 3), (17, 3)))
-        work = np.full((2, 17), 7, np.float32)
+        work, one = np.full((2, 17), 7, np.float32), np.ones((), np.float32)
         targets = ids(0, 1, 2, 3, bad)
         with pytest.raises(IndexError, match=r"targets\[4\]"):
-            kernel(loss, count, dx, dw, work, x, w, targets, -100, 0.0, True, 1.0, False)
+            kernel(loss, count, dx, dw, work, x, w, one, targets, -100, 0.0, True, False)
         assert all((a == 7).all() for a in (loss, count, dx, dw, work))
 
     def test_an_empty_vocabulary_ignores_everything(self, native: str) -> None:
@@ -276,8 +286,25 @@ class TestLinearCrossEntropy(OpSuite):
         kernel = backend.cpu_modules()[native].linear_cross_entropy_forward
         x, w = np.ones((5, 3), np.float32), np.ones((17, 3), np.float32)
         loss, work = np.zeros((), np.float32), np.empty((0, 17), np.float32)
+        arrays = loss, loss, None, None, work, x, w, loss, ids(0, 0, 0, 0, 0)
         with pytest.raises(ValueError, match="work must have at least one row"):
-            kernel(loss, loss, None, None, work, x, w, ids(0, 0, 0, 0, 0), 0, 0.0, True, 1.0, False)
+            kernel(*arrays, 0, 0.0, True, False)
+
+    def test_dloss_is_read_where_it_lies(self, native: str) -> None:
+        """A number and a 0-d array of the same value give the same bits, and each call reads the
+        array again.
+        """
+        a = sample((5,), 17, 11).arrays
+        scale = np.zeros((), np.float32)
+        with backend.use_cpu(native):
+            for value in (0.3, -1e3):
+                scale[...] = value
+                results = []
+                for dloss in (value, scale, np.float32(value)):
+                    dw = np.full((11, 17), 2, np.float32)
+                    loss, dx = forward(a["x"], a["w"], a["targets"], dw, dloss=dloss)
+                    results.append((loss.tobytes(), dx.tobytes(), dw.tobytes()))
+                assert results[0] == results[1] == results[2]
 
 
 def test_a_call_that_fails_has_added_nothing() -> None:

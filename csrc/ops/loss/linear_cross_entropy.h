@@ -8,7 +8,7 @@ namespace byhand {
 // MATH     logits = x wT;  loss, count and dlogits as in cross_entropy.h
 //          dx = dlogits w;  dw += dlogitsT x
 //          one block of rows after the other (Hsu et al., "Liger Kernel", 2024)
-// SHAPES   x,dx (R,K) T   w (V,K) T   dw (V,K) f32   targets (R) i64   loss,count () f32
+// SHAPES   x,dx (R,K) T   w (V,K) T   dw (V,K) f32   targets (R) i64   loss,count,dloss () f32
 //          work (block,V) T, block > 0: the most rows whose logits exist at once; T, as the
 //          gradients that come to stand there are factors of two products
 // EFFECTS  writes loss count dx, adds into dw, spoils work | dx and dw may be None: with both, only
@@ -20,7 +20,7 @@ namespace byhand {
 //          bf16: the operands of the three products are rounded to bfloat16, sums stay in f32
 // TRAFFIC  2RVK (6RVK with dx) operations
 void linear_cross_entropy_forward(Out loss, Out count, Maybe<Out> dx, Acc dw, Out work, In x, In w,
-                                  In targets, std::int64_t ignore_index, double smoothing,
-                                  bool mean, double dloss, bool bf16, Stream stream);
+                                  In dloss, In targets, std::int64_t ignore_index, double smoothing,
+                                  bool mean, bool bf16, Stream stream);
 
 }  // namespace byhand

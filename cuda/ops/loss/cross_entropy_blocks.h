@@ -12,8 +12,7 @@ struct CrossEntropyCall {
     int64_t ignore_index;
     double smoothing;
     bool mean;
-    const float* dloss;  // of the device; null: 1
-    float factor;        // dloss is multiplied by it
+    const float* dloss;  // in device memory
     Stream stream;
 };
 

@@ -25,9 +25,8 @@ __global__ void __launch_bounds__(kWarp, 1)
 template <class T>
 struct Gradient {
     T* logits;
-    float* lse;          // or null
-    const float* dloss;  // null: 1
-    float factor;        // dloss is multiplied by it
+    float* lse;  // or null
+    const float* dloss;
     const int64_t* targets;
     Options options;
     int slot, counters;
@@ -36,12 +35,11 @@ struct Gradient {
 
     // What the gradients are multiplied by; all threads of the block ask together.
     BYHAND_DEVICE float scale() const {
-        const float all = dloss == nullptr ? factor : *dloss * factor;
-        if (!options.mean) return all;
+        if (!options.mean) return *dloss;
         int64_t kept = 0;
         const auto lane = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x) % kWarp;
         for (int i = lane; i < counters; i += kWarp) kept += kept_targets[slot][i];
-        return all / static_cast<float>(reduce_warp(kept, Add{}));
+        return *dloss / static_cast<float>(reduce_warp(kept, Add{}));
     }
     // One thread of a team leaves the team's loss.
     BYHAND_DEVICE void leave(Partial mine, int64_t index) const {

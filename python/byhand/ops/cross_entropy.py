@@ -110,7 +110,7 @@ def _check(
 
 
 def _upstream(where: str, dloss: Array | float, like: Array) -> Array:
-    if isinstance(dloss, (int, float)):
+    if isinstance(dloss, (int, float, np.generic)):
         number, dloss = dloss, empty((), like, statistics(like))
         dloss.fill(number)
     if not hasattr(dloss, "shape"):

@@ -28,7 +28,7 @@ from byhand.backend import (
     statistics,
 )
 from byhand.ops import check
-from byhand.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from byhand.ops.cross_entropy import _upstream, cross_entropy_backward, cross_entropy_forward
 from byhand.ops.declare import op
 from byhand.ops.linear import as_rows
 from byhand.ops.precision import operands
@@ -48,11 +48,11 @@ def linear_cross_entropy_forward(
     work: Out,
     x: In,
     w: In,
+    dloss: In[np.float32],
     targets: In[np.int64],
     ignore_index: int,
     smoothing: float,
     mean: bool,
-    dloss: float,
     bf16: bool,
 ) -> None:
     work[...] = 0  # the native kernels keep a block of logits here
@@ -97,15 +97,16 @@ def forward(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
-    dloss: float = 1.0,
+    dloss: Array | float = 1.0,
     bf16: bool = False,
     block: int | None = None,
 ) -> tuple[Array, Array | None]:
     """x (..., K), w (V, K), targets (...) int64 -> loss, a 0-d array, and dx (..., K).
 
     Adds into dw (V, K), None when frozen. There is no backward: the gradients are those of dloss
-    times the loss. dx is None unless need_dx; with neither, as for evaluation, the call takes a
-    third of the time.
+    times the loss. dloss is a number or a 0-d array, read where it lies: a CUDA graph may change it
+    from launch to launch. dx is None unless need_dx; with neither, as for evaluation, the call
+    takes a third of the time.
 
     ignore_index, label_smoothing and reduction are those of cross_entropy. With bf16 the products
     take their factors rounded to bfloat16. block: the most rows whose logits exist at once, by
@@ -124,10 +125,11 @@ def forward(
     if block is not None and block < 1:
         raise check.wrong_value(where, "block", "at least 1", block)
     check.ids(where, "targets", targets, w.shape[0], ignore_index)
+    dloss = _upstream(where, dloss, x)
     f = statistics(x)
     loss, count = empty((), x, f), empty((), x, f)
     dx = empty(x.shape, x) if need_dx else None
     work = empty((_block(targets.size, w.shape[0], block, is_cupy(x)), w.shape[0]), x)
-    options = ignore_index, label_smoothing, reduction == "mean", dloss, bf16
-    kernel(loss, count, dx, dw, work, x, w, targets, *options)
+    options = ignore_index, label_smoothing, reduction == "mean", bf16
+    kernel(loss, count, dx, dw, work, x, w, dloss, targets, *options)
     return loss, dx
