@@ -1,4 +1,4 @@
-"""What is particular about attention in CUDA."""
+"""Tests for the CUDA kernels of attention alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PADDED = [
 
 
 @pytest.mark.parametrize("sample", PADDED, ids=lambda s: s.label)
-def test_what_padding_holds_does_not_matter(sample, device_kernels):
+def test_the_content_of_padding_does_not_matter(sample, device_kernels):
     check_padding(sample, device_kernels, np.float32)
 
 
@@ -55,13 +55,13 @@ def test_heads_too_large_are_refused(kernel, queries, device_kernels):
     ("kernel", "queries"),
     [("attention_forward", 1), ("attention_backward", 1), ("attention_backward", 9)],
 )
-def test_too_little_room_is_refused(kernel, queries, device_kernels):
+def test_a_too_small_workspace_is_refused(kernel, queries, device_kernels):
     arguments = _calls(queries, 300, 16, 1)[kernel]
     with pytest.raises(ValueError, match=f"^{kernel}: work is too small$"):
         getattr(device_kernels, kernel)(*arguments)
     assert (arguments[0] == 7).all()
 
 
-def test_many_queries_need_no_room(device_kernels):
+def test_many_queries_need_no_workspace(device_kernels):
     assert attention.forward_work_size((2, 5, 3, 16), (2, 300, 3, 16)) == 0
     device_kernels.attention_forward(*_calls(5, 300, 16, 0)["attention_forward"])

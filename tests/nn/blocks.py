@@ -1,6 +1,4 @@
-"""Modules that the tests compose of layers: blocks of other models than GPT, and layers of one's
-own.
-"""
+"""Modules that the tests build from layers: blocks of models other than GPT, and custom layers."""
 
 from __future__ import annotations
 
