@@ -17,7 +17,7 @@ from tests.cuda.schedules import SCHEDULES
 
 @pytest.fixture(scope="session")
 def on_cpu() -> Any:
-    """The CUDA kernels on the CPU; each test runs them under one of the schedules, by its name."""
+    """The CUDA kernels on the CPU; each test runs them under one schedule, chosen by its name."""
     if "cuda_on_cpu" not in backend.built_modules():
         pytest.skip("byhand was built without the CUDA kernels for the CPU")
     return OnCpu()
@@ -25,14 +25,14 @@ def on_cpu() -> Any:
 
 @pytest.fixture
 def cupy(on_cpu: Any, monkeypatch: Any) -> cupy_double.Cupy:
-    """`import cupy` gives a stand-in, whose arrays run on the CUDA kernels for the CPU."""
+    """`import cupy` gives a stand-in whose arrays run on the CUDA kernels for the CPU."""
     return cupy_double.install(monkeypatch)
 
 
 @pytest.fixture(scope="session")
 def on_gpu() -> Any:
-    """The CUDA kernels on the GPU, taking numpy arrays. Skips, saying why, where there is none;
-    with BYHAND_REQUIRE=cuda that is a failure.
+    """The CUDA kernels on the GPU, taking numpy arrays. Without a GPU, skips with the reason; with
+    BYHAND_REQUIRE=cuda that is a failure.
     """
     if reason := backend.cuda_reason():
         if "cuda" in os.environ.get("BYHAND_REQUIRE", "").split(","):
@@ -43,14 +43,14 @@ def on_gpu() -> Any:
 
 @pytest.fixture(scope="session", params=["on_cpu", pytest.param("on_gpu", marks=pytest.mark.gpu)])
 def device_kernels(request: Any) -> Any:
-    """Both of them, one after the other."""
+    """The kernels on the CPU, then those on the GPU."""
     return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(params=[*SCHEDULES, pytest.param("gpu", marks=pytest.mark.gpu)])
 def words(request: Any, cache_dir: Path) -> Iterator[compile.Library]:
-    """kernels/WORDS.cu of the test module: on the CPU under each schedule, and on a GPU, which must
-    have the module's CAPABILITY if it names one.
+    """kernels/WORDS.cu, where WORDS is defined by the test module: on the CPU under each schedule,
+    and on a GPU, which must have the compute capability CAPABILITY if the module defines it.
     """
     if request.param == "gpu":
         yield _words_on_gpu(request.module, cache_dir)
@@ -68,7 +68,7 @@ def _words_on_gpu(module: Any, cache_dir: Path) -> compile.Library:
     if wanted := getattr(module, "CAPABILITY", None):
         device = importlib.import_module("byhand._cuda").device_properties()
         if device["compute_capability"] != wanted:
-            pytest.skip(f"this GPU has not compute capability {wanted[0]}.{wanted[1]}")
+            pytest.skip(f"the compute capability of this GPU is not {wanted[0]}.{wanted[1]}")
         arch = f"{wanted[0]}{wanted[1]}a"
     path = compile.with_nvcc(module.WORDS, cache_dir, library=True, arch=arch)
     return compile.Library(path, importlib.import_module("cupy"))
@@ -76,7 +76,7 @@ def _words_on_gpu(module: Any, cache_dir: Path) -> compile.Library:
 
 @pytest.fixture(autouse=True)
 def schedule(request: Any) -> Iterator[str]:
-    """The schedule of blocks on the CPU in this test."""
+    """The schedule of the threads of a block on the CPU in this test."""
     chosen = SCHEDULES[zlib.crc32(request.node.name.encode()) % len(SCHEDULES)]
     if "cuda_on_cpu" not in backend.built_modules():
         yield chosen
@@ -87,14 +87,14 @@ def schedule(request: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def cache_dir(request: Any, tmp_path_factory: Any) -> Path:
-    """Where compiled test kernels are kept from run to run."""
+    """The folder in which compiled test kernels are kept between runs."""
     cache = getattr(request.config, "cache", None)
     return Path(cache.mkdir("cuda")) if cache else tmp_path_factory.mktemp("cuda")
 
 
 @pytest.fixture
 def cuda_module() -> Any:
-    """The compiled module, whether or not there is a GPU to run it on."""
+    """The compiled module, with or without a GPU to run it on."""
     if "cuda" not in backend.built_modules():
         pytest.skip(backend.cuda_reason())
     return importlib.import_module("byhand._cuda")
