@@ -60,7 +60,7 @@ step build 300 "$PYTHON" -m pip install --no-build-isolation --no-deps --no-inde
     --target "$BUILD/site" -C build-dir="$BUILD/cmake" -C cmake.define.BYHAND_CUDA=ON . || exit 1
 
 if [ "$part" = check ]; then
-    step tests 300 "$PYTHON" -m pytest -p no:cacheprovider -q -m gpu tests/cuda
+    step tests 300 "$PYTHON" -m pytest -p no:cacheprovider -q -m gpu tests/cuda tests/ops
     sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)
     for tool in memcheck racecheck synccheck; do
         if [ -n "$sanitizer" ]; then

@@ -69,15 +69,19 @@ def positional(kernel: str, arguments: Mapping[str, Any]) -> list[Any]:
 
 
 class Maker:
-    """Makes arrays of one storage type on one device, and cases of them: xp is numpy or cupy."""
+    """Makes arrays of one storage type on one device, and cases of them: xp is numpy or cupy.
 
-    def __init__(self, xp: Any, dtype: str, groups: int = 1):
+    groups: of rows, in the backward passes that sum gradients of parameters. pool: how many
+    random numbers are drawn; larger arrays repeat them.
+    """
+
+    def __init__(self, xp: Any, dtype: str, groups: int = 1, pool: int = (1 << 22) + 3):
         self.xp = xp
         self.dtype = dtype
-        self.groups = groups  # of rows, in the backward passes that sum gradients of parameters
+        self.groups = groups
         self._rng = np.random.default_rng(7)
-        # Drawn on the host, so that every device gets the same numbers; large arrays repeat them.
-        self._pool = xp.asarray(self._rng.standard_normal((1 << 22) + 3, dtype=np.float32))
+        # Drawn on the host, so that every device gets the same numbers.
+        self._pool = xp.asarray(self._rng.standard_normal(pool, dtype=np.float32))
 
     def storage(self, dtype: str | None = None) -> Any:
         name = dtype or self.dtype

@@ -84,21 +84,28 @@ def folder_of(processor: str) -> Path:
     return RESULTS / re.sub(r"[^a-z0-9]+", "-", processor.lower()).strip("-")
 
 
-def circumstances() -> dict[str, Any]:
-    """What a figure needs to be understood: machine, its roofline, versions, date, commit."""
-    git = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-    )
+def commit() -> str:
+    """The short hash of the checkout's commit; "unknown" outside one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError:  # no git
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def circumstances(measured: bool = True) -> dict[str, Any]:
+    """What a figure needs to be understood: machine, versions, date, commit, and, `measured` in
+    about a second, the machine's roofline.
+    """
     found = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": git.stdout.strip() or "unknown",
+        "commit": commit(),
         "processor": processor(),
         **byhand.info(),
-        "roofline": asdict(roofline.measure()),
     }
+    if measured:
+        found["roofline"] = asdict(roofline.measure())
     try:
         import torch
 

@@ -7,14 +7,16 @@ frozen, accumulators hold what they held.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from hypothesis.strategies import SearchStrategy
 
 from byhand import backend
+from tests.cuda.rules import Rule
 
 Arrays = dict[str, Any]
 
@@ -55,22 +57,75 @@ class Error:
     call: Callable[[], object]
 
 
+# Which checks must reject a planted bug.
+EVERYWHERE = "differences torch native"
+FORWARD = "torch native"  # a wrong forward pass may still be differentiated correctly
+ROUNDING = "torch native"  # what is rounded has no finite differences
+NUMERIC = "native"  # right in float64
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A bug planted in the reference of a kernel, or in a function that it calls (helper), by
+    replacing text. caught_by: every check here must reject it.
+    """
+
+    what: str
+    kernel: str
+    old: str
+    new: str
+    helper: str | None = None
+    caught_by: str = EVERYWHERE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cuda:
+    """What is expected of an op's CUDA kernels.
+
+    wide: the samples that only CUDA needs: rows longer than a block can hold, more rows than one
+        wave of blocks.
+    instructions: what their machine code must have.
+    bf16: whether they take bfloat16 arrays. either: arguments that may be float32 or bfloat16,
+        whatever the others are.
+    rounds: whether they round to bfloat16 on the way too, to multiply in it.
+    slack: relative error granted to bfloat16 results where nothing else accounts for `rounds`.
+    inexact: kernels whose results on a GPU and on the CPU differ in their last bits: they use the
+        hardware's exponentials or logarithms, or tensor cores, which add in an order and a
+        precision of their own. All others give the same bits.
+    """
+
+    wide: Callable[[], Iterable[Sample]] = tuple
+    instructions: tuple[Rule, ...] = ()
+    bf16: bool = True
+    either: tuple[str, ...] = ()
+    rounds: bool = False
+    slack: float = 0.0
+    inexact: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Op:
-    """What the oracle needs to know of an op.
+    """What the tests need to know of an op.
 
     backward: None where nothing is differentiated, or where the forward kernel itself makes the
         gradients: then it takes the upstream ones too, as arrays or as numbers.
     shapes: the shapes of all results but gradients, and the full shape of a broadcast mask. A
         result that may be None is not asked for where it has no shape.
     upstream: differentiable result -> the argument that holds its gradient.
-    gradients: differentiable input -> the argument that receives its gradient, itself in place.
-    plus: gradient -> the argument that is added to it. scratch: results without a meaning.
-    stands_for: argument of the backward kernel -> the result that it is, where that was asked for.
+    gradients: differentiable input -> the argument that receives its gradient; the input itself
+        where that is overwritten with it.
+    plus: gradient -> the argument that is added to it. scratch: results that are workspace.
+    stands_for: argument of the backward kernel -> the result passed for it, where there is one.
     torch: the same op in PyTorch, from tensors and options to {result: tensor}.
     public: the op through its public functions, from a `Call` to {result: array}.
     in_place: (kernel, result, input) that the contract allows to be one array.
     rows: kernel -> (input, results) such that a NaN in a row of the input stays in that row.
+    errors: calls of the public functions that must be refused; wrong shapes are derived from what
+        those declare.
+    planted: bugs in its reference that the oracle must reject.
+    drawn: more samples, of any shape, for hypothesis to draw.
+    past_caches: whether its CPU kernels write results that the caches cannot hold past them.
+    cuda: what is expected of its CUDA kernels.
     """
 
     name: str
@@ -89,6 +144,10 @@ class Op:
     in_place: tuple[tuple[str, str, str], ...] = ()
     rows: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     errors: tuple[Error, ...] = ()
+    planted: tuple[Bug, ...] = ()
+    drawn: SearchStrategy[Sample] | None = None
+    past_caches: bool = False
+    cuda: Cuda = Cuda()
 
     def result_shapes(self, sample: Sample) -> dict[str, tuple[int, ...]]:
         """The shapes of all results: a gradient has the shape of its input."""

@@ -1,4 +1,4 @@
-"""The README's promises: its Python runs, its commands are the ones CI runs."""
+"""The README: its Python runs, its excerpt is the package's, its commands are those of CI."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_python_of_the_first_five_minutes_runs(capsys):
 
 
 def test_the_excerpt_of_the_package_is_the_package():
-    source = (Path(byhand.__file__).parent / "nn" / "transformer.py").read_text(encoding="utf-8")
+    source = (Path(byhand.__file__).parent / "models" / "gpt.py").read_text(encoding="utf-8")
     (excerpt,) = (code for code in snippets("python") if code.startswith("class "))
     for line in excerpt.splitlines():
         if line.strip().startswith(("x = ", "d = ", "return ")):

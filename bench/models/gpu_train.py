@@ -29,12 +29,12 @@ from typing import Any
 import numpy as np
 
 from bench.harness import circumstances, described, folder_of, in_turns
-from byhand import GPT, GPTConfig, optim
+from byhand import GPT, GPTConfig, optim, tasks
 from byhand.cli import bench
 from byhand.models.gpt import PRESETS
 from byhand.runs.log import read_log
-from byhand.training.finite import Batch
-from byhand.training.graph import StepGraph
+from byhand.tasks.task import Batch
+from byhand.training.graph import GraphStep
 
 SIZES = {"gpt2": dict(vocabulary=50304, context=1024, batch=32)}
 ADAMW = dict(lr=6e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
@@ -50,12 +50,13 @@ class Disagreement(RuntimeError):
 
 
 def ours(model: GPT) -> Train:
-    graph = StepGraph(model, optim.AdamW(model, **ADAMW), clip_norm=1.0, ring=STEPS)
+    optimizer = optim.AdamW(model, **ADAMW)
+    step = GraphStep(tasks.LanguageModel(model), optimizer, clip_norm=1.0, capacity=STEPS)
 
     def train(batches: Sequence[Batch]) -> list[float]:
         for batch in batches:
-            graph([batch])
-        return [loss for loss, _ in graph.read()]
+            step([batch])
+        return [loss for loss, _ in step.read()]
 
     return train
 
@@ -72,8 +73,9 @@ def torchs(model: GPT, device: str, compiled: bool) -> Train:
 
     def train(batches: Sequence[Batch]) -> list[float]:
         losses = []
-        for ids, targets in batches:
-            x, y = (torch.from_numpy(a).to(device, non_blocking=True) for a in (ids, targets))
+        for batch in batches:
+            arrays = (batch["ids"], batch["targets"])
+            x, y = (torch.from_numpy(a).to(device, non_blocking=True) for a in arrays)
             with torch.autocast(device, dtype=torch.bfloat16):
                 loss = compute_loss(x, y)
             loss.backward()
@@ -133,7 +135,7 @@ def random_batches(config: GPTConfig, batch: int) -> list[Batch]:
     shape = (STEPS, batch, config.context_size + 1)
     ids = np.random.default_rng(0).integers(config.vocabulary_size, size=shape)
     cut = np.ascontiguousarray
-    return [(cut(some[:, :-1]), cut(some[:, 1:])) for some in ids]
+    return [{"ids": cut(some[:, :-1]), "targets": cut(some[:, 1:])} for some in ids]
 
 
 def matmul_rate(device: str) -> float:

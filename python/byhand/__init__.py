@@ -22,8 +22,8 @@ if TYPE_CHECKING:
         text,
         training,
     )
-    from byhand.backend import cuda_reason, get_num_threads, set_num_threads
     from byhand.about import __version__, info
+    from byhand.backend import cuda_reason, get_num_threads, set_num_threads
     from byhand.models.gpt import GPT, GPTConfig
     from byhand.models.mlp import MLP, MLPConfig
     from byhand.nn.gradcheck import gradcheck

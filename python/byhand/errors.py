@@ -1,9 +1,10 @@
-"""The one exception for mistakes a user can make and mend."""
+"""The exception for mistakes that a user can correct."""
 
 
 class UserError(ValueError):
-    """Something in the input is wrong; the message is one sentence that says what and what to do.
+    """Something in the input is wrong; the message is one sentence that says what, and where it can
+    what to do about it.
 
-    The command line prints it without a traceback and exits with 2; to a program it is a
+    The command line prints it without a traceback and exits with 2. In a program it is a
     ValueError.
     """

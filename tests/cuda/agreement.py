@@ -1,5 +1,5 @@
-"""How near two runs of a kernel must be: the GPU and the same .cu file on the CPU, and a call of
-bench/gpu_cases.py and the numpy reference.
+"""How close two runs of a kernel must be: the GPU and the same .cu file on the CPU, and a call of
+bench.gpu and the numpy reference.
 """
 
 from __future__ import annotations
@@ -8,34 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from tests.cases import op_of
 from tests.cuda import half
 from tests.kernel_case import Arrays, Rejected, bare_reference, directions
 from tests.oracle import EPS
 
-# The hardware's exponentials and logarithms are not the C library's, and tensor cores add in an
-# order and a precision of their own. All else is correctly rounded, in the same order: the same
-# bits.
-INEXACT = {
-    "softmax_forward",
-    "log_softmax_forward",
-    "log_softmax_backward",
-    "cross_entropy_forward",
-    "cross_entropy_backward",
-    "cross_entropy_gradient",
-    "attention_forward",
-    "attention_backward",
-    "matmul_forward",
-    "matmul_backward",
-    "linear_forward",
-    "linear_backward",
-    "bias_gelu_forward",
-    "bias_gelu_backward",
-    "gelu_ffn_forward",
-    "gelu_ffn_backward",
-    "linear_cross_entropy_forward",
-}
-# Kernels that round between two products of bfloat16 matrices.
-ROUND_ON_THE_WAY = {"gelu_ffn_forward", "gelu_ffn_backward", "linear_cross_entropy_forward"}
 NEAR = 16  # epsilons of float32 between two results, relative to the largest value
 
 
@@ -56,7 +33,7 @@ def check_agreement(kernel: str, gpu: Arrays, cpu: Arrays) -> None:
         a, b = np.asarray(mine, np.float64), np.asarray(cpu[name], np.float64)
         same = (np.isnan(a) & np.isnan(b)) | ((a == b) & (np.signbit(a) == np.signbit(b)))
         allowed = np.zeros_like(b)
-        if kernel in INEXACT:
+        if kernel in op_of(kernel).cuda.inexact:
             finite = np.where(np.isfinite(b), np.abs(b), 0.0)
             allowed += NEAR * EPS * np.max(finite, initial=0.0)
             if _is_bf16(mine) and _is_bf16(cpu[name]):
@@ -102,9 +79,9 @@ def check_call(kernels: Any, kernel: str, arguments: Arrays) -> Arrays:
     """Holds one call against the reference in float64, within half.allowance. Raises Rejected ->
     {result: array}.
     """
-    reference = bare_reference()
+    reference, op = bare_reference(), op_of(kernel)
     got = call(kernels, kernel, arguments)
-    if arguments.get("s") is not None:  # a sum that is rounded before anything is made of it
+    if arguments.get("s") is not None:  # a sum that is rounded before it is used
         s = arguments["x"].astype(np.float64) + arguments["add"].astype(np.float64)
         arguments = {**arguments, "x": s.astype(arguments["s"].dtype), "add": None, "s": None}
     exact = call(reference, kernel, arguments, np.float64)
@@ -113,11 +90,11 @@ def check_call(kernels: Any, kernel: str, arguments: Arrays) -> Arrays:
         exact["s"] = single["s"] = s
         arguments["s"] = arguments["x"]
     is_half = any(_is_float(a) and a.dtype.itemsize == 2 for a in arguments.values())
-    for name in exact.keys() - {"work", "h", "dpre"}:
+    for name in exact.keys() - op.scratch:
         truth = exact[name]
         allowed = half.allowance(truth, single[name], arguments[name].dtype)
-        if kernel in ROUND_ON_THE_WAY and is_half:
-            allowed += 2.0**-8 * float(np.max(np.abs(truth), initial=0.0))
+        if is_half:
+            allowed += op.cuda.slack * float(np.max(np.abs(truth), initial=0.0))
         error = np.abs(np.asarray(got[name], np.float64) - truth)
         if not np.max(error, initial=0.0) <= allowed:
             at = tuple(int(i) for i in np.argwhere(~(error <= allowed))[0])

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import importlib
-import os
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,40 +9,13 @@ import pytest
 
 from byhand import backend
 from tests.cuda import compile, cupy_double, machine_code
-from tests.cuda.device import OnCpu, OnDevice
 from tests.cuda.schedules import SCHEDULES
-
-
-@pytest.fixture(scope="session")
-def on_cpu() -> Any:
-    """The CUDA kernels on the CPU; each test runs them under one schedule, chosen by its name."""
-    if "cuda_on_cpu" not in backend.built_modules():
-        pytest.skip("byhand was built without the CUDA kernels for the CPU")
-    return OnCpu()
 
 
 @pytest.fixture
 def cupy(on_cpu: Any, monkeypatch: Any) -> cupy_double.Cupy:
     """`import cupy` gives a stand-in whose arrays run on the CUDA kernels for the CPU."""
     return cupy_double.install(monkeypatch)
-
-
-@pytest.fixture(scope="session")
-def on_gpu() -> Any:
-    """The CUDA kernels on the GPU, taking numpy arrays. Without a GPU, skips with the reason; with
-    BYHAND_REQUIRE=cuda that is a failure.
-    """
-    if reason := backend.cuda_reason():
-        if "cuda" in os.environ.get("BYHAND_REQUIRE", "").split(","):
-            pytest.fail(f"BYHAND_REQUIRE asks for CUDA: {reason}")
-        pytest.skip(reason)
-    return OnDevice(backend.cuda(), importlib.import_module("cupy"))
-
-
-@pytest.fixture(scope="session", params=["on_cpu", pytest.param("on_gpu", marks=pytest.mark.gpu)])
-def device_kernels(request: Any) -> Any:
-    """The kernels on the CPU, then those on the GPU."""
-    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(params=[*SCHEDULES, pytest.param("gpu", marks=pytest.mark.gpu)])
@@ -75,14 +46,9 @@ def _words_on_gpu(module: Any, cache_dir: Path) -> compile.Library:
 
 
 @pytest.fixture(autouse=True)
-def schedule(request: Any) -> Iterator[str]:
-    """The schedule of the threads of a block on the CPU in this test."""
-    chosen = SCHEDULES[zlib.crc32(request.node.name.encode()) % len(SCHEDULES)]
-    if "cuda_on_cpu" not in backend.built_modules():
-        yield chosen
-        return
-    with backend.cuda_on_cpu_schedule(chosen):
-        yield chosen
+def scheduled(schedule: str) -> str:
+    """Every test here runs under a schedule, which follows from its name."""
+    return schedule
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
-"""The GPU against the same .cu files on the CPU, on the samples of the oracle; and whether the
-comparison can refuse.
+"""The GPU against the same .cu files on the CPU, on the samples of the oracle; and tests of that
+comparison.
 """
 
 from __future__ import annotations
@@ -7,14 +7,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.cases import op_of
 from tests.cuda import half
-from tests.cuda.agreement import INEXACT, check_agreement
-from tests.cuda.samples import OPS, WIDE, name_of
+from tests.cuda.agreement import check_agreement
+from tests.cuda.samples import EVERY, HALF, OPS, WIDE, name_of
 from tests.kernel_case import Memory, Rejected, bare_reference, run
 from tests.oracle import EPS, stages
-
-EVERY = [(op, sample) for op in OPS for sample in (*op.samples, op.big) if sample is not None]
-HALF = [(op, sample) for op, sample in (*EVERY, *WIDE) if op.name in half.OPS]
 
 
 @pytest.mark.gpu
@@ -66,7 +64,7 @@ def test_kernels_without_exponentials_must_give_the_same_bits(at, value):
 
 
 def test_kernels_with_exponentials_may_differ_by_a_few_epsilons():
-    assert "softmax_forward" in INEXACT
+    assert "softmax_forward" in op_of("softmax_forward").cuda.inexact
     check_agreement("softmax_forward", {"y": X}, changed(1, 1 + 40 * EPS))  # of 3, the largest
     for at, value in ((1, 1 + 60 * EPS), (3, 1.0), (4, np.nan), (4, -np.inf)):
         with pytest.raises(Rejected):
@@ -83,6 +81,5 @@ def test_results_in_bfloat16_may_differ_by_one_rounding_step():
 
 
 def test_every_inexact_kernel_exists():
-    from byhand import backend
-
-    assert set(backend.reference.available) >= INEXACT
+    for op in OPS:
+        assert set(op.kernels) >= set(op.cuda.inexact)

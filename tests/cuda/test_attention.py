@@ -8,13 +8,10 @@ import numpy as np
 import pytest
 
 from byhand.ops import attention
-from tests.cuda.samples import ATTENTION, WIDE
-from tests.ops.test_attention import check_padding, check_parts_of_offset
+from tests.ops.test_attention import OP, check_padding, check_parts_of_offset
 
 PADDED = [
-    sample
-    for sample in (*ATTENTION.samples, *(s for op, s in WIDE if op is ATTENTION))
-    if sample.arrays["lengths"] is not None
+    sample for sample in (*OP.samples, *OP.cuda.wide()) if sample.arrays["lengths"] is not None
 ]
 
 
@@ -35,8 +32,8 @@ def _calls(queries: int, keys: int, depth: int, short: int) -> dict[str, tuple[A
     """Both kernels' arguments; `work` is `short` elements smaller than it must be."""
     q, k = _zeros(2, queries, 3, depth), _zeros(2, keys, 3, depth)
     o, lse, rules = np.full_like(q, 7), _zeros(2, 3, queries), (None, None, 1, False, 0, 0, 0, 0)
-    forward_room = _zeros(max(0, attention.forward_room(q.shape, k.shape) - short))
-    backward_room = _zeros(attention.backward_room(q.shape) - short)
+    forward_room = _zeros(max(0, attention.forward_work_size(q.shape, k.shape) - short))
+    backward_room = _zeros(attention.backward_work_size(q.shape) - short)
     gradients = np.full_like(q, 7), np.full_like(k, 7), np.full_like(k, 7)
     return {
         "attention_forward": (o, lse, forward_room, q, k, k, *rules),
@@ -66,5 +63,5 @@ def test_too_little_room_is_refused(kernel, queries, device_kernels):
 
 
 def test_many_queries_need_no_room(device_kernels):
-    assert attention.forward_room((2, 5, 3, 16), (2, 300, 3, 16)) == 0
+    assert attention.forward_work_size((2, 5, 3, 16), (2, 300, 3, 16)) == 0
     device_kernels.attention_forward(*_calls(5, 300, 16, 0)["attention_forward"])

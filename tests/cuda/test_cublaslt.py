@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from byhand import _host, backend, cublaslt
-from byhand.training.graph import StepGraph
+from byhand.training import GraphStep
 from tests import oracle
 from tests.cuda import compile, half
 from tests.cuda.samples import MOST_ON_CPU, OPS, WIDE
@@ -115,8 +115,8 @@ def test_samples_on_a_gpu(op, sample, real_on_gpu):
 
 
 def test_ten_steps_in_a_graph_are_those_of_the_cpu(stand_in, cupy):
-    host, (model, optimizer), expected = made("cpu"), made("cuda"), []
-    step, before = StepGraph(model, optimizer, clip_norm=0.5), stand_in.multiplied
+    host, (task, optimizer), expected = made("cpu"), made("cuda"), []
+    step, before = GraphStep(task, optimizer, clip_norm=0.5), stand_in.multiplied
     for step_batches in batches(10):
         expected.append(eager(*host, step_batches))
         step(step_batches)

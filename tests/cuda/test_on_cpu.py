@@ -30,7 +30,7 @@ def test_it_is_known_but_never_picked():
 def test_the_python_of_the_documentation_runs():
     page = (Path(__file__).parents[2] / "docs" / "cuda.md").read_text(encoding="utf-8")
     codes = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    (code,) = (c for c in codes if "StepGraph" not in c)  # that one: test_step.py
+    (code,) = (c for c in codes if "GraphStep" not in c)  # that one: test_step.py
     scope: dict[str, np.ndarray] = {}
     exec(compile(code, "docs/cuda.md", "exec"), scope)
     np.testing.assert_allclose(scope["y"].astype(np.float32).sum(-1), 1, atol=0.01)

@@ -65,7 +65,8 @@ def test_ten_steps_are_those_of_the_cpu(each, ignored, changes, cupy):
         expected.append(eager(*host, step_batches))
         step(step_batches, lr)
     np.testing.assert_allclose(step.read(), expected, rtol=2e-5)
-    np.testing.assert_allclose(model.storage.values.get(), host[0].model.storage.values, rtol=1e-4, atol=1e-5)
+    on_host = host[0].model.storage.values
+    np.testing.assert_allclose(model.storage.values.get(), on_host, rtol=1e-4, atol=1e-5)
     assert optimizer.step_count == host[1].step_count == 10
     assert not model.storage.grads.get().any()
     # Captured in the third step.
@@ -267,7 +268,7 @@ def test_the_example_in_the_documentation_runs(cupy, capsys):
     text = (Path(__file__).parents[2] / "docs" / "cuda.md").read_text(encoding="utf-8")
     (code,) = (c for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "GraphStep" in c)
     ((batch,),) = batches(1)
-    exec(compile(code, "docs/cuda.md", "exec"), {"config": CONFIG, "batch": batch})
+    exec(compile(code, "docs/cuda.md", "exec"), {"config": CONFIG, **batch})
     ((loss, norm),) = ast.literal_eval(capsys.readouterr().out)
     assert loss == pytest.approx(np.log(19), abs=0.3)
     assert norm > 0

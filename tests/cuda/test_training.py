@@ -12,9 +12,9 @@ import pytest
 
 from byhand import backend
 from byhand.cli.main import main
-from byhand.training import Diverged, Trainer
 from byhand.runs.checkpoint import read
 from byhand.runs.log import read_log
+from byhand.training import Diverged, Trainer
 from tests.training import small
 
 
@@ -88,8 +88,8 @@ def in_a_gradient(trainer: Trainer) -> None:
         ),
         (
             in_a_gradient,
-            "gradient's norm is nan, because the gradient of decoder.blocks.0.norm1.weight is not finite "
-            "(NaN in 1 of 8 numbers), though all weights are; ",
+            "gradient's norm is nan, because the gradient of decoder.blocks.0.norm1.weight is not "
+            "finite (NaN in 1 of 8 numbers), though all weights are; ",
         ),
     ],
 )

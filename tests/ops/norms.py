@@ -1,19 +1,35 @@
-"""What the suites of layernorm and rmsnorm share: their samples, and what holds for both."""
+"""What the suites of the norms share: their samples, and what holds for each of them.
+
+A norm is centred if it subtracts the mean of a row: then it has a bias and saves the mean.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from byhand import backend, ops
 from byhand.ops.layernorm import row_groups
 from tests import oracle
-from tests.kernel_case import Call, Error, Op, Sample, directions, generator, normal
+from tests.cuda.rules import Rule
+from tests.kernel_case import (
+    Bug,
+    Call,
+    Cuda,
+    Error,
+    Op,
+    Sample,
+    directions,
+    generator,
+    normal,
+)
+from tests.ops.sizes import SHAPE
 from tests.ops.suite import native_kernels
 
 
@@ -26,9 +42,10 @@ def sample(
     frozen: str = "",
     eps: float = 1e-5,
     mean: float = 1.0,
+    centred: bool = True,
 ) -> Sample:
-    """add: a residual is added on the way in. ds: one gradient passes the norm (with `add` it does
-    so anyway, as the upstream gradient of the sum).
+    """add: the norm of a residual sum. ds: the backward pass adds another gradient of the sum (with
+    `add` it always does: the upstream gradient of the sum).
     """
     marks = {"no-b": not b, "add": add, "ds": ds, f"mean {mean:g}": mean != 1}
     label = "-".join(["x".join(map(str, shape)), *(m for m, marked in marks.items() if marked)])
@@ -41,7 +58,7 @@ def sample(
         "add": normal(rng, *shape) if add else None,
         "ds": normal(rng, *shape) if ds else None,
     }
-    if op == "rmsnorm":
+    if not centred:
         del arrays["b"]
     if add:
         del arrays["ds"]
@@ -50,7 +67,7 @@ def sample(
         arrays,
         {"eps": eps},
         frozen=frozenset(frozen.split()),
-        # Two values normalise to +-1 whatever they are: their gradient is a difference of nothing.
+        # Two values are normalised to +-1 whatever they are, so their gradient is rounding error.
         smooth=columns != 2,
     )
 
@@ -61,6 +78,29 @@ def shapes(s: Sample, parts: tuple[int, ...], *statistics: str) -> dict[str, tup
     work = (row_groups(rows, x), *parts, x.shape[-1])
     found = {"y": x.shape, "work": work, **dict.fromkeys(statistics, x.shape[:-1])}
     return found if s.arrays["add"] is None else {**found, "s": x.shape}
+
+
+def wide_sample(op: str, rows: int, columns: int, fused: bool, centred: bool = True) -> Sample:
+    """The norm of a residual sum, or of x with another gradient of x to be added."""
+    rng = generator(f"wide {op}", str(columns))
+    arrays = {
+        "x": 2 * normal(rng, rows, columns) + 1,
+        "w": normal(rng, columns),
+        "b": normal(rng, columns),
+        "add": normal(rng, rows, columns) if fused else None,
+        "ds": None if fused else normal(rng, rows, columns),
+    }
+    if not centred:
+        del arrays["b"]
+    return Sample(f"{rows}x{columns}", arrays, {"eps": 1e-5})
+
+
+# The norms share their kernels; their forward passes load different arrays.
+INSTRUCTIONS = (
+    Rule("norm_backward_rows", loads=4),  # dy x w ds
+    Rule("norm_backward_long", loads=4),
+    Rule("norm_add_partials", loads=0, stores=0),
+)
 
 
 def public(module: Any, c: Call) -> dict[str, Any]:
@@ -106,9 +146,12 @@ def norm(
     name: str,
     samples: tuple[Sample, ...],
     torch_norm: Callable[[Any, Any, float], Any],
+    wide: Callable[[], Iterable[Sample]],
+    instructions: tuple[Rule, ...],
+    planted: tuple[Bug, ...],
+    centred: bool = True,
 ) -> Op:
-    """torch_norm: (s, the tensors, eps) -> y."""
-    centred = name == "layernorm"
+    """torch_norm: (s, the tensors, eps) -> y. instructions: those of its forward kernel."""
     statistics = ("mean", "rstd") if centred else ("rstd",)
 
     def torch_forward(t: Any, o: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +165,7 @@ def norm(
         forward=f"{name}_forward",
         backward=f"{name}_backward",
         samples=samples,
-        big=sample(name, 1023, 129, add=True),
+        big=sample(name, 1023, 129, add=True, centred=centred),
         shapes=lambda s: shapes(s, (2,) if centred else (), *statistics),
         upstream={"y": "dy", "s": "ds"},
         gradients=gradients,
@@ -142,13 +185,20 @@ def norm(
             f"{name}_backward": ("dy", ("dx",)),
         },
         errors=errors(name),
+        planted=planted,
+        drawn=st.builds(
+            lambda shape, add: sample(name, *shape, add=add, centred=centred), SHAPE, st.booleans()
+        ),
+        past_caches=True,
+        cuda=Cuda(wide=wide, instructions=(*instructions, *INSTRUCTIONS)),
     )
 
 
 class NormTests:
-    """Beside OpSuite, for the two norms."""
+    """Beside OpSuite, for each norm."""
 
     op: ClassVar[Op]
+    centred: ClassVar[bool] = True
 
     @pytest.mark.parametrize("groups", [1, 2, 7, 40])
     def test_any_number_of_groups(self, native: str, groups: int) -> None:
@@ -175,9 +225,9 @@ class NormTests:
             np.testing.assert_array_equal(ours, theirs)
 
     @pytest.mark.parametrize("missing", ["s", "add"])
-    def test_a_sum_and_its_addend_go_together(self, home: str, missing: str) -> None:
-        dtype = np.float64 if home == "reference" else np.float32
-        kernel = getattr(native_kernels(home), self.op.forward)
+    def test_a_sum_and_its_addend_go_together(self, backend_name: str, missing: str) -> None:
+        dtype = np.float64 if backend_name == "reference" else np.float32
+        kernel = getattr(native_kernels(backend_name), self.op.forward)
         arrays = {"x": (2, 3), "y": (2, 3), "s": (2, 3), "add": (2, 3), "w": (3,), "b": (3,)}
         arguments: list[Any] = []
         for name, direction, _ in directions(self.op.forward):
@@ -187,3 +237,61 @@ class NormTests:
             ValueError, match=f"{self.op.forward}: s and add must be given together"
         ):
             kernel(*arguments)
+
+    @pytest.mark.parametrize("groups", [1, 2, 7, 200])
+    @pytest.mark.parametrize("columns", [12, 40, 1500, 8500, 17000])
+    def test_cuda_backward_with_any_number_of_groups(
+        self, groups: int, columns: int, device_kernels: Any
+    ) -> None:
+        """work[g] holds the sums of the rows of group g; groups without rows hold zeros."""
+        rng = np.random.default_rng(columns + groups)
+        rows, centred = 23, self.centred
+        x, dy = (rng.standard_normal((rows, columns)).astype(np.float32) for _ in range(2))
+        w = rng.standard_normal(columns).astype(np.float32)
+        mean = x.mean(-1) if centred else np.zeros(rows, np.float32)
+        rstd = (1 / np.sqrt(((x - mean[:, None]) ** 2).mean(-1))).astype(np.float32)
+        dx = np.full_like(x, np.nan)
+        shape = (groups, 2, columns) if centred else (groups, columns)
+        work = np.full(shape, np.nan, np.float32)
+        dw, db = np.zeros((2, columns), np.float32)
+        given = [dw, db] if centred else [dw]
+        saved = [mean, rstd] if centred else [rstd]
+        kernel = getattr(device_kernels, self.op.backward or "")
+        kernel(dx, *given, work, dy, x, w, *saved, None)
+        each = -(-rows // groups)
+        normal = (x - mean[:, None]).astype(np.float64) * rstd[:, None]
+        for g in range(groups):
+            mine = slice(g * each, (g + 1) * each)
+            parts = [(dy[mine] * normal[mine]).sum(0), dy[mine].sum(0, dtype=np.float64)]
+            expected = parts if centred else parts[0]
+            np.testing.assert_allclose(work[g], expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(dw, (dy * normal).sum(0), rtol=1e-4, atol=1e-4)
+        if centred:
+            np.testing.assert_allclose(db, dy.sum(0, dtype=np.float64), rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("columns", [40, 1000, 1500, 9000, 120000])
+    @pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+    def test_the_cuda_norm_of_a_sum_is_that_of_the_sum_as_stored(
+        self, storage: str, columns: int, device_kernels: Any
+    ) -> None:
+        """The fused residual gives the bits of an addition, rounded to storage, and its norm."""
+        ml_dtypes = pytest.importorskip("ml_dtypes")
+        dtype = np.dtype(getattr(ml_dtypes, storage, storage))
+        rng = np.random.default_rng(columns)
+        x, add = rng.standard_normal((2, 3, columns)).astype(dtype)
+        w = rng.standard_normal(columns).astype(dtype)
+        total = (x.astype(np.float32) + add.astype(np.float32)).astype(dtype)
+        bias = [w] if self.centred else []
+
+        def forward(s: Any, x: Any, add: Any) -> list[Any]:
+            y = np.zeros_like(x)
+            statistics = [np.zeros(3, np.float32) for _ in range(1 + len(bias))]
+            kernel = getattr(device_kernels, self.op.forward)
+            kernel(y, s, *statistics, x, w, *bias, add, 1e-5)
+            return [y, *statistics]
+
+        s = np.zeros_like(x)
+        fused, apart = forward(s, x, add), forward(None, total, None)
+        assert s.tobytes() == total.tobytes()
+        for one, other in zip(fused, apart, strict=True):
+            assert one.tobytes() == other.tobytes()

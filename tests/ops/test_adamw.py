@@ -1,10 +1,13 @@
 """AdamW: single steps, and a thousand of them against PyTorch."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
 from byhand import ops
-from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.cuda.rules import Rule
+from tests.kernel_case import FORWARD, Bug, Call, Cuda, Error, Op, Sample, generator, normal
 from tests.ops.suite import OpSuite
 
 
@@ -50,10 +53,10 @@ def sample(
 
 
 def torch_forward(t, o):
-    """PyTorch's own optimiser, started in the middle of its life."""
+    """PyTorch's optimiser, with the state that it has after t steps."""
     import torch
 
-    if t.norm is not None and not t.norm.isfinite():  # of PyTorch's the moments would be NaN
+    if t.norm is not None and not t.norm.isfinite():  # PyTorch's moments would become NaN
         same = {name: getattr(t, name) for name in "wmvt"}
         return same if "copy" in o else {**same, "copy": t.w}
     starts = [0, *t.bounds.tolist()[:-1]]
@@ -112,6 +115,40 @@ def step_with(**changed):
     return ops.adamw.step(*arrays.values(), **{**options, **changed})
 
 
+def wide() -> Iterator[Sample]:
+    for size in (1020, 20_003):
+        yield sample(size, *range(1, size, 23), t=7, copy=size % 2 == 0)
+    for size in (1023, 1 << 16, (1 << 16) + 3, 1 << 20, (1 << 20) + 3):
+        yield sample(size, size // 3, norm=3.0, t=7, copy=size % 2 == 1)
+
+
+BUGS = (
+    Bug("m not corrected", "adamw_step", "rate / (1 - beta1**steps)", "rate", None, FORWARD),
+    Bug("v not corrected", "adamw_step", "v / (1 - beta2**steps)", "v", None, FORWARD),
+    Bug("corrected by the step before", "adamw_step", "steps = int(t)", "steps = int(t) - 1", None,
+        FORWARD),
+    Bug("not counted", "adamw_step", "t += 1\n    steps = int(t)", "steps = int(t) + 1", None,
+        FORWARD),
+    Bug("group ends one late", "adamw_step", 'side="right"', 'side="left"', None, FORWARD),
+    Bug("one group for all", "adamw_step", "lr[group], weight_decay[group]",
+        "lr[0], weight_decay[0]", None, FORWARD),
+    Bug("decay of the next group", "adamw_step", "weight_decay[group]",
+        "np.roll(weight_decay, -1)[group]", None, FORWARD),
+    Bug("decay not times rate", "adamw_step", "1 - rate * decay", "1 - lr[0] * decay", None,
+        FORWARD),
+    Bug("copy of the old weights", "adamw_step", "    w *= 1 - rate * decay\n",
+        "    if copy is not None:\n        copy[...], copy = w, None\n"
+        "    w *= 1 - rate * decay\n", None, FORWARD),
+    Bug("eps inside", "adamw_step", "v / (1 - beta2**steps)) + eps",
+        "v / (1 - beta2**steps) + eps)", None, FORWARD),
+    Bug("not clipped", "adamw_step", "if norm is not None:", "if False:", None, FORWARD),
+    Bug("made with an infinite norm", "adamw_step", "not np.isfinite(norm)", "np.isnan(norm)", None,
+        FORWARD),
+    Bug("made with a norm of NaN", "adamw_step", "not np.isfinite(norm)", "np.isinf(norm)", None,
+        FORWARD),
+    Bug("g not squared", "adamw_step", "* g * g", "* abs(g)", None, FORWARD),
+)  # fmt: skip
+
 OP = Op(
     name="adamw",
     forward="adamw_step",
@@ -129,13 +166,19 @@ OP = Op(
         sample(1025, 17, 513, 1024, t=99_999, lr=1e-4),
         sample(37, 18, t=3, norm=np.nan, copy=True),
         sample(35, 30, t=3, norm=np.inf),
-        sample(31, 15, size=1e-8),  # where eps counts
+        sample(31, 15, size=1e-8),  # so small that eps matters
     ),
     big=sample(300_001, 100_003, 100_003, 200_002, t=1, norm=3.0, copy=True),
     shapes=lambda s: {"copy": s.arrays["w"].shape, "work": (s.arrays["lr"].size, 4)},
     scratch=frozenset({"work"}),
     torch=torch_forward,
     public=public,
+    planted=BUGS,
+    cuda=Cuda(
+        wide=wide,
+        instructions=(Rule("adamw_update", loads=4, stores=3),),  # w m v g, w m v
+        either=("g", "copy"),
+    ),
     errors=(
         Error(
             ValueError,
@@ -181,7 +224,7 @@ OP = Op(
 
 class TestAdamW(OpSuite):
     op = OP
-    test_finite_differences = None  # no gradient flows through it
+    test_finite_differences = None  # it has no gradient
 
 
 def test_a_thousand_steps_are_those_of_pytorch() -> None:

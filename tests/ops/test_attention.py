@@ -1,15 +1,20 @@
 """Attention: the cases, masks of every kind, packed and strided arrays, dropout, empty rows."""
 
+import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from byhand import backend, ops
 from byhand.ops import philox
 from tests import oracle
-from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.cuda.rules import EXP2, TENSOR_CORES, Rule
+from tests.kernel_case import Bug, Call, Cuda, Error, Op, Sample, generator, normal
+from tests.ops.sizes import FEW, SMALL
 from tests.ops.suite import OpSuite, native_kernels
 from tests.ops.test_softmax import seen_keys
 
@@ -70,7 +75,7 @@ def sample(
 def shapes(case: Sample) -> dict[str, tuple[int, ...]]:
     q, k = case.arrays["q"].shape, case.arrays["k"].shape
     b, t, h, _ = q
-    room = max(ops.attention.forward_room(q, k), ops.attention.backward_room(q))
+    room = max(ops.attention.forward_work_size(q, k), ops.attention.backward_work_size(q))
     return {"o": q, "lse": (b, h, t), "mask": (b, h, t, k[1]), "work": (room,)}
 
 
@@ -111,6 +116,77 @@ def ones(*shape: int) -> np.ndarray:
 
 
 GOOD = (ones(2, 3, 4, 5), ones(2, 6, 4, 5), ones(2, 6, 4, 5))
+
+
+def wide() -> Iterator[Sample]:
+    """Every rule at lengths around a tile and at several, heads of every depth that has kernels."""
+    depths = itertools.cycle((32, 64, 80, 96, 128))
+    for n in (1, 17, 63, 64, 65, 200, 256, 1000):
+        heads, long = 2 if n < 100 else 1, n > 256
+        rules: tuple[dict[str, Any], ...] = (
+            {},
+            {"causal": True},
+            {"lengths": (n - n // 3,)},
+            {"window": n // 4 + 1},
+            {"mask": "111v" if long else "11vv"},
+            {"dropout": 0.2, "causal": True},
+        )
+        for rule in rules:
+            yield sample(1, n, n, heads, 32 if long else next(depths), **rule)
+    for depth in (40, 72, 100, 120):  # not a whole number of tiles, or of packs
+        yield sample(1, 70, 100, 2, depth, causal=True, layout="transposed")
+    yield sample(2, 130, 70, 4, 64, groups=2, lengths=(70, 33), window=40, causal=True)
+    yield sample(1, 64, 200, 6, 33, groups=2, mask="1vvv", dropout=0.3, scale=-0.2)
+    # Decoding: one query and a few, one head a group and several, pieces of keys without a query.
+    yield sample(2, 1, 257, 2, 64, lengths=(257, 0))
+    yield sample(1, 1, 1300, 8, 128, groups=2, window=600)
+    yield sample(2, 3, 515, 6, 96, groups=2, causal=True, lengths=(515, 200))
+    yield sample(1, 4, 300, 3, 65, mask="1vvv", causal=True)
+    yield sample(1, 2, 300, 2, 32, dropout=0.2)
+
+
+CUDA = Cuda(
+    wide=wide,
+    instructions=(
+        Rule("attention_forward_tiles", needs=(*TENSOR_CORES, EXP2)),
+        Rule("attention_backward_tiles", needs=(*TENSOR_CORES, EXP2)),
+        Rule("attention_row_sums", loads=2, stores=0),  # dout o
+        Rule("attention_few_pieces", loads=2, stores=0, needs=(EXP2,)),  # k v
+    ),
+    either=("work",),  # used for a few queries only
+    rounds=True,
+    inexact=("attention_forward", "attention_backward"),
+)
+
+BUGS = (
+    Bug("heads mixed up", "attention_forward",
+        "_heads_first(p @ _for_every_head(v, q.shape[2], lengths))",
+        "(p @ _for_every_head(v, q.shape[2], lengths)).reshape(o.shape)"),
+    Bug("lse without maximum", "attention_forward", "top + np.log(total)", "np.log(total)"),
+    Bug("no 1/(1-p)", "attention_forward", " * p.dtype.type(philox.rule(dropout)[1])", "",
+        "_dropout_scale"),
+    Bug("lengths ignored", "attention_forward", "mask, lengths,", "mask, None,"),
+    Bug("window one-sided", "attention_forward", "abs(position - np.arange(keys))",
+        "(position - np.arange(keys))", "_scores"),
+    Bug("another group", "attention_forward", "np.repeat(_heads_first(a), heads // groups if "
+        "groups else 1, axis=1)", "np.tile(_heads_first(a), (1, heads // groups if groups else 1, "
+        "1, 1))", "_for_every_head"),
+    Bug("dk doubled", "attention_backward", "_for_every_group(ds.swapaxes",
+        "_for_every_group(2 * ds.swapaxes"),
+    Bug("scale missing", "attention_backward", "ds = scale * p", "ds = p"),
+    Bug("delta missing", "attention_backward", "(dp - delta)", "dp"),
+    Bug("mask ignored", "attention_backward", "k, mask,", "k, None,"),
+    Bug("not causal", "attention_backward", "scale, causal, window)",
+        "scale, False, window)"),
+    Bug("window one wider", "attention_backward", "causal, window)",
+        "causal, window + (window > 0))"),
+    Bug("lengths one longer", "attention_backward", "mask, lengths,",
+        "mask, lengths if lengths is None else lengths + 1,"),
+    Bug("a head missing", "attention_backward", ".sum(2))", "[:, :, 0])", "_for_every_group"),
+    Bug("another dropout", "attention_backward", "seed, offset)", "seed, offset - 1)"),
+    Bug("dv not dropped", "attention_backward", "dp * z, p * z", "dp * z, p"),
+    Bug("dk and dv swapped", "attention_backward", "dk[...] =", "dv, dk = dk, dv\n    dv[...] ="),
+)  # fmt: skip
 
 OP = Op(
     name="attention",
@@ -154,10 +230,10 @@ OP = Op(
         sample(1, 2, 1100, 4, 16, groups=2, window=70, lengths=(1090,)),
         sample(2, 4, 600, 4, 8, groups=1, lengths=(1, 599), causal=True, layout="transposed"),
         sample(1, 3, 2300, 2, 16, groups=1, window=1500, causal=True),
-        # Keys that nobody sees before and behind the others, in one block of queries.
+        # Keys that no query sees, before and after the others, in one block of queries.
         sample(3, 20, 300, 2, 16, window=5, lengths=(290, 100, 300)),
         sample(1, 20, 600, 1, 16, window=40, mask="v1vv"),
-        # Queries that see nothing, before and behind the others.
+        # Queries that see no key, before and after the others.
         sample(2, 200, 70, 1, 16, window=10, lengths=(70, 20)),
         sample(
             2,
@@ -182,6 +258,20 @@ OP = Op(
     torch=torch_forward,
     public=public,
     rows={"attention_forward": ("q", ("o",)), "attention_backward": ("q", ("dq",))},
+    planted=BUGS,
+    drawn=st.builds(
+        sample,
+        FEW,
+        SMALL,
+        SMALL,
+        FEW,
+        SMALL,
+        causal=st.booleans(),
+        mask=st.sampled_from(["", "vvvv", "111v", "v11v", "1vv1"]),
+        dropout=st.sampled_from([0.0, 0.25]),
+        layout=st.sampled_from(["contiguous", "padded", "transposed"]),
+    ),
+    cuda=CUDA,
     errors=(
         Error(
             ValueError,
@@ -240,7 +330,7 @@ OP = Op(
 
 
 def check_padding(case: Sample, kernels: Any, dtype: type) -> None:
-    """NaN in the padding behind the lengths changes no bit of any result."""
+    """NaN in the padding beyond the lengths changes no bit of any result."""
     lengths = case.arrays["lengths"]
     for stage in oracle.stages(OP, case, oracle.bare_reference()):
         clean = oracle.run(kernels, stage.kernel, stage.env, stage.shapes, dtype)
@@ -269,7 +359,7 @@ class TestAttention(OpSuite):
 
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     def test_packed(self, dtype: type) -> None:
-        """Three parts of one array in, three parts of one gradient out, and no copy between."""
+        """Three parts of one array in, three parts of one gradient out, without a copy."""
         packed = normal(generator("attention", "packed"), 2, 9, 3, 4, 16).astype(dtype)
         dy = np.ascontiguousarray(packed[:, :, 1] + 1)
         parts = [packed[:, :, i] for i in range(3)]
@@ -291,15 +381,15 @@ class TestAttention(OpSuite):
         got = oracle.run(kernels, backward.kernel, backward.env, backward.shapes, np.float32)
         assert not got["dq"][:, :2].any()
 
-    def test_what_padding_holds_does_not_matter(self, home: str) -> None:
-        dtype = np.float64 if home == "reference" else np.float32
+    def test_what_padding_holds_does_not_matter(self, backend_name: str) -> None:
+        dtype = np.float64 if backend_name == "reference" else np.float32
         for case in OP.samples:
             if case.arrays["lengths"] is not None:
-                check_padding(case, native_kernels(home), dtype)
+                check_padding(case, native_kernels(backend_name), dtype)
 
-    def test_the_offset_of_dropout_in_two_parts(self, home: str) -> None:
+    def test_the_offset_of_dropout_in_two_parts(self, backend_name: str) -> None:
         check_parts_of_offset(
-            native_kernels(home), np.float64 if home == "reference" else np.float32
+            native_kernels(backend_name), np.float64 if backend_name == "reference" else np.float32
         )
 
     def test_later_keys_do_not_reach_earlier_queries(self, native: str) -> None:

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from byhand import ops
 from byhand.ops.bias_gelu import gelu
-from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.cuda.rules import Rule
+from tests.kernel_case import Bug, Call, Cuda, Error, Op, Sample, generator, normal
+from tests.ops.sizes import SHAPE
 from tests.ops.suite import OpSuite
 
 
@@ -39,6 +42,27 @@ def public(c: Call):
     return {"y": y, "dx": ops.bias_gelu.backward(c.upstream["dy"], saved, c.into["db"])}
 
 
+CUDA = Cuda(
+    instructions=(
+        Rule("bias_gelu_forward_rows", loads=2),  # x b
+        Rule("bias_gelu_backward_rows", loads=3),  # dy x b
+        Rule("column_sums<.*Gradients", loads=3, stores=0),  # dy x b
+    ),
+    inexact=("bias_gelu_forward", "bias_gelu_backward"),
+)
+
+BUGS = (
+    Bug("forms swapped", "bias_gelu_forward", "x + b, tanh", "x + b, not tanh"),
+    Bug("rounded constant", "bias_gelu_forward", "_CUBIC", "0.0447", "gelu"),
+    Bug("output read", "bias_gelu_forward", "y[...] = ", "y[...] += "),
+    Bug("x pdf dropped", "bias_gelu_backward",
+        " + u * np.exp(-0.5 * u * u) / math.sqrt(2 * math.pi)", "", "gelu_derivative"),
+    Bug("inner dropped", "bias_gelu_backward", "(1 - t * t) * inner", "(1 - t * t)",
+        "gelu_derivative"),
+    Bug("bias ignored", "bias_gelu_backward", "x if b is None else x + b", "x"),
+    Bug("db = for +=", "bias_gelu_backward", "db += ", "db[...] = "),
+)  # fmt: skip
+
 OP = Op(
     name="bias_gelu",
     forward="bias_gelu_forward",
@@ -68,6 +92,12 @@ OP = Op(
     public=public,
     in_place=(("bias_gelu_forward", "y", "x"), ("bias_gelu_backward", "dx", "dy")),
     rows={"bias_gelu_forward": ("x", ("y",)), "bias_gelu_backward": ("dy", ("dx",))},
+    planted=BUGS,
+    drawn=st.builds(
+        lambda shape, tanh, b: sample(*shape, tanh=tanh, b=b), SHAPE, st.booleans(), st.booleans()
+    ),
+    past_caches=True,
+    cuda=CUDA,
     errors=(
         Error(
             ValueError,
@@ -93,7 +123,7 @@ class TestBiasGelu(OpSuite):
     ],
 )
 def test_the_erf_form_keeps_its_digits_in_the_tails(u: float, phi: float) -> None:
-    """Phi by 1 + erf would have no digit left at -8; a rounded argument costs u^2 units."""
+    """1 + erf(u) has no correct digit at -8. Rounding u costs u^2 units in the last place."""
     assert gelu(np.array([u]), False)[0] == pytest.approx(u * phi, rel=1e-15 * (1 + u * u), abs=0)
 
 

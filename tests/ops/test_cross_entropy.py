@@ -2,13 +2,17 @@
 its gradient in place.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from byhand import backend, ops
-from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.cuda.rules import EXP2, Rule
+from tests.kernel_case import FORWARD, Bug, Call, Cuda, Error, Op, Sample, generator, normal
+from tests.ops.sizes import SMALL, SOME, WIDTHS, rows_of
 from tests.ops.suite import OpSuite
 
 
@@ -45,7 +49,7 @@ def torch_forward(t, o):
 
     lse = torch.where(t.targets == o["ignore_index"], torch.inf, torch.logsumexp(t.logits, -1))
     if not (t.targets != o["ignore_index"]).any():
-        return {"loss": (0 * t.logits).sum()}  # PyTorch's mean of nothing is NaN, ours is 0
+        return {"loss": (0 * t.logits).sum()}  # PyTorch's mean over no rows is NaN, ours is 0
     loss = f.cross_entropy(
         t.logits.reshape(-1, t.logits.shape[-1]),
         t.targets.reshape(-1),
@@ -75,6 +79,54 @@ def ones(*shape: int) -> np.ndarray:
 def ids(*numbers: int) -> np.ndarray:
     return np.array(numbers, np.int64)
 
+
+def wide() -> Iterator[Sample]:
+    for columns in WIDTHS:
+        yield _of_width(rows_of(columns), columns)
+    yield _of_width(9001, 12)  # more rows than partial sums
+
+
+def wide_gradient() -> Iterator[Sample]:
+    yield from wide()
+    yield _of_width(5, 2053)  # in float32 the fifth row has a pack more than the third
+    yield _of_width(5, 2061)  # in bfloat16
+    for rows, columns in ((2, 60_000), (1, 125_003), (5, 131_072)):  # more than shared memory holds
+        yield _of_width(rows, columns)
+
+
+def _of_width(rows: int, columns: int) -> Sample:
+    rng = generator("wide cross_entropy", str(columns))
+    targets = rng.integers(0, columns, rows)
+    targets[rows // 2 :][1:2] = -100
+    arrays = {"logits": 4 * normal(rng, rows, columns), "targets": targets.astype(np.int64)}
+    smoothing = 0.1 if columns % 2 else 0.0
+    options = {"ignore_index": -100, "smoothing": smoothing, "mean": columns % 4 != 0}
+    return Sample(f"{rows}x{columns}", arrays, options)
+
+
+CUDA = Cuda(
+    wide=wide,
+    instructions=(
+        Rule("cross_entropy_forward_rows", stores=0, needs=(EXP2,)),
+        Rule("cross_entropy_backward_rows", needs=(EXP2,)),
+    ),
+    inexact=("cross_entropy_forward", "cross_entropy_backward"),
+)
+
+BUGS = (
+    Bug("mean over all", "cross_entropy_forward", "max(kept.size, 1) if",
+        "max(targets.size, 1) if"),
+    Bug("no maximum", "cross_entropy_forward", "np.exp(logits - top)",
+        "(np.exp(logits) / np.exp(top))", None, FORWARD),
+    Bug("no smoothing", "cross_entropy_backward", "g -= smoothing / max(logits.shape[-1], 1)",
+        "pass"),
+    Bug("ignored rows kept", "cross_entropy_backward", "g[~kept] = 0", "pass"),
+    Bug("dloss ignored", "cross_entropy_backward",
+        "dloss / np.maximum(count, 1) if mean else dloss",
+        "1 / max(count, 1) if mean else 1"),
+    Bug("one-hot forgotten", "cross_entropy_backward", "g[rows, ids[rows]] -= 1 - smoothing",
+        "pass"),
+)  # fmt: skip
 
 OP = Op(
     name="cross_entropy",
@@ -109,6 +161,10 @@ OP = Op(
         "cross_entropy_forward": ("logits", ("lse",)),
         "cross_entropy_backward": ("logits", ("dlogits",)),
     },
+    planted=BUGS,
+    drawn=st.builds(sample, SMALL, SOME, smoothing=st.sampled_from([0.0, 0.1]), mean=st.booleans()),
+    past_caches=True,
+    cuda=CUDA,
     errors=(
         Error(
             TypeError,
@@ -164,6 +220,20 @@ def public_gradient(c: Call):
     return {"loss": loss, "logits": c.arrays["logits"]}
 
 
+GRADIENT_BUGS = (
+    Bug("dloss ignored", "cross_entropy_gradient", "(logits, dloss,",
+        "(logits, np.ones_like(dloss),"),
+    Bug("scaled twice", "cross_entropy_gradient", "count, lses, logits, *options)",
+        "count, lses, logits, *options)\n    logits *= dloss"),
+    Bug("always the sum", "cross_entropy_gradient", "dloss, count, lses, logits, *options)",
+        "dloss, count, lses, logits, *options[:-1], False)"),
+    Bug("logits left", "cross_entropy_gradient", "_backward(logits, ",
+        "_backward(logits.copy(), "),
+    Bug("loss of the gradient", "cross_entropy_gradient", "_backward(logits, dloss",
+        "_forward(loss, count, lses.copy(), 2 * logits, *options)\n    _backward(logits, dloss",
+        None, FORWARD),
+)  # fmt: skip
+
 GRADIENT = replace(
     OP,
     name="cross_entropy_gradient",
@@ -173,6 +243,13 @@ GRADIENT = replace(
     public=public_gradient,
     in_place=(),
     rows={"cross_entropy_gradient": ("logits", ("lse", "logits"))},
+    planted=GRADIENT_BUGS,
+    past_caches=False,
+    cuda=Cuda(
+        wide=wide_gradient,
+        instructions=(Rule("cross_entropy_gradient", needs=(EXP2,)),),
+        inexact=("cross_entropy_gradient",),
+    ),
     errors=(
         Error(
             ValueError,
@@ -196,7 +273,7 @@ GRADIENT = replace(
 class TestCrossEntropy(OpSuite):
     op = OP
 
-    def test_an_ignored_nan_counts_for_nothing(self, native: str) -> None:
+    def test_a_nan_in_an_ignored_row_has_no_effect(self, native: str) -> None:
         logits = normal(generator("cross_entropy", "nan"), 3, 17)
         logits[1] = np.nan
         with backend.use_cpu(native):
@@ -269,3 +346,57 @@ def test_the_upstream_gradient_may_be_a_number() -> None:
     ops.cross_entropy.gradient_in_place(default, ids(0, 1, 2))
     ops.cross_entropy.gradient_in_place(one, ids(0, 1, 2), 1.0)
     assert default.tobytes() == one.tobytes() != a.tobytes()
+
+
+@pytest.mark.parametrize("target", [-1, 33, 2**40, -(2**40)])
+@pytest.mark.parametrize("cols", [33, 1200])
+def test_cuda_gives_a_nan_loss_for_an_invalid_target(target, cols, device_kernels):
+    """Nothing is read out of bounds, and the gradient is NaN in the row of that target only."""
+    logits = np.random.default_rng(5).standard_normal((4, cols)).astype(np.float32)
+    targets = np.array([1, target if target != 33 else cols, -100, 2], np.int64)
+    loss, count = np.zeros((), np.float32), np.zeros((), np.float32)
+    lse, dlogits = np.zeros(4, np.float32), np.zeros_like(logits)
+    options = (-100, 0.0, True)
+    device_kernels.cross_entropy_forward(loss, count, lse, logits, targets, *options)
+    assert np.isnan(loss)
+    assert count == 3
+    one = np.ones((), np.float32)
+    device_kernels.cross_entropy_backward(dlogits, one, count, lse, logits, targets, *options)
+    assert np.isnan(dlogits).all(axis=1).tolist() == [False, True, False, False]
+    assert np.isnan(dlogits).any(axis=1).tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("target", [-1, 33, 2**40, -(2**40)])
+@pytest.mark.parametrize("cols", [33, 1200, 1203])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_cuda_gives_a_nan_gradient_in_place_for_an_invalid_target(
+    target, cols, shift, device_kernels
+):
+    """Rows begin at every distance from a multiple of 16 bytes; the other rows are right."""
+    memory = np.random.default_rng(5).standard_normal(6 * cols + shift).astype(np.float32)
+    logits = memory[shift:].reshape(6, cols)
+    targets = np.array([1, target if target != 33 else cols, -100, 2, 0, cols - 1], np.int64)
+    (loss, count), lse = np.zeros((2, 1), np.float32), np.zeros(6, np.float32)
+    loss, count, dloss = loss.reshape(()), count.reshape(()), np.ones((), np.float32)
+    device_kernels.cross_entropy_gradient(loss, count, lse, logits, dloss, targets, -100, 0.1, True)
+    assert np.isnan(loss)
+    assert count == 5
+    wrong = [False, True, False, False, False, False]
+    assert np.isnan(logits).all(axis=1).tolist() == np.isnan(logits).any(axis=1).tolist() == wrong
+    assert not logits[2].any()
+    np.testing.assert_allclose(logits[[0, 3, 4, 5]].sum(axis=1), 0, atol=1e-6)
+
+
+def test_the_cuda_gradient_needs_no_lse(device_kernels):
+    for cols in (33, 1200):
+        logits = np.random.default_rng(5).standard_normal((4, cols)).astype(np.float32)
+        targets = np.array([1, 3, -100, 2], np.int64)
+        results = []
+        for lse in (np.zeros(4, np.float32), None):
+            loss, count, dloss = (np.ones((), np.float32) for _ in range(3))
+            mine = logits.copy()
+            device_kernels.cross_entropy_gradient(
+                loss, count, lse, mine, dloss, targets, -100, 0.1, True
+            )
+            results.append((loss.tobytes(), count.tobytes(), mine.tobytes()))
+        assert results[0] == results[1]

@@ -1,13 +1,16 @@
-"""Dropout: the cases, its rate, and the generator's published answers."""
+"""Dropout: the cases, its rate, and the published test vectors of the generator."""
 
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
-from byhand import ops
+from byhand import backend, ops
 from byhand.ops import philox
-from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.cuda.rules import Rule
+from tests.kernel_case import Bug, Call, Cuda, Error, Op, Sample, generator, normal
+from tests.ops.sizes import SHAPE
 from tests.ops.suite import OpSuite, native_kernels
 
 
@@ -35,6 +38,14 @@ def public(c: Call):
     y, saved = ops.dropout.forward(c.arrays["x"], **c.options, add=c.arrays["add"])
     return {"y": y, "dx": ops.dropout.backward(c.upstream["dy"], saved)}
 
+
+BUGS = (
+    Bug("no 1/(1-p)", "dropout_forward", "x * x.dtype.type(philox.rule(p)[1])", "x",
+        "_dropped"),
+    Bug("residual dropped", "dropout_forward", "_dropped(x, p, seed, offset)",
+        "_dropped(x if add is None else x + add, p, seed, offset) - (0 if add is None else add)"),
+    Bug("another mask", "dropout_backward", "seed, offset)", "seed ^ 1, offset)"),
+)  # fmt: skip
 
 OP = Op(
     name="dropout",
@@ -65,6 +76,10 @@ OP = Op(
         ("dropout_backward", "dx", "dy"),
     ),
     rows={"dropout_forward": ("add", ("y",))},
+    planted=BUGS,
+    drawn=st.builds(lambda shape, add: sample(*shape, add=add), SHAPE, st.booleans()),
+    past_caches=True,
+    cuda=Cuda(instructions=(Rule("dropout_groups", loads=2),)),  # x add
     errors=(
         Error(
             ValueError,
@@ -135,8 +150,10 @@ class TestDropout(OpSuite):
     op = OP
 
     @pytest.mark.parametrize(("fixed", "moving"), [(5, 4), (4, 5), (0, 9), (10, -1), (ALL, 10)])
-    def test_an_offset_in_two_parts(self, fixed: int, moving: int, home: str) -> None:
-        check_parts_of_offset(native_kernels(home), home == "reference", fixed, moving)
+    def test_an_offset_in_two_parts(self, fixed: int, moving: int, backend_name: str) -> None:
+        check_parts_of_offset(
+            native_kernels(backend_name), backend_name == "reference", fixed, moving
+        )
 
 
 @pytest.mark.parametrize(
@@ -168,7 +185,7 @@ class TestDropout(OpSuite):
 def test_philox_gives_the_published_words(
     group: int, seed: int, offset: int, seven: str, ten: str
 ) -> None:
-    """The known answers that its authors distribute (Random123, kat_vectors, philox4x32)."""
+    """The test vectors that its authors distribute (Random123, kat_vectors, philox4x32)."""
     for rounds, expected in ((7, seven), (10, ten)):
         found = philox.words(np.array([group], np.uint64), seed, offset, rounds)[0]
         assert " ".join(f"{int(word):08x}" for word in found) == expected
@@ -184,7 +201,7 @@ def test_two_elements_share_a_word() -> None:
 
 @pytest.mark.parametrize("p", [0.0, 1e-6, 0.1, 0.5, 0.999999])
 def test_the_scale_belongs_to_the_rate(p: float) -> None:
-    """The probability is rounded to 2^-16 and never to 1; the mean is exact all the same."""
+    """The probability is rounded to 2^-16 and never to 1; the mean is preserved exactly."""
     threshold, scale = philox.rule(p)
     assert abs(threshold / 65536 - p) <= 2.0**-16
     assert scale * (65536 - threshold) == 65536
@@ -200,3 +217,20 @@ def test_the_rate(p: float) -> None:
         for seed, offset in ((2, 2), (1, 3), (2, 1), (1 + (1 << 32), 2), (1, 2 + (1 << 32))):
             same = (kept == philox.keep(1, n, p, seed, offset)).mean()
             assert abs(same - 0.5) <= 5 * 0.5 / np.sqrt(n)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_cuda_keeps_what_the_cpu_keeps(shift, device_kernels):
+    """The same bits, wherever the array begins and ends."""
+    for n in (1, 7, 8, 9, 1000, 4097):
+        x = np.random.default_rng(n).standard_normal(n + shift).astype(np.float32)[shift:]
+        for p in (0.0, 0.25, 0.9):
+            ours, theirs = np.empty_like(x), np.empty_like(x)
+            device_kernels.dropout_forward(ours, x, None, p, 5, 11)
+            backend.cpu().dropout_forward(theirs, x, None, p, 5, 11)
+            assert ours.tobytes() == theirs.tobytes()
+
+
+@pytest.mark.parametrize(("fixed", "moving"), [(5, 4), (10, -1)])
+def test_cuda_takes_an_offset_in_two_parts(fixed, moving, device_kernels):
+    check_parts_of_offset(device_kernels, False, fixed, moving)

@@ -1,10 +1,15 @@
 """Embedding: the cases; repeated ids, residual, ids outside the table."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from byhand import backend, ops
-from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.cuda.rules import Rule
+from tests.kernel_case import Bug, Call, Cuda, Error, Op, Sample, generator, normal
+from tests.ops.sizes import SMALL, SOME
 from tests.ops.suite import OpSuite
 
 
@@ -27,7 +32,7 @@ def shapes(s: Sample) -> dict[str, tuple[int, ...]]:
     rows, columns = s.arrays["ids"].size, s.arrays["w"].shape[1]
     return {
         "y": (*s.arrays["ids"].shape, columns),
-        "work": (ops.embedding.room(rows, columns),),
+        "work": (ops.embedding.work_size(rows, columns),),
     }
 
 
@@ -51,6 +56,39 @@ def ones(*shape: int) -> np.ndarray:
 def ids(*numbers: int) -> np.ndarray:
     return np.array(numbers, np.int64)
 
+
+def wide() -> Iterator[Sample]:
+    yield _of_size(5000, 65, 40)  # several blocks sort, runs of several pieces
+    yield _of_size(3000, 1, 24)  # one run of all pieces
+    yield _of_size(2100, 600, 17, often=0.5)  # two passes of the sort
+    yield _of_size(70, 300_000, 4)  # three passes
+    yield _of_size(20, 7, 2100)  # several blocks of columns
+
+
+def _of_size(rows: int, classes: int, columns: int, often: float = 0.0) -> Sample:
+    """often: the share of the rows that have one and the same id."""
+    rng = generator("wide embedding", str(rows), str(classes), str(columns))
+    numbers = rng.integers(0, classes, rows)
+    numbers[rng.random(rows) < often] = classes // 3
+    w, add = normal(rng, classes, columns), normal(rng, rows, columns)
+    return Sample(f"{rows}x{classes}x{columns}", {"ids": numbers, "w": w, "add": add})
+
+
+CUDA = Cuda(
+    wide=wide,
+    instructions=(
+        Rule("embedding_gather", loads=2),  # w add
+        Rule("embedding_add_pieces", loads=2, stores=1),  # dy dw
+    ),
+)
+
+BUGS = (
+    Bug("residual forgotten", "embedding_forward", "w[ids] + add", "w[ids]"),
+    Bug("overwritten", "embedding_backward", "np.add.at(dw, ids.reshape(-1), as_rows(dy))",
+        "dw[ids.reshape(-1)] = as_rows(dy)"),
+    Bug("repeats lost", "embedding_backward", "np.add.at(dw, ids.reshape(-1), as_rows(dy))",
+        "dw[ids.reshape(-1)] += as_rows(dy)"),
+)  # fmt: skip
 
 OP = Op(
     name="embedding",
@@ -80,6 +118,12 @@ OP = Op(
     public=public,
     in_place=(("embedding_forward", "y", "add"),),
     rows={"embedding_forward": ("add", ("y",))},
+    planted=BUGS,
+    drawn=st.builds(
+        lambda rows, v, c, add: sample((rows,), v, c, add), SMALL, SOME, SMALL, st.booleans()
+    ),
+    past_caches=True,
+    cuda=CUDA,
     errors=(
         Error(
             TypeError,
@@ -120,3 +164,47 @@ class TestEmbedding(OpSuite):
         dw = np.zeros((2, 1), np.float32)
         backend.cpu_modules()[native].embedding_backward(dw, dy.copy(), dy, ids(1, 1, 1))
         assert dw.tolist() == [[0.0], [0.0]]
+
+
+@pytest.mark.parametrize("bad", [-1, 5, 2**40, -(2**40)])
+@pytest.mark.parametrize("cols", [3, 8])
+def test_cuda_gives_nan_for_an_invalid_id_and_no_gradient_to_it(bad, cols, device_kernels):
+    rng = np.random.default_rng(cols)
+    w, dy = (rng.standard_normal((n, cols)).astype(np.float32) for n in (5, 70))
+    ids = rng.integers(0, 5, 70)
+    ids[[0, 13, 64, 69]] = bad
+    valid = ids != bad
+    y, dw = np.zeros_like(dy), np.zeros_like(w)
+    device_kernels.embedding_forward(y, w, ids, None)
+    assert np.isnan(y[~valid]).all()
+    assert y[valid].tobytes() == w[ids[valid]].tobytes()
+    work = np.zeros(ops.embedding.work_size(70, cols), np.float32)
+    device_kernels.embedding_backward(dw, work, dy, ids)
+    expected = np.zeros(w.shape)
+    np.add.at(expected, ids[valid], dy[valid])
+    np.testing.assert_allclose(dw, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [8, 600])
+def test_cuda_adds_the_gradients_of_an_id_in_ascending_order(classes, device_kernels):
+    """The same bits, for rows that fit in one piece; one pass of the sort, and two passes in which
+    some ids share a digit.
+    """
+    rng = np.random.default_rng(9)
+    ids = rng.choice([5, classes - 83 if classes > 83 else 7, 6], 31)
+    dy = rng.standard_normal((31, 3)).astype(np.float32)
+    dw = rng.standard_normal((classes, 3)).astype(np.float32)
+    sums, expected = np.zeros_like(dw), dw.copy()
+    for row, i in enumerate(ids):
+        sums[i] += dy[row]
+    expected += sums
+    work = np.zeros(ops.embedding.work_size(31, 3), np.float32)
+    device_kernels.embedding_backward(dw, work, dy, ids)
+    assert dw.tobytes() == expected.tobytes()
+
+
+def test_the_cuda_scatter_refuses_too_small_a_work_array(device_kernels):
+    dw, dy, ids = np.zeros((5, 3), np.float32), np.zeros((70, 3), np.float32), np.zeros(70, int)
+    work = np.zeros(ops.embedding.work_size(70, 3) - 1, np.float32)
+    with pytest.raises(ValueError, match="embedding_backward: work is too small"):
+        device_kernels.embedding_backward(dw, work, dy, ids)

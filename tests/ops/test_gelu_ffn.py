@@ -1,12 +1,15 @@
 """The feed-forward layer: the cases, and its equality with the ops it fuses."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
-from byhand import ops
-from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from byhand import backend, ops
+from tests.kernel_case import Bug, Call, Cuda, Error, Op, Sample, generator, normal
+from tests.ops.sizes import SMALL
 from tests.ops.suite import OpSuite
 
 
@@ -72,6 +75,29 @@ def ones(*shape: int) -> np.ndarray:
 
 GOOD = (ones(2, 3), ones(5, 3), ones(5), ones(3, 5), ones(3))
 
+
+def wide() -> Iterator[Sample]:
+    """Several tiles; so deep that the depth is cut in pieces; few rows."""
+    yield sample((130,), 24, 72, add=True)
+    yield sample((33,), 40, 128, tanh=False, b1=False)
+    yield sample((20,), 2080, 8, add=True)
+    yield sample((5,), 40, 72, add=True)
+
+
+CUDA = Cuda(
+    wide=wide, rounds=True, slack=2.0**-8, inexact=("gelu_ffn_forward", "gelu_ffn_backward")
+)
+
+BUGS = (
+    Bug("b1 forgotten", "gelu_ffn_forward", "x @ w1.T + b1", "x @ w1.T"),
+    Bug("derivative at h", "gelu_ffn_backward", "gelu_derivative(pre,", "gelu_derivative(hidden,"),
+    Bug("dw2 from pre", "gelu_ffn_backward", "as_rows(dy).T @ as_rows(hidden)",
+        "as_rows(dy).T @ as_rows(pre)"),
+    Bug("db1 before the gate", "gelu_ffn_backward", "as_rows(d).sum(axis=0)",
+        "as_rows(dy @ w2).sum(axis=0)"),
+    Bug("dw1 = for +=", "gelu_ffn_backward", "dw1 += ", "dw1[...] = "),
+)  # fmt: skip
+
 OP = Op(
     name="gelu_ffn",
     forward="gelu_ffn_forward",
@@ -99,6 +125,11 @@ OP = Op(
     torch=torch_forward,
     public=public,
     rows={"gelu_ffn_forward": ("x", ("y", "pre")), "gelu_ffn_backward": ("dy", ("dx",))},
+    planted=BUGS,
+    drawn=st.builds(
+        lambda rows, c, f, tanh: sample((rows,), c, f, tanh), SMALL, SMALL, SMALL, st.booleans()
+    ),
+    cuda=CUDA,
     errors=(
         Error(
             ValueError,
@@ -140,3 +171,28 @@ def test_how_many_rows_are_a_block() -> None:
     assert [block(rows, 3072) for rows in (0, 1, 700, 10**5)] == [1, 1, 350, 681]
     assert [block(5, 0), block(1000, 10**7)] == [5, 250]
     assert [block(rows, 3072, gpu=True) for rows in (1, 2**14, 2**14 + 1)] == [1, 2**14, 2**13 + 1]
+
+
+@pytest.mark.parametrize("block", [1, 7, 30, 1000])
+def test_cuda_in_blocks_of_any_size(block, device_kernels):
+    """h and dpre hold some rows of the hidden layer at a time."""
+    rng = np.random.default_rng(block)
+    rows, c, f = 30, 24, 40
+    x, dy = (rng.standard_normal((rows, c)).astype(np.float32) for _ in range(2))
+    w1, w2 = (rng.standard_normal(shape).astype(np.float32) for shape in ((f, c), (c, f)))
+    b1, b2 = rng.standard_normal(f).astype(np.float32), rng.standard_normal(c).astype(np.float32)
+
+    def both(kernels, dtype):
+        a = [array.astype(dtype) for array in (x, w1, b1, w2, b2)]
+        y, pre = np.full((rows, c), np.nan, dtype), np.full((rows, f), np.nan, dtype)
+        h, dpre = (np.full((block, f), np.nan, dtype) for _ in range(2))
+        kernels.gelu_ffn_forward(y, pre, h, *a, None, True, False)
+        dx = np.full_like(y, np.nan)
+        into = [np.ones_like(array) for array in a[1:]]
+        rest = (dy.astype(dtype), a[0], pre, a[1], a[3], True, False)
+        kernels.gelu_ffn_backward(dx, h, dpre, *into, *rest)
+        return [y, pre, dx, *into]
+
+    exact = both(backend.reference, np.float64)
+    for got, wanted in zip(both(device_kernels, np.float32), exact, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0)

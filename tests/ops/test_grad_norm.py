@@ -1,10 +1,24 @@
 """The gradient's norm and its clipping."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
 from byhand import ops
-from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.cuda.rules import Rule
+from tests.kernel_case import (
+    FORWARD,
+    NUMERIC,
+    Bug,
+    Call,
+    Cuda,
+    Error,
+    Op,
+    Sample,
+    generator,
+    normal,
+)
 from tests.ops.suite import OpSuite, native_kernels
 
 
@@ -41,6 +55,28 @@ def public_clip(c: Call):
     return {"g": c.arrays["g"]}
 
 
+SIZES = (1023, 1 << 16, (1 << 16) + 3, 1 << 20, (1 << 20) + 3)
+
+
+def wide_norm() -> Iterator[Sample]:
+    for size in SIZES:
+        yield Sample(f"{size}", {"g": normal(generator("grad_norm", "flat", str(size)), size)})
+
+
+def wide_clip() -> Iterator[Sample]:
+    norm = np.asarray(3.0, np.float32)
+    for size in SIZES:
+        g = normal(generator("clip", "flat", str(size)), size)
+        yield Sample(f"{size}", {"g": g, "norm": norm}, {"max_norm": 0.75})
+
+
+NORM_BUGS = (
+    Bug("not rooted", "grad_norm", "np.sqrt(work.sum(dtype=np.float64))",
+        "work.sum(dtype=np.float64)", None, FORWARD),
+    Bug("last share lost", "grad_norm", "range(work.size)", "range(max(work.size - 1, 1))", None,
+        NUMERIC),
+)  # fmt: skip
+
 NORM = Op(
     name="grad_norm",
     forward="grad_norm",
@@ -62,6 +98,8 @@ NORM = Op(
     shapes=lambda s: {"norm": (), "work": (max(1, -(-s.arrays["g"].size // 4096)),)},
     torch=torch_norm,
     public=public_norm,
+    planted=NORM_BUGS,
+    cuda=Cuda(wide=wide_norm, instructions=(Rule("grad_norm_squares", loads=4, stores=0),)),
     errors=(
         Error(
             TypeError,
@@ -70,6 +108,11 @@ NORM = Op(
         ),
     ),
 )
+
+CLIP_BUGS = (
+    Bug("made longer", "clip", "np.minimum(1, max_norm / (norm + 1e-6))",
+        "np.asarray(max_norm / (norm + 1e-6))", "clip_factor", FORWARD),
+)  # fmt: skip
 
 CLIP = Op(
     name="clip",
@@ -83,6 +126,8 @@ CLIP = Op(
     shapes=lambda s: {},
     torch=torch_clip,
     public=public_clip,
+    planted=CLIP_BUGS,
+    cuda=Cuda(wide=wide_clip, instructions=(Rule("clip_scale"),)),
     errors=(
         Error(
             ValueError,
@@ -100,16 +145,16 @@ CLIP = Op(
 
 class TestGradNorm(OpSuite):
     op = NORM
-    test_finite_differences = None  # no gradient flows through it
+    test_finite_differences = None  # it has no gradient
 
     @pytest.mark.parametrize("shares", [1, 2, 3, 7, 100])
-    def test_any_number_of_shares(self, home: str, shares: int) -> None:
-        check_shares(native_kernels(home).grad_norm, shares, home)
+    def test_any_number_of_shares(self, backend_name: str, shares: int) -> None:
+        check_shares(native_kernels(backend_name).grad_norm, shares, backend_name)
 
 
-def check_shares(grad_norm, shares: int, home: str = "") -> None:
-    """work[p] has the squares of share p, zero where that is empty, and norm has them all."""
-    dtype = np.float64 if home == "reference" else np.float32
+def check_shares(grad_norm, shares: int, backend_name: str = "") -> None:
+    """work[p] is the sum of squares of share p, 0 for an empty share; norm is that of all."""
+    dtype = np.float64 if backend_name == "reference" else np.float32
     g = normal(generator("grad_norm", "shares"), 5 * 4096 + 17).astype(dtype)
     norm, work = np.full((), np.nan, dtype), np.full(shares, np.nan, dtype)
     grad_norm(norm, work, g)
@@ -122,7 +167,7 @@ def check_shares(grad_norm, shares: int, home: str = "") -> None:
 
 class TestClip(OpSuite):
     op = CLIP
-    test_finite_differences = None  # no gradient flows through it
+    test_finite_differences = None  # it has no gradient
 
     def test_a_norm_that_is_small_enough_changes_nothing(self) -> None:
         g = normal(generator("clip", "same"), 17)

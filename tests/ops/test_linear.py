@@ -1,9 +1,14 @@
 """The affine map: the cases, with and without bias, residual and frozen parameters."""
 
+from collections.abc import Iterator
+
 import numpy as np
+from hypothesis import strategies as st
 
 from byhand import ops
-from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.cuda.rules import Rule
+from tests.kernel_case import ROUNDING, Bug, Call, Cuda, Error, Op, Sample, generator, normal
+from tests.ops.sizes import SMALL
 from tests.ops.suite import OpSuite
 from tests.ops.test_precision import torch_bf16_product
 
@@ -55,6 +60,43 @@ def ones(*shape: int) -> np.ndarray:
     return np.ones(shape)
 
 
+def wide() -> Iterator[Sample]:
+    """Sizes around a tile and its steps; so deep that the depth is cut in pieces; few rows."""
+    yield sample((128,), 96, 136, add=True)
+    yield sample((65,), 128, 64, b=False)
+    yield sample((200,), 64, 72, add=True, bf16=True)
+    yield sample((2000,), 16, 40, frozen="dx")
+    yield sample((2100,), 24, 40, add=True)
+    yield sample((17,), 2056, 16, bf16=True)
+    for rows, inner, cols in ((1, 64, 17), (3, 520, 40), (8, 1024, 33), (15, 40, 72), (16, 8, 24)):
+        yield sample((rows,), inner, cols, add=rows % 2 == 1, frozen="dw")
+        yield sample((rows,), inner, cols, b=False, bf16=True, frozen="dw")
+
+
+CUDA = Cuda(
+    wide=wide,
+    instructions=(Rule("column_sums(?!<.*Gradients)", stores=0),),
+    inexact=("linear_forward", "linear_backward"),
+)
+
+BUGS = (
+    Bug("bias forgotten", "linear_forward", "out = out + b", "pass"),
+    Bug("residual forgotten", "linear_forward", "out + add", "out"),
+    Bug("w not rounded", "linear_forward", "operands(bf16, x, w)",
+        "(*operands(bf16, x), w)", None, ROUNDING),
+    Bug("bias rounded", "linear_forward", "out + b", "out + operands(bf16, b)[0]", None, ROUNDING),
+    Bug("dw transposed", "linear_backward", "dw += as_rows(dy).T @ as_rows(x)",
+        "dw += (as_rows(x).T @ as_rows(dy)).reshape(dw.shape)"),
+    Bug("dw = for +=", "linear_backward", "dw += ", "dw[...] = "),
+    Bug("db averaged", "linear_backward", "as_rows(dy).sum(axis=0)",
+        "as_rows(dy).sum(axis=0) / max(len(as_rows(dy)), 1)"),
+    Bug("dx reversed", "linear_backward", "dy @ w", "(dy @ w)[..., ::-1]"),
+    Bug("dy not rounded", "linear_backward", "dy, x, w = operands(bf16, dy, x, w)",
+        "x, w = operands(bf16, x, w)", None, ROUNDING),
+    Bug("db from rounded dy", "linear_backward", "as_rows(dy).sum(axis=0)",
+        "as_rows(operands(bf16, dy)[0]).sum(axis=0)", None, ROUNDING),
+)  # fmt: skip
+
 OP = Op(
     name="linear",
     forward="linear_forward",
@@ -99,6 +141,11 @@ OP = Op(
     public=public,
     in_place=(("linear_forward", "y", "add"),),
     rows={"linear_forward": ("x", ("y",)), "linear_backward": ("dy", ("dx",))},
+    planted=BUGS,
+    drawn=st.builds(
+        lambda rows, k, n, add: sample((rows,), k, n, add=add), SMALL, SMALL, SMALL, st.booleans()
+    ),
+    cuda=CUDA,
     errors=(
         Error(
             TypeError,

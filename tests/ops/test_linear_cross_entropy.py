@@ -1,15 +1,19 @@
-"""Linear layer and cross-entropy in one: the cases; blocks of rows, their memory, and the two ops
-apart."""
+"""Linear layer and cross-entropy in one op: the cases; blocks of rows and their memory; the bits of
+the two ops.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from byhand import _host, backend, ops
-from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.kernel_case import ROUNDING, Bug, Call, Cuda, Error, Op, Sample, generator, normal
+from tests.ops.sizes import SMALL, SOME
 from tests.ops.suite import OpSuite
 from tests.ops.test_precision import torch_bf16_product
 
@@ -50,7 +54,7 @@ def sample(
         },
         frozen=frozenset(frozen.split()),
         smooth=size == 1 and not bf16,
-        # The gradient of the logits is rounded, differently if its last bit in float32 differs.
+        # The gradient of the logits is rounded to bfloat16, where a last bit of float32 may decide.
         slack=2**-7 if bf16 and frozen != "dx dw" else 0,
     )
 
@@ -71,7 +75,7 @@ def torch_forward(t, o):
     logits = torch_bf16_product(t.x, t.w.T) if o["bf16"] else f.linear(t.x, t.w)
     kept = (t.targets != o["ignore_index"]).sum().to(logits.dtype)
     if not kept:
-        return {"loss": (0 * logits).sum(), "count": kept}  # PyTorch's mean of nothing is NaN
+        return {"loss": (0 * logits).sum(), "count": kept}  # PyTorch's mean over no rows is NaN
     loss = f.cross_entropy(
         logits.reshape(-1, logits.shape[-1]),
         t.targets.reshape(-1),
@@ -113,6 +117,23 @@ def forward(*arguments, **options):
     return ops.linear_cross_entropy.forward(*arguments, **options)
 
 
+def wide() -> Iterator[Sample]:
+    yield sample((130,), 24, 136, block=50)
+    yield sample((9,), 16, 2056, block=5, smoothing=0.1)
+
+
+CUDA = Cuda(wide=wide, rounds=True, slack=2.0**-8, inexact=("linear_cross_entropy_forward",))
+
+BUGS = (
+    Bug("dloss ignored", "linear_cross_entropy_forward", "np.asarray(dloss,", "np.asarray(1,"),
+    Bug("dw = for +=", "linear_cross_entropy_forward", "dw += ", "dw[...] = "),
+    Bug("dx of the logits", "linear_cross_entropy_forward", "dlogits @ w", "logits @ w"),
+    Bug("x not rounded", "linear_cross_entropy_forward", "x, w = operands(bf16, x, w)",
+        "(w,) = operands(bf16, w)", None, ROUNDING),
+    Bug("dlogits not rounded", "linear_cross_entropy_forward",
+        "(dlogits,) = operands(bf16, dlogits)", "pass", None, "torch"),
+)  # fmt: skip
+
 OP = Op(
     name="linear_cross_entropy",
     forward="linear_cross_entropy_forward",
@@ -150,6 +171,17 @@ OP = Op(
     torch=torch_forward,
     public=public,
     rows={"linear_cross_entropy_forward": ("x", ("dx",))},
+    planted=BUGS,
+    drawn=st.builds(
+        lambda rows, k, v, block, **options: sample((rows,), k, v, block, **options),
+        SMALL,
+        SMALL,
+        SOME,
+        SOME,
+        bf16=st.booleans(),
+        frozen=st.sampled_from(["", "dw"]),
+    ),
+    cuda=CUDA,
     errors=(
         Error(
             TypeError,
@@ -210,7 +242,7 @@ class TestLinearCrossEntropy(OpSuite):
     def test_it_is_the_two_ops_on_one_block_after_the_other(
         self, native: str, rows: int, k: int, v: int, block: int, bf16: bool
     ) -> None:
-        """Gradients to the bit: they share the arithmetic of a row and of the products."""
+        """The gradients have the same bits: rows and products are computed alike."""
         a = sample((rows,), k, v, smoothing=0.1).arrays
         apart, fused = (np.full((v, k), 2, np.float32) for _ in range(2))
         options = {"label_smoothing": 0.1, "reduction": "sum"}
@@ -303,7 +335,7 @@ def test_the_logits_never_exist_as_a_whole(gradients: bool) -> None:
 
 def test_how_many_rows_are_a_block() -> None:
     block = ops.linear_cross_entropy._block
-    # Small vocabularies are done at once, of large ones about as many rows as are worth a block.
+    # All rows at once for small vocabularies, about 1024 for large ones.
     assert [block(rows, 65, None) for rows in (0, 1, 4096)] == [1, 1, 4096]
     assert [block(rows, 50257, None) for rows in (5, 1535, 1536, 4097)] == [5, 1535, 768, 1025]
     assert block(10**6, 10**6, None) == 1024

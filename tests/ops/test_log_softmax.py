@@ -1,9 +1,13 @@
 """Log-softmax: the cases; large scores do not give -inf."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from byhand import ops
-from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.cuda.rules import EXP2, Rule
+from tests.kernel_case import FORWARD, Bug, Call, Cuda, Error, Op, Sample, generator, normal
+from tests.ops.sizes import SHAPE, WIDTHS, rows_of
 from tests.ops.suite import OpSuite
 
 
@@ -23,6 +27,26 @@ def public(c: Call):
     y, saved = ops.log_softmax.forward(c.arrays["x"])
     return {"y": y, "dx": ops.log_softmax.backward(c.upstream["dy"], saved)}
 
+
+def wide() -> Iterator[Sample]:
+    for columns in WIDTHS:
+        rng, rows = generator("wide log_softmax", str(columns)), rows_of(columns)
+        yield Sample(f"{rows}x{columns}", {"x": 3 * normal(rng, rows, columns)})
+
+
+CUDA = Cuda(
+    wide=wide,
+    instructions=(Rule("softmax_backward_rows<.*true>$", loads=2, needs=(EXP2,)),),
+    inexact=("log_softmax_forward", "log_softmax_backward"),
+)
+
+BUGS = (
+    Bug("log of softmax", "log_softmax_forward",
+        "z - np.log(np.exp(z).sum(axis=-1, keepdims=True))",
+        "np.log(np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True))", None, FORWARD),
+    Bug("exp missing", "log_softmax_backward", "np.exp(y) * ", ""),
+    Bug("sign", "log_softmax_backward", "dy - ", "dy + "),
+)  # fmt: skip
 
 OP = Op(
     name="log_softmax",
@@ -49,6 +73,10 @@ OP = Op(
     public=public,
     in_place=(("log_softmax_forward", "y", "x"), ("log_softmax_backward", "dx", "dy")),
     rows={"log_softmax_forward": ("x", ("y",)), "log_softmax_backward": ("dy", ("dx",))},
+    planted=BUGS,
+    drawn=SHAPE.map(lambda shape: sample(*shape)),
+    past_caches=True,
+    cuda=CUDA,
     errors=(
         Error(
             TypeError,

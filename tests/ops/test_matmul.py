@@ -1,9 +1,14 @@
 """The product of two activations, each transposed or not."""
 
+from collections.abc import Iterator
+
 import numpy as np
+import pytest
+from hypothesis import strategies as st
 
 from byhand import ops
-from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.kernel_case import Bug, Call, Cuda, Error, Op, Sample, generator, normal
+from tests.ops.sizes import SMALL
 from tests.ops.suite import OpSuite
 from tests.ops.test_precision import torch_bf16_product
 
@@ -48,6 +53,30 @@ def ones(*shape: int) -> np.ndarray:
     return np.ones(shape)
 
 
+def wide() -> Iterator[Sample]:
+    """Sizes around a tile and its steps, packed and not; several tiles and bands of tiles; so deep
+    that the depth is cut in pieces, the last one shorter.
+    """
+    for i, transposed in enumerate(("", "a", "b", "ab")):
+        yield sample(129, 63, 65, transposed)
+        yield sample(64, 200, 136, transposed)
+        yield sample((1, 17, 127, 200)[i], 128, 128, transposed, bf16=True)
+        yield sample(136, (8, 24, 40, 72)[i], 64, transposed, bf16=True)
+        yield sample(24, 2136, 40, transposed)
+        yield sample(19, 2117, 23, transposed)
+    yield sample(1160, 8, 264)
+
+
+CUDA = Cuda(wide=wide, inexact=("matmul_forward", "matmul_backward"))
+
+BUGS = (
+    Bug("da not turned back", "matmul_backward", "g.T if transpose_a else g",
+        "g.reshape(da.shape)"),
+    Bug("db not turned back", "matmul_backward", "g.T if transpose_b else g",
+        "g.reshape(db.shape)"),
+    Bug("written is added", "matmul_backward", "db[...] = ", "db[...] += "),
+)  # fmt: skip
+
 OP = Op(
     name="matmul",
     forward="matmul_forward",
@@ -83,6 +112,9 @@ OP = Op(
     gradients={"a": "da", "b": "db"},
     torch=torch_forward,
     public=public,
+    planted=BUGS,
+    drawn=st.builds(sample, SMALL, SMALL, SMALL, st.sampled_from(["", "a", "b", "ab"])),
+    cuda=CUDA,
     errors=(
         Error(
             ValueError,
@@ -120,3 +152,16 @@ OP = Op(
 
 class TestMatmul(OpSuite):
     op = OP
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_cuda_adds_the_pieces_of_a_depth_in_their_order(transposed, device_kernels):
+    """2^30 + 1 is 2^30 in float32, so the sum depends on the order of its terms."""
+    depth = 3 * 512  # of one tile: three pieces
+    b = np.ones((depth, 20), np.float32)
+    for values, expected in (((1, 2**30, -(2**30)), 0), ((2**30, -(2**30), 1), 1)):
+        a, c = np.zeros((17, depth), np.float32), np.full((17, 20), np.nan, np.float32)
+        a[:, ::512] = values
+        a = a.T.copy() if transposed else a
+        device_kernels.matmul_forward(c, a, b, transposed, False, False)
+        assert (c == expected).all()

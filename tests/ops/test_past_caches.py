@@ -1,8 +1,7 @@
-"""Results that the caches cannot hold are written past them: the same bits, and nothing beside."""
+"""Results that the caches cannot hold are written past them: the same bits, and no other memory."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,15 +11,15 @@ import pytest
 from byhand import backend
 from byhand.backend.native import load
 from tests import oracle
+from tests.cases import all_ops
 from tests.kernel_case import Memory, Op, bare_reference, run
 
-NAMES = "bias_gelu cross_entropy dropout embedding layernorm log_softmax rmsnorm softmax".split()
-OPS = [importlib.import_module(f"tests.ops.test_{name}").OP for name in NAMES]
+OPS = [op for op in all_ops() if op.past_caches]
 
 
 @pytest.fixture
 def small_cache(native: str) -> Iterator[Any]:
-    """Sets the size of the last-level cache that the kernels believe in."""
+    """Sets the size of the last-level cache that the kernels assume."""
     module = load(native)
     yield module.set_last_level_cache
     module.set_last_level_cache(0)

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import pkgutil
 import typing
 
 import pytest
 
-import tests.ops
-from byhand import backend
+from byhand import backend, ops
 from byhand.ops import philox
+from tests.cases import all_ops
 from tests.kernel_case import Op, directions
-from tests.ops.suite import OpSuite
-
-
-def all_ops() -> list[Op]:
-    for module in pkgutil.iter_modules(tests.ops.__path__, "tests.ops."):
-        if not module.name.endswith("test_registry"):
-            importlib.import_module(module.name)
-    return [suite.op for suite in OpSuite.__subclasses__()]
 
 
 def built() -> list[str]:
@@ -32,7 +23,7 @@ def native_signatures(name: str) -> dict[str, list[tuple[str, str]]]:
         module = importlib.import_module(f"byhand._{name}")
     except ImportError as error:  # this processor lacks its instructions, or it needs a library
         pytest.skip(f"{name} cannot be loaded here: {error}")
-    # Probes are no operations: they are tested where they are defined.
+    # Probes are not operations; they have tests of their own.
     kernels = {k: a for k, a in module.kernels.items() if not k.endswith("_probe")}
     return {k: list(map(tuple, a)) for k, a in kernels.items()}
 
@@ -40,9 +31,13 @@ def native_signatures(name: str) -> dict[str, list[tuple[str, str]]]:
 def reference_signature(kernel: str) -> list[tuple[str, str]]:
     body = inspect.unwrap(getattr(backend.reference, kernel))
     hints = typing.get_type_hints(body)
-    # An offset is an integer, whatever its parts.
+    # The binding calls an offset an integer.
     kinds = {n: int if hint == philox.Offset else hint for n, hint in hints.items()}
     return [(n, d or kinds[n].__name__) for n, d, _ in directions(kernel)]
+
+
+def test_every_op_has_a_case_of_its_name() -> None:
+    assert {op.name for op in all_ops()} >= set(ops.__all__)
 
 
 def test_every_reference_has_a_case() -> None:

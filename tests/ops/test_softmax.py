@@ -1,9 +1,14 @@
 """Softmax: the cases; masks, causality, empty rows and large scores."""
 
+from collections.abc import Iterator
+
 import numpy as np
+from hypothesis import strategies as st
 
 from byhand import ops
-from tests.kernel_case import Call, Error, Op, Sample, generator, normal
+from tests.cuda.rules import EXP2, Rule
+from tests.kernel_case import FORWARD, Bug, Call, Cuda, Error, Op, Sample, generator, normal
+from tests.ops.sizes import SMALL, WIDTHS, rows_of
 from tests.ops.suite import OpSuite
 
 
@@ -55,7 +60,7 @@ def torch_forward(t, o):
     z = o["scale"] * t.x
     seen = seen_keys(t, o, z)
     z = torch.where(seen, z, -torch.inf)
-    z = torch.where(seen.any(-1, keepdim=True), z, 0)  # PyTorch has NaN where nothing is seen
+    z = torch.where(seen.any(-1, keepdim=True), z, 0)  # PyTorch gives NaN where no key is seen
     return {"y": torch.where(seen, torch.softmax(z, -1), 0)}
 
 
@@ -63,6 +68,55 @@ def public(c: Call):
     y, saved = ops.softmax.forward(c.arrays["x"], c.arrays["mask"], **c.options)
     return {"y": y, "dx": ops.softmax.backward(c.upstream["dy"], saved)}
 
+
+def wide() -> Iterator[Sample]:
+    """Rows that a block holds and rows that shared memory does not; with a mask; many rows."""
+    for columns in WIDTHS:
+        yield _of_width(rows_of(columns), columns)
+        yield _masked(rows_of(columns), columns)
+    yield _of_width(5000, 8)
+    yield _of_width(1, 58368)
+    yield _of_width(1, 58369)
+
+
+def _of_width(rows: int, columns: int) -> Sample:
+    rng = generator("wide softmax", str(columns))
+    options = {"scale": 0.6, "causal": columns % 2 == 0}
+    arrays = {"x": 3 * normal(rng, rows, columns), "mask": None}
+    return Sample(f"{rows}x{columns}", arrays, options)
+
+
+def _masked(rows: int, columns: int) -> Sample:
+    rng = generator("masked softmax", str(columns))
+    seen = rng.random((1, rows, columns)) < 0.5
+    seen[0, -1] = False
+    arrays = {"x": 3 * normal(rng, 2, rows, columns), "mask": seen}
+    return Sample(f"2x{rows}x{columns}-mask", arrays, {"scale": 0.6, "causal": False})
+
+
+CUDA = Cuda(
+    wide=wide,
+    instructions=(
+        Rule("softmax_forward_rows", needs=(EXP2,)),
+        Rule("softmax_backward_rows<.*false>$", loads=2),  # with true it is log_softmax's
+    ),
+    inexact=("softmax_forward",),
+)
+
+BUGS = (
+    Bug("mask ignored", "softmax_forward", "if mask is not None", "if False", "masked_scores",
+        FORWARD),
+    Bug("causal by one", "softmax_forward", "keys - queries", "keys - queries + 1",
+        "masked_scores", FORWARD),
+    Bug("causal from the start", "softmax_forward", "keys - queries", "0", "masked_scores",
+        FORWARD),
+    Bug("scale missing forward", "softmax_forward", "scale * x", "x"),
+    Bug("no maximum", "softmax_forward", "z - np.where(top == -np.inf, 0, top)", "z", None,
+        FORWARD),
+    Bug("0/0", "softmax_forward", "np.where(total == 0, 1, total)", "total", None, FORWARD),
+    Bug("scale missing backward", "softmax_backward", "scale * y", "y"),
+    Bug("sum missing", "softmax_backward", "(dy - (dy * y).sum(axis=-1, keepdims=True))", "dy"),
+)  # fmt: skip
 
 OP = Op(
     name="softmax",
@@ -95,6 +149,17 @@ OP = Op(
     public=public,
     in_place=(("softmax_forward", "y", "x"), ("softmax_backward", "dx", "dy")),
     rows={"softmax_forward": ("x", ("y",)), "softmax_backward": ("dy", ("dx",))},
+    planted=BUGS,
+    drawn=st.builds(
+        lambda shape, mask, causal: sample(
+            *shape, mask=mask * (len(shape) - 1) + "s", causal=causal
+        ),
+        st.lists(SMALL, min_size=2, max_size=3),
+        st.sampled_from("1s"),
+        st.booleans(),
+    ),
+    past_caches=True,
+    cuda=CUDA,
     errors=(
         Error(
             ValueError,
@@ -125,7 +190,7 @@ OP = Op(
 class TestSoftmax(OpSuite):
     op = OP
 
-    def test_rows_sum_to_one_or_nothing(self) -> None:
+    def test_rows_sum_to_one_or_zero(self) -> None:
         for case in OP.samples:
             y, _ = ops.softmax.forward(
                 case.arrays["x"].astype(np.float64), case.arrays["mask"], **case.options

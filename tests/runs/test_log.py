@@ -91,17 +91,17 @@ def test_the_plot_is_a_png(tmp_path: Path):
 
 def test_without_matplotlib_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    said: list[str] = []
-    plot = LossPlot(written(tmp_path / "log"), tmp_path / "loss.png", said.append)
+    reported: list[str] = []
+    plot = LossPlot(written(tmp_path / "log"), tmp_path / "loss.png", reported.append)
     plot.draw()
-    assert said == [MISSING]
+    assert reported == [MISSING]
     assert "pip install 'byhand[plot]'" in MISSING
     assert not (tmp_path / "loss.png").exists()
 
 
 def test_a_plot_that_cannot_be_written_is_reported_and_no_error(tmp_path: Path):
-    said: list[str] = []
+    reported: list[str] = []
     (tmp_path / "loss.png").mkdir()
-    LossPlot(written(tmp_path / "log"), tmp_path / "loss.png", said.append).draw()
-    assert len(said) == 1
-    assert "is not drawn" in said[0]
+    LossPlot(written(tmp_path / "log"), tmp_path / "loss.png", reported.append).draw()
+    assert len(reported) == 1
+    assert "is not drawn" in reported[0]

@@ -50,12 +50,18 @@ def test_the_first_weight_and_the_last_layer_s_gradient_are_named():
     ("weights", "layer"),
     [
         (("decoder.tokens.weight", "decoder.positions.weight"), "decoder.positions"),
-        (("decoder.blocks.0.norm1.weight", "decoder.blocks.0.attention.qkv.weight"), "decoder.blocks.0.attention.qkv"),
+        (
+            ("decoder.blocks.0.norm1.weight", "decoder.blocks.0.attention.qkv.weight"),
+            "decoder.blocks.0.attention.qkv",
+        ),
         (
             ("decoder.blocks.1.attention.qkv.bias", "decoder.blocks.1.attention.project.weight"),
             "decoder.blocks.1.attention.project",
         ),
-        (("decoder.blocks.1.ffn.up.bias", "decoder.blocks.1.ffn.down.weight"), "decoder.blocks.1.ffn"),
+        (
+            ("decoder.blocks.1.ffn.up.bias", "decoder.blocks.1.ffn.down.weight"),
+            "decoder.blocks.1.ffn",
+        ),
         (("decoder.norm.bias", "head.weight"), "the loss that is computed from the last layer"),
     ],
 )
@@ -64,7 +70,8 @@ def test_the_layer_is_named_whose_output_is_too_large(weights, layer, dropout):
     task, batches = made(tie_weights=False, dropout=dropout)
     model = task.model
     for name in weights:
-        dict(model.named_parameters())[name].value[...] = 3e38 if layer.endswith("positions") else 1e38
+        large = 3e38 if layer.endswith("positions") else 1e38
+        dict(model.named_parameters())[name].value[...] = large
     found = first_not_finite(task, batches)
     what = layer if layer.startswith("the loss") else f"the output of {layer}"
     assert found.startswith(f", because {what} is not finite")

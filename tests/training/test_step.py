@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -91,7 +92,9 @@ def test_a_step_that_is_not_finite_changes_nothing(value):
     batch: dict[str, Any] = {"x": np.ones((2, 3), np.float32), "labels": np.array([0, 3])}
     batch["x"][1, 1] = value
     step([batch])
-    with pytest.raises(Diverged, match=r"the step: the training loss is nan, because the output of"):
+    with pytest.raises(
+        Diverged, match=r"the step: the training loss is nan, because the output of"
+    ):
         step.read()
     assert np.array_equal(model.storage.values, before)
 
@@ -103,8 +106,9 @@ def test_a_half_of_batch_sizes_is_no_matter():
     found = []
     for cuts in ([0, 7], [0, 1, 3, 7]):
         model = MLP(MLPConfig(3, 4, (5,)), seed=1).to(dtype="float64")
-        parts = [{"x": x[a:b].astype(float), "labels": labels[a:b]}
-                 for a, b in zip(cuts, cuts[1:], strict=False)]  # fmt: skip
+        parts = [
+            {"x": x[a:b].astype(float), "labels": labels[a:b]} for a, b in itertools.pairwise(cuts)
+        ]
         step = EagerStep(Classification(model), optim.AdamW(model), clip_norm=math.inf)
         step(parts)
         found.append((*step.read()[0], model.storage.grads.copy()))

@@ -7,7 +7,7 @@
 
 namespace byhand {
 
-constexpr int kFewQueries = 4;  // attention.forward_room in Python uses the same two numbers
+constexpr int kFewQueries = 4;  // attention.forward_work_size in Python uses the same two numbers
 constexpr int kPiece = 256;     // keys
 
 namespace {

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 
 class Splits:
-    """What a trainer needs: ``train``, a dataset, and ``validation``, a function that gives the same
-    batches on every call (None: nothing validates).
+    """What a trainer needs: ``train``, a dataset, and ``validation``, a function that gives the
+    same batches on every call (None: nothing validates).
     """
 
     def __init__(

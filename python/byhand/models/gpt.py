@@ -77,6 +77,7 @@ class GPTConfig(ConfigBase):
         0.0,
         help="part of the activations zeroed while training",
         aliases=("dropout_rate", "resid_pdrop"),
+        default_text="",  # `byhand train` takes the preset's
     )
     use_bias: bool = flag(True, help="biases in linear layers and norms", aliases=("bias",))
     tie_weights: bool = flag(

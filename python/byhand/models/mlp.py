@@ -7,6 +7,8 @@ Rumelhart, Hinton & Williams, 1986; the GELU is Hendrycks & Gimpel's (2016).
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from byhand.backend import Array
 from byhand.config import Config as ConfigBase
 from byhand.config import config, positive_int, positive_ints, probability
@@ -43,7 +45,7 @@ class MLP(Module):
         self.config = config
         sizes = (config.num_features, *config.hidden_sizes)
         layers: list[Module] = []
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        for inputs, outputs in pairwise(sizes):
             layers += [Linear(inputs, outputs), GELU(), Dropout(config.dropout)]
         self.layers = Sequential(*layers, Linear(sizes[-1], config.num_classes))
         self.precision = precision

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from byhand.backend import Array
 from byhand.nn.module import Module
 from byhand.ops import bias_gelu, check
@@ -13,10 +15,10 @@ class GELU(Module):
     Shapes: x, y (...). ValueError for another word.
     """
 
-    def __init__(self, approximate: str = "none"):
+    def __init__(self, approximate: Literal["none", "tanh"] = "none"):
         if approximate not in ("none", "tanh"):
             raise check.wrong_value("GELU", "approximate", "'none' or 'tanh'", approximate)
-        self.approximate = approximate
+        self.approximate: Literal["none", "tanh"] = approximate
 
     def forward(self, x: Array) -> Array:
         y, saved = bias_gelu.forward(x, None, self.approximate)

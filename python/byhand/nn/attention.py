@@ -102,7 +102,7 @@ class MultiHeadAttention(Module):
 
     def backward(self, dy: Array) -> Any:
         saved, crossed, dropped = self.pop()
-        B, T, C = dy.shape
+        B, T, _ = dy.shape
         H, G, D = self.num_heads, self.num_kv_heads, self.head_dim
         do = self.project.backward(self.dropout.backward(dy) if dropped else dy)
         do = do.reshape(B, T, H, D)

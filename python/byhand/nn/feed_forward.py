@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from byhand.backend import Array
 from byhand.nn.dropout import Dropout
 from byhand.nn.init import Init
@@ -11,7 +13,11 @@ from byhand.nn.protocol import Again, taken_again
 from byhand.ops import bias_gelu, gelu_ffn
 
 # Hugging Face's names.
-ACTIVATIONS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+ACTIVATIONS: dict[str, Literal["none", "tanh"]] = {
+    "gelu": "none",
+    "gelu_new": "tanh",
+    "gelu_pytorch_tanh": "tanh",
+}
 
 
 class FeedForward(Module):

@@ -58,11 +58,12 @@ class Module:
     Attributes:
         training: whether dropout drops and running statistics are updated.
         waiting_limit: how many forward passes of one module may wait for their backward passes
-            before a warning says that they pile up.
+            before a warning, the only one of a process, says that they pile up.
     """
 
     training: bool = True
     waiting_limit: int = 64
+    _has_warned: bool = False  # of any module of this process
     _saving: bool = True
     _bf16: bool = False
     _storage: Storage | None = None
@@ -84,7 +85,8 @@ class Module:
         if self._saving:
             stack = self.__dict__.setdefault("_saved", [])
             stack.append(saved)
-            if len(stack) == self.waiting_limit:
+            if len(stack) == self.waiting_limit and not Module._has_warned:
+                Module._has_warned = True
                 warnings.warn(
                     f"{len(stack)} forward passes of {type(self).__name__} are kept in memory for "
                     "backward passes that have not come; after inference() or inside no_save() a "

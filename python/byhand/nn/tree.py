@@ -12,7 +12,7 @@ Match = str | Iterable[str] | Callable[[str], bool] | None
 
 
 def walk(module: Any, path: str, seen: set[int], kind: type) -> Iterator[tuple[str, Any]]:
-    """(path, object) of a module (an instance of ``kind``) and of everything below it, each once."""
+    """(path, object) of a module, an instance of ``kind``, and of all that is in it, each once."""
     if id(module) in seen:
         return
     seen.add(id(module))

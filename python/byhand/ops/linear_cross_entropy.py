@@ -1,12 +1,12 @@
-"""A linear layer without bias and the cross-entropy of its outputs, in one go.
+"""A linear layer without bias and the cross-entropy of its outputs, in one op.
 
     logits = x wT,      loss and dlogits as in cross_entropy
     dx = dlogits w,     dw = dlogitsT x
 
 For large vocabularies: the logits, by far the largest activation of a language model, exist only
-for a block of rows at a time. They are gone when a backward pass would come, and making them again
-would cost a third more; so the gradients are computed in the forward call, as in Hsu et al., "Liger
-Kernel" (2024), and what scales the loss must be known there.
+for a block of rows at a time. A backward pass would have to recompute them, which costs a third
+more; so the forward call computes the gradients too, as in Hsu et al., "Liger Kernel" (2024), and
+needs the factor dloss by which the loss is scaled.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from byhand.ops.declare import op
 from byhand.ops.linear import as_rows
 from byhand.ops.precision import operands
 
-# Without the checks of representation: what they are given is made here, in any precision.
+# Without the checks of dtype and layout: their arguments are made here, and calibration runs this
+# in float32.
 _losses = inspect.unwrap(cross_entropy_forward)
 _differentiate = inspect.unwrap(cross_entropy_backward)
 
@@ -72,12 +73,11 @@ def linear_cross_entropy_forward(
 
 
 def _block(rows: int, classes: int, most: int | None, gpu: bool = False) -> int:
-    """How many rows of logits to make at a time: at most `most`, in blocks as equal as can be.
+    """How many rows of logits to compute at a time: at most `most`, in blocks of nearly equal size.
 
-    Each block reads w twice and dw once, whatever its size: a few rows would cost more time than
-    they save, about 1024 are as fast as all at once. Where those are little memory there are more,
-    and on a GPU too: the product with w, whose result is narrow, must keep every multiprocessor
-    busy.
+    Each block reads w twice and dw once, whatever its size, so small blocks are slow; about 1024
+    rows are as fast as all at once. There are more where the vocabulary is small, and on a GPU: the
+    product with w, whose result is narrow, must keep every multiprocessor busy.
     """
     if most is None:
         usual = max(8192 if gpu else 1024, 2**22 // max(classes, 1))

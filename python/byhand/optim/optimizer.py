@@ -217,8 +217,8 @@ class Optimizer:
         storage = self.model.storage
         if storage is not self._storage or storage.version != self._version:
             raise RuntimeError(
-                f"{kind}: the model's parameters were moved (by to, freeze, precision, or as a part "
-                "of a larger model that was built): make a new optimizer"
+                f"{kind}: the model's parameters were moved (by to, freeze or precision, or into a "
+                "larger model that was built): make a new optimizer"
             )
         norm = None if clip_norm is None else grad_norm.norm(storage.grads)
         self.update(norm, clip_norm or 0.0)

@@ -89,7 +89,7 @@ class RunConfig:
         training: the settings.
         data: what the run learns from.
         tokenizer: None for a model that reads no text.
-        task: "language_model" is `byhand.tasks.language_model`.
+        task: what is learned; "language_model" is `byhand.tasks.language_model`.
     """
 
     kind: str
@@ -126,8 +126,7 @@ class RunConfig:
             fault = "missing" if wrong[0] in expected else "unknown"
             raise UserError(f"{wrong[0]!r} is {fault}")
         kind, task, described = data["kind"], data["task"], data["data"]
-        if not isinstance(task, str) or not task.isidentifier():
-            raise UserError(f"{task!r} is not the name of a task")
+        registry.find("tasks", task)
         if not isinstance(described, dict) or described.get("kind") not in _DATA:
             raise UserError("its data is of an unknown kind")
         rest = {name: value for name, value in described.items() if name != "kind"}

@@ -45,7 +45,7 @@ class LossPlot:
             self.draw()
 
     def draw(self) -> None:
-        """Draw now. A failure is reported through `say`; training goes on."""
+        """Draw now. A failure is reported through `say` and does not stop the training."""
         if not self._possible:
             return
         self._drawn = time.monotonic()

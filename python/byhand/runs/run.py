@@ -203,7 +203,7 @@ class Run:
             except OSError as error:
                 if error.errno in (errno.EAGAIN, errno.EACCES):
                     raise UserError(f"another process is training in {self.folder}") from None
-                # Some network file systems have no locks: go on without one.
+                # Some network file systems have no locks: continue without one.
             remove_leftovers(*self.files())
             yield
         finally:
