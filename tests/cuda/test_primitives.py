@@ -1,5 +1,5 @@
-"""The words that kernels are written in (cuda/core/cuda.cuh), each held against numpy: on the CPU,
-and on the GPU where there is one.
+"""The primitives of cuda/core/cuda.cuh, each compared with numpy, on the CPU and on a GPU if there
+is one.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ LANES = ("shuffle", "shuffle_xor", "shuffle_down", "where", "any", "all", "match
 
 
 def lanes(name, x, n):
-    """What the primitive gives each lane; x has a warp a row."""
+    """The result of the primitive in each lane; a row of x is a warp."""
     lane = np.arange(32)
     bits = 1 << lane.astype(np.int64)
 
