@@ -19,14 +19,14 @@ def cupy(on_cpu: Any, monkeypatch: Any) -> cupy_double.Cupy:
 
 
 @pytest.fixture(params=[*SCHEDULES, pytest.param("gpu", marks=pytest.mark.gpu)])
-def words(request: Any, cache_dir: Path) -> Iterator[compile.Library]:
-    """kernels/WORDS.cu, where WORDS is defined by the test module: on the CPU under each schedule,
+def primitives(request: Any, cache_dir: Path) -> Iterator[compile.Library]:
+    """kernels/SOURCE.cu, where the test module defines SOURCE: on the CPU under each schedule,
     and on a GPU, which must have the compute capability CAPABILITY if the module defines it.
     """
     if request.param == "gpu":
         yield _words_on_gpu(request.module, cache_dir)
         return
-    library = compile.Library(compile.on_host(request.module.WORDS, cache_dir))
+    library = compile.Library(compile.on_host(request.module.SOURCE, cache_dir))
     library.schedule(request.param)
     yield library
     library.schedule("forward")
@@ -41,7 +41,7 @@ def _words_on_gpu(module: Any, cache_dir: Path) -> compile.Library:
         if device["compute_capability"] != wanted:
             pytest.skip(f"the compute capability of this GPU is not {wanted[0]}.{wanted[1]}")
         arch = f"{wanted[0]}{wanted[1]}a"
-    path = compile.with_nvcc(module.WORDS, cache_dir, library=True, arch=arch)
+    path = compile.with_nvcc(module.SOURCE, cache_dir, library=True, arch=arch)
     return compile.Library(path, importlib.import_module("cupy"))
 
 

@@ -26,7 +26,7 @@ from tests.ops.test_matmul import sample as matmul_sample
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 BF16 = np.dtype(ml_dtypes.bfloat16)
-WORDS, CAPABILITY = "hopper_words", (9, 0)
+SOURCE, CAPABILITY = "hopper", (9, 0)
 
 
 # --- Primitives --------------------------------------------------------------------------------
@@ -41,10 +41,10 @@ def normal(*shape, seed=0, dtype=BF16):
     [((64, 64), 64, (0, 0)), ((200, 136), 128, (0, 0)), ((200, 136), 128, (128, 64)),
      ((200, 136), 64, (192, 128)), ((3, 8), 8, (0, 0)), ((70, 72), 16, (64, 64))],
 )  # fmt: skip
-def test_boxes(words, shape, box_rows, at):
+def test_boxes(primitives, shape, box_rows, at):
     x = normal(*shape)
     y = np.full((box_rows, 64), np.nan, BF16)
-    words.box(y, x, *shape, box_rows, *at)
+    primitives.box(y, x, *shape, box_rows, *at)
     expected = np.zeros_like(y)
     inside = x[at[0] :, at[1] :][:box_rows, :64]
     expected[: inside.shape[0], : inside.shape[1]] = inside
@@ -54,18 +54,18 @@ def test_boxes(words, shape, box_rows, at):
 @pytest.mark.parametrize("k", [8, 64, 72, 200])
 @pytest.mark.parametrize("right_across", [False, True])
 @pytest.mark.parametrize("left_across", [False, True])
-def test_products(words, left_across, right_across, k):
+def test_products(primitives, left_across, right_across, k):
     a, b, d = normal(64, k), normal(k, 128, seed=1), normal(64, 128, dtype=np.float32)
     exact = d + a.astype(np.float64) @ b.astype(np.float64)
     left = np.ascontiguousarray(a.T if left_across else a)
     right = np.ascontiguousarray(b if right_across else b.T)
-    words.product(d, left, right, int(left_across), int(right_across), k)
+    primitives.product(d, left, right, int(left_across), int(right_across), k)
     np.testing.assert_allclose(d, exact, rtol=1e-5, atol=1e-4)
 
 
 def test_nvcc_takes_the_same_file(cache_dir):
-    assert compile.with_nvcc(WORDS, cache_dir, library=False).exists()
-    assert compile.with_nvcc(WORDS, cache_dir, library=False, arch="90a").exists()
+    assert compile.with_nvcc(SOURCE, cache_dir, library=False).exists()
+    assert compile.with_nvcc(SOURCE, cache_dir, library=False, arch="90a").exists()
 
 
 # --- The matrix multiply -------------------------------------------------------------------------

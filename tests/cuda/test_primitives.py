@@ -11,12 +11,12 @@ from tests.cuda import compile
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 BF16 = np.dtype(ml_dtypes.bfloat16)
-WORDS = "primitives"
+SOURCE = "primitives"
 
 
 @pytest.fixture
-def kernels(words):
-    return words
+def kernels(primitives):
+    return primitives
 
 
 def normal(*shape, seed=0, dtype=np.float32):
@@ -176,4 +176,4 @@ def test_numbers(kernels):
 
 
 def test_nvcc_takes_the_same_file(cache_dir):
-    assert compile.with_nvcc(WORDS, cache_dir, library=False).exists()
+    assert compile.with_nvcc(SOURCE, cache_dir, library=False).exists()
