@@ -174,7 +174,9 @@ def threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize(("kernel", "body", "check"), MISBEHAVIOURS, ids=lambda p: str(p)[:40])
+@pytest.mark.parametrize(
+    ("kernel", "body", "check"), MISBEHAVIOURS, ids=lambda p: getattr(p, "__name__", p)
+)
 def test_misbehaviour_is_rejected(kernel: str, body: Callable[..., None], check: str) -> None:
     kernels = bare_reference()
     setattr(kernels, kernel, body)

@@ -147,6 +147,9 @@ class ndarray:
         self.machine.do(lambda: np.multiply(self.host, factor, out=self.host))
         return self
 
+    def fill(self, value: float) -> None:
+        self.machine.do(lambda: self.host.fill(value))
+
     def set(self, host: np.ndarray) -> None:
         assert (host.shape, host.dtype) == (self.shape, self.dtype)
         if self.machine.captured is not None:

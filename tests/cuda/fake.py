@@ -1,4 +1,4 @@
-"""A stand-in for cupy arrays on machines without a GPU."""
+"""Stands for cupy arrays where there is no GPU."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 
 class FakeCupy:
-    """The attributes of a cupy array that the binding reads. Its address is invalid or that of a
-    numpy array, so the call must fail before a kernel runs.
+    """All that the binding reads of a cupy array. It has no memory of its own: the call must fail
+    before a kernel runs.
     """
 
     __cuda_array_interface__: Any = None

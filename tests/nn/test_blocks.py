@@ -5,13 +5,16 @@ each compared with finite differences in float64.
 from __future__ import annotations
 
 import copy
+import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from byhand import gradcheck, nn, optim
 from byhand.nn.gradcheck import GradcheckError
-from tests.nn.blocks import BatchNorm, DecoderBlock, EncoderBlock, LoRA, Scale
+from tests.nn.blocks import BatchNorm, DecoderBlock, EncoderBlock, LoRA
 
 SEEDS = range(20)
 
@@ -129,9 +132,21 @@ def test_buffers_are_saved_moved_copied_and_not_trained():
     np.testing.assert_allclose(layer(x.astype(np.float64)).mean(0), 0, atol=1e-3)
 
 
-def test_a_custom_layer_trains():
-    """The layer in the documentation of Module, 20 lines with its backward pass."""
-    model = nn.Sequential(nn.Linear(3, 4), Scale(4), nn.GELU(), nn.Linear(4, 1))
+def layer_in_the_readme() -> type[nn.Module]:
+    """The class `Scale`, from the README's own lines."""
+    readme = Path(__file__).parents[2] / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    (code,) = re.findall(r"^class Scale\(.*?(?=^\w)", text, flags=re.DOTALL | re.MULTILINE)
+    assert len(code.strip().splitlines()) <= 20
+    scope: dict[str, Any] = {"nn": nn}
+    exec(code, scope)
+    return scope["Scale"]
+
+
+def test_a_layer_of_ones_own_trains():
+    """The layer that the README shows, 20 lines at most with its backward pass."""
+    scale = layer_in_the_readme()(4)
+    model = nn.Sequential(nn.Linear(3, 4), scale, nn.GELU(), nn.Linear(4, 1))
     gradcheck(model, x_of(6, 3))
     model.build(seed=1)
     optimizer = optim.AdamW(model, lr=0.03, weight_decay=0.0)

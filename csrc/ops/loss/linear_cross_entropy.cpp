@@ -12,7 +12,7 @@ void linear_cross_entropy_forward(Out loss, Out count, Maybe<Out> dx, Acc dw, Ou
                                   bool mean, bool bf16, Stream) {
     const std::int64_t R = x.rows(), K = x.cols(), V = w.rows(), most = work.rows();
     require_ids(targets, V, ignore_index);
-    // The gradient of the first block is scaled by a number that depends on every target.
+    // The factor of every gradient depends on the number of kept targets.
     const std::int64_t* const ids = targets.as<std::int64_t>();
     const std::int64_t kept = kept_rows(ids, R, ignore_index);
     const RowGradient gradient(*dloss.as<float>(), static_cast<float>(kept), V, smoothing, mean);

@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1)
     });
 }
 
-// A warp a row when a few of its tiles hold the row, a block a row beyond.
+// One warp per row if a few of its tiles hold the row, else one block per row.
 template <class T, class F>
 void plan_classes(int64_t rows, int64_t cols, bool packed, int64_t max_teams, F&& f) {
     constexpr int kThreads = 256, kV = kPack<T>;

@@ -31,8 +31,7 @@ void apply(const char* name, const Out& y, const In& x, double scale, double shi
         const T* const from = x.as<T>();
         if (n == 0) return;
         const bool packed = packable<T>(0, to, from);
-        const auto kernel =
-            packed ? scale_shift_elements<kPack<T>, T> : scale_shift_elements<1, T>;
+        const auto kernel = packed ? scale_shift_elements<kPack<T>, T> : scale_shift_elements<1, T>;
         const unsigned blocks = blocks_for(n, kThreads * (packed ? kPack<T> : 1));
         launch(name, kernel, dim3(blocks), dim3(kThreads), stream, to, from,
                static_cast<float>(scale), static_cast<float>(shift), n);
