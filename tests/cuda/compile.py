@@ -67,7 +67,7 @@ def on_host(
     target = cache / f"{name}-{_key(command, [*sources, *own])}"
     if target.exists():
         return target
-    objects = [cache / f"{target.name}-{source.stem}.o" for source in sources]
+    objects = [cache / f"{target.name}-{i}-{source.stem}.o" for i, source in enumerate(sources)]
 
     def compile_one(source: Path, to: Path) -> None:
         _run([*compiler, *first, *_FLAGS, *_HOST, *flags, "-c", "-o", str(to), str(source)])
