@@ -169,6 +169,23 @@ def test_a_list_is_no_array():
     assert_same(values_of(model), before)
 
 
+@pytest.mark.parametrize("wrong", [0.5, 300.0, np.nan])
+def test_integers_take_only_what_they_can_hold(wrong):
+    model = Two()
+    model.packed = nn.Parameter((2,), init.ones, trainable=False, dtype=np.int8)
+    model.build()
+    given = np.array([7.0, wrong], np.float32)
+    state = {name: np.zeros(a.shape, np.float32) for name, a in values_of(model).items()}
+    before = values_of(model)
+    with pytest.raises(ValueError, match="packed is kept in int8, which cannot hold"):
+        model.load_state_dict({**state, "packed": given})
+    with pytest.raises(ValueError, match="parameter packed is kept in int8"):
+        model.packed.value = given
+    assert_same(values_of(model), before)
+    model.load_state_dict({**state, "packed": np.array([7.0, -8.0])})
+    assert model.packed.value.tolist() == [7, -8]
+
+
 # --- Freezing and gradients -----------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from byhand import backend
 from byhand.backend import Array
 from byhand.nn import tree
-from byhand.nn.parameter import Buffer, Parameter
+from byhand.nn.parameter import Buffer, Parameter, require_held
 from byhand.nn.random import Generator
 from byhand.nn.storage import Storage, library_of, parameter_dtype
 from byhand.ops import check
@@ -349,8 +349,8 @@ class Module:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copies values in, cast to this model's dtype.
 
-        Raises ValueError naming what is missing, unknown or of another shape, and TypeError naming
-        what is not an array; then nothing was changed.
+        Raises ValueError naming what is missing, unknown, of another shape or not representable
+        (0.5 in an int8 tensor), TypeError naming what is not an array; then nothing was changed.
         """
         own = dict(self._state())
         storage = self.storage
@@ -366,6 +366,7 @@ class Module:
                     f"load_state_dict: {name} must have shape {a.shape}, "
                     f"got {tuple(state[name].shape)}"
                 )
+            require_held(f"load_state_dict: {name}", state[name], a.value.dtype)
         for name, a in own.items():
             a.value[...] = backend.to_device_of(state[name], a.value)
         storage.refresh()

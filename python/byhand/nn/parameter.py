@@ -104,6 +104,7 @@ class Parameter:
         if shape is None or tuple(shape) != self.shape:
             got = type(array).__name__ if shape is None else tuple(shape)
             raise ValueError(f"{what}parameter {self.name} must have shape {self.shape}, got {got}")
+        require_held(f"{what}parameter {self.name}", array, view.dtype)
         view[...] = backend.to_device_of(array, view)
 
     @property
@@ -149,6 +150,15 @@ class Parameter:
 
 
 _KEPT = ("_trainable", "decay", "dtype", "init", "name", "shape", "storage")
+
+
+def require_held(what: str, array: Any, dtype: Any) -> None:
+    """ValueError where integers of this dtype would not hold the values of the array."""
+    if np.issubdtype(dtype, np.integer) and array.dtype != dtype:
+        given = backend.to_numpy(array)
+        with np.errstate(invalid="ignore"):
+            if (given.astype(dtype) != given).any():
+                raise ValueError(f"{what} is kept in {dtype}, which cannot hold the values given")
 
 
 def _checked_shape(kind: str, shape: Any) -> tuple[int, ...]:
