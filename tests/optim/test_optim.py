@@ -188,7 +188,7 @@ def test_state_round_trips():
     first.step()
     second.step()
     assert np.array_equal(a.storage.values, b.storage.values)
-    with pytest.raises(ValueError, match="step must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="step must be an integer >= 0, got -1"):
         second.load_state_dict({**first.state_dict(), "step": -1})
 
 
@@ -207,6 +207,10 @@ def without(state, slot, name):
             lambda s: {**s, "m": {**s["m"], "norm.bias": np.zeros(3)}},
             r"m of norm.bias must have shape \(7,\), got \(3,\)",
         ),
+        (lambda s: {**s, "v": {**s["v"], "norm.bias": [0.0] * 7}}, r"shape \(7,\), got list"),
+        (lambda s: {**s, "v": 3}, "v must be a dict, got int"),
+        (lambda s: {**s, "step": 2.7}, "step must be an integer >= 0, got 2.7"),
+        (lambda s: {**s, "step": None}, "step must be an integer >= 0, got None"),
     ],
 )
 def test_wrong_state_is_named_and_changes_nothing(change, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -280,25 +281,28 @@ class Optimizer:
             raise ValueError(f"{where}: {min(missing)} is missing")
         if unknown := state.keys() - own.keys():
             raise ValueError(f"{where}: there is no state called {min(unknown)}")
-        steps = int(state["step"])
-        if steps < 0:
-            raise ValueError(f"{where}: step must be at least 0, got {steps}")
+        steps = state["step"]
+        if not isinstance(steps, numbers.Integral) or int(steps) < 0:
+            raise ValueError(f"{where}: step must be an integer >= 0, got {steps!r}")
         for slot in self.slots:
             names, given = own[slot].keys(), state[slot]
+            if not isinstance(given, Mapping):
+                raise ValueError(f"{where}: {slot} must be a dict, got {type(given).__name__}")
             for name in sorted(names - given.keys()):
                 raise ValueError(f"{where}: {slot} of {name} is missing")
             for name in sorted(given.keys() - names):
                 raise ValueError(f"{where}: {slot} of {name} belongs to no trained parameter")
             for name, view in own[slot].items():
-                if tuple(given[name].shape) != tuple(view.shape):
+                shape = getattr(given[name], "shape", None)
+                if shape is None or tuple(shape) != tuple(view.shape):
+                    got = type(given[name]).__name__ if shape is None else tuple(shape)
                     raise ValueError(
-                        f"{where}: {slot} of {name} must have shape {tuple(view.shape)}, got "
-                        f"{tuple(given[name].shape)}"
+                        f"{where}: {slot} of {name} must have shape {tuple(view.shape)}, got {got}"
                     )
         for slot in self.slots:
             for name, view in own[slot].items():
                 view[...] = backend.to_device_of(state[slot][name], view)
-        self._t[...] = steps
+        self._t[...] = int(steps)
 
 
 def _names(where: str, wanted: Any, params: Sequence[Parameter]) -> list[str]:
