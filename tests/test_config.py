@@ -304,3 +304,10 @@ def test_it_imports_nothing_heavy():
     assert "byhand.errors" in names
     own = {"byhand.errors", "byhand.values"}
     assert names - own <= sys.stdlib_module_names | {"collections.abc"}
+
+
+@pytest.mark.parametrize("field", ["size", "decay"])
+def test_an_integer_too_long_to_print_is_refused_in_a_sentence(field):
+    # Python prints no integer of more than 4300 digits: repr() of it is a ValueError of its own.
+    with pytest.raises(ValueError, match=rf"Model: {field} must be .*, got a value too long"):
+        Model(**{"size": 4, field: -(10**5000)})

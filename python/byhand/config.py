@@ -299,7 +299,10 @@ def _listed(names: Sequence[str]) -> str:
 
 def _show(value: Any) -> str:
     """A value in one short line."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return f"a value too long to show ({type(value).__name__})"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

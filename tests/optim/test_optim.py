@@ -111,11 +111,29 @@ def test_groups_that_change_nothing_give_the_same_bits():
         ([{"params": ["norm.bias"], "betas": (0, 0)}], "groups[0] has no setting 'betas'"),
         ([{"params": ["norm.bias"]}] * 2, "groups[1] takes norm.bias, which an earlier group has"),
         ([{"params": ["norm.bias"], "lr": -1.0}], "lr must be a number >= 0, got -1.0"),
+        ([{"params": ["first.weight"]}], "groups[0]: first.weight is frozen"),
+        (
+            [{"params": [TwoLayers().build().norm.bias]}],  # of another model
+            "groups[0]: the model has no parameter Parameter(norm.bias",
+        ),
     ],
 )
 def test_wrong_groups_are_named(groups, message):
+    model = TwoLayers().build()
+    model.freeze("first.weight")
     with pytest.raises(ValueError, match=re.escape(message)):
-        optim.AdamW(TwoLayers().build(), groups=groups)
+        optim.AdamW(model, groups=groups)
+
+
+def test_groups_are_dicts():
+    with pytest.raises(TypeError, match=re.escape("groups[0] must be a dict, got str")):
+        optim.AdamW(TwoLayers().build(), groups={"params": ["norm.bias"]})
+
+
+def test_a_group_may_name_parameters_themselves():
+    model = TwoLayers().build()
+    optimizer = optim.AdamW(model, groups=[{"params": [model.norm.bias], "lr": 0.5}])
+    assert optimizer.groups[0].names == ["norm.bias"]
 
 
 def test_settings_between_steps_are_checked_too():
@@ -170,7 +188,7 @@ def test_state_round_trips():
     first.step()
     second.step()
     assert np.array_equal(a.storage.values, b.storage.values)
-    with pytest.raises(ValueError, match="step must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="step must be an integer >= 0, got -1"):
         second.load_state_dict({**first.state_dict(), "step": -1})
 
 
@@ -189,6 +207,10 @@ def without(state, slot, name):
             lambda s: {**s, "m": {**s["m"], "norm.bias": np.zeros(3)}},
             r"m of norm.bias must have shape \(7,\), got \(3,\)",
         ),
+        (lambda s: {**s, "v": {**s["v"], "norm.bias": [0.0] * 7}}, r"shape \(7,\), got list"),
+        (lambda s: {**s, "v": 3}, "v must be a dict, got int"),
+        (lambda s: {**s, "step": 2.7}, "step must be an integer >= 0, got 2.7"),
+        (lambda s: {**s, "step": None}, "step must be an integer >= 0, got None"),
     ],
 )
 def test_wrong_state_is_named_and_changes_nothing(change, message):
@@ -223,6 +245,8 @@ def test_state_is_kept_by_name_for_any_layout():
     [
         (dict(lr=-1.0), "lr"),
         (dict(lr=float("nan")), "lr"),
+        (dict(lr="0.1"), "lr must be a number >= 0, got '0.1'"),
+        (dict(lr=None), "lr must be a number >= 0, got None"),
         (dict(eps=-1e-8), "eps"),
         (dict(weight_decay=-0.1), "weight_decay"),
         (dict(betas=(0.9, 1.0)), "betas"),

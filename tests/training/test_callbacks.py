@@ -8,6 +8,7 @@ import pytest
 from byhand import MLP, MLPConfig, optim
 from byhand.data import ArrayDataset, EpochSampler
 from byhand.data.splits import Splits
+from byhand.runs import Run
 from byhand.tasks import Classification
 from byhand.training import Callback, Trainer, TrainingSettings
 
@@ -41,12 +42,12 @@ class Written(Callback):
         self.events.append(f"evaluate {step} {', '.join(metrics)}")
 
 
-def made(steps: int, accumulate: int = 1, callbacks=(), every: int = 100, validate: bool = True):
+def made(steps: int, accumulate: int = 1, callbacks=(), every=100, validate=True, dropout=0.0):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((50, 2)).astype(np.float32)
     labels = (x[:, 0] * x[:, 1] > 0).astype(np.int64)
     data = ArrayDataset(x=x, labels=labels)
-    model = MLP(MLPConfig(2, 2, (16,)), seed=1)
+    model = MLP(MLPConfig(2, 2, (16,), dropout), seed=1)
     splits = Splits(data, (lambda: [data.batch(np.arange(50))]) if validate else None)
     settings = TrainingSettings(
         steps=steps, accumulate=accumulate, lr=0.03, warmup=0, eval_every=every, weight_decay=0.0
@@ -134,3 +135,52 @@ def test_a_label_outside_the_classes_is_named(bad):
     batch["labels"][1] = bad
     with pytest.raises(IndexError, match=rf"labels\[1\] = {bad} is outside the vocabulary 0..1"):
         trainer.task.check(batch)
+
+
+@pytest.mark.parametrize(
+    "event", ["on_load", "on_forward", "on_loss", "on_backward", "on_step", "on_evaluate"]
+)
+def test_after_an_error_in_a_callback_the_next_run_goes_on_bit_for_bit(event):
+    class Fails(Callback):
+        calls = 0
+
+    def fail(self, *args):
+        Fails.calls += 1
+        if Fails.calls == 4:
+            raise ZeroDivisionError
+
+    setattr(Fails, event, fail)
+    plain, trainer = [made(6, 2, callbacks, every=1, dropout=0.3) for callbacks in ((), [Fails()])]
+    plain.run()
+    with pytest.raises(ZeroDivisionError):
+        trainer.run()
+    assert trainer.step < 6
+    trainer.run()
+    assert np.array_equal(trainer.model.storage.values, plain.model.storage.values)
+    assert [r["step"] for r in trainer.history] == [r["step"] for r in plain.history]
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    trainer, other = made(1), made(1)
+    with pytest.raises(ValueError, match="the optimizer is of another model than the task"):
+        Trainer(
+            trainer.task,
+            trainer.data,
+            trainer.sampler,
+            other.optimizer,
+            trainer.schedule,
+            trainer.settings,
+        )
+
+
+def test_a_run_that_was_not_created_is_refused(tmp_path):
+    trainer = made(1)
+    trainer.run_folder = Run(tmp_path / "new")
+    with pytest.raises(ValueError, match=r"the run in .*new has no configuration: call its create"):
+        trainer.run()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_backward_pass_needs_a_loss():
+    with pytest.raises(RuntimeError, match="backward was called without a loss"):
+        made(1).task.backward()

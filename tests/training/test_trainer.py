@@ -81,14 +81,30 @@ def test_the_seed_determines_the_run(tmp_path: Path):
     assert small.logged(tmp_path / "a") != small.logged(tmp_path / "c")
 
 
+class Given:
+    """A sampler of batches that were chosen."""
+
+    def __init__(self, *batches: np.ndarray):
+        self.batch_size = len(batches[0])
+        self._batches = iter(batches)
+
+    def __next__(self) -> np.ndarray:
+        return next(self._batches)
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        pass
+
+
 def test_accumulated_batches_equal_one_larger_batch(tmp_path: Path):
     """Two batches of three windows give the gradient and the loss of one batch of the same six."""
     settings = {"steps": 1, "dropout": 0.0, "warmup": 0, "clip": 0.0}
     two = small.new_trainer(tmp_path / "two", small.config(batch_size=3, accumulate=2, **settings))
     one = small.new_trainer(tmp_path / "one", small.config(batch_size=6, **settings))
     windows = np.concatenate([next(two.sampler), next(two.sampler)])
-    two.sampler = iter([windows[:3], windows[3:]])  # type: ignore[assignment]
-    one.sampler = iter([windows])  # type: ignore[assignment]
+    two.sampler, one.sampler = Given(windows[:3], windows[3:]), Given(windows)
     for trainer in (one, two):
         trainer.log = Log(trainer.run_folder.log_path)
         trainer.train_step()

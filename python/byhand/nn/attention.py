@@ -12,7 +12,7 @@ from byhand.nn.init import Init
 from byhand.nn.linear import Linear
 from byhand.nn.module import Module
 from byhand.nn.protocol import Again
-from byhand.ops import attention, linear
+from byhand.ops import attention, check, linear
 
 
 class MultiHeadAttention(Module):
@@ -31,10 +31,12 @@ class MultiHeadAttention(Module):
         residual_dropout: the probability of zeroing an element of the result, before ``add``.
 
     Call options: ``lengths`` (B,) int64, how many keys each batch entry has; ``mask``, bool,
-    broadcastable to (B, H, T, S), True where a key may be attended to; ``cache`` for decoding.
+    broadcastable to (B, H, T, S), True where a key may be attended to; ``cache`` for decoding,
+    without a memory.
     ``backward(dy)`` returns the gradient of x, or with a memory the pair (dx, dmemory).
 
-    Raises ValueError unless num_heads divides dim and num_kv_heads divides num_heads.
+    Raises ValueError unless num_heads divides dim, num_kv_heads divides num_heads and
+    0 <= dropout < 1.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class MultiHeadAttention(Module):
         project_init: Init | None = None,
         bias_init: Init | None = None,
     ):
+        check.probability("MultiHeadAttention", "dropout", dropout)
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         if num_heads < 1 or dim % num_heads:
             raise ValueError(
@@ -80,6 +83,11 @@ class MultiHeadAttention(Module):
         again: Again = None,
         cache: KeyValueCache | None = None,
     ) -> Array:
+        for name, a, shape in (("x", x, "(B, T, dim)"), ("memory", memory, "(B, S, dim)")):
+            if a is not None and a.ndim != 3:
+                raise check.wrong_shape("MultiHeadAttention", name, shape, a)
+        if memory is not None and cache is not None:
+            raise ValueError("MultiHeadAttention: a cache is for self-attention, not for a memory")
         B, T, C = x.shape
         H, G, D = self.num_heads, self.num_kv_heads, self.head_dim
         if memory is None:

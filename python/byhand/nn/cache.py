@@ -20,8 +20,15 @@ class KeyValueCache:
         self.length = 0
 
     def extend(self, k: Array, v: Array) -> tuple[Array, Array]:
-        """Appends k, v (B, T, G, D) and returns views of all keys and values so far."""
+        """Appends k, v (B, T, G, D) and returns views of all keys and values so far. ValueError if
+        they do not fit.
+        """
         start, stop = self.length, self.length + k.shape[1]
+        if stop > self.keys.shape[1]:  # a slice beyond the end would be empty, and take anything
+            raise ValueError(
+                f"KeyValueCache: {k.shape[1]} positions after the first {start} exceed its "
+                f"capacity of {self.keys.shape[1]}"
+            )
         self.keys[:, start:stop] = k
         self.values[:, start:stop] = v
         self.length = stop

@@ -57,7 +57,11 @@ def gradcheck(
 
     A copy of the module is checked, in float64 with products in full precision, and in the mode
     that the module is in; the module itself is not changed, and may be unbuilt. Dropout draws the
-    same masks at each evaluation. Raises GradcheckError when an error exceeds ``tolerance``.
+    same masks at each evaluation.
+
+    Raises GradcheckError when an error exceeds ``tolerance``, when ``backward`` returns no gradient
+    of a floating input, one of another shape, or leaves something that ``forward`` pushed;
+    TypeError when the module returns no array, ValueError when there is nothing to check.
     """
     copied = copy.deepcopy(module)
     if any(not p.built for p in copied.parameters()) or copied._storage is None:
@@ -104,12 +108,21 @@ def _check(
         model.loss(*inputs)
         model.backward()
     else:
-        weights.append(rng.standard_normal(model(*inputs).shape))
-        dx = model.backward(weights[0])
-        grads = dx if isinstance(dx, tuple) else (dx,)
-        floats = [(i, x) for i, x in enumerate(inputs) if _is_double(x)]
-        for (i, x), grad in zip(floats, grads, strict=False):
-            targets[f"input {i}"] = (x, grad)
+        y = model(*inputs)
+        if not isinstance(y, np.ndarray):
+            raise TypeError(
+                f"gradcheck: {type(model).__name__} must return an array, got {type(y).__name__}"
+            )
+        weights.append(np.asarray(rng.standard_normal(y.shape)))
+        targets |= _input_gradients(inputs, model.backward(weights[0]))
+    for name, part in model.named_modules():
+        if part.__dict__.get("_saved"):
+            raise GradcheckError(
+                f"gradcheck: backward of {name or 'the module'} ({type(part).__name__}) did not "
+                "pop all that its forward pushed"
+            )
+    if not targets:
+        raise ValueError("gradcheck: no parameter is trained and no input is floating")
 
     pairs: dict[str, list[tuple[float, float]]] = {}
     for name, (value, grad) in targets.items():
@@ -135,7 +148,28 @@ def _check(
         name: max((_relative(a, b, floor) for a, b in found), key=_nan_first)
         for name, found in pairs.items()
     }
-    return GradcheckReport(errors or {"(no parameters)": 0.0}, tolerance)
+    return GradcheckReport(errors, tolerance)
+
+
+def _input_gradients(inputs: tuple[Any, ...], dx: Any) -> dict[str, Any]:
+    """{name: (input, gradient)} of each floating input. ``backward`` returned dx: the gradients of
+    all inputs, or of the floating ones.
+    """
+    grads = dx if isinstance(dx, tuple) else (dx,)
+    floats = [i for i, x in enumerate(inputs) if _is_double(x)]
+    positions = range(len(inputs)) if len(grads) == len(inputs) else floats
+    of = dict(zip(positions, grads, strict=False))  # what is missing is named below
+    found = {}
+    for i in floats:
+        if of.get(i) is None:
+            raise GradcheckError(f"gradcheck: backward returned no gradient of input {i}")
+        if of[i].shape != inputs[i].shape:
+            raise GradcheckError(
+                f"gradcheck: the gradient of input {i} has shape {of[i].shape}, where the input "
+                f"has {inputs[i].shape}"
+            )
+        found[f"input {i}"] = inputs[i], of[i]
+    return found
 
 
 def _relative(a: float, b: float, floor: float) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,11 +21,10 @@ import numpy as np
 from byhand import backend
 from byhand.backend import Array
 from byhand.nn import tree
-from byhand.nn.parameter import Buffer, Parameter
+from byhand.nn.parameter import Buffer, Parameter, require_held
 from byhand.nn.random import Generator
-from byhand.nn.storage import Storage
-
-_DTYPES = {"float32": np.float32, "float64": np.float64}
+from byhand.nn.storage import Storage, library_of, parameter_dtype
+from byhand.ops import check
 
 M = TypeVar("M", bound="Module")
 
@@ -217,41 +216,57 @@ class Module:
             dtype: "float32" or "float64" (check mode); None: that of the parts, else "float32".
             draw: False leaves the initial values undefined, for weights that will be loaded.
 
-        Raises ValueError for a part of a model that is built already (build that model) and for an
-        unknown device or dtype, CudaUnavailable with the reason where there is no CUDA.
+        Raises ValueError for a part of a model that is built already (build that model), for an
+        initialiser that gives another shape, and for an unknown device or dtype; CudaUnavailable
+        with the reason where there is no CUDA. Then nothing was changed.
         """
-        library = _library(device)
+        library = library_of(device)
+        where = f"{type(self).__name__}.build"
         named = list(self.named_parameters())
+        buffers = list(self.named_buffers())
+        tensors: list[tuple[str, Parameter | Buffer]] = [*named, *buffers]
+        if twice := tree.repeated([name for name, _ in tensors]):
+            raise ValueError(f"{where}: two different tensors have the path {twice!r}")
         former = list({id(p.storage): p.storage for _, p in named if p.storage}.values())
         own = {id(p) for _, p in named}
-        for storage in former:
-            if storage.valid and any(id(p) not in own for p in storage.params):
-                raise ValueError(
-                    f"{type(self).__name__}.build: this is a part of a model that is built "
-                    "already; build the model"
-                )
+        modules = [module for _, module in self.named_modules()]
+        # A model whose parts were replaced has a storage with parameters that are no longer its.
+        whole = {id(m._storage) for m in modules if m._root}
+        outside = self._storage is not None and self._storage.valid and not self._root
+        if outside or any(
+            storage.valid
+            and id(storage) not in whole
+            and any(id(p) not in own for p in storage.params)
+            for storage in former
+        ):
+            raise ValueError(
+                f"{where}: this is a part of a model that is built already; build the model, or "
+                "a copy of the part (copy.deepcopy)"
+            )
         if dtype is not None:
-            dtype = _parameter_dtype(dtype)
+            dtype = parameter_dtype(dtype)
         elif former:
             dtype = former[0].values.dtype
-        buffers = list(self.named_buffers())
-        for name, p in named:
-            p.name = name
-        for name, b in buffers:
-            b.name = name
         there = former[0].values if former else None
         if library is not None:
             there = library.empty(0, np.float32)
-        storage = Storage(
-            [p for _, p in named],
-            [b for _, b in buffers],
-            seed,
-            np.float32 if dtype is None else dtype,
-            draw,
-            half=self._bf16 and there is not None and backend.is_cupy(there),
-            like=there,
-        )
-        modules = [module for _, module in self.named_modules()]
+        names = [(a, a.name) for _, a in tensors]
+        for name, a in tensors:
+            a.name = name
+        try:
+            storage = Storage(
+                [p for _, p in named],
+                [b for _, b in buffers],
+                seed,
+                np.float32 if dtype is None else dtype,
+                draw,
+                half=self._bf16 and there is not None and backend.is_cupy(there),
+                like=there,
+            )
+        except BaseException:
+            for a, name in names:
+                a.name = name
+            raise
         for module in modules:
             module._storage, module._root, module._bf16 = storage, module is self, self._bf16
         self._modules = modules
@@ -310,16 +325,16 @@ class Module:
 
     def _set_trainable(self, match: tree.Match, trainable: bool) -> None:
         accepts = tree.matcher(match)
-        found = [p for name, p in self.named_parameters() if accepts(name)]
+        found = [(name, p) for name, p in self.named_parameters() if accepts(name)]
         if not found:
             raise ValueError(f"{type(self).__name__} has no parameter that matches {match!r}")
-        changed = [p for p in found if p.trainable != trainable]
-        for p in changed:
+        for name, p in found:
             if trainable and p.dtype is not None:
-                raise ValueError(f"{p.name} is kept in {p.dtype} and cannot be trained")
-            p.trainable = trainable
-        if changed and self._storage is not None:
-            storage = self._storage
+                raise ValueError(f"{name} is kept in {p.dtype} and cannot be trained")
+        changed = [p for _, p in found if p.trainable != trainable]
+        for p in changed:
+            p._trainable = trainable
+        for storage in {id(p.storage): p.storage for p in changed if p.storage}.values():
             storage.move(half=storage.compute_values is not storage.values)
 
     def state_dict(self) -> dict[str, Array]:
@@ -334,8 +349,9 @@ class Module:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copies values in, cast to this model's dtype.
 
-        Raises ValueError naming what is missing, unknown or of another shape; in that case nothing
-        is changed.
+        Raises ValueError naming what is missing, unknown, of another shape or not representable
+        (0.5 in an int8 tensor), TypeError naming what is not an array; in that case nothing is
+        changed.
         """
         own = dict(self._state())
         storage = self.storage
@@ -344,11 +360,14 @@ class Module:
         if unknown := [name for name in state if name not in own]:
             raise ValueError(f"load_state_dict: unknown parameters: {tree.some(unknown)}")
         for name, a in own.items():
+            if not hasattr(state[name], "shape"):
+                raise check.not_an_array("load_state_dict", name, state[name])
             if tuple(state[name].shape) != a.shape:
                 raise ValueError(
                     f"load_state_dict: {name} must have shape {a.shape}, "
                     f"got {tuple(state[name].shape)}"
                 )
+            require_held(f"load_state_dict: {name}", state[name], a.value.dtype)
         for name, a in own.items():
             a.value[...] = backend.to_device_of(state[name], a.value)
         storage.refresh()
@@ -361,8 +380,8 @@ class Module:
         Raises ValueError for an unknown device or dtype and CudaUnavailable with the reason when
         there is no CUDA.
         """
-        library = _library(device)
-        dtype = None if dtype is None else _parameter_dtype(dtype)
+        library = library_of(device)
+        dtype = None if dtype is None else parameter_dtype(dtype)
         storage = self.storage
         on_gpu = backend.is_cupy(storage.values) if library is None else library is not np
         single = (storage.values.dtype if dtype is None else np.dtype(dtype)) == np.float32
@@ -394,47 +413,30 @@ class Module:
 
     # --- Copies --------------------------------------------------------------------------------
 
+    # A pickled part has the memory of its whole model; pickle its deep copy for the part alone.
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_saved"}
 
     def __deepcopy__(self: M, memo: dict[int, Any]) -> M:
         """A copy with memory of its own and without saved forward passes. A copy of a part is a
-        model that consists of that part alone.
+        model that consists of that part alone, unless its model is copied in the same call.
         """
-        storage, own = self._storage, False
-        if storage is not None and id(storage) not in memo:
-            own = not self._root
-            copy.deepcopy(storage, memo)
+        storage = self._storage
+        first = storage is not None and id(storage) not in memo
+        copied = copy.deepcopy(storage, memo)
         made = type(self).__new__(type(self))
         memo[id(self)] = made
         vars(made).update(copy.deepcopy(self.__getstate__(), memo))
-        if own and storage is not None:
-            made._storage.version = -1  # type: ignore[union-attr]
-            generator = made._storage.generator  # type: ignore[union-attr]
-            made.build()
-            made.storage.generator = generator
+        if storage is None or copied is None:
+            return made
+        if self._root and storage.valid and not copied.valid:
+            # A part was copied before its model, and became a model: it is a part again.
+            copied.rebind_like(storage)
+            for _, module in made.named_modules():
+                module._storage, module._root = copied, module is made
+        elif not self._root and (first or not copied.valid):
+            copied.version = -1
+            with suppress(ValueError):  # it shares a parameter with a part copied before
+                made.build()
+                made.storage.generator = copied.generator
         return made
-
-
-def _library(device: str | None) -> Any:
-    """numpy for "cpu", cupy for "cuda", None for None."""
-    if device is None:
-        return None
-    if device == "cpu":
-        return np
-    if device == "cuda":
-        backend.cuda()
-        import cupy
-
-        return cupy
-    raise ValueError(f"device must be 'cpu' or 'cuda', got {device!r}")
-
-
-def _parameter_dtype(dtype: Any) -> Any:
-    try:
-        name = np.dtype(dtype).name
-    except TypeError:
-        name = str(dtype)
-    if name not in _DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {name}")
-    return _DTYPES[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,27 +30,29 @@ class Parameter:
     Attributes:
         name: its path in the model that was built, such as "decoder.norm.weight".
         value: the values, a view of the model's flat buffer. Assigning copies into it.
-        grad: the gradient accumulated so far, of the same shape; None when frozen.
+        grad: the gradient accumulated so far, of the same shape, a view too; None when frozen.
+            Assigning copies into it.
+        trainable: once built, changed by ``Module.freeze`` and ``unfreeze`` only.
         compute_value: what forward passes read: ``value`` itself or, in bf16 precision on a GPU, a
             bfloat16 copy of it.
     """
 
     __slots__ = (
+        "_grad",
+        "_trainable",
         "_value",
         "compute_value",
         "decay",
         "dtype",
-        "grad",
         "init",
         "name",
         "shape",
         "storage",
-        "trainable",
     )
 
     _value: Array
+    _grad: Any
     compute_value: Array
-    grad: Array
 
     def __init__(
         self,
@@ -59,10 +62,10 @@ class Parameter:
         trainable: bool = True,
         dtype: Any = None,
     ):
-        self.shape = tuple(int(n) for n in shape)
+        self.shape = _checked_shape("Parameter", shape)
         self.init: Init | None = init
         self.decay = len(self.shape) >= 2 if decay is None else decay
-        self.trainable = trainable
+        self._trainable = trainable
         self.dtype = None if dtype is None else np.dtype(dtype)
         if trainable and self.dtype is not None:
             raise ValueError("Parameter: only a frozen parameter has a dtype of its own")
@@ -80,13 +83,42 @@ class Parameter:
 
     @value.setter
     def value(self, value: Array) -> None:
-        if tuple(value.shape) != self.shape:
-            raise ValueError(
-                f"parameter {self.name} must have shape {self.shape}, got {tuple(value.shape)}"
-            )
-        self._value[...] = backend.to_device_of(value, self._value)
+        self._copy_in("", self._value, value)
         assert self.storage is not None
         self.storage.refresh()
+
+    @property
+    def grad(self) -> Array:
+        return self._grad
+
+    @grad.setter
+    def grad(self, grad: Array) -> None:
+        if grad is self._grad:  # `p.grad += x` ends with assigning p.grad to itself
+            return
+        if self._grad is None:
+            raise ValueError(f"parameter {self.name} is frozen: it has no gradient")
+        self._copy_in("the gradient of ", self._grad, grad)
+
+    def _copy_in(self, what: str, view: Array, array: Array) -> None:
+        shape = getattr(array, "shape", None)
+        if shape is None or tuple(shape) != self.shape:
+            got = type(array).__name__ if shape is None else tuple(shape)
+            raise ValueError(f"{what}parameter {self.name} must have shape {self.shape}, got {got}")
+        require_held(f"{what}parameter {self.name}", array, view.dtype)
+        view[...] = backend.to_device_of(array, view)
+
+    @property
+    def trainable(self) -> bool:
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, trainable: bool) -> None:
+        if self.built and trainable != self._trainable:
+            raise RuntimeError(
+                f"parameter {self.name}: trainable is fixed once the model is built; call freeze() "
+                "or unfreeze() on the model"
+            )
+        self._trainable = trainable
 
     @property
     def size(self) -> int:
@@ -94,7 +126,7 @@ class Parameter:
 
     def __getattr__(self, name: str) -> Any:
         # Called for an attribute that is not set: the parameter was not built.
-        if name in ("_value", "compute_value", "grad"):
+        if name in ("_value", "_grad", "compute_value"):
             raise RuntimeError(
                 f"parameter {self.name or f'of shape {self.shape}'} has no values yet: call "
                 "build() on the model that it is a part of"
@@ -118,7 +150,24 @@ class Parameter:
             setattr(self, name, value)
 
 
-_KEPT = ("decay", "dtype", "init", "name", "shape", "storage", "trainable")
+_KEPT = ("_trainable", "decay", "dtype", "init", "name", "shape", "storage")
+
+
+def require_held(what: str, array: Any, dtype: Any) -> None:
+    """ValueError where integers of this dtype would not hold the values of the array."""
+    if np.issubdtype(dtype, np.integer) and array.dtype != dtype:
+        given = backend.to_numpy(array)
+        with np.errstate(invalid="ignore"):
+            if (given.astype(dtype) != given).any():
+                raise ValueError(f"{what} is kept in {dtype}, which cannot hold the values given")
+
+
+def _checked_shape(kind: str, shape: Any) -> tuple[int, ...]:
+    if not isinstance(shape, (tuple, list)) or not all(
+        isinstance(n, numbers.Integral) and int(n) >= 0 for n in shape
+    ):
+        raise ValueError(f"{kind}: shape must be a tuple of integers >= 0, got {shape!r}")
+    return tuple(int(n) for n in shape)
 
 
 class Buffer:
@@ -129,7 +178,7 @@ class Buffer:
     """
 
     def __init__(self, shape: tuple[int, ...], init: Init, persistent: bool = True):
-        self.shape = tuple(int(n) for n in shape)
+        self.shape = _checked_shape("Buffer", shape)
         self.init: Init | None = init
         self.persistent = persistent
         self.name = ""

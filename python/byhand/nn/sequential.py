@@ -15,11 +15,9 @@ class Sequential(Module):
     """
 
     def __init__(self, *layers: Module):
-        for i, layer in enumerate(layers):
-            if not isinstance(layer, Module):
-                raise TypeError(f"Sequential: layer {i} must be a Module, got {layer!r}")
-            vars(self)[str(i)] = layer
         self._count = len(layers)
+        for i, layer in enumerate(layers):
+            self[i] = layer
 
     def __iter__(self) -> Iterator[Module]:
         return (vars(self)[str(i)] for i in range(self._count))
@@ -41,4 +39,6 @@ class Sequential(Module):
         return list(self)[index]
 
     def __setitem__(self, index: int, layer: Module) -> None:
+        if not isinstance(layer, Module):
+            raise TypeError(f"Sequential: layer {index} must be a Module, got {layer!r}")
         vars(self)[str(range(self._count)[index])] = layer

@@ -15,6 +15,8 @@ from byhand.backend import Array
 from byhand.nn.parameter import Buffer, Parameter
 from byhand.nn.random import Generator, named_rng
 
+_DTYPES = {"float32": np.float32, "float64": np.float64}
+
 
 class Storage:
     """The values and gradients of all parameters of one root module.
@@ -29,7 +31,8 @@ class Storage:
         compute_values: what forward passes read: ``values`` itself or, with ``half``, a bfloat16
             copy. The optimizer writes both; any other code that changes values must call
             ``refresh``.
-        params, buffers: in the order of the flat buffer.
+        params: in the order of the flat buffer.
+        buffers: in the order of the module tree.
         generator: the source of dropout masks.
         version: changes whenever arrays are replaced, so that an optimizer can detect it.
     """
@@ -44,14 +47,14 @@ class Storage:
         half: bool,
         like: Array | None = None,
     ):
-        self.params = list(params)
+        self._in_tree_order = list(params)
         self.buffers = list(buffers)
         self.generator = Generator(seed)
         self.version = 0
-        for p in self.params:
-            if p.storage is not None and p.storage is not self:
-                p.storage.version = -1  # its arrays are no longer the model's
+        former = [p.storage for p in params if p.storage is not None]
         self._lay_out(np if like is None else backend.xp(like), dtype, half, seed, draw)
+        for storage in former:
+            storage.version = -1  # its arrays are no longer the model's
 
     @property
     def valid(self) -> bool:
@@ -72,7 +75,8 @@ class Storage:
             self.compute_values[...] = self.values
 
     def _lay_out(self, library: Any, dtype: Any, half: bool, seed: int, draw: bool) -> None:
-        self.params.sort(key=lambda p: (not p.trainable, not p.decay))
+        # From the order of the tree, so that freezing and unfreezing leaves no trace in the order.
+        self.params = sorted(self._in_tree_order, key=lambda p: (not p.trainable, not p.decay))
         dtype = np.dtype(dtype)
         apart = [p for p in self.params if p.dtype is not None and dtype == np.float32]
         flat = [p for p in self.params if p not in apart]
@@ -92,18 +96,14 @@ class Storage:
         alone = [(p, library.empty(p.shape, p.dtype)) for p in apart]
         for p, array in alone:
             _fill(array, p, seed, draw)
+        buffers = [_buffer_value(b, library, dtype, seed) for b in self.buffers]
+        compute_values = library.empty(values.size, backend.bfloat16()) if half else values
+        # Only now, when nothing can fail any more, does the model change.
         self.values, self.grads, self._spans, self._apart = values, grads, spans, alone
-        self.compute_values = library.empty(values.size, backend.bfloat16()) if half else values
+        self.compute_values = compute_values
         self._bind()
         self.refresh()
-        for b in self.buffers:
-            host = b.value
-            if host is None:
-                assert b.init is not None
-                host = b.init(named_rng(seed, b.name), b.shape)
-            kind = dtype if np.issubdtype(host.dtype, np.floating) else host.dtype
-            value = library.empty(b.shape, kind)
-            value[...] = backend.to_device_of(host, value)
+        for b, value in zip(self.buffers, buffers, strict=True):
             b.value = value
 
     def _bind(self) -> None:
@@ -115,11 +115,22 @@ class Storage:
             p._value = p.compute_value = self.values[start:stop].reshape(shape)
             if half:
                 p.compute_value = self.compute_values[start:stop].reshape(shape)
-            p.grad = self.grads[start:stop].reshape(shape) if trainable else None
+            p._grad = self.grads[start:stop].reshape(shape) if trainable else None
             p.storage = self
         for p, array in self._apart:
             p._value = p.compute_value = array
-            p.grad, p.storage = None, self
+            p._grad, p.storage = None, self
+
+    def rebind_like(self, original: Storage) -> None:
+        """Takes its parameters back from a model that was made of some of them; this is a copy of
+        ``original``.
+        """
+        self.version = original.version
+        for mine, theirs in zip(self.params, original.params, strict=True):
+            mine.name = theirs.name
+        for b, of in zip(self.buffers, original.buffers, strict=True):
+            b.name = of.name
+        self._bind()
 
     # A copy or pickle contains the flat buffers once, and makes its parameters views of them again.
     def __getstate__(self) -> dict[str, Any]:
@@ -138,10 +149,49 @@ def _fill(view: Array, p: Parameter, seed: int, draw: bool) -> None:
     if p.built:
         view[...] = backend.to_device_of(p.value, view)
     elif draw:
-        assert p.init is not None
-        first = np.asarray(p.init(named_rng(seed, p.name), p.shape))
-        if first.shape != p.shape:
-            raise ValueError(
-                f"the initialiser of {p.name} must give shape {p.shape}, got {first.shape}"
-            )
+        first = _first(p, seed)
         view[...] = backend.to_device_of(first.astype(view.dtype, copy=False), view)
+
+
+def _first(a: Parameter | Buffer, seed: int) -> np.ndarray:
+    assert a.init is not None
+    first = np.asarray(a.init(named_rng(seed, a.name), a.shape))
+    if first.shape != a.shape:
+        raise ValueError(
+            f"the initialiser of {a.name} must give shape {a.shape}, got {first.shape}"
+        )
+    return first
+
+
+def _buffer_value(b: Buffer, library: Any, dtype: Any, seed: int) -> Array:
+    """The value that b has, or its first one, in an array of ``library``; ``dtype`` if floating."""
+    value = _first(b, seed) if b.value is None else b.value
+    if tuple(value.shape) != b.shape:
+        raise ValueError(f"buffer {b.name} must have shape {b.shape}, got {tuple(value.shape)}")
+    made = library.empty(b.shape, dtype if np.issubdtype(value.dtype, np.floating) else value.dtype)
+    made[...] = backend.to_device_of(value, made)
+    return made
+
+
+def library_of(device: str | None) -> Any:
+    """numpy for "cpu", cupy for "cuda", None for None."""
+    if device is None:
+        return None
+    if device == "cpu":
+        return np
+    if device == "cuda":
+        backend.cuda()
+        import cupy
+
+        return cupy
+    raise ValueError(f"device must be 'cpu' or 'cuda', got {device!r}")
+
+
+def parameter_dtype(dtype: Any) -> Any:
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
+    if name not in _DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {name}")
+    return _DTYPES[name]

@@ -18,7 +18,8 @@ def walk(module: Any, path: str, seen: set[int], kind: type) -> Iterator[tuple[s
     seen.add(id(module))
     yield path, module
     prefix = f"{path}." if path else ""
-    for name, part in _parts(vars(module).items(), kind):
+    public = ((name, a) for name, a in vars(module).items() if not name.startswith("_"))
+    for name, part in _parts(public, kind):
         if isinstance(part, kind):
             yield from walk(part, prefix + name, seen, kind)
         elif id(part) not in seen:
@@ -28,8 +29,6 @@ def walk(module: Any, path: str, seen: set[int], kind: type) -> Iterator[tuple[s
 
 def _parts(items: Iterable[tuple[Any, Any]], kind: type) -> Iterator[tuple[str, Any]]:
     for key, value in items:
-        if isinstance(key, str) and key.startswith("_"):
-            continue
         if isinstance(value, (kind, Parameter, Buffer)):
             yield str(key), value
         elif isinstance(value, (list, tuple, dict)):
@@ -58,6 +57,16 @@ def table(named: list[tuple[str, Parameter]]) -> str:
     trained = sum(p.size for _, p in named if p.trainable)
     lines.append(f"{total:,} parameters, {trained:,} of them trained")
     return "\n".join(lines)
+
+
+def repeated(names: list[str]) -> str | None:
+    """The first name that occurs twice, or None."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def some(names: list[str]) -> str:

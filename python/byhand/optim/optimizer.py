@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 from byhand import backend
 from byhand.backend import Array
 from byhand.nn.module import Module
+from byhand.nn.parameter import Parameter
 from byhand.ops import grad_norm
 
 
@@ -81,9 +84,9 @@ class Optimizer:
     ``lr`` and ``weight_decay``, here and in ``groups``, may be set between steps. Like the step
     count they are stored on the device, so one CUDA graph can be launched for every step.
 
-    Raises TypeError for anything but a Module, RuntimeError for one that is not built, ValueError
-    naming the argument that is out of range, and for a group that is empty, names something
-    unknown, or takes a parameter twice.
+    Raises TypeError for anything but a Module, RuntimeError for one that is not built or whose
+    parts were replaced since, ValueError naming the argument that is out of range, and for a group
+    that is empty, names something unknown or frozen, or takes a parameter twice.
     """
 
     SLOTS: tuple[str, ...] = ()
@@ -108,6 +111,20 @@ class Optimizer:
             raise ValueError(
                 f"{kind}: this module is a part of a larger model: give the optimizer that model, "
                 "and freeze what is not to be trained"
+            )
+        held = {id(p) for p in model.storage.params}
+        for name, p in model.named_parameters():
+            if id(p) not in held:
+                raise RuntimeError(
+                    f"{kind}: {name} is not in the memory of the model, whose parts were replaced: "
+                    "call model.build() before making an optimizer"
+                )
+            held.remove(id(p))
+        if held:
+            name = min(p.name for p in model.storage.params if id(p) in held)
+            raise RuntimeError(
+                f"{kind}: {name} is no longer a part of the model: call model.build() before "
+                "making an optimizer"
             )
         self.model = model
         self._lr = self.number("lr", lr)
@@ -145,9 +162,13 @@ class Optimizer:
 
     def number(self, name: str, value: float) -> float:
         """A finite number >= 0; ValueError with its name for any other."""
-        if not (value >= 0 and np.isfinite(value)):
-            raise ValueError(f"{type(self).__name__}: {name} must be a number >= 0, got {value}")
-        return float(value)
+        try:
+            number = math.nan if isinstance(value, str) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not 0 <= number < math.inf:
+            raise ValueError(f"{type(self).__name__}: {name} must be a number >= 0, got {value!r}")
+        return number
 
     def checked_betas(self, betas: tuple[float, float]) -> tuple[float, float]:
         """Two decay rates in [0, 1); ValueError for others."""
@@ -168,9 +189,11 @@ class Optimizer:
         found = []
         for i, settings in enumerate(groups):
             where = f"{kind}: groups[{i}]"
+            if not isinstance(settings, Mapping):
+                raise TypeError(f"{where} must be a dict, got {type(settings).__name__}")
             if unknown := settings.keys() - {"params", "lr", "weight_decay"}:
                 raise ValueError(f"{where} has no setting {min(unknown)!r}")
-            names = _names(where, settings.get("params", ()), [p.name for p in params])
+            names = _names(where, settings.get("params", ()), self._storage.params)
             if taken := [name for name in names if name in of]:
                 raise ValueError(f"{where} takes {taken[0]}, which an earlier group has")
             found.append(Group(self, names, settings.get("lr"), settings.get("weight_decay")))
@@ -258,37 +281,47 @@ class Optimizer:
             raise ValueError(f"{where}: {min(missing)} is missing")
         if unknown := state.keys() - own.keys():
             raise ValueError(f"{where}: there is no state called {min(unknown)}")
-        steps = int(state["step"])
-        if steps < 0:
-            raise ValueError(f"{where}: step must be at least 0, got {steps}")
+        steps = state["step"]
+        if not isinstance(steps, numbers.Integral) or int(steps) < 0:
+            raise ValueError(f"{where}: step must be an integer >= 0, got {steps!r}")
         for slot in self.slots:
             names, given = own[slot].keys(), state[slot]
+            if not isinstance(given, Mapping):
+                raise ValueError(f"{where}: {slot} must be a dict, got {type(given).__name__}")
             for name in sorted(names - given.keys()):
                 raise ValueError(f"{where}: {slot} of {name} is missing")
             for name in sorted(given.keys() - names):
                 raise ValueError(f"{where}: {slot} of {name} belongs to no trained parameter")
             for name, view in own[slot].items():
-                if tuple(given[name].shape) != tuple(view.shape):
+                shape = getattr(given[name], "shape", None)
+                if shape is None or tuple(shape) != tuple(view.shape):
+                    got = type(given[name]).__name__ if shape is None else tuple(shape)
                     raise ValueError(
-                        f"{where}: {slot} of {name} must have shape {tuple(view.shape)}, got "
-                        f"{tuple(given[name].shape)}"
+                        f"{where}: {slot} of {name} must have shape {tuple(view.shape)}, got {got}"
                     )
         for slot in self.slots:
             for name, view in own[slot].items():
                 view[...] = backend.to_device_of(state[slot][name], view)
-        self._t[...] = steps
+        self._t[...] = int(steps)
 
 
-def _names(where: str, wanted: Any, known: Sequence[str]) -> list[str]:
-    """The paths of a group's parameters, in the order of `known`."""
+def _names(where: str, wanted: Any, params: Sequence[Parameter]) -> list[str]:
+    """The paths of a group's parameters, in the order of `params`, all that the model has."""
+    trained = {p.name: p for p in params if p.trainable}
     if callable(wanted):
-        chosen = {name for name in known if wanted(name)}
+        chosen = {name for name in trained if wanted(name)}
     elif isinstance(wanted, str):
         raise ValueError(f"{where}: params must be a list of names, got {wanted!r}")
     else:
-        chosen = {getattr(p, "name", p) for p in wanted}
-        if unknown := chosen - set(known):
-            raise ValueError(f"{where}: the model has no parameter {min(unknown, key=str)!r}")
+        chosen = set()
+        frozen = {p.name for p in params if not p.trainable}
+        for p in wanted:
+            name = p.name if isinstance(p, Parameter) else p
+            if name in frozen:
+                raise ValueError(f"{where}: {name} is frozen")
+            if name not in trained or (isinstance(p, Parameter) and trained[name] is not p):
+                raise ValueError(f"{where}: the model has no parameter {p!r}")
+            chosen.add(name)
     if not chosen:
         raise ValueError(f"{where} has no parameters")
-    return [name for name in known if name in chosen]
+    return [name for name in trained if name in chosen]

@@ -21,6 +21,7 @@ class Classification(task.Task):
     """
 
     unit = "example"
+    _saved: tuple[Any, Any] | None = None
 
     def check(self, batch: Batch) -> None:
         labels = batch["labels"]
@@ -45,8 +46,10 @@ class Classification(task.Task):
         return loss
 
     def backward(self) -> None:
+        if self._saved is None:
+            raise RuntimeError("Classification.backward was called without a loss before it")
         saved, scale = self._saved
-        del self._saved
+        self._saved = None
         self.model.backward(cross_entropy.backward(scale, saved))
 
     def metrics(self, batch: Batch) -> dict[str, tuple[float, int]]:

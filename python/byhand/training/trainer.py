@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -65,6 +66,8 @@ class Trainer:
             ``history`` holds the records that the log would.
         display: shows the progress.
         callbacks: see `Callback`.
+
+    Raises ValueError for an optimizer of another model.
     """
 
     def __init__(
@@ -79,6 +82,8 @@ class Trainer:
         display: Display | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
+        if optimizer.model is not task.model:
+            raise ValueError("Trainer: the optimizer is of another model than the task")
         self.task = task
         self.model = task.model
         self.data = data
@@ -112,8 +117,15 @@ class Trainer:
     def run(self) -> signal.Signals | None:
         """Train until the last step, or until a signal asks to stop; returns that signal or None.
 
-        UserError (Diverged) when the loss is no longer finite, and when the disk is full.
+        UserError (Diverged) when the loss is no longer finite, and when the disk is full;
+        ValueError for a run folder without a configuration.
         """
+        folder = self.run_folder
+        if folder is not None and folder.config is None:
+            raise ValueError(
+                f"Trainer: the run in {folder.folder} has no configuration: call its create() or "
+                "read_config() first"
+            )
         plot: LossPlot | None = None
         with StopRequest() as stop, self.display or _Nothing():
             if self.run_folder is not None:
@@ -148,9 +160,10 @@ class Trainer:
         try:
             while len(rates) < take.capacity and not (rates and self.evaluation_is_due()):
                 rates.append(self.schedule(self.step))
-                batches = self.batches()
-                units += sum(self.task.count(batch) for batch in batches)
-                take(batches, rates[-1])
+                with self._undone_on_error():
+                    batches = self.batches()
+                    units += sum(self.task.count(batch) for batch in batches)
+                    take(batches, rates[-1])
                 self.step += 1
             results = take.read()
         except Diverged as error:
@@ -174,6 +187,20 @@ class Trainer:
         self.report_memory()
         if self.display is not None:
             self.display.step(self.step, self.settings.steps, results[-1][0], units, seconds)
+
+    @contextmanager
+    def _undone_on_error(self) -> Iterator[None]:
+        """A step that a callback or a batch ended before its update is begun again, with the same
+        batches and dropout masks, by the next `run`.
+        """
+        sampled, masks = self.sampler.state_dict(), self.model.generator.state_dict()
+        try:
+            with self.model.discard_on_error():
+                yield
+        except BaseException:
+            self.sampler.load_state_dict(sampled)
+            self.model.generator.load_state_dict(masks)
+            raise
 
     def batches(self) -> list[Batch]:
         """The batches of the coming step, one for each pass."""
