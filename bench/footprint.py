@@ -60,7 +60,8 @@ def child(who: str, name: str, precision: str) -> None:
 
 def memory(who: str, name: str, precision: str) -> dict[str, float]:
     command = [sys.executable, "-m", "bench.footprint", "--child", who, name, precision]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    root = Path(__file__).parents[1]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout
     return {key: round(value, 1) for key, value in json.loads(out).items()}
 
 

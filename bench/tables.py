@@ -166,6 +166,23 @@ def overhead(found: dict[str, Result]) -> str:
     return table(head, rows) + "\n\n" + origin(found["overhead"])
 
 
+def step_overhead(found: dict[str, Result]) -> str:
+    if "step_overhead" not in found:
+        return NOTHING
+    rows = [
+        [
+            row["case"],
+            f"{number(row['ms'], 2)} ms",
+            f"{number(row['outside_ms'], 2)} ms",
+            f"{100 * row['outside']:.1f} %",
+            str(row["native_calls"]),
+        ]
+        for row in found["step_overhead"]["rows"]
+    ]
+    head = ["model", "step", "outside kernels", "share", "native calls"]
+    return table(head, rows) + "\n\n" + origin(found["step_overhead"])
+
+
 TABLES: dict[str, Callable[[dict[str, Result]], str]] = {
     "roofline": roofline,
     "training steps": train_step,
@@ -175,6 +192,7 @@ TABLES: dict[str, Callable[[dict[str, Result]], str]] = {
     "memory-bound": lambda found: ops(found, ("memory",)),
     "in the caches": lambda found: ops(found, ("caches",)),
     "overhead": overhead,
+    "step overhead": step_overhead,
 }
 
 

@@ -12,7 +12,7 @@
 set(BYHAND_CUDA "" CACHE STRING "build the CUDA kernels: ON, OFF, AUTO, or empty (see cmake/cuda.cmake)")
 set_property(CACHE BYHAND_CUDA PROPERTY STRINGS "" AUTO ON OFF)
 
-# Machine code for Ampere and Hopper; the PTX serves whatever comes after, translated by the driver.
+# Machine code for Ampere and Hopper, and PTX, which the driver compiles for later GPUs.
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_ARCHITECTURES "80-real;90a-real;80-virtual" CACHE STRING "CUDA architectures")
 endif()
@@ -56,7 +56,7 @@ function(byhand_toolkit_flags nvcc result)
   endif()
 endfunction()
 
-# Compiles and links a small program for every architecture: an nvcc can be there without its
+# Compiles and links a small program for every architecture: nvcc can be installed without its
 # headers, its back ends, its runtime library or a host compiler that it accepts. `reason` becomes
 # empty, or the last line that says what went wrong.
 function(byhand_try_nvcc nvcc reason)
@@ -159,7 +159,7 @@ macro(byhand_find_cuda)
   else()
     message(STATUS "CUDA kernels: none, ${BYHAND_CUDA_REASON}")
   endif()
-  # It ends up inside a Python string literal.
+  # The reason becomes a Python string literal.
   string(REPLACE "\\" "/" BYHAND_CUDA_REASON "${BYHAND_CUDA_REASON}")
   string(REPLACE "\"" "'" BYHAND_CUDA_REASON "${BYHAND_CUDA_REASON}")
 endmacro()
@@ -172,13 +172,14 @@ function(byhand_cuda_module name)
   target_include_directories(${name} PRIVATE "${BYHAND_CUDA_ROOT}")
   target_include_directories(${name} SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
   target_compile_definitions(${name} PRIVATE BYHAND_BACKEND_CUDA)
-  if("${CMAKE_CUDA_ARCHITECTURES}" MATCHES "90a(-real)?(;|$)")  # code for Hopper alone is there
+  if("${CMAKE_CUDA_ARCHITECTURES}" MATCHES "90a(-real)?(;|$)")  # Hopper code is built
     set_source_files_properties("${BYHAND_CUDA_ROOT}/core/gemm_hopper.cu" PROPERTIES
                                 COMPILE_DEFINITIONS BYHAND_SM90A)
   endif()
   target_link_options(${name} PRIVATE ${toolkit_flags})
-  # A kernel that spills its registers is a bug: the build fails. Fused multiply-add is written where
-  # it is meant, as in C++: then the same kernel gives the same bits on the GPU and on the CPU.
+  # A kernel that spills registers is a bug, and the build fails. As in C++, fused multiply-adds are
+  # written explicitly and the compiler must not add others, so that the same kernel gives the same
+  # bits on the GPU and on the CPU.
   target_compile_options(${name} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Werror=all-warnings \
 -Xptxas --warn-on-spills,-Werror --fmad=false -Xcompiler -Wall,-Wextra -lineinfo>")
   if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13.0)

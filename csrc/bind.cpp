@@ -46,7 +46,7 @@ void bind_operations(Registry& registry) {
     OP(layernorm, "y s mean rstd x w b add eps", "dx dw db work dy x w mean rstd ds");
     OP(linear, "y x w b add bf16", "dx dw db dy x w bf16");
     KERNEL(linear_cross_entropy_forward,
-           "loss count dx dw work x w targets ignore_index smoothing mean dloss bf16");
+           "loss count dx dw work x w dloss targets ignore_index smoothing mean bf16");
     OP(log_softmax, "y x", "dx dy y");
     OP(matmul, "c a b transpose_a transpose_b bf16", "da db dc a b transpose_a transpose_b bf16");
     OP(rmsnorm, "y s rstd x w add eps", "dx dw work dy x w rstd ds");

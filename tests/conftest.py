@@ -16,8 +16,10 @@ from tests.cuda.device import OnCpu, OnDevice
 from tests.cuda.schedules import SCHEDULES
 from tests.ops.suite import refused_calls
 
-# A shell that starts a job in the background has it ignore Ctrl-C, and so would every process that
-# the tests start and interrupt.
+collect_ignore = ["example_op"]  # files to be copied, not tests of this tree
+
+# A job in the background of a shell ignores Ctrl-C, and its children inherit that: the processes
+# that tests start and interrupt must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -57,7 +59,7 @@ def schedule(request: Any) -> Iterator[str]:
 
 @pytest.fixture(params=["on_cpu", pytest.param("on_gpu", marks=pytest.mark.gpu)])
 def device_kernels(request: Any, schedule: str) -> Any:
-    """Both of them, one after the other."""
+    """The CUDA kernels on the CPU and on the GPU, one after the other."""
     if _build.SANITIZE:
         pytest.skip("tests/cuda/test_sanitized.py runs these kernels in a build with a sanitizer")
     return request.getfixturevalue(request.param)
@@ -88,5 +90,5 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("refused", refused_calls(op), ids=lambda call: call.label)
     if "kernel" in metafunc.fixturenames:
         metafunc.parametrize("kernel", op.kernels)
-    if "home" in metafunc.fixturenames:
-        metafunc.parametrize("home", ["reference", *native_backends()])
+    if "backend_name" in metafunc.fixturenames:
+        metafunc.parametrize("backend_name", ["reference", *native_backends()])

@@ -85,7 +85,8 @@ class Cuda:
     wide: the samples that only CUDA needs: rows longer than a block can hold, more rows than one
         wave of blocks.
     instructions: what their machine code must have.
-    bf16: whether they take bfloat16 arrays.
+    bf16: whether they take bfloat16 arrays. either: arguments that may be float32 or bfloat16,
+        whatever the others are.
     rounds: whether they round to bfloat16 on the way too, to multiply in it.
     slack: relative error granted to bfloat16 results where nothing else accounts for `rounds`.
     inexact: kernels whose results on a GPU and on the CPU differ in their last bits: they use the
@@ -96,6 +97,7 @@ class Cuda:
     wide: Callable[[], Iterable[Sample]] = tuple
     instructions: tuple[Rule, ...] = ()
     bf16: bool = True
+    either: tuple[str, ...] = ()
     rounds: bool = False
     slack: float = 0.0
     inexact: tuple[str, ...] = ()
@@ -110,9 +112,10 @@ class Op:
     shapes: the shapes of all results but gradients, and the full shape of a broadcast mask. A
         result that may be None is not asked for where it has no shape.
     upstream: differentiable result -> the argument that holds its gradient.
-    gradients: differentiable input -> the argument that receives its gradient, itself in place.
-    plus: gradient -> the argument that is added to it. scratch: results without a meaning.
-    stands_for: argument of the backward kernel -> the result that it is, where that was asked for.
+    gradients: differentiable input -> the argument that receives its gradient; the input itself
+        where that is overwritten with it.
+    plus: gradient -> the argument that is added to it. scratch: results that are workspace.
+    stands_for: argument of the backward kernel -> the result passed for it, where there is one.
     torch: the same op in PyTorch, from tensors and options to {result: tensor}.
     public: the op through its public functions, from a `Call` to {result: array}.
     in_place: (kernel, result, input) that the contract allows to be one array.

@@ -1,12 +1,13 @@
-"""The oracle: what every kernel of every op is held against.
+"""The oracle: the checks that every kernel of every op must pass.
 
-Truth flows one way. Finite differences and PyTorch judge the numpy reference in float64; the
-reference judges every native kernel in float32. A kernel's arguments carry their directions, and
+The numpy reference in float64 is compared with finite differences and PyTorch, every native kernel
+in float32 with the reference. A kernel's arguments carry their directions, and
 the oracle reads them: it poisons outputs with NaN, prefills accumulators, freezes inputs, and puts
 every array between canaries, aligned or not.
 
-The tolerance is calibrated, not picked: a kernel may be a few times as wrong as the bare reference
-is when it runs in float32 on the same inputs, or as the truth moves when its inputs are rounded.
+The tolerance is calibrated: the error of a kernel may be a few times that of the reference run in
+float32 on the same inputs, or a few times the change of the exact result when its inputs are
+rounded.
 
 An op is described once, by an `Op` (kernel_case.py); ops/suite.py turns it into tests, and
 test_oracle.py plants bugs in it.
@@ -36,7 +37,7 @@ from tests.kernel_case import (
 )
 
 EPS = float(np.finfo(np.float32).eps)
-CALIBRATION = 4.0  # a kernel may be this many times as wrong as the reference in float32
+CALIBRATION = 4.0  # a kernel's error may be this many times that of the reference in float32
 DIFFERENCES = 1e-6
 TORCH = 1e-9
 

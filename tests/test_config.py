@@ -279,7 +279,7 @@ class TestFlags:
             ("--widths 3,0", "must be a sequence of whole numbers of at least 1, not 3,0"),
         ],
     )
-    def test_a_wrong_value_is_told_at_once(self, text: str, words: str):
+    def test_a_wrong_value_is_reported_at_once(self, text: str, words: str):
         with pytest.raises(argparse.ArgumentError) as caught:
             parser().parse_args(text.split())
         assert words in str(caught.value)

@@ -1,4 +1,4 @@
-"""What byhand says about itself."""
+"""What `byhand.info` reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_info_names_what_is_used():
     assert info["cuda"] == (backend.cuda_reason() or "available")
 
 
-def test_without_cuda_the_reason_is_said_wherever_it_is_asked_for():
+def test_without_cuda_every_query_gives_the_reason():
     reason = backend.cuda_reason()
     if not reason:
         pytest.skip("this machine has CUDA")

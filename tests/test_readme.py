@@ -1,4 +1,4 @@
-"""The README: its Python runs, its excerpt is the package's, its commands are those of CI."""
+"""The README: its Python examples run, its excerpt equals the code, CI finds its commands."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_python_of_the_first_five_minutes_runs(capsys):
     assert np.allclose(scope["dx"], 0, atol=1e-6)  # type: ignore[arg-type]
 
 
-def test_the_excerpt_of_the_package_is_the_package():
+def test_the_excerpt_of_the_package_equals_its_code():
     source = (Path(byhand.__file__).parent / "models" / "gpt.py").read_text(encoding="utf-8")
     (excerpt,) = (code for code in snippets("python") if code.startswith("class "))
     for line in excerpt.splitlines():

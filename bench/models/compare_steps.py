@@ -26,12 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from byhand.presets import PRESETS, preset
 
 from byhand.cli import bench
+from byhand.models.gpt import PRESETS
 
 WORKER = Path(__file__).with_name("step_worker.py")
 SAMPLES = 10_000
+# Only arguments of GPTConfig that every version of byhand has.
+CONFIG = ("vocabulary_size", "context_size", "embedding_dim", "num_heads", "num_layers")
 MUST_AGREE = {"cpu_backend": "instruction set", "threads": "number of threads"}
 
 Steps = Callable[[int], list[float]]  # runs that many steps -> their seconds
@@ -147,15 +149,9 @@ def verdict(low: float, high: float) -> str:
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
-    size, p = bench.sizes(options.preset), preset(options.preset)
-    # Only arguments that every version of byhand knows.
-    config = {
-        "vocabulary_size": size["vocabulary"],
-        "context_size": size["context"],
-        "embedding_dim": p.width,
-        "num_heads": p.heads,
-        "num_layers": p.layers,
-    }
+    size = bench.sizes(options.preset)
+    config = bench.config_of(options.preset, size)
+    config = {name: getattr(config, name) for name in CONFIG}
     common = {"precision": options.precision, "threads": options.threads}
     return {"config": config, "batch": size["batch"], **common}
 

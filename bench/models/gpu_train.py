@@ -29,13 +29,12 @@ from typing import Any
 import numpy as np
 
 from bench.harness import circumstances, described, folder_of, in_turns
-from byhand import GPT, GPTConfig, optim
+from byhand import GPT, GPTConfig, optim, tasks
 from byhand.cli import bench
 from byhand.models.gpt import PRESETS
 from byhand.runs.log import read_log
-from byhand.tasks import LanguageModel
 from byhand.tasks.task import Batch
-from byhand.training import GraphStep
+from byhand.training.graph import GraphStep
 
 SIZES = {"gpt2": dict(vocabulary=50304, context=1024, batch=32)}
 ADAMW = dict(lr=6e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
@@ -52,12 +51,12 @@ class Disagreement(RuntimeError):
 
 def ours(model: GPT) -> Train:
     optimizer = optim.AdamW(model, **ADAMW)
-    graph = GraphStep(LanguageModel(model), optimizer, clip_norm=1.0, capacity=STEPS)
+    step = GraphStep(tasks.LanguageModel(model), optimizer, clip_norm=1.0, capacity=STEPS)
 
     def train(batches: Sequence[Batch]) -> list[float]:
         for batch in batches:
-            graph([batch])
-        return [loss for loss, _ in graph.read()]
+            step([batch])
+        return [loss for loss, _ in step.read()]
 
     return train
 
@@ -75,7 +74,7 @@ def torchs(model: GPT, device: str, compiled: bool) -> Train:
     def train(batches: Sequence[Batch]) -> list[float]:
         losses = []
         for batch in batches:
-            arrays = batch["ids"], batch["targets"]
+            arrays = (batch["ids"], batch["targets"])
             x, y = (torch.from_numpy(a).to(device, non_blocking=True) for a in arrays)
             with torch.autocast(device, dtype=torch.bfloat16):
                 loss = compute_loss(x, y)
@@ -136,7 +135,7 @@ def random_batches(config: GPTConfig, batch: int) -> list[Batch]:
     shape = (STEPS, batch, config.context_size + 1)
     ids = np.random.default_rng(0).integers(config.vocabulary_size, size=shape)
     cut = np.ascontiguousarray
-    return [(cut(some[:, :-1]), cut(some[:, 1:])) for some in ids]
+    return [{"ids": cut(some[:, :-1]), "targets": cut(some[:, 1:])} for some in ids]
 
 
 def matmul_rate(device: str) -> float:

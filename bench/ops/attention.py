@@ -63,11 +63,11 @@ def calls(
             traffic.operations(kernel, sizes, {"causal": halved}),
         )
 
-    work = m.full(0, attention.forward_room(q_shape, k_shape))
+    work = m.full(0, attention.forward_work_size(q_shape, k_shape))
     yield case("attention_forward", {"o": o, "lse": lse, "work": work}, False)
     if queries:
         return
-    work = m.full(0, attention.backward_room(q_shape))
+    work = m.full(0, attention.backward_work_size(q_shape))
     gradients = {"dq": dq, "dk": dk, "dv": dv, "work": work, "do_": do, "o": o, "lse": lse}
     yield case("attention_backward", gradients, True)
 

@@ -41,7 +41,7 @@ def pair(R: int, V: int, C: int) -> Pair:
 def calls(m: Maker, R: int, V: int, C: int) -> Iterator[gpu_case.Case]:
     w, ids = m.normal(V, C), m.ids(R, V)
     dy, to = m.normal(R, C), m.empty(R, C)
-    dw, work = m.full(0, V, C), m.full(0, embedding.room(R, C))
+    dw, work = m.full(0, V, C), m.full(0, embedding.work_size(R, C))
 
     def rows() -> Any:
         return torch.randint(0, V, (R,), device=torch_device())

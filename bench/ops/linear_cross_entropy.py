@@ -42,8 +42,8 @@ def calls(m: Maker, R: int, K: int, V: int, block: int) -> Iterator[gpu_case.Cas
 
     arguments = {"loss": m.full(0), "count": m.full(0), "dx": m.empty(R, K)}
     arguments |= {"dw": m.full(0, V, K), "work": m.empty(block, V)}
-    arguments |= {"x": x, "w": w, "targets": targets, "ignore_index": -100, "smoothing": 0.0}
-    arguments |= {"mean": True, "dloss": 1.0, "bf16": False}
+    arguments |= {"x": x, "w": w, "dloss": m.full(1), "targets": targets, "ignore_index": -100}
+    arguments |= {"smoothing": 0.0, "mean": True, "bf16": False}
     kernel = "linear_cross_entropy_forward"
     flops = traffic.operations(kernel, {"R": R, "V": V, "K": K}, arguments)
     once, steps = 2 * (x.nbytes + w.nbytes), ((kernel, arguments),)

@@ -1,14 +1,14 @@
-// Borrowed views of the caller's arrays: what a kernel's signature is written in.
+// Views of the caller's arrays, the types of a kernel's arguments.
 //
-// The direction of an argument is its type, so that a signature says what a kernel may do:
+// The type of an argument is its direction, so that the declaration shows what a kernel may do:
 //   In         read only
-//   Out        every element is written, none is read
+//   Out        every element is written, and no element is read
 //   Acc        added into (+=); None means frozen: skip it
 //   Mut        read and written in place
 //   StridedIn, StridedOut   the same with any strides; the others are C-contiguous
 //   Maybe<A>   None may be passed; test it with `if (a)`
 // A view owns nothing. The binding checks device, dtype, contiguity and writability and fills the
-// view in; shapes are checked by the Python door of the op before.
+// view in. Shapes have been checked before, by the public function in Python.
 #pragma once
 
 #include <cstdint>
@@ -73,7 +73,7 @@ struct Array {
         for (int d = 0; d < ndim; ++d) n *= shape[d];
         return n;
     }
-    // Kernels see a matrix of R rows and C columns, whatever the leading dimensions are.
+    // Kernels treat an array as a matrix of R rows and C columns: C is the last dimension.
     std::int64_t cols() const { return ndim == 0 ? 1 : shape[ndim - 1]; }
     std::int64_t rows() const {
         std::int64_t n = 1;

@@ -1,4 +1,4 @@
-// For functions that the CPU and the GPU share.
+// BYHAND_HD marks functions that are compiled for the CPU and for the GPU.
 #pragma once
 
 #ifdef __CUDACC__

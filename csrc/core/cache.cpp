@@ -30,10 +30,10 @@ std::int64_t system_number(const char* name) {
 
 struct SharedCache {
     std::int64_t bytes = 0;
-    int cpus = 1;  // that share it
+    int cpus = 1;  // that share this cache
 };
 
-// The kernel's word for it, because that of the C library counts the caches of a whole package.
+// From /sys, because sysconf adds up the last-level caches of a whole package.
 SharedCache found_last_level() {
     SharedCache last;
 #if defined(__APPLE__)

@@ -1,7 +1,7 @@
-// From Python arguments to the views of array.h: the one place where an array's representation is
-// checked (kind of array, dtype, byte order, contiguity, writability, device, alignment to its own
-// elements; more of that no kernel demands: cuda/core/pack.cuh). Each error names the kernel, the
-// argument, what was expected and what came.
+// Converts Python arguments to the views of array.h. An array's representation is checked here and
+// nowhere else: kind of array, dtype, byte order, contiguity, writability, device, and alignment to
+// its own elements (kernels that load 16 bytes at a time check for that alignment themselves, see
+// cuda/core/pack.cuh). Each error names the kernel, the argument, what was expected and what came.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -96,7 +96,7 @@ inline std::string describe(py::handle object) {
 }
 
 inline bool contiguous(const Array& a) {
-    if (a.size() == 0) return true;  // numpy gives an empty array any strides it likes
+    if (a.size() == 0) return true;  // the strides of an empty numpy array are arbitrary
     std::int64_t expected = 1;
     for (int d = a.ndim - 1; d >= 0; --d) {
         if (a.shape[d] != 1 && a.stride[d] != expected) return false;
@@ -141,11 +141,11 @@ inline bool view_numpy(Array& a, py::handle object, const char* kernel, bool wri
     return true;
 }
 
-// The CUDA device of the calling thread; cuda/core/device.cpp has it.
+// The CUDA device of the calling thread; defined in cuda/core/device.cpp.
 int current_device();
 
-// A cupy array, read through its attributes. Its memory returns to cupy's pool in the order of the
-// stream, so an array may be dropped when the launch is done, before the kernel has run.
+// A cupy array, read through its attributes. cupy reuses freed memory in stream order, so an array
+// may be released right after the launch, before the kernel has run.
 inline bool view_cupy(Array& a, py::handle object, const char* kernel) {
     if (!py::hasattr(py::type::of(object), "__cuda_array_interface__")) return false;
     std::vector<py::ssize_t> shape, strides;
@@ -153,7 +153,7 @@ inline bool view_cupy(Array& a, py::handle object, const char* kernel) {
     py::ssize_t itemsize = 0;
     try {
         const py::object dtype = object.attr("dtype");
-        if (!py::isinstance<py::dtype>(dtype)) return false;  // PyTorch's, for one
+        if (!py::isinstance<py::dtype>(dtype)) return false;  // for example an array of PyTorch
         a.dtype = dtype_of(py::reinterpret_borrow<py::dtype>(dtype));
         itemsize = py::reinterpret_borrow<py::dtype>(dtype).itemsize();
         shape = py::cast<std::vector<py::ssize_t>>(object.attr("shape"));
@@ -236,7 +236,7 @@ inline Stream current_stream() {
 #if defined(BYHAND_CUDA_ON_CPU)
     return Stream{reinterpret_cast<void*>(std::uintptr_t{2})};  // cudaStreamPerThread
 #elif defined(BYHAND_BACKEND_CUDA)
-    // Never given back: at exit the interpreter may be gone before this is.
+    // Never released: at exit the interpreter may be finalised before this object is destroyed.
     static const py::handle get =
         py::object(py::module_::import("cupy").attr("cuda").attr("get_current_stream")).release();
     return Stream{reinterpret_cast<void*>(py::cast<std::uintptr_t>(get().attr("ptr")))};
@@ -287,7 +287,7 @@ struct Binder<std::tuple<A...>> {
     static void call(void (*f)(A..., Stream), const char* kernel,
                      const std::vector<std::string>& names, const py::args& args,
                      std::index_sequence<I...>) {
-        // The views borrow: `args` keeps every array alive for the call.
+        // The views do not own their arrays: `args` keeps them alive during the call.
         std::tuple<A...> views{
             cast_argument<A>(PyTuple_GET_ITEM(args.ptr(), I), kernel, names[I].c_str())...};
         const Stream stream = current_stream();

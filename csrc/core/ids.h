@@ -1,4 +1,5 @@
-// The last defence against reading out of bounds; the Python doors have their own checks.
+// A check of ids in the kernels themselves, against reads out of bounds. The public functions in
+// Python check too, with a message that gives the position.
 #pragma once
 
 #include <cstdint>

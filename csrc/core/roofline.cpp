@@ -7,11 +7,11 @@
 namespace byhand {
 namespace {
 
-// Two multipliers of latency 4 need 8 words in flight, plain multiply and add a few more; 12 leave
-// registers for the constants on every instruction set.
+// Two multipliers of latency 4 need 8 independent vectors, separate multiply and add a few more; 12
+// leave registers for the constants on every instruction set.
 constexpr int kChains = 12;
 
-// y = step(y), `rounds` times, kChains words at a time in registers.
+// y = step(y), `rounds` times, on kChains vectors at a time in registers.
 template <class Step>
 void iterate(float* y, std::int64_t n, std::int64_t rounds, Step step) {
     constexpr std::int64_t w = Vec::width;

@@ -1,8 +1,9 @@
-// Kernels that do nothing useful as fast as this machine can: the roof that the others are held
-// against (Williams, Waterman and Patterson, "Roofline: an insightful visual performance model for
-// multicore architectures", 2009). python/byhand/roof.py times them; the bench divides by it.
+// Kernels that measure the limits of the machine, the roofline that other kernels are compared with
+// (Williams, Waterman and Patterson, "Roofline: an insightful visual performance model for
+// multicore architectures", 2009). python/byhand/roofline.py times them; the benches divide by the
+// result.
 //
-// Their names end in _probe: they are no operations, and have no reference.
+// Their names end in _probe. They are not operations and have no reference.
 #pragma once
 
 #include <cstdint>
@@ -12,10 +13,10 @@
 namespace byhand {
 
 // MATH     y = y * s + t, `rounds` times over. Rows run in parallel, and the elements of a row in
-//          registers, twelve words side by side: more than a multiplier's latency can hide
+//          registers, twelve vectors at a time: enough to hide the latency of the multiplier
 // SHAPES   y (R,C) f32
 // EFFECTS  reads and writes y
-// NUMERICS one rounding a multiply-add where the module has the instruction, else two
+// NUMERICS one rounding per multiply-add where the module has the instruction, else two
 // TRAFFIC  2RC rounds operations
 void multiply_add_probe(Mut y, double s, double t, std::int64_t rounds, Stream stream);
 
@@ -29,8 +30,8 @@ void multiply_add_probe(Mut y, double s, double t, std::int64_t rounds, Stream s
 void bf16_dot_probe(Mut y, double s, double t, std::int64_t rounds, Stream stream);
 #endif
 
-// The three streams of memory, written as the kernels write: what no cache holds goes past the
-// caches, and is not read before.
+// Three access patterns of memory. They write as the kernels do: results larger than the caches are
+// written with non-temporal stores, so the old contents are not read first.
 //
 // MATH     y = x        sums[g] = sum of the g-th of G equal slices of x        y = a + s * b
 // SHAPES   y,x,a,b (N) f32    sums (G) f32

@@ -1,4 +1,4 @@
-// A pass over many rows that has room for some of them at a time.
+// A loop over blocks of rows, for kernels whose work array holds only some rows at a time.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 
 namespace byhand {
 
-// Calls body(begin, rows) for each block of R rows, as equal as can be, that `room`, an array with
-// a place for each row of a block, has the places for.
+// Calls body(begin, rows) for consecutive blocks of R rows. `room` has one row for each row of a
+// block; the blocks are as few as that allows and their sizes differ by at most one.
 template <class Body>
 void for_row_blocks(std::int64_t R, const Array& room, Body&& body) {
     const std::int64_t most = room.rows();

@@ -1,4 +1,4 @@
-// Loops over the elements of a row, shared by the kernels that are bound by memory.
+// Loops over the elements of a row, shared by the kernels that are limited by memory bandwidth.
 #pragma once
 
 #include <algorithm>
@@ -31,11 +31,11 @@ void for_rows(std::int64_t rows, std::int64_t cols, Body&& body) {
     });
 }
 
-// Everything is inlined into the loops below. Their whole words come with the constant count
-// Vec::width, for which Vec::load and Vec::store need no mask, and the tail with its own.
+// Everything is inlined into the loops below. Full vectors pass the constant Vec::width as their
+// number of lanes, for which Vec::load and Vec::store need no mask; only the tail has a mask.
 #define BYHAND_FLATTEN __attribute__((flatten)) inline
 
-// Calls body(i, lanes) for each word of n elements.
+// Calls body(i, lanes) for each vector of n elements.
 template <class Body>
 BYHAND_FLATTEN void for_words(std::int64_t n, Body&& body) {
     std::int64_t i = 0;
@@ -43,14 +43,15 @@ BYHAND_FLATTEN void for_words(std::int64_t n, Body&& body) {
     if (i < n) body(i, n - i);
 }
 
-// How a kernel writes its result: into the caches, or past them. The processor reads a line before
-// it overwrites a part of it, a third of the traffic of a copy, unless it is told that nobody will
-// miss the line.
+// How a kernel writes its result: into the caches, or to memory with non-temporal stores. With
+// ordinary stores the processor first reads each line that it overwrites, which is a third of the
+// traffic of a copy.
 enum class Into { caches, memory };
 
-// For the `size` floats at y, made from as many at each of `sources`, which may be null. When twice
-// what the caches hold has gone by, most of the result would not be there for the next kernel. What
-// is read as well as written is in the caches anyway.
+// The choice for `size` floats at y that are computed from as many at each of `sources`, which may
+// be null. If more than twice the capacity of the caches is read and written, most of the result
+// would be evicted before the next kernel reads it. An array that is read and written in place is
+// in the caches already.
 inline Into place_for(const float* y, std::int64_t size,
                       std::initializer_list<const float*> sources) {
     std::int64_t arrays = 1;
@@ -62,9 +63,9 @@ inline Into place_for(const float* y, std::int64_t size,
     return bytes > 2 * last_level_cache() ? Into::memory : Into::caches;
 }
 
-// y[i] = word(i, lanes) for each word of n elements, inside for_rows. Only whole lines go past the
-// caches, and a short row with others at its ends does not: one line written in both ways costs
-// more than many.
+// y[i] = word(i, lanes) for each vector of n elements, inside for_rows. Only whole cache lines are
+// written with non-temporal stores. Short rows that share lines with their neighbours are not: a
+// line that is written in both ways costs more than many lines.
 template <class Word>
 BYHAND_FLATTEN void write_words(float* y, std::int64_t n, Into place, Word&& word) {
     constexpr std::int64_t w = Vec::width, kShort = 64 * kLineFloats;
@@ -83,8 +84,9 @@ BYHAND_FLATTEN void write_words(float* y, std::int64_t n, Into place, Word&& wor
     for_words(n - end, [&](std::int64_t i, std::int64_t lanes) { put(end + i, lanes); });
 }
 
-// Folds n elements into one word: partial = step(partial, i, lanes). Four partials run side by side
-// because one would wait for the latency of its own additions; `join` brings them together.
+// Reduces n elements to one vector: partial = step(partial, i, lanes). There are four independent
+// partials, because a single one would wait for the latency of its own additions; `join` combines
+// them.
 template <class Step, class Join>
 BYHAND_FLATTEN Vec fold_words(std::int64_t n, Vec start, Step&& step, Join&& join) {
     constexpr std::int64_t w = Vec::width;
@@ -101,7 +103,7 @@ BYHAND_FLATTEN Vec fold_words(std::int64_t n, Vec start, Step&& step, Join&& joi
     return join(join(a, b), join(c, d));
 }
 
-// step(sum, i, lanes) adds a word to the sum. Lanes past the end must add nothing.
+// step(sum, i, lanes) adds a vector to the sum. Lanes past the end must add 0.
 template <class Step>
 BYHAND_FLATTEN float sum_words(std::int64_t n, Step&& step) {
     return fold_words(n, Vec::zero(), step, [](Vec a, Vec b) { return a + b; }).sum();
@@ -113,8 +115,8 @@ inline float sum_row(const float* x, std::int64_t n) {
     });
 }
 
-// The largest word(i, lanes), `least` when n is 0. NaN is passed over. Lanes past the end must not
-// exceed the largest.
+// The maximum over word(i, lanes), or `least` when n is 0. NaN is ignored. Lanes past the end must
+// not exceed the maximum.
 template <class Word>
 BYHAND_FLATTEN float max_words(std::int64_t n, float least, Word&& word) {
     const auto step = [&](Vec best, std::int64_t i, std::int64_t lanes) {

@@ -21,10 +21,10 @@ namespace {
 constexpr std::size_t kAlignment = 64;
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
-// The block's size travels in front of it, so release needs no lookup.
+// Stored in front of each block, so that releasing it needs no lookup.
 struct alignas(kAlignment) Header {
     std::size_t bytes;
-    void* base;  // what free() wants back
+    void* base;  // the pointer to pass to free()
 };
 
 std::size_t size_class(std::size_t bytes) {
@@ -55,7 +55,7 @@ Pool& pool() {
 }
 
 Header* fresh_block(std::size_t bytes) {
-    // Large blocks lie on huge pages where the system has them: fewer faults, fewer TLB misses.
+    // Large blocks use huge pages where available: fewer page faults, fewer TLB misses.
     const bool huge = bytes >= 2 * kHugePage;
     const std::size_t alignment = huge ? kHugePage : kAlignment;
     std::size_t total = bytes + sizeof(Header);

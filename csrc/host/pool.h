@@ -1,9 +1,9 @@
 // A caching allocator for activations.
 //
-// A training step allocates and frees the same large arrays again and again. Handed back to the
-// system, each would come back as fresh zeroed pages, one page fault per 4 KiB; kept here, the
-// next step finds them warm. Blocks are rounded up to size classes 1/8 of a power of two apart, so
-// at most 1/8 of a block is slack.
+// Every training step allocates and frees large arrays of the same sizes. If they were returned to
+// the system, each allocation would map new zeroed pages, at one page fault per 4 KiB. Blocks are
+// kept for reuse instead. Sizes are rounded up to classes 1/8 of a power of two apart, so at most
+// 1/8 of a block is unused.
 #pragma once
 
 #include <cstddef>

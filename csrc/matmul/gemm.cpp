@@ -16,19 +16,20 @@
 namespace byhand {
 namespace {
 
-// The block of K in words, give or take a half: kRows rows of A of this length stay in the
+// The approximate length of a block of K, in words: kRows rows of A of this length stay in the
 // first-level cache.
 constexpr std::int64_t kBlockK = Vec::width == 16 ? 384 : 320;
-// The part of the second-level cache that a block of B takes; rows of A and of C pass through the
-// rest. How wide a block is changes no bits: each sum runs along K.
+// The fraction of the second-level cache that a block of B fills; rows of A and of C pass through
+// the rest. The width of a block does not affect the result, because each sum runs along K.
 constexpr double kCachePart = 0.6;
-// Rows are few up to here, and up to K / 32: packing B costs about as much as multiplying it by
-// this many rows, and the sum across lanes that ends each dot product is repaid by K.
+// The kernel for few rows is used up to this many rows, and up to K / 32: packing B costs about as
+// much as multiplying it by this many rows, and the sum across lanes at the end of each dot product
+// must be small beside K.
 constexpr std::int64_t kFewRows = 16;
-// Packing repays what it costs only if an element is read often enough. Up to this many rows, a B
-// whose rows are contiguous is read in place, and up to this many columns, a transposed A.
+// Packing is worth its cost only if each element is read often enough. Up to this many rows, a B
+// whose rows are contiguous is read in place; up to this many columns, so is a transposed A.
 constexpr std::int64_t kInPlaceRows = 8 * kRows, kInPlaceCols = 8 * kPanel;
-// Multiply-adds worth waking a thread for: about ten microseconds of one.
+// The least number of multiply-adds for which a thread is woken: about ten microseconds of work.
 constexpr std::int64_t kThreadWork = 1 << 18;
 
 using MicroKernel = void (*)(const MicroTile&);
@@ -82,18 +83,18 @@ void finish(const Problem& p, Range rows, Range cols) {
     }
 }
 
-// The block of B at hand. Its panels are packed, or its whole panels are read where they are.
+// The current block of B. Its panels are packed, or complete panels are read in place.
 struct Block {
     Range ks, cols;
     const float* panels;
     bool in_place;
 };
 
-// The rows of A that are wanted next, fetched into the second-level cache a share at each tile:
-// memory works while the micro-kernel computes.
+// Prefetches the rows of A that are needed next into the second-level cache, a part at each tile,
+// so that memory is busy while the micro-kernel computes.
 class Ahead {
   public:
-    // The `rows` x `cols` elements at the beginning of a, during the next `tiles` tiles.
+    // Prefetches the first `rows` x `cols` elements of a during the next `tiles` tiles.
     Ahead(Matrix a, std::int64_t rows, std::int64_t cols, std::int64_t tiles)
         : row_(a.data),
           stride_(a.row_stride),
@@ -119,7 +120,7 @@ class Ahead {
     std::int64_t stride_, rows_, cols_, share_, col_ = 0;
 };
 
-// Rows `rows` of C against every panel of a block of B. `a` holds the words of these rows.
+// Multiplies the rows `rows` of A, whose words are at `a`, by every panel of a block of B.
 template <class Operand>
 void multiply_rows(const Problem& p, Range rows, const Block& block, Matrix a, Ahead& ahead) {
     const Range ks = block.ks, cols = block.cols;
@@ -139,10 +140,10 @@ void multiply_rows(const Problem& p, Range rows, const Block& block, Matrix a, A
         const std::int64_t at = rows.begin * p.N + n;
         t.c = p.c + at;
         t.cols = std::min<std::int64_t>(kPanel, cols.end - n);
-        // The epilogue's terms come with the first block, so that `add` may be C itself.
+        // The epilogue's terms are added with the first block, so that `add` may be C itself.
         t.bias = first && p.epilogue.bias ? p.epilogue.bias + n : nullptr;
         t.add = !first ? t.c : p.epilogue.add ? p.epilogue.add + at : nullptr;
-        // The tile is wanted only after K steps: time enough to fetch it.
+        // The tile of C is needed only after K steps, so there is time to prefetch it.
         for (std::int64_t i = 0; i < count; ++i) {
             for (std::int64_t j = 0; j < t.cols; j += 16) __builtin_prefetch(t.c + i * p.N + j, 1);
         }
@@ -153,7 +154,7 @@ void multiply_rows(const Problem& p, Range rows, const Block& block, Matrix a, A
     }
 }
 
-// One thread's rectangle of C.
+// Computes one thread's rectangle of C.
 template <class Operand>
 void multiply(const Problem& p, Range rows, Range cols) {
     const std::int64_t columns = cols.end - cols.begin;
@@ -168,7 +169,7 @@ void multiply(const Problem& p, Range rows, Range cols) {
     const auto room = static_cast<std::int64_t>(kCachePart * second_level_cache() / sizeof(float));
     const std::int64_t most = std::max<std::int64_t>(kPanel, room / steps / kPanel * kPanel);
     const std::int64_t width = round_up(ceil_div(columns, ceil_div(columns, most)), kPanel);
-    // How many rows of A are at hand at a time, and where.
+    // How many rows of A are processed at a time, and where their words are.
     const std::int64_t height = a_along      ? kRows
                                 : a_in_place ? rows.end - rows.begin
                                              : kRowPanels * kRows;
@@ -187,7 +188,7 @@ void multiply(const Problem& p, Range rows, Range cols) {
                               panels,
                               b_in_place};
             const std::int64_t K = block.ks.end - k, words = ceil_div(K, Operand::depth);
-            // What is read in place needs no packing, but for a last panel that is not whole.
+            // Only an incomplete last panel needs packing when B is read in place.
             const std::int64_t whole = b_in_place ? (block.cols.end - n) / kPanel : 0;
             pack_panels<Operand>(panels + whole * panel_stride<kPanel>(words),
                                  p.b.at(k, n + whole * kPanel), K,
@@ -219,9 +220,9 @@ struct Grid {
     std::int64_t rows, cols;
 };
 
-// The grid of at most `threads` rectangles whose largest one costs least: its area, plus what
-// packing its share of the operands costs in the same unit (an element packed takes as long as
-// about 16 multiply-adds).
+// The grid of at most `threads` rectangles that minimises the cost of the largest rectangle: its
+// area, plus the cost of packing its share of the operands in the same unit (packing one element
+// takes as long as about 16 multiply-adds).
 Grid choose_grid(const Problem& p, std::int64_t threads) {
     const std::int64_t packing = 16, reading = p.a.col_stride == 1 ? 2 : 8;
     Grid best{1, 1};
@@ -279,7 +280,7 @@ void gemm(float* c, Matrix a, Matrix b, std::int64_t M, std::int64_t N, std::int
 }
 
 void add_column_sums(float* sums, const float* x, std::int64_t R, std::int64_t N) {
-    // Blocks of rows keep the rounding error of long sums down.
+    // Summing in blocks of rows reduces the rounding error of long sums.
     constexpr std::int64_t kBlock = 128;
     constexpr int kVecs = 4, W = Vec::width;
     const std::int64_t strips = ceil_div(N, kVecs * W);

@@ -1,20 +1,20 @@
-// The matrix multiply that linear layers, the feed-forward layer and matmul are made of.
+// The matrix multiply under linear layers, the feed-forward layer and matmul.
 //
 //     C (M,N) = op(A) (M,K) op(B) (K,N), then an epilogue while the result is still in cache
 //
 // How it works, outside in (Goto and van de Geijn 2008, with the roles chosen for tall activations
 // and small weights):
 //
-//   threads   C is cut into a grid of rectangles, one per thread. Threads share nothing and wait
-//             for nobody; the inner dimension is never split between them.
+//   threads   C is cut into a grid of rectangles, one per thread. Threads share no data and do not
+//             wait for each other; the inner dimension is never split between them.
 //   blocks    A thread walks its rectangle in blocks of columns and, inside, of the inner dimension
-//             K, such that a block of B takes its part of the second-level cache.
+//             K, such that a block of B fits in a fixed part of the second-level cache.
 //   panels    That block is packed once into panels of `kPanel` columns: the micro-kernel then
-//             reads it front to back, whatever the layout of B was. The smaller the rectangle, the
-//             less often an element is read again and the less packing repays: rows of A are read
-//             where they are, except a transposed A under many columns, and so is B under few rows.
-//             In bf16 precision all of both operands is packed: packing is what rounds them, and
-//             puts two neighbours along k into one word (gemm_operand.h).
+//             reads it sequentially, whatever the layout of B was. In a small rectangle an element
+//             is read only a few times and packing costs more than it saves: rows of A are read in
+//             place, except when A is transposed and there are many columns, and B is read in place
+//             when there are few rows. In bf16 precision both operands are always packed: packing
+//             rounds them, and puts two neighbours along k into one word (gemm_operand.h).
 //   registers The micro-kernel keeps kRows x kPanel sums in registers, and for each k multiplies
 //             kRows broadcast numbers of A with one row of the panel: many multiply-adds for few
 //             loads.
@@ -23,7 +23,7 @@
 // block each element of C is one chain of multiply-adds in the order of k, and block sums are added
 // in order. So the result has the same bits for any number of threads.
 //
-// With few rows packing B would cost more than it saves; gemm_few_rows.h has that case.
+// With few rows packing B would cost more than it saves; gemm_few_rows.h handles that case.
 #pragma once
 
 #include <cstdint>
@@ -58,7 +58,7 @@ struct Epilogue {
     const float* bias = nullptr;  // (N)
     const float* add = nullptr;   // (M,N); C itself to accumulate into it
     Activation activation = Activation::none;
-    bool tanh = false;             // which form of GELU
+    bool tanh = false;             // GELU by its tanh approximation
     float* activated = nullptr;    // (M,N)
     const float* saved = nullptr;  // (M,N), the pre-activation
 };

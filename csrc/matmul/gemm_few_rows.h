@@ -1,9 +1,9 @@
 // The case of gemm.h with few rows, as in decoding token by token: C = A BT where both operands
 // have K contiguous.
 //
-// Each element is a dot product along K, taken Vec::width lanes at a time, a few rows and columns
-// together so that a loaded word is used more than once. Nothing is packed: every number of B is
-// used by these few rows only.
+// Each element is a dot product along K, computed Vec::width lanes at a time, for a few rows and
+// columns together so that a loaded vector is used more than once. B is not packed: each of its
+// elements is used by these few rows only.
 #pragma once
 
 #include <algorithm>

@@ -8,7 +8,7 @@
 
 namespace byhand {
 
-// As many sums as the registers hold beside one row of the panel and one broadcast number: 14 x 2
+// As many sums as fit in the registers beside one row of the panel and one broadcast number: 14 x 2
 // of 32 registers with AVX-512, 6 x 2 of 16 with AVX2, 8 x 3 of 32 on Arm.
 #if defined(__aarch64__)
 inline constexpr int kRows = 8, kPanelVecs = 3;
@@ -18,7 +18,7 @@ inline constexpr int kRows = Vec::width == 16 ? 14 : 6, kPanelVecs = 2;
 inline constexpr int kPanel = kPanelVecs * Vec::width;
 
 struct MicroTile {
-    Matrix a;  // of words; one of its strides is 1: which one, the micro-kernel knows
+    Matrix a;  // of words; one of its strides is 1, which one is a template argument
     const float* b;
     std::int64_t b_stride;  // between consecutive steps
     std::int64_t steps;     // words along k
@@ -29,7 +29,7 @@ struct MicroTile {
     const float* add;   // as c, or null
 };
 
-// Narrow tiles, at the right edge of C: the same arithmetic behind a mask.
+// Stores narrow tiles, at the right edge of C: the same arithmetic with masked stores.
 inline void store_masked(const MicroTile& t, const float* sums, int rows, int stride) {
     for (int i = 0; i < rows; ++i) {
         for (std::int64_t j = 0; j < t.cols; j += Vec::width) {
@@ -42,7 +42,8 @@ inline void store_masked(const MicroTile& t, const float* sums, int rows, int st
     }
 }
 
-// In `a` either the rows are adjacent (packed, or A transposed) or the columns, which run over k.
+// rows_adjacent: in `a` the rows are adjacent (packed, or A transposed); otherwise the columns are,
+// which run over k.
 template <class Operand, bool rows_adjacent, int rows, int vecs>
 void micro_kernel(const MicroTile& t) {
     constexpr int W = Vec::width;

@@ -1,8 +1,9 @@
-// What gemm.h's micro-kernel multiplies: words of four bytes.
+// The operands of gemm.h's micro-kernel: words of four bytes.
 //
-// In float32 a word is a number. In bf16 precision the numbers are rounded to bfloat16 while they
-// are packed, and summed in float32; where the processor has the instruction a word is a pair of
-// them, neighbours along k, and elsewhere a rounded float: the same products at float32's speed.
+// In float32 a word is one number. In bf16 precision the numbers are rounded to bfloat16 while they
+// are packed, and products are summed in float32. Where the processor has the instruction, a word
+// is a pair of bfloat16 numbers, neighbours along k; elsewhere it is a rounded float32, which gives
+// the same products at the speed of float32.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +13,12 @@
 namespace byhand {
 
 struct Float32 {
-    static constexpr int depth = 1;         // numbers along k in a word
+    static constexpr int depth = 1;         // numbers along k in one word
     static constexpr bool in_place = true;  // a matrix in memory consists of words already
 
-    // Width words from `depth` rows, one after the other along k, of width neighbours each.
+    // One vector of words from `depth` consecutive rows along k, Vec::width neighbours of each.
     static BYHAND_INLINE Vec across(const Vec (&rows)[1]) { return rows[0]; }
-    // Width words from the first n of depth * width neighbours along k.
+    // One vector of words from the first n of depth * Vec::width neighbours along k.
     static BYHAND_INLINE Vec along(const float* p, std::int64_t n) { return Vec::load(p, n); }
     static BYHAND_INLINE Vec multiply_add(Vec a, Vec b, Vec sum) { return fma(a, b, sum); }
 };

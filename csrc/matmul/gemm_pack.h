@@ -1,4 +1,4 @@
-// Packing for gemm.h: the order in memory becomes the order in which the micro-kernel reads.
+// Packing for gemm.h: copies operands into the order in which the micro-kernel reads them.
 #pragma once
 
 #include <algorithm>
@@ -10,17 +10,17 @@
 
 namespace byhand {
 
-// Steps are words along k. Panels are `width` columns wide; each holds its columns of one step
-// after the other, and starts panel_stride<width>(steps) after the one before: packing stores whole
-// vectors, which may run over.
+// Steps are words along k. A panel is `width` columns wide and holds one step after the other; the
+// next panel starts panel_stride<width>(steps) later. Packing stores whole vectors, which may
+// extend past the end of a panel.
 template <int width>
 constexpr std::int64_t panel_stride(std::int64_t steps) {
     return steps * width + (width % Vec::width == 0 ? 0 : Vec::width);
 }
 
-// From rows that are contiguous. `together` panels are filled side by side, since one panel's share
-// of a row is short; the rows may be a page apart, where no hardware prefetcher follows. `readable`
-// columns exist in memory, of which `cols` are wanted.
+// Packs contiguous rows. `together` panels are filled at the same time, because one panel's part of
+// a row is short, and rows may be a page apart, which hardware prefetchers do not cross. `readable`
+// columns exist in memory, of which `cols` are packed.
 template <class Operand, int width, int together>
 void pack_contiguous(float* to, const float* from, std::int64_t stride, std::int64_t K,
                      std::int64_t cols, std::int64_t readable) {
@@ -48,7 +48,7 @@ void pack_contiguous(float* to, const float* from, std::int64_t stride, std::int
     }
 }
 
-// From columns that are contiguous: squares of words are transposed on the way.
+// Packs contiguous columns, by transposing squares of words.
 template <class Operand>
 void pack_transposed(float* to, const float* from, std::int64_t stride, std::int64_t K,
                      std::int64_t cols) {
@@ -75,7 +75,8 @@ void pack_transposed(float* to, const float* from, std::int64_t stride, std::int
     }
 }
 
-// All panels of K rows and `cols` columns of b; what lies beside the last column is zero or unused.
+// Packs all panels of K rows and `cols` columns of b. Elements past the last column are zero or
+// unused.
 template <class Operand>
 void pack_panels(float* to, Matrix b, std::int64_t K, std::int64_t cols) {
     if (b.col_stride == 1) {
@@ -85,24 +86,24 @@ void pack_panels(float* to, Matrix b, std::int64_t K, std::int64_t cols) {
     }
 }
 
-// Rows of A packed at a time when its columns are contiguous, in panels: a few whole cache lines of
-// each column.
+// Rows of A that are packed at a time when its columns are contiguous, in panels: a few whole cache
+// lines of each column.
 inline constexpr int kRowPanels = 8;
 
-// `rows` rows of a, whose columns are contiguous, in panels of kRows; `readable` rows exist from
-// here.
+// Packs `rows` rows of a, whose columns are contiguous, into panels of kRows. `readable` rows exist
+// from here.
 template <class Operand>
 void pack_rows(float* to, Matrix a, std::int64_t K, std::int64_t rows, std::int64_t readable) {
     pack_contiguous<Operand, kRows, kRowPanels>(to, a.data, a.col_stride, K, rows, readable);
 }
 
-// The distance of rows that are packed one after the other. The odd vector keeps rows of a power of
-// two from falling into the same few sets of the cache.
+// The distance between packed rows. One extra vector keeps rows whose length is a power of two from
+// mapping to the same few sets of the cache.
 constexpr std::int64_t row_stride(std::int64_t steps) {
     return ((steps + Vec::width - 1) / Vec::width | 1) * Vec::width;
 }
 
-// `rows` rows of a, which are contiguous, each in words of its own.
+// Packs `rows` contiguous rows of a, each into words of its own.
 template <class Operand>
 void pack_rows_along(float* to, Matrix a, std::int64_t K, std::int64_t rows) {
     constexpr int W = Vec::width, depth = Operand::depth;

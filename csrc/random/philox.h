@@ -8,7 +8,8 @@
 //     a group holds eight consecutive elements, 16 bits each: element i of an array is the low half
 //     of word i % 8 / 2 of group i / 8 when i is even, the high half when it is odd
 //
-// Sixteen bits are enough for a yes or no (FlashAttention takes eight), and halve the price.
+// Sixteen bits per element are enough for dropout (FlashAttention takes eight) and cost half as
+// much as 32.
 #pragma once
 
 #include <algorithm>
@@ -32,10 +33,10 @@ BYHAND_HD constexpr std::uint32_t high(std::uint64_t v) {
 
 }  // namespace philox_detail
 
-inline constexpr std::int64_t kPhiloxElements = 8;  // of one group
+inline constexpr std::int64_t kPhiloxElements = 8;  // elements of one group
 
-// The offset of a mask. A CUDA graph repeats a launch with the arguments it was captured with: what
-// is to change from time to time lies on the device, and is added.
+// The offset of a mask. A CUDA graph repeats a launch with the arguments it was captured with, so a
+// part of the offset that changes between launches is read from device memory and added.
 struct Offset {
     std::uint64_t fixed;
     const std::int64_t* moving = nullptr;
@@ -72,9 +73,9 @@ BYHAND_HD inline PhiloxGroup philox(std::uint64_t seed, std::uint64_t group, std
     return {{c0, c1, c2, c3}};
 }
 
-// What a dropout probability means in bits and floats: an element is dropped iff its bits are below
-// `threshold`, and a kept one is multiplied by `scale`. The probability is the nearest multiple of
-// 2^-16, and the scale is the one that belongs to it, so that the mean stays what it was.
+// The threshold and scale of a dropout probability: an element is dropped if its bits are below
+// `threshold`, and a kept one is multiplied by `scale`. The probability is rounded to the nearest
+// multiple of 2^-16, and the scale belongs to the rounded probability, so that the mean is kept.
 struct DropoutRule {
     std::uint32_t threshold;
     float scale;

@@ -1,4 +1,4 @@
-// Philox for the CPU: the bits of many groups at once.
+// Philox for the CPU: the bits of many groups at once, in vectors.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@ namespace byhand {
 
 namespace philox_detail {
 
-// One 64-bit lane a group, since the generator multiplies 32 by 32 bits into 64. Only the low half
-// of a lane of the counter has a meaning; the other half is never cleared because nothing reads it.
+// One 64-bit lane per group, because the generator multiplies 32 by 32 bits into 64. Only the low
+// half of a lane of the counter is used; the other half is never cleared because it is never read.
 #if defined(__AVX512F__)
 constexpr int kLanes = 8;
 #elif defined(__AVX2__)
@@ -29,8 +29,9 @@ constexpr int kLanes = 2;
 #endif
 typedef std::uint64_t Lanes __attribute__((vector_size(8 * kLanes)));
 
-// The first half of the groups in the even lanes: what even_pairs and odd_pairs make of that lies
-// in order. Written out, or compilers put it together lane by lane for every draw.
+// The first half of the groups is in the even lanes, so that the results of even_pairs and
+// odd_pairs are in order. Written as a constant, because compilers would otherwise build it lane by
+// lane for every draw.
 #if defined(__AVX512F__)
 constexpr Lanes kOrder = {0, 4, 1, 5, 2, 6, 3, 7};
 #elif defined(__AVX2__)
@@ -39,7 +40,7 @@ constexpr Lanes kOrder = {0, 2, 1, 3};
 constexpr Lanes kOrder = {0, 1};
 #endif
 
-// The product of the low halves. Compilers turn the portable form into full 64-bit multiplications.
+// The product of the low halves. Compilers turn the portable expression into full 64-bit products.
 inline Lanes multiply(Lanes a, std::uint32_t b) {
     const Lanes factor = Lanes{} + std::uint64_t{b};
 #if defined(__AVX512F__)
@@ -56,7 +57,7 @@ inline Lanes multiply(Lanes a, std::uint32_t b) {
 #endif
 }
 
-// The even lanes of a and b in turn, and the odd ones.
+// The even lanes of a and b, alternating; and the odd lanes.
 inline Lanes even_pairs(Lanes a, Lanes b) {
 #if defined(__AVX512F__)
     return reinterpret_cast<Lanes>(_mm512_maskz_unpacklo_epi64(0xff, reinterpret_cast<__m512i>(a),
@@ -81,8 +82,8 @@ inline Lanes odd_pairs(Lanes a, Lanes b) {
 }
 
 // The bits of groups first, first + 1, ... first + kLanes - 1: the rounds of philox(), lane by
-// lane. Unless the numbers of the groups carry into their high halves, half of the first two rounds
-// is the same for all groups, and the compiler takes it out of the loop over them.
+// lane. Unless the group numbers carry into their high halves, half of the first two rounds is the
+// same for all groups, and the compiler moves it out of the loop over the groups.
 template <bool carries>
 inline void draw_lanes(std::uint16_t* bits, std::uint64_t seed, std::uint64_t first,
                        std::uint64_t offset) {
@@ -128,7 +129,7 @@ inline void philox_bits(std::uint16_t* bits, std::int64_t n, std::uint64_t seed,
                         std::uint64_t first, std::uint64_t offset) {
     using namespace philox_detail;
     const std::int64_t groups = (n + kPhiloxElements - 1) / kPhiloxElements;
-    // Sixteen registers have no room for what would be taken out of the loop.
+    // With sixteen registers there is no room for values moved out of the loop.
     constexpr bool kFewRegisters = kLanes < 8;
     const bool carries =
         kFewRegisters || high(first) != high(first + static_cast<std::uint64_t>(groups));

@@ -1,26 +1,26 @@
-// The vector word: one type, `Vec`, holding as many floats as a register of this module's
-// instruction set.
+// The SIMD vector type `Vec`: as many floats as a register of this module's instruction set holds.
+// Other files also call such a vector a word.
 //
-// Each back end (_cpu_base, _cpu_avx2, _cpu_avx512, _cpu_neon) is this same source compiled with
-// other flags, so the compiler's own macros choose the word below and nothing dispatches at run
-// time. A kernel is one loop with a masked tail:
+// Each back end (_cpu_base, _cpu_avx2, _cpu_avx512, _cpu_neon) is the same source compiled with
+// other flags, so the compiler's own macros choose the implementation below and nothing is
+// dispatched at run time. A kernel is one loop with a masked tail:
 //
 //     for (std::int64_t i = 0; i < C; i += Vec::width) {
-//         const std::int64_t n = C - i;  // lanes left; anything >= width means a whole word
+//         const std::int64_t n = C - i;  // lanes left; any number >= width means a full vector
 //         Vec a = Vec::load(x + i, n);
 //         (a * a).store(y + i, n);
 //     }
 //
-// What every word provides, with the same meaning:
+// Every implementation provides, with the same meaning:
 //
 //   Vec::zero() set(s) load(p)       load(p, n) takes the first n lanes, fills the others with 0
 //   load(p, n) load(p, n, rest)      or with `rest`, and never touches memory past p + n
-//   store(p) store(p, n)             as much of a word as there is room for
-//   stream(p)                        store past the caches, p aligned to a word; other threads see
-//                                    it after a stream_fence() of this one
-//   sum() max()                      folded by halves: always in the same order
+//   store(p) store(p, n)             all lanes, or the first n
+//   stream(p)                        non-temporal store, p aligned to a vector; other threads see
+//                                    it after this thread has called stream_fence()
+//   sum() max()                      over the lanes, by halves: always in the same order
 //   + - * / unary -                  lane by lane
-//   fma(a, b, c)                     a * b + c, with one rounding wherever the hardware has it
+//   fma(a, b, c)                     a * b + c, with one rounding where the hardware has it
 //   max min abs sqrt round           max(a, b) is a > b ? a : b, so it is b if a lane is NaN
 //   < <= > >= == -> Mask             false if a lane is NaN
 //   & | ! any(m) all(m)              of masks
@@ -31,10 +31,10 @@
 //   scale2(x, n)                     x * 2^n, for vecmath.h
 //   exponent(x) mantissa(x)          the parts of a normal positive x, for vecmath.h
 //   round_bf16(x)                    to the nearest bfloat16, ties to even, still as floats
-//   transpose(Vec (&)[width])        the square of width words, for packing
+//   transpose(Vec (&)[width])        a square of width vectors, for packing
 //
-// Where the processor multiplies bfloat16 itself (BYHAND_BF16_PAIRS is defined then), a word may
-// also hold pairs of them, the first in the lower half of each lane:
+// Where the processor multiplies bfloat16 itself (BYHAND_BF16_PAIRS is then defined), a vector may
+// also hold pairs of bfloat16, the first of a pair in the lower half of each lane:
 //
 //   pairs_along(a, b)                the 2 * width neighbours a, b as pairs
 //   pairs_across(even, odd)          lane i is the pair even[i], odd[i]
@@ -45,7 +45,8 @@
 
 #define BYHAND_INLINE inline __attribute__((always_inline))
 
-// Before a loop over an array of words: unrolled whole, or the array lives in memory.
+// Before a loop over a local array of vectors: unless it is unrolled completely, the array is kept
+// in memory and not in registers.
 #if defined(__clang__)
 #define BYHAND_UNROLL _Pragma("clang loop unroll(full)")
 #else

@@ -1,4 +1,4 @@
-// The vector word on AVX2 with FMA: 8 floats, masks as all-ones lanes.
+// Vec on AVX2 with FMA: 8 floats, masks as all-ones lanes.
 #pragma once
 
 #include <immintrin.h>
@@ -97,8 +97,8 @@ BYHAND_INLINE Mask below(const std::uint16_t* p, std::uint32_t limit) {
     return {_mm256_castsi256_ps(_mm256_cmpgt_epi32(bound, _mm256_cvtepu16_epi32(bits)))};
 }
 
-// x * 2^n for integral n in [-252, 254]: two factors, so that neither leaves the range before the
-// product does.
+// x * 2^n for integral n in [-252, 254], by two factors, so that neither is out of range unless the
+// product is.
 BYHAND_INLINE Vec scale2(Vec x, Vec n) {
     const __m256i whole = _mm256_cvtps_epi32(n.v);
     const __m256i half = _mm256_srai_epi32(whole, 1);

@@ -1,4 +1,4 @@
-// The vector word on AVX-512 (F, BW, DQ, VL): 16 floats, masks in their own registers.
+// Vec on AVX-512 (F, BW, DQ, VL): 16 floats, masks in their own registers.
 #pragma once
 
 #include <immintrin.h>
@@ -73,8 +73,8 @@ BYHAND_INLINE Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 BYHAND_INLINE Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
 BYHAND_INLINE Vec operator-(Vec a) { return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0f))}; }
 BYHAND_INLINE Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-// The zero-masked forms below compute the same thing; they only spare g++ 12 a false warning in its
-// own headers.
+// The zero-masked intrinsics below compute the same values; they avoid a false warning of g++ 12 in
+// its own headers.
 BYHAND_INLINE Vec max(Vec a, Vec b) { return {_mm512_maskz_max_ps(0xffff, a.v, b.v)}; }
 BYHAND_INLINE Vec min(Vec a, Vec b) { return {_mm512_maskz_min_ps(0xffff, a.v, b.v)}; }
 BYHAND_INLINE Vec abs(Vec a) { return {_mm512_andnot_ps(_mm512_set1_ps(-0.0f), a.v)}; }
@@ -107,11 +107,11 @@ BYHAND_INLINE Vec round_bf16(Vec x) {
 #if defined(__AVX512BF16__)
 #define BYHAND_BF16_PAIRS
 
-// Words of two bfloat16, the first of them in the lower half.
+// Pairs of bfloat16, the first of a pair in the lower half.
 BYHAND_INLINE Vec pairs_along(Vec first, Vec second) {  // neighbours in memory: 2 * width in a row
     return {(__m512)_mm512_cvtne2ps_pbh(second.v, first.v)};
 }
-BYHAND_INLINE Vec pairs_across(Vec even, Vec odd) {  // word i is even[i], odd[i]
+BYHAND_INLINE Vec pairs_across(Vec even, Vec odd) {  // pair i is even[i], odd[i]
     const __m512i order =
         _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
                          21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
@@ -124,7 +124,7 @@ BYHAND_INLINE Vec dot_pairs(Vec a, Vec b,
 }
 #endif
 
-// x * 2^n for integral n, gradual at both ends of the range.
+// x * 2^n for integral n; correct for subnormal results and near overflow.
 BYHAND_INLINE Vec scale2(Vec x, Vec n) { return {_mm512_maskz_scalef_ps(0xffff, x.v, n.v)}; }
 // The exponent e and the mantissa m in [1, 2) of a normal positive x = m * 2^e.
 BYHAND_INLINE Vec exponent(Vec x) { return {_mm512_maskz_getexp_ps(0xffff, x.v)}; }

@@ -1,4 +1,4 @@
-// The vector word on 64-bit Arm (NEON): 4 floats, masks as all-ones lanes.
+// Vec on 64-bit Arm (NEON): 4 floats, masks as all-ones lanes.
 #pragma once
 
 #include <arm_neon.h>
@@ -76,7 +76,8 @@ BYHAND_INLINE Mask operator>(Vec a, Vec b) { return {vcgtq_f32(a.v, b.v)}; }
 BYHAND_INLINE Mask operator>=(Vec a, Vec b) { return {vcgeq_f32(a.v, b.v)}; }
 BYHAND_INLINE Mask operator==(Vec a, Vec b) { return {vceqq_f32(a.v, b.v)}; }
 BYHAND_INLINE Vec select(Mask m, Vec a, Vec b) { return {vbslq_f32(m.m, a.v, b.v)}; }
-// Arm's own maximum propagates NaN from either side; ours is a > b ? a : b as on every other word.
+// Arm's own maximum propagates NaN from either side; here it is a > b ? a : b, as on every other
+// instruction set.
 BYHAND_INLINE Vec max(Vec a, Vec b) { return select(a > b, a, b); }
 BYHAND_INLINE Vec min(Vec a, Vec b) { return select(a < b, a, b); }
 
@@ -84,8 +85,8 @@ BYHAND_INLINE Mask below(const std::uint16_t* p, std::uint32_t limit) {
     return {vcltq_u32(vmovl_u16(vld1_u16(p)), vdupq_n_u32(limit))};
 }
 
-// x * 2^n for integral n in [-252, 254]: two factors, so that neither leaves the range before the
-// product does.
+// x * 2^n for integral n in [-252, 254], by two factors, so that neither is out of range unless the
+// product is.
 BYHAND_INLINE Vec scale2(Vec x, Vec n) {
     const int32x4_t whole = vcvtq_s32_f32(n.v);
     const int32x4_t half = vshrq_n_s32(whole, 1);

@@ -1,4 +1,4 @@
-// The vector word without any instruction set of its own: 4 floats in the vector type that g++ and
+// Vec without instructions of a specific processor: 4 floats in the vector type that g++ and
 // clang share, which they map to whatever the target has (SSE2 on a plain x86-64) or to scalars.
 #pragma once
 
@@ -94,8 +94,8 @@ BYHAND_INLINE Vec abs(Vec a) { return floats(bits(a) & 0x7fffffff); }
 BYHAND_INLINE Vec sqrt(Vec a) {
     return {Vec::Lanes{std::sqrt(a.v[0]), std::sqrt(a.v[1]), std::sqrt(a.v[2]), std::sqrt(a.v[3])}};
 }
-// Adding 1.5 * 2^23 pushes the fraction out of the mantissa; beyond 2^22 a float may only be halved
-// or whole, and is let be.
+// Adding 1.5 * 2^23 shifts the fraction out of the mantissa. Beyond 2^22 a float is a multiple of
+// 1/2 and is returned unchanged.
 BYHAND_INLINE Vec round(Vec a) {
     const Vec magic = Vec::set(12582912.0f);
     return select(abs(a) < Vec::set(4194304.0f), (a + magic) - magic, a);
@@ -105,8 +105,8 @@ BYHAND_INLINE Mask below(const std::uint16_t* p, std::uint32_t limit) {
     return {Mask::Lanes{-(p[0] < limit), -(p[1] < limit), -(p[2] < limit), -(p[3] < limit)}};
 }
 
-// x * 2^n for integral n in [-252, 254]: two factors, so that neither leaves the range before the
-// product does.
+// x * 2^n for integral n in [-252, 254], by two factors, so that neither is out of range unless the
+// product is.
 BYHAND_INLINE Vec scale2(Vec x, Vec n) {
     const Mask::Lanes whole = __builtin_convertvector(n.v, Mask::Lanes);
     const Mask::Lanes half = whole >> 1;

@@ -1,11 +1,11 @@
-// Elementary functions on the vector word, float32 in and out.
+// Elementary functions on vectors of float32.
 //
-// No fast-math anywhere: -inf, +inf and NaN go in and the right thing comes out. The polynomials
+// Without fast-math: -inf, +inf and NaN give the results of the C library. The polynomials
 // are minimax fits of the stated function on the stated interval, made for this file with Lawson's
 // algorithm in high precision.
 //
-// Largest error over the whole range, in units in the last place (tests/core/test_vecmath.py holds
-// them to it):
+// Largest error over the whole range, in units in the last place (checked by
+// tests/core/test_vecmath.py):
 //
 //   exp 2   log 2   tanh 3   erf 3       exp: -inf -> 0, overflow -> inf, underflow is gradual
 //   exp_score 3 where |x| < 16, 6 elsewhere; without a fused multiply-add 10 and 70
@@ -40,8 +40,8 @@ BYHAND_INLINE Vec exp(Vec x) {
 }
 
 // e^x for x <= 88 in two thirds of the operations of exp: no upper clamp, one constant for log(2)
-// and one power less. For sums over scores less their largest: what is imprecise vanishes there.
-// e^0 = 1.
+// and a polynomial of one degree less. For sums of exponentials of scores minus their maximum,
+// where imprecise terms are negligible. e^0 = 1.
 BYHAND_INLINE Vec exp_score(Vec x) {
     x = max(Vec::set(-104.0f), x);
     const Vec n = round(x * Vec::set(1.44269504f));
@@ -90,8 +90,7 @@ BYHAND_INLINE Vec scaled_normal_tail(Vec a) {
                               0.159390837f, -0.255899549f, 0.144059464f, -0.0291636139f});
 }
 
-// exp(-x^2 / 2); the square's rounding error is carried along, or it would be the largest error of
-// all.
+// exp(-x^2 / 2). The rounding error of the square is corrected for; it would otherwise dominate.
 BYHAND_INLINE Vec gaussian(Vec x) {
     const Vec a = min(Vec::set(16.0f), abs(x));
     const Vec s = a * a;

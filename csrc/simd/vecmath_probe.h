@@ -1,4 +1,4 @@
-// A kernel for tests only: it shows simd/vecmath.h to Python, one function at a time.
+// A kernel for tests: applies one function of simd/vecmath.h.
 #pragma once
 
 #include <cstdint>

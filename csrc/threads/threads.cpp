@@ -27,9 +27,9 @@ namespace byhand {
 namespace {
 
 constexpr int kMaxThreads = 256;
-// A training step is hundreds of kernels with tens of microseconds of Python between them, and to
-// wake a sleeping thread takes as long: a worker waits awake for the next kernel, for this long,
-// giving way to whoever else wants its core.
+// A training step consists of hundreds of kernels with tens of microseconds of Python between them,
+// and waking a sleeping thread takes as long. So a worker spins for this long before it sleeps, and
+// yields its core to other threads meanwhile.
 constexpr auto kSpin = std::chrono::milliseconds(1);
 
 void pause() {
@@ -114,8 +114,8 @@ class Pool {
         t_inside = true;
         for (;;) {
             seen = wait_for_job(seen);
-            // Only a worker with a slice reads the job: the caller waits for exactly these, so the
-            // job cannot change under them.
+            // Only workers with a slice use the job. The caller waits for them, so the job cannot
+            // change meanwhile.
             Job job;
             {
                 std::lock_guard<std::mutex> lock(mutex_);
@@ -136,7 +136,7 @@ class Pool {
             pause();
             if (i % 64 != 63) continue;
             if (std::chrono::steady_clock::now() > until) break;
-            std::this_thread::yield();  // the caller may wait for this very core
+            std::this_thread::yield();  // the caller may be waiting for this core
         }
         std::unique_lock<std::mutex> lock(mutex_);
         sleepers_.fetch_add(1, std::memory_order_seq_cst);
@@ -148,7 +148,7 @@ class Pool {
     void wait_for_workers() {
         for (int i = 0; pending_.load(std::memory_order_acquire) > 0; ++i) {
             pause();
-            if (i % 128 == 127) std::this_thread::yield();  // a worker may wait for this very core
+            if (i % 128 == 127) std::this_thread::yield();  // a worker may be waiting for this core
         }
     }
 
@@ -164,7 +164,7 @@ class Pool {
         t_inside = outer;
     }
 
-    std::mutex owner_;  // held by the program thread whose job runs
+    std::mutex owner_;  // held by the caller whose job runs
     std::mutex mutex_;  // guards job_ and error_
     std::condition_variable wake_;
     std::atomic<std::uint64_t> ticket_{0};
@@ -175,8 +175,8 @@ class Pool {
     std::vector<std::thread> threads_;
 };
 
-// Never destroyed: workers may still be spinning while the process exits. A forked child has none
-// of its parent's threads, so it starts over with a new pool.
+// Never destroyed: workers may still be spinning while the process exits. A forked child does not
+// inherit its parent's threads, so it gets a new pool.
 Pool* g_pool = nullptr;
 std::once_flag g_once;
 
@@ -221,7 +221,7 @@ void run_slices(std::int64_t n, std::int64_t slices, Task task, void* context) {
     Pool& p = pool();
     std::unique_lock<std::mutex> owner(p.owner(), std::try_to_lock);
     if (!owner.owns_lock()) {
-        // The slices stay the same: a kernel may rely on their number being at most num_threads().
+        // The same slices, one after the other: a kernel may rely on at most num_threads() of them.
         for (std::int64_t s = 0; s < slices; ++s) {
             task(context, n * s / slices, n * (s + 1) / slices);
         }

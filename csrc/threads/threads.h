@@ -1,9 +1,10 @@
 // A small thread pool with static partition.
 //
-// Why not OpenMP: a second OpenMP runtime in one process oversubscribes the cores, its pool does
-// not survive fork(), and compilers on macOS come without it. Slices are handed out by index, not
-// stolen, so which thread does which slice never depends on timing. Kernels keep the order of
-// every sum a function of the shape alone, so results are the same bits for any thread count.
+// It is used in place of OpenMP because a second OpenMP runtime in one process oversubscribes the
+// cores, its pool does not survive fork(), and compilers on macOS come without it. Slices are
+// assigned by index, so which thread computes which slice does not depend on timing. In kernels the
+// order of every sum depends on the shape alone, so results are the same bits for any number of
+// threads.
 #pragma once
 
 #include <cstddef>
@@ -41,7 +42,7 @@ void parallel_for(std::int64_t n, std::int64_t grain, F&& f) {
 }
 
 // Scratch memory of the calling thread: 64-byte aligned, grown once and reused. A pointer stays
-// valid until the same thread asks for the same slot again.
+// valid until the same thread requests the same slot again.
 inline constexpr int kScratchSlots = 4;
 float* scratch(std::size_t floats, int slot = 0);
 

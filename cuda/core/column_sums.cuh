@@ -1,4 +1,4 @@
-// Gradients of biases: sums over all rows of what is added to each of them.
+// Column sums of matrices: the gradients of biases.
 #pragma once
 
 #include "core/pack.cuh"
@@ -7,15 +7,16 @@
 namespace byhand {
 namespace {
 
-// A block adds up a strip of columns, 64 bytes wide. Neighbouring rows are with different threads
-// of a warp; each adds up its share in order, then the shares are added in a fixed order.
+// A block sums a strip of columns, 64 bytes wide. Neighbouring rows belong to different threads of
+// a warp; each thread sums its rows in order, then the threads' sums are added in a fixed order.
 template <class T, int V>
 struct Strip {
     static constexpr int kCols = 64 / static_cast<int>(sizeof(T)), kLanes = kCols / V;
     static constexpr int kThreads = 512, kWarps = kThreads / kWarp, kRows = kThreads / kLanes;
 };
 
-// sums[c] += terms.load(v, r, c), the V terms of row r from column c on, for all rows.
+// sums[c] += the terms of column c over all rows; terms.load(v, r, c) gives the V terms of row r
+// from column c on.
 template <class T, int V, class Terms>
 __global__ void __launch_bounds__(512, 1)
     column_sums(float* sums, const Terms terms, int64_t rows, int64_t cols) {
@@ -51,7 +52,7 @@ __global__ void __launch_bounds__(512, 1)
     }
 }
 
-// packed: the rows of what the terms are made of can be read 16 bytes at a time.
+// packed: the rows that the terms are computed from can be read 16 bytes at a time.
 template <class T, class Terms>
 void add_column_sums(const char* name, float* sums, const Terms& terms, bool packed, int64_t rows,
                      int64_t cols, Stream stream) {

@@ -36,7 +36,7 @@ std::atomic<Gemm>& choice() {
 
 // --- The library -------------------------------------------------------------------------------
 
-// What is never given back: at the end of the process CUDA may be gone before this module.
+// Never released: at exit CUDA may be finalised before this module is.
 template <class T>
 T& kept() {
     static T& value = *new T;
@@ -81,7 +81,7 @@ struct Library {
             function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(library, symbol));
             if (function != nullptr) return;
             throw std::runtime_error(std::string(name) + ": " + file + " has no " + symbol +
-                                     ": it is no cuBLASLt of CUDA 12 or 13");
+                                     ": it is not the cuBLASLt of CUDA 12 or 13");
         };
 #define BYHAND_FIND(symbol) find(found.symbol, #symbol);
         BYHAND_CUBLASLT_FUNCTIONS(BYHAND_FIND)
@@ -91,7 +91,7 @@ struct Library {
     }
 };
 
-// Calls of one op.
+// Calls of cuBLASLt on behalf of one op; errors name it.
 struct Calls {
     const lt::Functions& f;
     const char* name;
@@ -106,7 +106,7 @@ struct Calls {
 
 #define BYHAND_LT(calls, function, ...) (calls).check(#function, (calls).f.function(__VA_ARGS__))
 
-// A description that lives as long as a call, unless it is kept.
+// A cuBLASLt descriptor, destroyed with this object unless it is moved into a Plan.
 template <class T>
 struct Owned {
     T value = nullptr;
@@ -120,7 +120,7 @@ struct Owned {
     T keep() { return std::exchange(value, nullptr); }
 };
 
-// --- What is made once -------------------------------------------------------------------------
+// --- Handles and plans -------------------------------------------------------------------------
 
 lt::Handle handle_of(const Calls& calls, int device, Stream stream) {
     struct Handles {
@@ -137,15 +137,15 @@ lt::Handle handle_of(const Calls& calls, int device, Stream stream) {
     return handles.of[device] = made;
 }
 
-// How a shape is multiplied. cuBLASLt's matrices lie column after column: it sees ours transposed,
-// and makes cT = rightT leftT.
+// How a shape is multiplied. cuBLASLt's matrices are column-major, so that our row-major matrices
+// appear transposed to it: it computes cT = rightT leftT.
 struct Plan {
     lt::Layout right, left, c;
     lt::HeuristicResult best;
 };
 
-// No algorithm asks for more than 16 bytes, and where an array begins must not decide among them
-// any further.
+// The alignment of an address, at most 16: no algorithm requires more, and the choice of algorithm
+// must not depend on the address otherwise.
 std::uint32_t alignment_of(const void* p) {
     const auto address = reinterpret_cast<std::uintptr_t>(p);
     return static_cast<std::uint32_t>(address % 16 == 0 ? 16 : address & (~address + 1));

@@ -1,6 +1,6 @@
-// What is used of NVIDIA's cuBLASLt, so that its header is not needed to build: the numbers and
-// types of its documentation ("Using the cuBLASLt API", cuBLAS 12 and 13). A test compares them
-// with the header where there is one.
+// The part of NVIDIA's cuBLASLt that is used here, so that its header is not needed to build: the
+// constants and types of its documentation ("Using the cuBLASLt API", cuBLAS 12 and 13). A test
+// compares them with the header if it is installed.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@ namespace byhand::lt {
 
 enum Status : int { kSuccess = 0, kNotInitialized = 1, kInvalidValue = 7, kNotSupported = 15 };
 enum DataType : int { kFloat32 = 0, kBfloat16 = 14 };  // cudaDataType
-enum ComputeType : int { kComputeFloat32 = 68 };       // products as they are: not of tf32 numbers
+enum ComputeType : int { kComputeFloat32 = 68 };       // without rounding factors to tf32
 enum Operation : std::int32_t { kAsStored = 0, kTransposed = 1 };
 enum Epilogue : std::uint32_t { kNoEpilogue = 1, kBias = 4 };
 enum ReductionScheme : std::uint32_t { kReduceInComputeType = 2 };
@@ -41,7 +41,7 @@ using Desc = struct DescOpaque*;
 using Layout = struct LayoutOpaque*;
 using Preference = struct PreferenceOpaque*;
 
-// Matrices lie column after column. D = alpha op(A) op(B) + beta C, then the epilogue.
+// Matrices are column-major. D = alpha op(A) op(B) + beta C, then the epilogue.
 struct Functions {
     Status (*cublasLtCreate)(Handle*);
     const char* (*cublasLtGetStatusName)(Status);
@@ -63,7 +63,7 @@ struct Functions {
                              const Algorithm*, void* workspace, std::size_t bytes, void* stream);
 };
 
-// F(name) for each of them.
+// F(name) for each function.
 #define BYHAND_CUBLASLT_FUNCTIONS(F)        \
     F(cublasLtCreate)                       \
     F(cublasLtGetStatusName)                \

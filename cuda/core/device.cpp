@@ -14,7 +14,7 @@ std::string describe(cudaError_t error) {
     return std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
 }
 
-// Asking without a driver leaves an error behind, which the next launch must not find.
+// Without a driver a query leaves an error behind, which the next launch would report.
 cudaError_t clear(cudaError_t error) {
     if (error != cudaSuccess) cudaGetLastError();
     return error;
@@ -24,7 +24,7 @@ py::tuple device_count() {
     int count = 0;
     const cudaError_t error = clear(cudaGetDeviceCount(&count));
     if (error != cudaSuccess) return py::make_tuple(0, describe(error));
-    return py::make_tuple(count, count == 0 ? "the driver lists none" : "");
+    return py::make_tuple(count, count == 0 ? "the driver lists no device" : "");
 }
 
 int driver_version() {

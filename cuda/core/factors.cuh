@@ -1,20 +1,20 @@
-// The fragments of a matrix product whose factors lie in shared memory in any of the four ways:
-// a factor's elements are adjacent along the depth of the product, or across it (kAcross).
+// The fragments of a matrix product from factors in shared memory. Each factor has one of two
+// layouts: its elements are adjacent along the depth of the product, or across it (kAcross).
 #pragma once
 
 #include "core/mma.cuh"
 
 namespace byhand {
 
-// A factor's tile in shared memory, kLong elements wide where kAcross, else kDeep. float32 across
-// the depth is read one by one, from four rows and eight columns at once: those lie in 32 different
-// banks.
+// A factor's tile in shared memory. Its rows are kLong elements long if kAcross, else kDeep.
+// float32 across the depth is read element by element; the lanes of a warp read four rows and eight
+// columns, which are in 32 different banks.
 template <class T, bool kAcross, int kLong, int kDeep>
 using Panel =
     std::conditional_t<kAcross, SharedTile<T, kLong, std::is_same_v<T, float> ? 8 : kPack<T>>,
                        SharedTile<T, kDeep>>;
 
-// A lane's words of 16 rows of the left factor, 32 bytes deep.
+// A lane's registers of 16 rows of the left factor, 32 bytes deep.
 template <bool kAcross, class T, int kCols, int kGap>
 BYHAND_DEVICE void left_words(unsigned (&w)[4], SharedTile<T, kCols, kGap> t, int row, int depth) {
     const int lane = lane_id();
@@ -30,7 +30,7 @@ BYHAND_DEVICE void left_words(unsigned (&w)[4], SharedTile<T, kCols, kGap> t, in
     }
 }
 
-// The same of 16 columns of the right factor.
+// A lane's registers of 16 columns of the right factor.
 template <bool kAcross, class T, int kCols, int kGap>
 BYHAND_DEVICE void right_words(unsigned (&w)[4], SharedTile<T, kCols, kGap> t, int col, int depth) {
     const int lane = lane_id();
@@ -50,9 +50,9 @@ BYHAND_DEVICE unsigned round_pair(unsigned low, unsigned high) {
     return pack_bf16(float_of(low), float_of(high));
 }
 
-// One product's depth of the left factor. Rounded: a lane holds elements t and t + 4 of every eight
-// where bfloat16 wants two neighbours. Both factors take them as they come: the order in which
-// products are added changes, and nothing else.
+// One product's depth of the left factor. Rounded: a lane holds elements t and t + 4 of every
+// eight, although the bfloat16 instruction expects two neighbours. Because both factors are
+// permuted in the same way, only the order in which products are added changes.
 template <class F, bool kAcross, class Tile>
 BYHAND_DEVICE Left<F> left_factor(Tile t, int row, int depth) {
     Left<F> left;

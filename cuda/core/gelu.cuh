@@ -9,14 +9,14 @@ struct Gelu {
     float value, slope;
 };
 
-// NaN passes.
+// min(x, most); NaN if x is NaN.
 BYHAND_DEVICE float at_most(float x, float most) { return x > most ? most : x; }
 BYHAND_DEVICE float at_least(float x, float least) { return x < least ? least : x; }
 
 // gelu(x), for results stored as T: x Phi(x), or with `tanh` the approximation that replaces Phi by
-// a logistic function p = 1 / (1 + e) of a cubic, which needs no tanh and does not cancel
-// (Hendrycks and Gimpel 2016, section 2). Its slope is p + x p (1 - p) times that of the cubic, and
-// 1 - p = e p; what would overflow there is capped.
+// a logistic function p = 1 / (1 + e) of a cubic, which needs no tanh and avoids cancellation
+// (Hendrycks and Gimpel 2016, section 2). Its derivative is p + x p (1 - p) times that of the
+// cubic, with 1 - p = e p; e is capped, so that the product does not overflow.
 template <class T>
 BYHAND_DEVICE Gelu gelu(float x, bool tanh) {
     const float square = x * x;

@@ -17,9 +17,9 @@ Factor<T> factor(const Matrix<T>& m) {
             packable<T>(m.cols, m.data)};
 }
 
-// A product of few tiles and much depth leaves multiprocessors without work, and its depth is cut
-// in pieces. How many depends on nothing but the shape: no more than 128 multiprocessors have room
-// for, each at least kLeast steps long.
+// A product with few tiles and a large depth would leave multiprocessors idle, so its depth is cut
+// into pieces (split-k). Their number depends on the shape alone: at most as many as 128
+// multiprocessors run at the same time, each at least kLeast steps long.
 template <class G>
 int pieces_of(int64_t tiles, int steps) {
     constexpr int kEnough = 128 * G::kBlocks, kMost = 64, kLeast = 32;
@@ -42,7 +42,7 @@ void launch_tiles(const char* name, Product<F> p, Stream stream) {
     int pieces = pieces_of<G>(rows * cols, steps);
     if (pieces == 1) return launch_pieces(1);
     p.steps = (steps + pieces - 1) / pieces;
-    pieces = (steps + p.steps - 1) / p.steps;  // all of them have some
+    pieces = (steps + p.steps - 1) / p.steps;  // so that no piece is empty
     p.pieces = static_cast<float*>(workspace_of(name, stream));
     launch_pieces(pieces);
     const float* const sums = std::exchange(p.pieces, nullptr);
@@ -71,7 +71,7 @@ void gemm(const char* name, Matrix<Stored<F>> left, Matrix<Stored<F>> right,
           const Epilogue<Stored<F>>& e, Stream stream) {
     using T = Stored<F>;
     if (gemm_by_cublaslt<F>(name, left, right, e, stream)) return;
-    // Of two transposed factors the product is made the other way round, and stored transposed.
+    // With two transposed factors, the transposed product is computed and stored transposed.
     const bool transposed = left.transposed && right.transposed;
     if (transposed) {
         const Matrix<T> before = left;
@@ -83,7 +83,7 @@ void gemm(const char* name, Matrix<Stored<F>> left, Matrix<Stored<F>> right,
     p.N = right.transposed ? p.right.rows : p.right.cols;
     p.packed = !transposed && packable<T>(p.N, e.c, e.into, e.bias, e.add, e.activated, e.saved);
     if (p.M == 0 || p.N == 0) return;
-    // A right factor that is not transposed lies across the depth.
+    // A right factor that is not transposed is adjacent across the depth.
     if (takes_few(p, left.transposed, !right.transposed)) {
         launch(name, gemm_few<F>, dim3(blocks_for(p.N, GemmFew::kCols)), dim3(GemmFew::kThreads),
                stream, p);

@@ -1,19 +1,19 @@
-// The matrix multiply that linear layers, the feed-forward layer and matmul are made of.
+// The matrix multiply under linear layers, the feed-forward layer and matmul.
 //
-//     product (M,N) = left (M,K) right (K,N), and an epilogue before it leaves the registers
+//     product (M,N) = left (M,K) right (K,N), and an epilogue while it is in registers
 //
-// A block makes a tile of the product. Panels of both factors come through a ring in shared memory,
-// by asynchronous copies that run several steps ahead of the tensor cores; a warp keeps a part of
-// the tile in registers (Kerr et al. 2017, "CUTLASS: fast linear algebra in CUDA C++"). Each sum is
-// made in one order that depends on the shape alone: where there are few tiles the depth is cut in
-// pieces, whose sums are added one after the other.
+// A block computes a tile of the product. Panels of both factors are copied asynchronously into a
+// ring buffer in shared memory, several steps ahead of the tensor cores; each warp keeps a part of
+// the tile in registers (Kerr et al. 2017, "CUTLASS: fast linear algebra in CUDA C++"). The order
+// of each sum depends on the shape alone: if there are few tiles, the depth is cut into pieces
+// whose sums are added in order.
 #pragma once
 
 #include "core/mma.cuh"
 
 namespace byhand {
 
-// A matrix of `rows` rows as it lies in memory. As a factor it may be transposed.
+// A row-major matrix of `rows` rows. As a factor it may be transposed.
 template <class T>
 struct Matrix {
     const T* data;
@@ -23,12 +23,12 @@ struct Matrix {
     Matrix t() const { return {data, rows, cols, !transposed}; }
 };
 
-// Where a product goes, and what becomes of it on the way; all arrays are (M,N), but the bias.
+// Where a product is stored, and the operations before that; all arrays but the bias are (M,N).
 template <class T>
 struct Epilogue {
     enum class Gelu {
         none,
-        forward,  // c is what it would be without; activated = gelu(c), of c as it is stored
+        forward,  // c as without GELU; activated = gelu(c), of c as it is stored
         backward  // c = product * gelu'(saved); activated = gelu(saved)
     };
 
@@ -37,7 +37,7 @@ struct Epilogue {
     const T* bias = nullptr;
     const T* add = nullptr;
     Gelu gelu = Gelu::none;
-    bool tanh = false;  // which form of GELU
+    bool tanh = false;  // GELU by its tanh approximation
     T* activated = nullptr;
     const T* saved = nullptr;  // the pre-activation
 };
@@ -47,8 +47,8 @@ template <class F>
 void gemm(const char* name, Matrix<Stored<F>> left, Matrix<Stored<F>> right,
           const Epilogue<Stored<F>>& epilogue, Stream stream);
 
-// Calls f with a zero of what the factors of a product with x are made from: x as it is stored or,
-// if it is float32 and `round` is asked for, rounded to bfloat16.
+// Calls f with a zero of the type of the factors of a product with x: the storage type of x, or
+// Rounded if that is float32 and `round` is true.
 template <class F>
 void for_factors(const Array& x, bool round, F&& f) {
     for_storage(x, [&](auto zero) {

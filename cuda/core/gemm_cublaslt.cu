@@ -6,7 +6,7 @@
 namespace byhand {
 namespace {
 
-// GELU behind a product c: activated = gelu(c), or c *= gelu'(saved) and activated = gelu(saved).
+// GELU after a product c: activated = gelu(c), or c *= gelu'(saved) and activated = gelu(saved).
 template <class T, int V, bool kBackward>
 __global__ void __launch_bounds__(256, 1)
     gelu_pass(T* c, T* activated, const T* saved, int64_t packs, bool tanh) {

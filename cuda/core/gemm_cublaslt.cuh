@@ -1,19 +1,20 @@
-// The matrix multiply by NVIDIA's cuBLASLt, where BYHAND_GEMM asks for it.
+// The matrix multiply by NVIDIA's cuBLASLt, if BYHAND_GEMM selects it.
 #pragma once
 
 #include "core/gemm.cuh"
 
 namespace byhand {
 
-// Whether cuBLASLt made the product. It makes those of float32 and of bfloat16 factors, with bias,
-// residual and the addition to a float32 gradient in its epilogue. GELU is a pass of ours behind
-// it: which form cuBLASLt's own has is not documented, it takes the sum before c is stored, and it
-// does not give the activation on the way back. So in bfloat16 a gradient is rounded once more on
-// its way through GELU.
+// Computes the product with cuBLASLt if that is selected and supported; returns whether it did. It
+// is supported for float32 and bfloat16 factors, with bias, residual and the addition to a float32
+// gradient in the epilogue. GELU is a separate kernel after it, because it is not documented which
+// form cuBLASLt's own GELU has, it is applied before c is rounded, and its derivative does not
+// return the activation. So in bfloat16 a gradient is rounded once more before the derivative of
+// GELU.
 //
-// Ours by any choice are: float32 factors rounded to bfloat16, which it can only round as it likes,
-// products of no depth, and what no op asks for, more than the product into a gradient or behind
-// the derivative of GELU.
+// Not supported are: float32 factors rounded to bfloat16, because cuBLASLt's rounding cannot be
+// controlled; products of depth 0; and combinations that no op uses: bias or residual together with
+// the addition to a gradient or with the derivative of GELU.
 template <class F>
 bool gemm_by_cublaslt(const char* name, const Matrix<Stored<F>>& left,
                       const Matrix<Stored<F>>& right, const Epilogue<Stored<F>>& e, Stream stream);

@@ -1,22 +1,22 @@
-// The product of at most 16 rows with the transpose of a matrix, as in decoding: what takes time is
-// to read that matrix, once.
+// The product of at most 16 rows with the transpose of a matrix, as in decoding. It is limited by
+// reading that matrix, which is read once.
 #pragma once
 
 #include "core/gemm_tiles.cuh"
 
 namespace byhand {
 
-// A block makes 16 columns. Its warps take turns at the depth, 64 bytes of each row at a time; four
-// lanes share a row and read 16 bytes each, straight into the registers that the tensor cores take
-// them from. Those want other elements of a row in a lane, but of both factors alike: the order in
-// which products are added changes, and nothing else.
+// A block computes 16 columns. Its warps process alternating parts of the depth, 64 bytes of each
+// row at a time; four lanes share a row and load 16 bytes each directly into the registers of the
+// tensor core fragments. A fragment expects other elements of a row in each lane, but both factors
+// are permuted in the same way, so only the order in which products are added changes.
 struct GemmFew {
     static constexpr int kThreads = 256, kWarps = kThreads / kWarp, kRows = 16, kCols = 16;
     static constexpr int kStride = kCols + 4;
-    static_assert(kThreads == kRows * kCols, "a thread finishes one element");
+    static_assert(kThreads == kRows * kCols, "each thread writes one element");
 };
 
-// A lane's words of rows row and row + 8; zeros outside of the factor.
+// A lane's elements of rows row and row + 8; zeros outside of the factor.
 template <class T>
 struct RowWords {
     uint4 of[2];
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(GemmFew::kThreads, 1)
     using G = GemmFew;
     using T = Stored<F>;
     BYHAND_SHARED(float[G::kWarps][G::kRows][G::kStride], shares);
-    constexpr int kStep = 4 * kPack<T>;  // of a warp
+    constexpr int kStep = 4 * kPack<T>;  // elements of depth per step of a warp
     const int lane = lane_id(), warp = warp_id(), col0 = static_cast<int>(blockIdx.x) * G::kCols;
     Sums sums[2] = {};
 #pragma unroll 4

@@ -1,14 +1,15 @@
-// A block of three warpgroups stays on its multiprocessor and makes one tile of the product after
-// another. One thread keeps a ring in shared memory filled with panels of both factors, tile after
-// tile and step after step. Two warpgroups empty it, a tile each in turn: whoever has issued its
-// products lets the other one begin, and does its epilogue while the tensor cores work on that
-// one's tile (the "ping-pong" schedule of CUTLASS 3; Shah et al. 2024, "FlashAttention-3", 3.1).
+// A persistent kernel: each block has three warpgroups and computes several tiles of the product,
+// one after another. One thread, the producer, fills a ring buffer in shared memory with panels of
+// both factors, for all steps of all tiles. Two warpgroups consume them, with alternating tiles:
+// when one has issued its products, the other one begins, and the first computes its epilogue while
+// the tensor cores work on the other tile (the "ping-pong" schedule of CUTLASS 3; Shah et al. 2024,
+// "FlashAttention-3", 3.1).
 //
-// Tiles are 128 x 128: a warpgroup alone has one, and wider ones would leave a thread too few
-// registers beside its sums, of which it has 128. One size fits all, so there is one kernel for
-// each way the factors lie. A step reads 32 KB for 2^21 operations, which for large products may be
-// more than the second-level cache gives: panels that clusters of two blocks share would be the
-// next thing to try.
+// Tiles are 128 x 128, one per warpgroup: each thread has 128 sums, and larger tiles would leave it
+// too few other registers. There is one tile size, so there is one kernel for each combination of
+// layouts of the factors. A step reads 32 KB for 2^21 operations, which for large products may
+// exceed the bandwidth of the second-level cache; sharing panels in clusters of two blocks is not
+// tried yet.
 #pragma once
 
 #include "core/gemm_tiles.cuh"
@@ -19,17 +20,17 @@ namespace byhand {
 struct HopperTile {
     static constexpr int kRows = 128, kCols = 128, kDeep = kBoxCols, kStages = 5;
     static constexpr int kConsumers = 2, kThreads = (1 + kConsumers) * kWarpgroup;
-    static constexpr int kPanel = kRows * kDeep * static_cast<int>(sizeof(bf16));  // bytes
+    static constexpr int kPanel = kRows * kDeep * static_cast<int>(sizeof(bf16));  // in bytes
     static constexpr int kStage = 2 * kPanel;
     static constexpr int kSheets = kConsumers * 4 * kSheet * static_cast<int>(sizeof(float));
     static constexpr int kShared = kBoxAlignment + kStages * kStage + kSheets;
-    // Of 168 that a thread begins with: 3 * 168 = 24 + 2 * 240.
+    // Registers of a producer and of a consumer thread, from 168 each: 3 * 168 = 24 + 2 * 240.
     static constexpr int kFew = 24, kMany = 240;
-    static_assert(kRows == kCols, "panels of both factors are alike");
+    static_assert(kRows == kCols, "panels of both factors have the same size");
 };
 
-// A panel is one box of 128 rows along the depth, or two of 64 steps of depth across it, one beside
-// the other. Either way a box of 64 rows of the product follows 8 KB after another.
+// A panel along the depth is one box of 128 rows; a panel across the depth is two boxes of 64 steps
+// of depth. In both cases 64 rows of the product are 8 KB.
 template <bool kAcross>
 struct PanelBoxes {
     static constexpr int kBoxRows = kAcross ? HopperTile::kDeep : HopperTile::kRows;
@@ -44,13 +45,13 @@ struct PanelBoxes {
             copy_box_async(to, map, row, depth, full);
         }
     }
-    // 16 steps of depth, from this one on.
+    // The descriptor of 16 steps of depth, from this one on.
     static BYHAND_DEVICE unsigned long long at(const unsigned char* panel, int depth) {
         return operand(panel + depth * (kAcross ? kBoxCols * 2 : 2), kHalf, kGroup);
     }
 };
 
-// A place in the ring, and how often, modulo 2, one has come round to it.
+// A stage of the ring buffer, and how many times the ring was passed, modulo 2.
 struct RingPlace {
     int stage = 0;
     unsigned round = 0;
@@ -85,7 +86,7 @@ BYHAND_DEVICE void run_gemm_hopper(const Product<bf16>& p, const TensorMap& left
 
     const int rows = (p.M + H::kRows - 1) / H::kRows, cols = (p.N + H::kCols - 1) / H::kCols;
     const int steps = (p.K + H::kDeep - 1) / H::kDeep;
-    const int warp = shuffle(warp_id(), 0), group = warp / 4;  // which the compiler knows are one's
+    const int warp = shuffle(warp_id(), 0), group = warp / 4;  // uniform for the compiler
     const int apart = static_cast<int>(gridDim.x);
     int tile = static_cast<int>(blockIdx.x);
     RingPlace place;
@@ -108,13 +109,13 @@ BYHAND_DEVICE void run_gemm_hopper(const Product<bf16>& p, const TensorMap& left
         const Sheet sheet{reinterpret_cast<float*>(ring + H::kStages * H::kStage) + warp * kSheet};
         tile += group * apart;
         place.advance(group * steps);
-        // Parities tell a phase from its neighbours only: without taking turns, who comes to a
-        // stage two rounds early would find it full.
-        unsigned parity = group == 0 ? 1 : 0;  // the first one has the first turn
+        // A parity distinguishes only adjacent phases: without alternating, a warpgroup that
+        // reaches a stage two rounds early would consider it full.
+        unsigned parity = group == 0 ? 1 : 0;  // warpgroup 0 goes first
         for (; tile < rows * cols; tile += H::kConsumers * apart, place.advance(steps)) {
             wait_phase(turns[group], parity);
             parity ^= 1;
-            Sums sums[2][16] = {};  // of 64 rows each
+            Sums sums[2][16] = {};  // for 64 rows each
             int before = 0;
             for (int step = 0; step < steps; ++step, place.advance(1)) {
                 const unsigned char* const from = ring + place.stage * H::kStage;
@@ -130,7 +131,7 @@ BYHAND_DEVICE void run_gemm_hopper(const Product<bf16>& p, const TensorMap& left
                     }
                 }
                 close_products();
-                wait_products<1>();  // the tensor cores have the next step before this one ends
+                wait_products<1>();  // the next step is issued before this one has finished
                 if (step > 0 && lane_id() == 0) arrive(empty[before]);
                 before = place.stage;
             }
@@ -143,7 +144,7 @@ BYHAND_DEVICE void run_gemm_hopper(const Product<bf16>& p, const TensorMap& left
 #pragma unroll 1
             for (int i = 0; i < 4; ++i) {
 #pragma unroll
-                for (int j = 0; j < 4; ++j) {  // registers have no index
+                for (int j = 0; j < 4; ++j) {  // constant indices keep the sums in registers
                     if (j == i) fill_sheet(sheet, &sums[j / 2][j % 2 * 8]);
                 }
                 finish_sheet<kLeftAcross, kRightAcross>(p, sheet, row + i / 2 * 64,

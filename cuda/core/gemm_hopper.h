@@ -5,7 +5,8 @@
 
 namespace byhand {
 
-// Makes the product if this GPU, its factors and BYHAND_GEMM_HOPPER=1 allow, and says whether.
+// Computes the product if the GPU, the factors and BYHAND_GEMM_HOPPER=1 allow it; returns whether
+// it did.
 bool gemm_on_hopper(const char* name, const Product<bf16>& p, bool left_across, bool right_across,
                     Stream stream);
 

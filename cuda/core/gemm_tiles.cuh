@@ -1,4 +1,4 @@
-// The kernel of gemm.cuh.
+// The tiled kernel of gemm.cuh.
 #pragma once
 
 #include "core/factors.cuh"
@@ -7,7 +7,7 @@
 
 namespace byhand {
 
-// A factor as a launch sees it. packed: its rows can be read 16 bytes at a time.
+// A factor as a kernel argument. packed: its rows can be read 16 bytes at a time.
 template <class T>
 struct Factor {
     const T* data;
@@ -21,25 +21,26 @@ struct Product {
     Factor<T> left, right;
     int M, N, K;
     Epilogue<T> epilogue;
-    bool packed;      // the arrays of the epilogue
+    bool packed;      // the same of the arrays of the epilogue
     bool transposed;  // c is (N,M)
-    // Where the depth is cut in pieces: the steps of one, and room for the sums of each, (M,N)
-    // after (M,N), which gemm_add_pieces adds up.
+    // If the depth is cut into pieces: the steps of one piece, and memory for the sums of all, an
+    // (M,N) matrix each, which gemm_add_pieces adds.
     int steps = 0;
     float* pieces = nullptr;
 };
 
-// Where a warp puts 16 rows of sums in order; eight rows begin in different groups of banks.
+// Shared memory in which a warp reorders 16 rows of sums; eight rows begin in different banks.
 constexpr int kSheetCols = 64;
 using Sheet = SharedTile<float, kSheetCols, 8>;
 constexpr int kSheet = Sheet::size(16);
 
-// Eight warps make a tile of 128 x 128, each 32 x 64 of it; 64 bytes of depth are a step.
+// Eight warps compute a tile of 128 x 128, 32 x 64 each; a step is 64 bytes of depth.
 template <class F, bool kLeftAcross, bool kRightAcross>
 struct GemmTile {
     using T = Stored<F>;
     static constexpr int kThreads = 256, kStages = 4;
-    // A multiprocessor has the registers for two blocks of bfloat16: one multiplies, one waits.
+    // A multiprocessor has registers for two blocks of bfloat16: one computes while the other
+    // waits.
     static constexpr int kBlocks = std::is_same_v<F, bf16> ? 2 : 1;
     static constexpr int kRows = 128, kCols = 128, kDeep = 64 / static_cast<int>(sizeof(T));
     static constexpr int kM = 2, kN = 8, kWarpRows = 16 * kM, kWarpCols = 8 * kN;
@@ -83,7 +84,8 @@ BYHAND_DEVICE void fetch_panel(SharedTile<T, kCols, kGap> to, const Factor<T>& f
     }
 }
 
-// Float32 neighbours, as many as are a pack of another type: f(i, part) for each pack of floats.
+// Consecutive float32 elements, as many as a pack of another type has: f(i, part) for each pack of
+// floats.
 template <int V, class F>
 BYHAND_DEVICE void for_float_packs(F&& f) {
     constexpr int kStep = V < kPack<float> ? V : kPack<float>;
@@ -115,7 +117,7 @@ BYHAND_DEVICE void store_floats(float* to, const float (&v)[V]) {
     });
 }
 
-// V neighbours of a row of the product go to memory.
+// Applies the epilogue to V consecutive elements of a row of the product and stores them.
 template <bool kLeftAcross, bool kRightAcross, class F, int V>
 BYHAND_DEVICE void finish(const Product<F>& p, int row, int col, float (&v)[V]) {
     using T = Stored<F>;
@@ -164,8 +166,8 @@ BYHAND_DEVICE void finish(const Product<F>& p, int row, int col, float (&v)[V]) 
     }
 }
 
-// 16 x 64 sums of a warp go to its sheet, and from there, as rows from (row, col) of the product
-// on, to memory: so whole packs are written.
+// Writes 16 x 64 sums of a warp to its sheet in shared memory, from where they are stored as rows,
+// from (row, col) of the product on, so that memory is written in whole packs.
 BYHAND_DEVICE void fill_sheet(Sheet sheet, const Sums* sums) {
     const int lane = lane_id();
     sync_warp();
@@ -200,8 +202,8 @@ BYHAND_DEVICE void finish_sheet(const Product<F>& p, Sheet sheet, int row, int c
     }
 }
 
-// The place of a tile among rows and columns of tiles. Neighbours are made at the same time: they
-// are a few rows of tiles by many columns, so that they find each other's panels in the cache.
+// The row and column of a tile. Blocks that run at the same time compute a few rows of tiles by
+// many columns, so that they share panels in the cache.
 struct TilePlace {
     int row, col;
 
@@ -245,7 +247,7 @@ __global__ void __launch_bounds__(GemmTile<F, kLeftAcross, kRightAcross>::kThrea
         copy_async_commit();
     };
 
-    // Where the warp's part lies in the tile.
+    // The position of the warp's part in the tile.
     constexpr int kAcrossWarps = G::kCols / G::kWarpCols;
     const int row = warp_id() / kAcrossWarps * G::kWarpRows;
     const int col = warp_id() % kAcrossWarps * G::kWarpCols;
@@ -257,7 +259,7 @@ __global__ void __launch_bounds__(GemmTile<F, kLeftAcross, kRightAcross>::kThrea
     int stage = 0;
     for (int step = 0; step < steps; ++step) {
         copy_async_wait<G::kStages - 2>();
-        sync_block();  // this step is here, and all are done with the one before
+        sync_block();  // this step has arrived, and the previous one is no longer read
         fetch_step(step + G::kStages - 1, (stage + G::kStages - 1) % G::kStages);
         const auto left = left_at(stage);
         const auto right = right_at(stage);
@@ -279,7 +281,7 @@ __global__ void __launch_bounds__(GemmTile<F, kLeftAcross, kRightAcross>::kThrea
         }
     }
     copy_async_wait<0>();
-    sync_block();  // the ring is free
+    sync_block();  // the ring buffer is no longer read
     if (!busy) return;
 
     const Sheet sheet{reinterpret_cast<float*>(bytes) + warp_id() * kSheet};
@@ -290,7 +292,7 @@ __global__ void __launch_bounds__(GemmTile<F, kLeftAcross, kRightAcross>::kThrea
     }
 }
 
-// The sums of all pieces of a depth, added in their order.
+// Adds the sums of all pieces of the depth, in order.
 template <class F, bool kLeftAcross, bool kRightAcross, int V>
 __global__ void __launch_bounds__(128, 1)
     gemm_add_pieces(const __grid_constant__ Product<F> p, const float* pieces, int count) {

@@ -1,23 +1,24 @@
-// Products of small matrices on tensor cores, out of shared memory: a warp takes 16 rows by 16
+// Products of small matrices on tensor cores, from shared memory: a warp multiplies 16 rows by 16
 // columns, 32 bytes deep, at a time.
 //
-//     Left<T>    16 rows of the left factor      from shared memory, or from sums just computed
+//     Left<T>    16 rows of the left factor      from shared memory, or from sums in registers
 //     Right<T>   16 columns of the right factor  stored by rows (a column's elements adjacent) or
 //                                                by columns (a row's elements adjacent)
-//     Sums       16 x 8 of the product: a lane holds rows lane/4 and lane/4 + 8, of each the
-//                columns lane%4 * 2 and the next
+//     Sums       16 x 8 of the product: a lane holds columns lane%4 * 2 and lane%4 * 2 + 1 of rows
+//                lane/4 and lane/4 + 8
 //
-// bfloat16 multiplies exactly and adds in float32. float32 is cut into two tf32 numbers of 11 bits
-// each, three products of which give what float32 would have (Markidis et al. 2018, "NVIDIA tensor
-// core programmability, performance & precision", section V; Ootomo and Yokota 2022). Where float32
-// is to be rounded to bfloat16, that happens on the way from shared memory to a fragment.
+// bfloat16 products are exact and added in float32. A float32 factor is split into two tf32 numbers
+// of 11 bits each, and the sum of three of their products is about as accurate as float32 (Markidis
+// et al. 2018, "NVIDIA tensor core programmability, performance & precision", section V; Ootomo and
+// Yokota 2022). A float32 factor that is to be rounded to bfloat16 is rounded when it is loaded
+// from shared memory into a fragment.
 #pragma once
 
 #include "core/pack.cuh"
 
 namespace byhand {
 
-// What the factors of a product are made from: bf16, float, or Rounded, which is float32 in memory.
+// A type of factors besides bf16 and float: float32 in memory, rounded to bfloat16 in the product.
 struct Rounded {};
 template <class T>
 using Stored = std::conditional_t<std::is_same_v<T, Rounded>, float, T>;
@@ -29,16 +30,16 @@ inline constexpr int kDepth<Rounded> = kDepth<bf16>;
 
 using Sums = float[4];
 
-// Blocks are one-dimensional where there are tensor cores.
+// Kernels that use tensor cores have one-dimensional blocks.
 BYHAND_DEVICE int lane_id() { return static_cast<int>(threadIdx.x) % kWarp; }
 BYHAND_DEVICE int warp_id() { return static_cast<int>(threadIdx.x) / kWarp; }
 
-// Rows of kCols elements in shared memory. Between them lie 16 bytes more, so that eight rows,
-// which is what ldmatrix reads at once, begin in eight different groups of banks.
+// Rows of kCols elements in shared memory, each padded by 16 bytes, so that the eight rows that
+// ldmatrix reads at a time begin in eight different groups of banks.
 template <class T, int kCols_, int kGap = kPack<T>>
 struct SharedTile {
     static constexpr int kCols = kCols_, kStride = kCols + kGap;
-    static_assert(kCols % (2 * kPack<T>) == 0, "an odd number of packs from row to row");
+    static_assert(kCols % (2 * kPack<T>) == 0, "the distance of rows is an odd number of packs");
     static constexpr int size(int rows) { return rows * kStride; }
 
     T* data;
@@ -60,7 +61,7 @@ struct Left<bf16> {
 #pragma unroll
         for (int i = 0; i < 4; ++i) r[i] = bits[i];
     }
-    // The sums of 16 x 16, rounded, as a left factor: what one lane holds of both is the same.
+    // The sums of 16 x 16, rounded, as a left factor: a lane holds the same elements of both.
     BYHAND_DEVICE void set(const Sums* sums) {
         r[0] = pack_bf16(sums[0][0], sums[0][1]);
         r[1] = pack_bf16(sums[0][2], sums[0][3]);
@@ -71,7 +72,7 @@ struct Left<bf16> {
 
 template <>
 struct Right<bf16> {
-    unsigned r[4];  // 8 columns, and 8 more
+    unsigned r[4];  // two registers for 8 columns, two for the next 8
 
     BYHAND_DEVICE void set(const unsigned (&bits)[4]) {
 #pragma unroll
@@ -90,7 +91,7 @@ BYHAND_DEVICE void multiply(Sums& a, Sums& b, const Left<bf16>& left, const Righ
     mma_bf16(b, left.r, second);
 }
 
-// A float32 as a tf32 number and the rest of it.
+// A float32 split into a tf32 number and the remainder.
 template <int N>
 struct Split {
     unsigned high[N], low[N];
@@ -108,8 +109,9 @@ struct Split {
 template <>
 struct Left<float> : Split<4> {
     using Split<4>::set;
-    // The sums of 16 x 8. A lane holds columns 2j and 2j + 1 and is to hold j and j + 4: the
-    // columns change places, and so must the rows of the right factor (Right::by_columns does it).
+    // The sums of 16 x 8 as a left factor. A lane holds columns 2j and 2j + 1, but the fragment
+    // expects j and j + 4: the columns are permuted, and so are the rows of the right factor
+    // (by Right::by_columns).
     BYHAND_DEVICE void set(const Sums* sums) {
         set(0, sums[0][0]);
         set(1, sums[0][2]);
@@ -132,7 +134,7 @@ BYHAND_DEVICE void multiply(Sums& a, Sums& b, const Left<float>& left, const Rig
     const auto& [high, low] = static_cast<const Split<4>&>(right);
     const unsigned high0[2] = {high[0], high[1]}, high1[2] = {high[2], high[3]};
     const unsigned low0[2] = {low[0], low[1]}, low1[2] = {low[2], low[3]};
-    mma_tf32(a, left.low, high0);  // the small ones first
+    mma_tf32(a, left.low, high0);  // the small products first
     mma_tf32(b, left.low, high1);
     mma_tf32(a, left.high, low0);
     mma_tf32(b, left.high, low1);
@@ -145,7 +147,7 @@ struct Left<Rounded> : Left<bf16> {};
 template <>
 struct Right<Rounded> : Right<bf16> {};
 
-// Rows row .. row+15 of a tile.
+// Loads rows row .. row+15 of a tile.
 template <class T, int kCols>
 BYHAND_DEVICE Left<T> left_of(SharedTile<T, kCols> t, int row, int depth) {
     const int lane = lane_id();
@@ -156,7 +158,7 @@ BYHAND_DEVICE Left<T> left_of(SharedTile<T, kCols> t, int row, int depth) {
     return left;
 }
 
-// 16 rows of a tile as the columns of a right factor: the product is with the tile transposed.
+// Loads 16 rows of a tile as columns of a right factor: the product is with the transposed tile.
 template <class T, int kCols>
 BYHAND_DEVICE Right<T> right_by_rows(SharedTile<T, kCols> t, int row, int depth) {
     const int lane = lane_id();

@@ -1,4 +1,4 @@
-// Loads and stores of 16 bytes a thread, and of one element where alignment forbids them.
+// Loads and stores of 16 bytes per thread, or of one element where the alignment is insufficient.
 #pragma once
 
 #include "core/cuda.cuh"
@@ -32,7 +32,7 @@ BYHAND_DEVICE void unpack(float (&v)[N], const Word<T, N>& word) {
         for (int i = 0; i < 4; ++i) {
             if constexpr (std::is_same_v<T, float>) {
                 v[i] = float_of(words[i]);
-            } else {  // a bfloat16 is the upper half of the float it stands for
+            } else {  // a bfloat16 is the upper half of a float
                 v[2 * i] = float_of(words[i] << 16);
                 v[2 * i + 1] = float_of(words[i] & 0xffff0000u);
             }
@@ -61,7 +61,7 @@ BYHAND_DEVICE Word<T, N> pack(const float (&v)[N]) {
     }
 }
 
-// Writes N consecutive elements to the arrays of a launch.
+// Writes N consecutive elements to global memory.
 template <int N, class T>
 BYHAND_DEVICE void store(T* p, const float (&v)[N]) {
     if constexpr (N == 1) {
@@ -81,8 +81,8 @@ BYHAND_DEVICE void store_shared(T* p, const float (&v)[N]) {
     }
 }
 
-// True when rows of `cols` elements can be read 16 bytes at a time from all these arrays (absent
-// ones, null, do not object).
+// True if rows of `cols` elements can be read 16 bytes at a time from all these arrays. Null
+// pointers are ignored.
 template <class T, class... P>
 bool packable(int64_t cols, const P*... pointers) {
     const auto aligned = [](const void* p) {

@@ -10,10 +10,10 @@ namespace {
 
 struct Slot {
     std::uintptr_t stream = 0;
-    std::uint64_t used = 0;  // when, in calls
+    std::uint64_t used = 0;  // the number of the last call that used it
 };
 
-// cudaStreamPerThread is one handle for as many streams as there are threads.
+// The handle cudaStreamPerThread means a different stream in each thread.
 constexpr std::uintptr_t kPerThread = 2;  // and 1, cudaStreamLegacy, is the default stream 0
 
 std::uintptr_t key_of(Stream stream) {

@@ -1,4 +1,4 @@
-// Which piece of a kernel's static device memory a launch may use for its partial sums.
+// The part of a kernel's static device memory that a launch may use for partial sums.
 #pragma once
 
 #include "core/array.h"
@@ -7,11 +7,12 @@ namespace byhand {
 
 inline constexpr int kSlots = 16;
 
-// Kernels allocate nothing, but a sum over a whole array needs room between its two launches. That
-// room is static device memory in kSlots pieces, one a stream: launches of one stream follow one
-// another, so it is free again when the stream asks next. The slot least recently used goes to a
-// new stream, so at most kSlots streams may be at it at the same time on one device. A captured
-// graph keeps the slot of the stream it was captured on: launch it there.
+// Kernels allocate nothing, but a sum over a whole array needs memory between its two launches.
+// That memory is static and has kSlots parts, one for each stream: launches of one stream run one
+// after another, so its part is free again at the next call. A new stream gets the least recently
+// used slot, so at most kSlots streams of one device may use these kernels at the same time. A
+// captured graph keeps the slot of the stream it was captured on and must be launched on that
+// stream.
 int slot_of(Stream stream);
 
 }  // namespace byhand

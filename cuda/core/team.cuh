@@ -1,13 +1,13 @@
-// A team is the threads that work on one row together: a warp or a part of one, or a block. Kernels
-// are written once for both. Every reduction has a fixed order, so the same inputs give the same
-// bits.
+// A team is a set of threads that work on one row together: a warp, a part of a warp, or a block.
+// Kernels are templates of the team. Every reduction has a fixed order, so the same inputs give the
+// same bits.
 #pragma once
 
 #include "core/cuda.cuh"
 
 namespace byhand {
 
-// What a team's own shared memory takes at most, in bytes: room that a launch has to leave.
+// The most bytes of shared memory that a team itself uses, which a launch must leave free.
 constexpr int kTeamShared = 1024;
 
 struct Add {
@@ -22,7 +22,7 @@ struct Max {
     static BYHAND_DEVICE float identity() { return -infinity(); }
 };
 
-// A butterfly: every lane ends with the same bits, since a + b and b + a are equal.
+// A butterfly reduction: every lane gets the same bits, because a + b and b + a are equal.
 template <int kLanes = kWarp, class Op, class V>
 BYHAND_DEVICE V reduce_warp(V value, Op op) {
 #pragma unroll
@@ -32,8 +32,8 @@ BYHAND_DEVICE V reduce_warp(V value, Op op) {
     return value;
 }
 
-// Blocks of (kLanes, kTeams) threads, kLanes a power of two up to a warp: neighbouring lanes are a
-// team, and no warp waits for another.
+// Blocks of (kLanes, kTeams) threads, kLanes a power of two of at most 32: neighbouring lanes form
+// a team, and warps do not wait for each other.
 template <int kLanes>
 struct LaneTeam {
     static constexpr int kThreads = 128, kBlocks = 1;  // for __launch_bounds__
@@ -49,8 +49,8 @@ struct LaneTeam {
 };
 using WarpTeam = LaneTeam<kWarp>;
 
-// Blocks of (threads, 1), threads a multiple of 32; the block is the team. A multiprocessor is to
-// have room for 1024 threads: 64 registers each.
+// Blocks of (threads, 1), threads a multiple of 32; the block is the team. At most 64 registers per
+// thread, so that a multiprocessor can hold 1024 threads.
 template <int kThreads_>
 struct BlockTeam {
     static constexpr int kTeams = 1;
@@ -65,8 +65,8 @@ struct BlockTeam {
     BYHAND_DEVICE void sum(float& a, float& b) { a = reduce(a, b, Add{}, true); }
 
   private:
-    // One barrier a reduction: two buffers take turns, and whoever writes a buffer again has passed
-    // the barrier of the other one, which everybody reaches only after reading this one.
+    // One barrier per reduction, with two alternating buffers: a thread that writes a buffer again
+    // has passed the barrier of the other one, which all threads reach only after reading this one.
     template <class Op>
     BYHAND_DEVICE float reduce(float a, float& b, Op op, bool both) {
         BYHAND_SHARED(float[2][2][kThreads / kWarp], partial);
@@ -88,8 +88,8 @@ struct BlockTeam {
 };
 
 // The sum of f(i) over first <= i < last, for each of the 32 columns of a block of (32, kSlices)
-// threads: a thread adds up its share of neighbours in order, then one adds up the shares in order.
-// The threads with threadIdx.y == 0 have it.
+// threads: each thread sums a range of consecutive i in order, then one thread adds these sums in
+// order. The threads with threadIdx.y == 0 return the result.
 template <int kSlices, class F>
 BYHAND_DEVICE float sum_in_slices(int64_t first, int64_t last, F&& f) {
     BYHAND_SHARED(float[kSlices][kWarp + 1], shares);
@@ -106,8 +106,8 @@ BYHAND_DEVICE float sum_in_slices(int64_t first, int64_t last, F&& f) {
     return sum;
 }
 
-// f(row, here) for each row of this team; `here` is false for a row past the last one. All warps of
-// a block go round together even then, which spares every shuffle a path for diverged warps.
+// f(row, here) for each row of this team; `here` is false for a row past the last one. All teams of
+// a block make the same number of rounds, so that warps do not diverge at shuffles.
 template <class Team, class F>
 BYHAND_DEVICE void for_rows(const Team& team, int64_t rows, F&& f) {
     const int64_t step = static_cast<int64_t>(gridDim.x) * Team::kTeams;

@@ -1,5 +1,5 @@
-// A tile is a piece of a row held in the registers of a team: K packs of V consecutive elements a
-// thread, neighbouring threads holding neighbouring packs. And the choice of team and tile for a
+// A tile is a piece of a row in the registers of a team: K packs of V consecutive elements per
+// thread, with neighbouring packs in neighbouring threads. Also the choice of team and tile for a
 // row length.
 #pragma once
 
@@ -8,9 +8,9 @@
 
 namespace byhand {
 
-// How the rows of one launch are shared out. One tile holds the whole row unless kLong: then the
-// kernel walks it in several tiles and, if it needs it again, keeps it in the shared memory of the
-// launch (kShared) or reads it once more.
+// How the rows of a launch are distributed. One tile holds the whole row unless kLong: then the
+// kernel processes a row in several tiles and, if it needs the row again, keeps it in dynamic
+// shared memory (kShared) or reads it again from global memory.
 template <int V_, int K_, class Team_, bool kLong_, bool kShared_ = false>
 struct Plan {
     static constexpr int V = V_;
@@ -18,7 +18,7 @@ struct Plan {
     static constexpr bool kLong = kLong_, kShared = kShared_;
     using Team = Team_;
     dim3 grid, block;
-    int shared = 0;  // bytes
+    int shared = 0;  // bytes of dynamic shared memory
 };
 
 template <class P>
@@ -34,7 +34,7 @@ struct Tile {
         return static_cast<int64_t>(K * V) * team.size();
     }
 
-    // All loads are issued before the first value is used: that is what keeps the memory busy.
+    // All loads are issued before the first value is used, so that many are in flight.
     template <class T>
     BYHAND_DEVICE void load(const Team& team, const T* row, int64_t start, int64_t end,
                             float rest) {
@@ -50,7 +50,7 @@ struct Tile {
         }
     }
 
-    // Adds a row in and rounds the sum to storage.
+    // Adds a row to the tile and rounds the sum to the storage type.
     template <class T>
     BYHAND_DEVICE void add(const Team& team, const T* row, int64_t start, int64_t end);
 
@@ -63,7 +63,7 @@ struct Tile {
         }
     }
 
-    // To a shared_row.
+    // Stores to a shared_row.
     template <class T>
     BYHAND_DEVICE void keep(const Team& team, T* row, int64_t start, int64_t end) const {
 #pragma unroll
@@ -84,8 +84,8 @@ struct Tile {
     }
 };
 
-// A tile as it is stored: of bfloat16 it takes half the registers that a Tile does, and is unpacked
-// wherever it is used.
+// A tile in its storage type. With bfloat16 it takes half the registers of a Tile, and is converted
+// to float where it is used.
 template <class T, class P>
 struct Words {
     using Team = typename P::Team;
@@ -100,7 +100,7 @@ struct Words {
     }
     BYHAND_DEVICE void get(float (&v)[P::V], int k) const { unpack<T>(v, word[k]); }
 
-    // From here on values are unpacked again rather than kept as floats.
+    // Makes the compiler convert values again instead of keeping them as floats.
     BYHAND_DEVICE void forget_values() {
         if constexpr (sizeof(T) < sizeof(float) && P::V > 1) {
 #pragma unroll
@@ -123,8 +123,8 @@ BYHAND_DEVICE void Tile<P>::add(const Team& team, const T* row, int64_t start, i
     }
 }
 
-// Where a plan with kShared keeps its row: every thread its own packs, so that none waits for
-// another.
+// The row that a plan with kShared keeps in shared memory. Each thread accesses only its own packs,
+// so no barrier is needed.
 template <class P, class T>
 BYHAND_DEVICE T* shared_row() {
     if constexpr (P::kShared) {
@@ -135,7 +135,7 @@ BYHAND_DEVICE T* shared_row() {
     }
 }
 
-// Runs f(start) for each tile of a row of `cols` elements: once when the tile holds the row.
+// Calls f(start) for each tile of a row of `cols` elements; once if one tile holds the row.
 template <class P, class F>
 BYHAND_DEVICE void for_tiles(const typename P::Team& team, int64_t cols, F&& f) {
     if constexpr (P::kLong) {
@@ -145,8 +145,8 @@ BYHAND_DEVICE void for_tiles(const typename P::Team& team, int64_t cols, F&& f) 
     }
 }
 
-// Plans for rows that a warp, or a part of one, holds: f(plan) is called and true comes back, or
-// false for longer rows.
+// Plans for rows that fit in the registers of a warp or a part of a warp: calls f(plan) and returns
+// true, or returns false for longer rows.
 template <int V, int K, int kLanes = kWarp, class F>
 bool plan_lanes(int64_t rows, int64_t cols, F&& f) {
     if (cols > static_cast<int64_t>(kLanes) * V * K) return false;
@@ -171,7 +171,7 @@ bool plan_short(int64_t rows, int64_t cols, bool packed, F&& f) {
     return false;
 }
 
-// The same for a block just wide enough that its tile holds the row.
+// The same for rows that fit in the registers of a block, which has as few threads as possible.
 template <int V, int K, int kThreads, bool kShared = false, class F>
 bool plan_block(int64_t rows, int64_t cols, F&& f) {
     if (cols > static_cast<int64_t>(kThreads) * V * K) return false;
@@ -181,15 +181,15 @@ bool plan_block(int64_t rows, int64_t cols, F&& f) {
     return true;
 }
 
-// Rows of any length, read from memory as often as they are used.
+// Plans for rows of any length, which are read from memory each time they are used.
 template <int V, int K, class F>
 bool plan_memory(int64_t rows, F&& f) {
     f(Plan<V, K, BlockTeam<512>, true>{dim3(blocks_for(rows, 1)), dim3(512)});
     return true;
 }
 
-// Rows of which `kept` bytes stay in shared memory, if there is the room. Two blocks of a
-// multiprocessor take turns at waiting, so one alone is twice as wide.
+// Plans for rows of which `kept` bytes are stored in shared memory, if they fit. If a
+// multiprocessor has room for one block only, the block is twice as wide.
 template <int V, int K, class F>
 bool plan_shared(int64_t rows, int64_t kept, F&& f) {
     const int64_t room = most_shared_bytes() - kTeamShared;
@@ -200,9 +200,10 @@ bool plan_shared(int64_t rows, int64_t kept, F&& f) {
     return true;
 }
 
-// Picks the plan for kernels that use a row more than once and read it once: a part of a warp, a
-// warp or a block a row, in registers; then in shared memory, `kept` bytes of it. Longer rows are
-// read again. Element by element each address takes registers too: those tiles are half as wide.
+// Chooses the plan for kernels that use a row more than once: a part of a warp, a warp or a block
+// per row, with the row in registers, else `kept` bytes of it in shared memory. Longer rows are
+// read again. Without packs every element needs an address in registers, so those tiles are half as
+// wide.
 template <class T, class F>
 void plan_rows(int64_t rows, int64_t cols, bool packed, int64_t kept, F&& f) {
     constexpr int V = kPack<T>;

@@ -23,7 +23,7 @@ void* workspace_of(const char* name, Stream stream) {
         std::mutex mutex;
         std::map<std::pair<int, int>, void*> of;
     };
-    static auto& workspaces = *new Workspaces;  // kept: CUDA may be gone before this module
+    static auto& workspaces = *new Workspaces;  // never destroyed: CUDA may end before this module
     const std::pair<int, int> place = {current_device(), slot_of(stream)};
     const std::lock_guard<std::mutex> lock(workspaces.mutex);
     const auto found = workspaces.of.find(place);

@@ -1,4 +1,4 @@
-// Device memory for what is between two launches, too much of it to be static.
+// Device memory for intermediate results between two launches that are too large for static memory.
 #pragma once
 
 #include <cstddef>
@@ -10,11 +10,12 @@ namespace byhand {
 inline constexpr std::size_t kWorkspace = std::size_t{32} << 20;
 
 // kWorkspace bytes of the current device, aligned to 256, for the next launches on this stream: one
-// piece for each slot of slots.h. It is taken the first time, and kept. RuntimeError, naming
-// `name`, where there is no room, and where it would be taken while a CUDA graph is captured.
+// workspace for each slot of slots.h. It is allocated at the first call and kept. RuntimeError,
+// naming `name`, if the allocation fails or would happen while a CUDA graph is captured.
 void* workspace_of(const char* name, Stream stream);
 
-// The same error for anything else that is made once: `what` is not there yet.
+// Throws that error if the stream is being captured: `what` must be created, which must not happen
+// then.
 void refuse_capture(const char* name, const char* what, Stream stream);
 
 }  // namespace byhand

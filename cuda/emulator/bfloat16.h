@@ -1,10 +1,10 @@
-// bfloat16: the upper half of a float.
+// The type bfloat16: the upper half of a float.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-namespace byhand::host {
+namespace byhand::emulator {
 
 inline float float_of(unsigned bits) {
     float x;
@@ -23,7 +23,7 @@ struct bf16 {
 
 inline float to_float(bf16 x) { return float_of(static_cast<unsigned>(x.bits) << 16); }
 
-// Round to nearest, ties to even; every NaN becomes the one that the GPU makes.
+// Rounds to nearest, ties to even; every NaN becomes the NaN of the GPU's conversion.
 inline bf16 to_bf16(float x) {
     if (x != x) return {0x7fff};
     const unsigned bits = bits_of(x);
@@ -35,4 +35,4 @@ inline unsigned pack_bf16(float low, float high) {
                                                           << 16;
 }
 
-}  // namespace byhand::host
+}  // namespace byhand::emulator

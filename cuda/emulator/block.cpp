@@ -8,7 +8,7 @@
 #include "emulator/hopper.h"
 #include "emulator/report.h"
 
-namespace byhand::host {
+namespace byhand::emulator {
 
 __thread Fiber* running = nullptr;
 
@@ -65,7 +65,7 @@ int Block::Queue::last(unsigned to) const {
     return next * 32 + 31 - __builtin_clz(lanes[next]);
 }
 
-// --- The life of a block -----------------------------------------------------------------------
+// --- Running a block ---------------------------------------------------------------------------
 
 Block::Block() : hopper_(std::make_unique<Hopper>(*this)) {}
 Block::~Block() = default;
@@ -148,7 +148,8 @@ void Block::end() {
     shared_.end();
 }
 
-// Who runs next; null when nobody can. The running fiber is a candidate if it is ready.
+// The fiber that runs next; null if no fiber is ready. The running fiber is a candidate if it is
+// ready.
 Fiber* Block::next() {
     if (ready_.empty()) return nullptr;
     int found = -1;
@@ -179,7 +180,7 @@ Fiber* Block::next() {
             }
             break;
     }
-    if (found < 0) {  // past the end: round again
+    if (found < 0) {  // no ready thread up to the end: search from the other end
         found = launch_->schedule.order == Order::reverse ? ready_.last(kMaxThreads - 1)
                                                           : ready_.first(0);
     }
@@ -225,7 +226,7 @@ BYHAND_NO_TSAN void Block::leave() {
         self.ended = true;
         --live_;
         ready_.remove(self.index);
-        if (!BYHAND_TSAN) {  // which would take the next fiber's use of the stack for a race
+        if (!BYHAND_TSAN) {  // ThreadSanitizer would report the reuse of the stack as a race
             if (last_stack_) stacks_.give(std::move(last_stack_));
             last_stack_ = std::move(self.stack);
         }
@@ -233,7 +234,7 @@ BYHAND_NO_TSAN void Block::leave() {
         if (live_ > 0) to = &go_on()->context;
     }
     Context::switch_to(*from, *to, true);
-    std::abort();  // nothing ever switches back
+    std::abort();  // a fiber that has ended is never resumed
 }
 
 void Block::wait(const char* what, Where where) {
@@ -251,7 +252,7 @@ void Block::wait_in(Queue& queue, const char* what, Where where) {
     wait(what, where);
 }
 
-// The fiber to go on with, made ready to be switched to.
+// Chooses the next fiber and gives it a stack if it has not started yet.
 Fiber* Block::go_on() {
     Fiber* to = next();
     if (to == nullptr) {
@@ -264,9 +265,10 @@ Fiber* Block::go_on() {
     return to;
 }
 
-// --- Giving up ---------------------------------------------------------------------------------
+// --- Errors ------------------------------------------------------------------------------------
 
-// Who has started is woken to unwind its stack, in whatever it waits; who has not never will.
+// Fibers that have started are resumed, wherever they wait, to unwind their stacks; the others are
+// never started.
 void Block::give_up() {
     for (unsigned i = 0; i < threads_; ++i) {
         Fiber& fiber = *fibers_[i];
@@ -308,7 +310,7 @@ std::string Block::stuck() const {
            " cannot go on: " + waits.text();
 }
 
-// --- Barriers and meetings ---------------------------------------------------------------------
+// --- Barriers and exchanges --------------------------------------------------------------------
 
 void Block::barrier(int id, unsigned threads, const char* what, Where where, bool waits) {
     const Quiet quiet;
@@ -392,4 +394,4 @@ void* const* Block::meet(const char* what, unsigned mask, void* mine, Where wher
     return nullptr;
 }
 
-}  // namespace byhand::host
+}  // namespace byhand::emulator

@@ -1,5 +1,6 @@
-// One block of threads on the CPU: its fibers and who runs next, its barriers, the meetings of its
-// warps, its shared memory. A block runs from start to end on one thread of the operating system.
+// One block of threads on the CPU: its fibers and their scheduling, its barriers, the exchanges of
+// values within its warps, and its shared memory. A block runs from start to end on one thread of
+// the operating system.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +13,7 @@
 #include "emulator/schedule.h"
 #include "emulator/shared.h"
 
-namespace byhand::host {
+namespace byhand::emulator {
 
 struct Extent {
     unsigned x, y, z;
@@ -47,12 +48,12 @@ class Hopper;
 
 struct Fiber {
     Context context;
-    std::unique_ptr<Stack> stack;  // while it runs
+    std::unique_ptr<Stack> stack;  // from its start to its end
     Block* block = nullptr;
     Extent thread = {};  // threadIdx
     unsigned index = 0;
     bool started = false, ended = false;
-    const char* what = "";  // what it waits for, and where
+    const char* what = "";  // the operation in which it waits, and its source line
     Where where = {};
     std::vector<AsyncCopy> copies;
     std::vector<std::size_t>
@@ -73,15 +74,15 @@ class Block {
         void remove(unsigned thread);
         void move_to(Queue& other);
         bool empty() const { return warps == 0; }
-        int first(unsigned from) const;  // from it upwards; -1 for none
-        int last(unsigned to) const;     // from it downwards
+        int first(unsigned from) const;  // the first one >= from; -1 without one
+        int last(unsigned to) const;     // the last one <= to; -1 without one
     };
 
     Block();
     ~Block();
 
-    // Runs one block after another. Throws std::runtime_error with one sentence when a kernel does
-    // what no kernel may; all its fibers are unwound by then.
+    // Runs one block. Throws std::runtime_error with one sentence if the kernel does something that
+    // CUDA leaves undefined, after the stacks of all fibers have been unwound.
     void run(Launch& launch, std::uint64_t index);
 
     const Launch& launch() const { return *launch_; }
@@ -89,14 +90,15 @@ class Block {
 
     // --- For the running fiber -------------------------------------------------------------------
 
-    // Waits until all threads of the block have come.
+    // Waits until all threads of the block have arrived.
     void barrier(const char* what, Where where) { barrier(0, threads_, what, where, true); }
-    // Waits until `threads` have come, or is only counted.
+    // Arrives and, if `waits`, waits until `threads` threads have arrived.
     void named_barrier(int id, int threads, const char* what, Where where, bool waits);
 
-    // Lanes of one warp meet: those of `mask`, at the same `what`, each bringing something. The
-    // last to come gets everybody's, to do the work for all before any of them goes on; the others
-    // get null, afterwards. Memory is ordered only if asked for.
+    // Exchanges values between the lanes in `mask` of one warp, which must all call it with the
+    // same `what`. The last lane to arrive gets the pointers of all lanes and does the work for all
+    // of them before any lane continues; the others get null afterwards. `order` also orders
+    // memory.
     void* const* meet(const char* what, unsigned mask, void* mine, Where where, bool order = false);
 
     // Waits until woken.
@@ -106,17 +108,17 @@ class Block {
     SharedMemory& shared() { return shared_; }
     Hopper& hopper() { return *hopper_; }
 
-    // Ends the block: the first one is reported, with the thread that runs.
+    // Ends the block with an error that names the running thread; the first error is reported.
     [[noreturn]] void fail(const char* what, Where where, const std::string& why);
 
   private:
-    struct Unwind {};  // thrown through a fiber that has to give up
+    struct Unwind {};  // thrown to unwind the stack of a fiber
     struct Barrier {
         unsigned expected = 0, arrived = 0, turn = 0;
         Where where = {};
         Queue waiting;
-        // Two that take turns: who arrives at the next one already must not seem to have come
-        // before a thread that is still on its way out of this one.
+        // Two edges alternate: a thread that arrives at the next barrier must not be ordered before
+        // threads that are still leaving this one.
         Edge edge[2];
     };
     struct Meeting {
@@ -135,7 +137,7 @@ class Block {
     Fiber* go_on();
     void start(Fiber& fiber);
     void barrier(int id, unsigned threads, const char* what, Where where, bool waits);
-    void wait(const char* what, Where where);  // until something makes the running fiber ready
+    void wait(const char* what, Where where);  // until the running fiber is made ready
     [[noreturn]] void leave();                 // the running fiber has ended
     void refuse(const char* what, Where where, const std::string& why);
     void give_up();
@@ -147,16 +149,17 @@ class Block {
     std::vector<std::unique_ptr<Fiber>> fibers_;
     Context home_;  // the thread of the operating system
     StackPool stacks_;
-    std::unique_ptr<Stack> last_stack_;  // of the fiber that ended last: it may still stand on it
+    std::unique_ptr<Stack>
+        last_stack_;  // of the fiber that ended last, which may still be running on it
     Queue ready_;
     unsigned cursor_ = 0;  // the thread that ran last
     Random random_;
     Barrier barriers_[16];
-    std::vector<Meeting> meetings_;  // kMeetings a warp
+    std::vector<Meeting> meetings_;  // kMeetings per warp
     SharedMemory shared_;
     std::unique_ptr<Hopper> hopper_;
     unsigned turn_ = 0;
-    Edge ended_[2];  // from the threads of one turn to those of the next
+    Edge ended_[2];  // from the threads of one block to those of the next
     std::string error_;
 };
 
@@ -170,7 +173,7 @@ extern __thread Fiber* running
 // Runs every block of the grid, over the threads of threads/threads.h.
 void run_grid(const Kernel& kernel, Extent grid, Extent block, std::int64_t dynamic_bytes);
 
-// By which tests tell the kernels of one op apart: the threads of a block in the last launch.
+// The threads per block of the last launch, by which tests tell the kernels of one op apart.
 unsigned last_block();
 
-}  // namespace byhand::host
+}  // namespace byhand::emulator

@@ -7,8 +7,8 @@
 #include <new>
 
 #if !BYHAND_UCONTEXT
-// byhand_switch(void** save, void* load): pushes what a call must preserve, stores the stack
-// pointer in *save, takes `load` for it, and pops the same from there.
+// byhand_switch(void** save, void* load): pushes the callee-saved registers, stores the stack
+// pointer in *save, sets it to `load`, and pops the registers from there.
 extern "C" void byhand_switch(void** save, void* load) __attribute__((visibility("hidden")));
 
 #if defined(__APPLE__)
@@ -69,7 +69,7 @@ asm(".text\n"
 #endif
 #endif
 
-namespace byhand::host {
+namespace byhand::emulator {
 namespace {
 
 std::size_t page() {
@@ -123,8 +123,8 @@ void Context::start_on(const Stack& stack, void (*entry)()) {
     context_.uc_link = nullptr;
     makecontext(&context_, entry, 0);
 #else
-    // What byhand_switch pops: zeros, and the way to entry. The tops of neighbouring stacks are
-    // staggered, or all of them would compete for the same lines of the cache.
+    // The values that byhand_switch pops: zeros and the address of entry. The tops of neighbouring
+    // stacks have different offsets, so that they do not map to the same cache lines.
     const auto colour = reinterpret_cast<std::uintptr_t>(stack.low()) / Stack::kBytes % 32 * 64;
     void** top = reinterpret_cast<void**>(stack.high() - 64 - colour);
 #if defined(__x86_64__)
@@ -168,8 +168,8 @@ std::unique_ptr<Stack> StackPool::take() {
     if (free_.empty()) free_.push_back(std::make_unique<Stack>());
     std::unique_ptr<Stack> stack = std::move(free_.back());
     free_.pop_back();
-    permit(stack->low(), Stack::kBytes);  // what a fiber left behind that never returned
+    permit(stack->low(), Stack::kBytes);  // the previous fiber ended without returning
     return stack;
 }
 
-}  // namespace byhand::host
+}  // namespace byhand::emulator

@@ -1,5 +1,5 @@
-// A stack and a place to go on from: what a CUDA thread is on the CPU. Fibers take turns on one
-// thread of the operating system; nothing happens to a fiber while another one runs.
+// A fiber, which is a stack and a saved context, runs one CUDA thread on the CPU. Fibers run in
+// turn on one thread of the operating system and are switched explicitly.
 #pragma once
 
 #include <cstddef>
@@ -15,12 +15,12 @@
 #define BYHAND_UCONTEXT 0
 #endif
 
-namespace byhand::host {
+namespace byhand::emulator {
 
-// Memory for a fiber to run on, with a page below it that faults when it overflows.
+// The memory of a stack, with a guard page below it.
 class Stack {
   public:
-    static constexpr std::size_t kBytes = 256 * 1024;  // touched pages count, and those are few
+    static constexpr std::size_t kBytes = 256 * 1024;  // only the pages that are used take memory
 
     Stack();
     ~Stack();
@@ -34,7 +34,7 @@ class Stack {
     char* low_;
 };
 
-// Where a fiber, or the thread of the operating system that drives them, has stopped.
+// The saved context of a fiber, or of the thread of the operating system that runs the fibers.
 class Context {
   public:
     Context() = default;
@@ -42,10 +42,10 @@ class Context {
     Context& operator=(const Context&) = delete;
 
     void adopt();   // the caller's own stack
-    void create();  // once, by the driver: whoever creates a fiber has happened before it
+    void create();  // once, by the driver; the call is ordered before the fiber's code
     void start_on(const Stack& stack, void (*entry)());  // entry never returns
 
-    // Stops `from`, goes on with `to`. Returns when something switches back; if `last`, never.
+    // Saves `from` and resumes `to`. Returns when `from` is resumed; if `last`, never.
     static void switch_to(Context& from, Context& to, bool last = false);
     static void arrived();  // what entry must call first
 
@@ -65,7 +65,7 @@ class Context {
 #endif
 };
 
-// Stacks that wait for their next fiber; the one used last is handed out first.
+// Unused stacks; the one used last is reused first.
 class StackPool {
   public:
     std::unique_ptr<Stack> take();
@@ -75,4 +75,4 @@ class StackPool {
     std::vector<std::unique_ptr<Stack>> free_;
 };
 
-}  // namespace byhand::host
+}  // namespace byhand::emulator

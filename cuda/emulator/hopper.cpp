@@ -6,19 +6,19 @@
 
 #include "core/hopper.cuh"
 
-namespace byhand::host {
+namespace byhand::emulator {
 namespace {
 
 constexpr int kRowBytes = 128, kDepth = 16, kRows = 16, kCols = 128;
 
-// The 16 bytes of an address change places with others of the same 128.
+// The swizzle permutes the 16-byte pieces of each 128 bytes.
 unsigned swizzled(unsigned address) { return address ^ (address >> 7 & 7) << 4; }
 
 bool early() { return running->block->launch().schedule.early; }
 
 }  // namespace
 
-// --- The life of a block -----------------------------------------------------------------------
+// --- State of a block --------------------------------------------------------------------------
 
 void Hopper::begin(unsigned warps) {
     barriers_.clear();
@@ -45,7 +45,7 @@ void Hopper::open(PhaseBarrier& b, int arrivals, Where where) {
     if (!block_.shared().owns(&b, sizeof b)) {
         block_.fail("open_barrier", where, "the barrier is not in shared memory");
     }
-    if (arrivals < 1) block_.fail("open_barrier", where, "a phase has one arrival at least");
+    if (arrivals < 1) block_.fail("open_barrier", where, "a phase needs at least one arrival");
     State& s = barriers_[&b];
     s = {};
     s.arrivals = s.missing = arrivals;
@@ -138,7 +138,7 @@ void Hopper::land(State& s) {
     end_phase(s);
 }
 
-// What is read and written is the kernel's traffic, and seen by the sanitizers as such.
+// The accesses here are those of the kernel, and visible to the sanitizers.
 void Hopper::perform(const Copy& copy) {
     constexpr int kChunk = 8, kBytes = kChunk * static_cast<int>(sizeof(bf16));
     const TensorMap& map = copy.map;
@@ -160,8 +160,8 @@ void Hopper::perform(const Copy& copy) {
 
 // --- Products ----------------------------------------------------------------------------------
 
-// Bits 0-13 start, 16-29 leading and 32-45 stride, in units of 16 bytes; 49-51 where the pattern of
-// the swizzle begins; 62-63 which swizzle.
+// Bits 0-13 start, 16-29 leading and 32-45 stride, in units of 16 bytes; 49-51 the offset of the
+// swizzle pattern; 62-63 the kind of swizzle.
 std::uint64_t Hopper::operand(const void* shared, int leading, int stride, Where where) {
     const Quiet quiet;
     if (!block_.shared().owns(shared, 16)) {
@@ -181,7 +181,7 @@ const unsigned char* Hopper::chunk(unsigned address, Where where) {
     return p;
 }
 
-// to[i][k]: `count` rows of the left factor, or columns of the right one, from `first` on.
+// Reads `count` rows of the left factor, or columns of the right one, from `first` on, to to[i][k].
 void Hopper::read(float* to, std::uint64_t descriptor, bool across, int first, int count,
                   Where where) {
     const auto bytes = [&](int bit) {
@@ -218,7 +218,7 @@ void Hopper::read(float* to, std::uint64_t descriptor, bool across, int first, i
     }
 }
 
-// Sums are exact and rounded once for each product, as in mma_bf16.
+// Sums are exact and rounded once per product, as in mma_bf16.
 void Hopper::perform(const Product& p, unsigned warp) {
     float left[kRows][kDepth], columns[kCols][kDepth];
     read(&left[0][0], p.left, p.left_across, static_cast<int>(warp % 4) * kRows, kRows, p.where);
@@ -229,7 +229,7 @@ void Hopper::perform(const Product& p, unsigned warp) {
         for (int k = 0; k < kDepth; ++k) right[k][n] = columns[n][k];
     }
     for (int m = 0; m < kRows; ++m) {
-        const auto sum = [&](int n) -> float& {  // a lane has two columns of each eight
+        const auto sum = [&](int n) -> float& {  // a lane holds two columns of every eight
             return p.d[m % 8 * 4 + n % 8 / 2][n / 8 * 4 + m / 8 * 2 + n % 2];
         };
         double sums[kCols];
@@ -314,4 +314,4 @@ void Hopper::wait_products(const char* what, int open, bool all, Where where) {
     if (all) warp.open = false;
 }
 
-}  // namespace byhand::host
+}  // namespace byhand::emulator

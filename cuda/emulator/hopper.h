@@ -1,13 +1,13 @@
-// What the CPU does for Hopper's bulk tensor copies, mbarriers and wgmma, as the PTX manual
-// describes them: boxes with the 128-byte swizzle and zeros outside of the matrix, phases that end
-// by arrivals and bytes, and products whose factors are found by the bits of their descriptors, so
-// that a wrong one gives wrong numbers. Copies and products happen when they are issued or when
-// they are waited for: with early copies the products come late, and the other way round, so that
-// each finds the other gone too soon or not yet there.
+// An emulation of Hopper's bulk tensor copies, mbarriers and wgmma, as the PTX manual describes
+// them: boxes with the 128-byte swizzle and zeros outside of the matrix, phases that end by
+// arrivals and bytes, and products whose factors are located by the bits of their descriptors, so
+// that a wrong descriptor gives wrong numbers. Copies and products are performed either when they
+// are issued or when they are waited for. With early copies the products are late and the other way
+// round, so that a missing wait between them is noticed.
 //
-// It is a reading of the manual: that descriptors and swizzle mean this to the hardware has to be
-// confirmed on a GPU. Not modelled: clusters of blocks, the order between the asynchronous and the
-// ordinary view of shared memory (fence.proxy.async), registers.
+// It follows the manual: the meaning of descriptors and swizzle has to be confirmed on a GPU. Not
+// emulated: clusters of blocks, the order between the asynchronous and the ordinary view of shared
+// memory (fence.proxy.async), and the numbers of registers.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +18,9 @@
 #include "emulator/bfloat16.h"
 #include "emulator/block.h"
 
-namespace byhand::host {
+namespace byhand::emulator {
 
-// Its state is kept beside the block: a word in shared memory that nobody opened has none.
+// Its state is kept by the block, from open_barrier on; the object itself is only its address.
 struct PhaseBarrier {
     std::uint64_t unused;
 };
@@ -40,7 +40,7 @@ class Hopper {
         int row, col;
     };
     struct Product {
-        float* d[32];  // 64 sums of each lane; to begin with, only the first is the caller's
+        float* d[32];  // the 64 sums of each lane; when issued, only d[0] is set, to the caller's
         std::uint64_t left, right;
         bool left_across, right_across;
         Where where;
@@ -48,15 +48,15 @@ class Hopper {
 
     explicit Hopper(Block& block) : block_(block) {}
     void begin(unsigned warps);
-    std::string left_open() const;            // what a block must not end with; or empty
-    void require_no_products(unsigned warp);  // the same of a thread
+    std::string left_open() const;            // what was not waited for at the end; or empty
+    void require_no_products(unsigned warp);  // fails if the warp has not waited for products
 
     void open(PhaseBarrier& b, int arrivals, Where where);
     void arrive(const char* what, PhaseBarrier& b, int bytes, Where where);
     void wait(PhaseBarrier& b, unsigned parity, Where where);
     void copy(const Copy& copy, PhaseBarrier& b, Where where);
 
-    // Each warp of a warpgroup makes its own rows of a product.
+    // Each warp of a warpgroup computes its own rows of a product.
     std::uint64_t operand(const void* shared, int leading, int stride, Where where);
     void multiply(const Product& mine);
     void open_products(Where where);
@@ -66,16 +66,16 @@ class Hopper {
   private:
     struct State {
         int arrivals = 0, missing = 0;
-        std::int64_t bytes = 0;  // announced, and not here
+        std::int64_t bytes = 0;  // expected, and not yet copied
         unsigned phase = 0;
         Block::Queue waiting;
-        std::vector<Copy> copies;  // issued, and late
-        bool unseen = false;       // boxes came since somebody last waited
+        std::vector<Copy> copies;  // issued, and not yet performed
+        bool unseen = false;       // whether boxes were copied since the last wait
         Edge issued, ended[2];
     };
     struct Warp {
-        std::vector<Product> products;    // issued, and late
-        std::vector<std::size_t> groups;  // how many each closed group has, oldest first
+        std::vector<Product> products;    // issued, and not yet performed
+        std::vector<std::size_t> groups;  // the size of each closed group, oldest first
         std::size_t issued = 0;           // since the last group was closed
         bool open = false;
         Edge done;
@@ -84,7 +84,7 @@ class Hopper {
     State& state(const char* what, PhaseBarrier& b, Where where);
     void end_phase(State& s);
     void perform(const Copy& copy);
-    void land(State& s);  // the oldest late copy
+    void land(State& s);  // performs the oldest late copy
     void perform(const Product& product, unsigned warp);
     void read(float* to, std::uint64_t descriptor, bool across, int first, int count, Where where);
     const unsigned char* chunk(unsigned address, Where where);
@@ -94,4 +94,4 @@ class Hopper {
     std::vector<Warp> warps_;
 };
 
-}  // namespace byhand::host
+}  // namespace byhand::emulator

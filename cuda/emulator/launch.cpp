@@ -7,7 +7,7 @@
 #include "emulator/report.h"
 #include "threads/threads.h"
 
-namespace byhand::host {
+namespace byhand::emulator {
 namespace {
 
 void require(bool holds, const Kernel& kernel, const std::string& why) {
@@ -29,9 +29,9 @@ void check_limits(const Kernel& kernel, Extent grid, Extent block, std::int64_t 
                 " bytes");
 }
 
-// The blocks that a thread of the operating system runs share their stacks and their memory.
-// ThreadSanitizer would take that for an order between them: for it, neighbours share nothing, and
-// a block is in order with the one after the next.
+// The blocks that a thread of the operating system runs reuse stacks and memory. To ThreadSanitizer
+// that orders them. So under it two Blocks alternate: neighbouring blocks share nothing, and only a
+// block and the one after the next are ordered.
 Block& runner(std::int64_t index) {
     thread_local std::unique_ptr<Block> blocks[2];
     std::unique_ptr<Block>& block = blocks[BYHAND_TSAN ? index % 2 : 0];
@@ -39,7 +39,7 @@ Block& runner(std::int64_t index) {
     return *block;
 }
 
-// Whatever the threads of the grid did has happened before what the caller does next.
+// Orders everything that the threads of the grid did before the caller's next action.
 struct Join {
     explicit Join(Launch& launch) : launch(launch) { launch.begin.release(); }
     ~Join() { launch.end.acquire(); }
@@ -61,7 +61,8 @@ void run_grid(const Kernel& kernel, Extent grid, Extent block, std::int64_t dyna
     const std::int64_t blocks = std::int64_t{grid.x} * grid.y * grid.z;
     const Join join(launch);
     std::atomic<bool> failed{false};
-    // ThreadSanitizer sees races by their logic, not by luck, and knows 8128 fibers at most.
+    // ThreadSanitizer finds races without real parallelism, and supports at most 8128 fibers, so
+    // the grid runs on one thread under it.
     const std::int64_t grain = BYHAND_TSAN ? blocks : 1;
     parallel_for(blocks, grain, [&](std::int64_t begin, std::int64_t end) {
         const Quiet quiet;
@@ -104,4 +105,4 @@ void require_global(const char* what, const void* p, Where where) {
     }
 }
 
-}  // namespace byhand::host
+}  // namespace byhand::emulator

@@ -1,4 +1,4 @@
-// What Python asks of the CUDA kernels on the CPU.
+// The functions of the module _cuda_on_cpu that are not kernels.
 #include <new>
 
 #include "core/device.h"
@@ -10,9 +10,9 @@ namespace byhand {
 // Adds last_block(), how many threads a block of the last launch had;
 // schedule() and set_schedule(text), see schedule.h; num_threads() and set_num_threads(n).
 void bind_device(pybind11::module_& module) {
-    module.def("last_block", &host::last_block);
-    module.def("schedule", &host::schedule_text);
-    module.def("set_schedule", &host::set_schedule);
+    module.def("last_block", &emulator::last_block);
+    module.def("schedule", &emulator::schedule_text);
+    module.def("set_schedule", &emulator::set_schedule);
     module.def("num_threads", &num_threads);
     module.def("set_num_threads", &set_num_threads);
 }

@@ -2,10 +2,10 @@
 
 #include <cstring>
 
-namespace byhand::host {
+namespace byhand::emulator {
 namespace {
 
-// threads 0-15, 32 and 40-47; what comes after the first few is counted.
+// "threads 0-15, 32 and 40-47"; after the first few ranges only the number is given.
 std::string threads(const std::vector<unsigned>& indices) {
     constexpr std::size_t kMost = 4;
     std::vector<std::string> ranges;
@@ -54,4 +54,4 @@ std::string Waits::text() const {
     return result;
 }
 
-}  // namespace byhand::host
+}  // namespace byhand::emulator

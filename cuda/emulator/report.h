@@ -1,4 +1,4 @@
-// How the mistakes of a kernel are put into words.
+// The text of error messages.
 #pragma once
 
 #include <map>
@@ -7,13 +7,13 @@
 
 #include "emulator/block.h"
 
-namespace byhand::host {
+namespace byhand::emulator {
 
 std::string list(Extent extent);                  // 1, 0, 0
 std::string text(Extent block);                   // block (1, 0, 0)
 std::string text(const char* what, Where where);  // sync_block at layernorm.cu:40
 
-// What the threads of a block wait for, when it cannot go on.
+// Describes what the threads of a block wait for when none of them can run.
 class Waits {
   public:
     void at(const std::string& place, unsigned thread) { waiting_[place].push_back(thread); }
@@ -25,4 +25,4 @@ class Waits {
     std::vector<unsigned> ended_;
 };
 
-}  // namespace byhand::host
+}  // namespace byhand::emulator

@@ -1,4 +1,4 @@
-// What the sanitizers must be told about fibers. Without a sanitizer everything here is nothing.
+// Annotations of fibers for the sanitizers. Without a sanitizer they do nothing.
 #pragma once
 
 #include <cstddef>
@@ -30,9 +30,9 @@ void AnnotateIgnoreWritesEnd(const char*, int);
 #define BYHAND_ASAN 0
 #endif
 
-namespace byhand::host {
+namespace byhand::emulator {
 
-// What this back end reads and writes for its own bookkeeping is no traffic of the kernel's.
+// Hides the emulator's own memory accesses from ThreadSanitizer.
 struct Quiet {
 #if BYHAND_TSAN
     Quiet() {
@@ -51,8 +51,8 @@ struct Quiet {
     Quiet& operator=(const Quiet&) = delete;
 };
 
-// An edge of "happens before": what was done before release is seen after acquire. These edges are
-// all that ThreadSanitizer knows of the order of a block's threads.
+// A "happens before" edge: everything before release is ordered before everything after acquire.
+// For ThreadSanitizer these edges alone order the threads of a block.
 struct Edge {
     char place = 0;
     void release() {
@@ -67,7 +67,7 @@ struct Edge {
     }
 };
 
-// Memory that no one may touch, and that one may.
+// Marks memory as inaccessible, and as accessible again, for AddressSanitizer.
 inline void forbid([[maybe_unused]] const void* p, [[maybe_unused]] std::size_t bytes) {
 #if BYHAND_ASAN
     ASAN_POISON_MEMORY_REGION(p, bytes);
@@ -79,4 +79,4 @@ inline void permit([[maybe_unused]] const void* p, [[maybe_unused]] std::size_t 
 #endif
 }
 
-}  // namespace byhand::host
+}  // namespace byhand::emulator

@@ -5,7 +5,7 @@
 #include <sstream>
 #include <stdexcept>
 
-namespace byhand::host {
+namespace byhand::emulator {
 namespace {
 
 struct Current {
@@ -84,4 +84,4 @@ void set_schedule(const std::string& text) {
     now.set(text);
 }
 
-}  // namespace byhand::host
+}  // namespace byhand::emulator

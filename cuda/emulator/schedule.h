@@ -1,25 +1,25 @@
-// In what order the threads of a block take their turns. Whatever a kernel computes may not depend
-// on it; a kernel that lacks a barrier gives itself away under one of them or another.
+// The order in which the threads of a block run. The results of a kernel must not depend on it; if
+// a barrier is missing, they are wrong under at least one of these orders.
 #pragma once
 
 #include <cstdint>
 #include <string>
 
-namespace byhand::host {
+namespace byhand::emulator {
 
 enum class Order {
     forward,  // round robin
-    reverse,  // the same backwards, blocks too
+    reverse,  // the same in reverse order, for blocks too
     random,
     warp_greedy,          // a warp runs as far as it can before the next one starts
-    warp_greedy_reverse,  // the same backwards
+    warp_greedy_reverse,  // the same in reverse order
 };
 
 struct Schedule {
     Order order = Order::forward;
     std::uint64_t seed = 0;
-    // Asynchronous copies happen at once, and Hopper's products when they are waited for; otherwise
-    // the other way round.
+    // If true, asynchronous copies are performed when they are issued and Hopper's products when
+    // they are waited for; if false, the other way round.
     bool early = false;
 
     bool backwards() const {
@@ -32,7 +32,7 @@ struct Schedule {
 // after a blank. Throws std::invalid_argument.
 Schedule parse_schedule(const std::string& text);
 
-// The one for the launches to come. At first what BYHAND_SCHEDULE says, else "forward late".
+// The schedule of the next launches. Initially that of BYHAND_SCHEDULE, else "forward late".
 std::string schedule_text();
 Schedule schedule();
 void set_schedule(const std::string& text);
@@ -49,4 +49,4 @@ struct Random {
     }
 };
 
-}  // namespace byhand::host
+}  // namespace byhand::emulator

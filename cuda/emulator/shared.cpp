@@ -7,7 +7,7 @@
 #include "emulator/report.h"
 #include "emulator/sanitizer.h"
 
-namespace byhand::host {
+namespace byhand::emulator {
 namespace {
 
 constexpr unsigned char kUnset = 0xff, kUntouched = 0xa5;
@@ -37,7 +37,8 @@ unsigned char* SharedMemory::place(const SharedSite& site) {
 }
 
 unsigned char* SharedMemory::carve(const SharedSite& site) {
-    // Aligned as its type is, and no more: what needs more alignment has to ask for it.
+    // Aligned exactly as its type requires, so that a kernel that needs more alignment without
+    // declaring it fails.
     auto address = reinterpret_cast<std::uintptr_t>(top_) + kGuard;
     address = (address + site.alignment - 1) / site.alignment * site.alignment;
     if (address / site.alignment % 2 == 0) address += site.alignment;
@@ -75,7 +76,7 @@ unsigned char* SharedMemory::at(unsigned address) const {
 }
 
 std::string SharedMemory::damage() const {
-    if (BYHAND_ASAN) return "";  // has reported it where it happened
+    if (BYHAND_ASAN) return "";  // AddressSanitizer has already reported the write
     const auto touched = [](const unsigned char* p) {
         return std::any_of(p, p + kGuard, [](unsigned char byte) { return byte != kUntouched; });
     };
@@ -88,4 +89,4 @@ std::string SharedMemory::damage() const {
     return "";
 }
 
-}  // namespace byhand::host
+}  // namespace byhand::emulator

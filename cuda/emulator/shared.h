@@ -1,5 +1,5 @@
-// The shared memory of a block: variables are placed as its threads come to their declarations,
-// full of 0xff (floats: NaN) and with a guard on both sides.
+// The shared memory of a block. A variable is placed when the first thread reaches its declaration,
+// filled with 0xff (NaN as floats), with guard bytes on both sides.
 #pragma once
 
 #include <cstddef>
@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-namespace byhand::host {
+namespace byhand::emulator {
 
-// The source line of a call: a default argument of what reports it.
+// The source line of a call, passed as a default argument.
 struct Where {
     const char* file = nullptr;
     int line = 0;
@@ -38,10 +38,10 @@ class SharedMemory {
     unsigned char* place(const SharedSite& site);
     unsigned char* dynamic() const { return dynamic_; }
     bool owns(const void* p, std::size_t bytes) const;
-    // What the GPU calls an address in shared memory: its low bits are those of the pointer.
+    // The address in the shared memory space of the GPU; its low bits are those of the pointer.
     unsigned address(const void* p) const;
     unsigned char* at(unsigned address) const;
-    std::string damage() const;  // what was written outside of any variable; empty if nothing was
+    std::string damage() const;  // describes a write outside of variables; empty without one
 
   private:
     struct Placed {
@@ -62,4 +62,4 @@ class SharedMemory {
     unsigned char* dynamic_ = nullptr;
 };
 
-}  // namespace byhand::host
+}  // namespace byhand::emulator

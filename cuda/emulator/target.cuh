@@ -1,4 +1,4 @@
-// The CPU's face of core/cuda.cuh. What CUDA leaves undefined is an error here that names the
+// core/cuda.cuh for the CPU. Operations that CUDA leaves undefined are errors here that name the
 // kernel, the source line, the block and the threads.
 #pragma once
 
@@ -18,10 +18,10 @@
 
 #define BYHAND_DEVICE inline
 
-#define threadIdx (::byhand::host::running->thread)
-#define blockIdx (::byhand::host::running->block->index())
-#define blockDim (::byhand::host::running->block->launch().block)
-#define gridDim (::byhand::host::running->block->launch().grid)
+#define threadIdx (::byhand::emulator::running->thread)
+#define blockIdx (::byhand::emulator::running->block->index())
+#define blockDim (::byhand::emulator::running->block->launch().block)
+#define gridDim (::byhand::emulator::running->block->launch().grid)
 
 struct dim3 {
     unsigned x, y, z;
@@ -31,15 +31,16 @@ struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
 
-// A variable of the block: its first thread to come here places it.
+// A shared variable of the block, placed by the first thread that reaches the declaration.
 #define BYHAND_SHARED(type, name)                                  \
-    static constexpr ::byhand::host::SharedSite name##_site{       \
+    static constexpr ::byhand::emulator::SharedSite name##_site{   \
         #name, {__FILE__, __LINE__}, sizeof(type), alignof(type)}; \
-    auto& name = *static_cast<::byhand::host::Itself<type>*>(::byhand::host::shared(name##_site))
-#define BYHAND_DYNAMIC_SHARED(name) unsigned char* const name = ::byhand::host::dynamic_shared()
+    auto& name =                                                   \
+        *static_cast<::byhand::emulator::Itself<type>*>(::byhand::emulator::shared(name##_site))
+#define BYHAND_DYNAMIC_SHARED(name) unsigned char* const name = ::byhand::emulator::dynamic_shared()
 
 namespace byhand {
-namespace host {
+namespace emulator {
 
 template <class T>
 using Itself = T;
@@ -51,10 +52,10 @@ unsigned char* dynamic_shared(Where where = Where::here());
 template <class V>
 struct Value {
     V in, out;
-    int lane;  // whose value is asked for
+    int lane;  // whose value this lane reads
 };
 
-// Every lane gets the value of the lane that it asks for.
+// Every lane gets the value of the lane that it names.
 template <class V>
 V exchange(const char* what, V value, int lane, unsigned mask, Where where) {
     const Quiet quiet;
@@ -95,19 +96,19 @@ unsigned vote(const char* what, V value, unsigned mask, Where where, F agree) {
 void require_aligned(const char* what, const void* p, Where where);
 void require_global(const char* what, const void* p, Where where);
 
-}  // namespace host
+}  // namespace emulator
 
 using std::max;
 using std::min;
 
 // --- Numbers -----------------------------------------------------------------------------------
 
-using host::bf16;
-using host::bits_of;
-using host::float_of;
-using host::pack_bf16;
-using host::to_bf16;
-using host::to_float;
+using emulator::bf16;
+using emulator::bits_of;
+using emulator::float_of;
+using emulator::pack_bf16;
+using emulator::to_bf16;
+using emulator::to_float;
 
 inline int count_bits(unsigned bits) { return __builtin_popcount(bits); }
 inline float fast_exp2(float x) {
@@ -120,52 +121,56 @@ inline void forget(unsigned&) {}
 
 // --- Threads -----------------------------------------------------------------------------------
 
-using host::Where;
+using emulator::Where;
 
-inline void sync_block(Where where = Where::here()) { host::block().barrier("sync_block", where); }
+inline void sync_block(Where where = Where::here()) {
+    emulator::block().barrier("sync_block", where);
+}
 inline void sync_warp(unsigned mask = kWholeWarp, Where where = Where::here()) {
-    const host::Quiet quiet;
-    host::block().meet("sync_warp", mask, nullptr, where, true);
+    const emulator::Quiet quiet;
+    emulator::block().meet("sync_warp", mask, nullptr, where, true);
 }
 inline void sync_named(int id, int threads, Where where = Where::here()) {
-    host::block().named_barrier(id, threads, "sync_named", where, true);
+    emulator::block().named_barrier(id, threads, "sync_named", where, true);
 }
 inline void arrive_named(int id, int threads, Where where = Where::here()) {
-    host::block().named_barrier(id, threads, "arrive_named", where, false);
+    emulator::block().named_barrier(id, threads, "arrive_named", where, false);
 }
 
 template <class V>
 V shuffle(V value, int lane, unsigned mask = kWholeWarp, Where where = Where::here()) {
-    return host::exchange("shuffle", value, lane & 31, mask, where);
+    return emulator::exchange("shuffle", value, lane & 31, mask, where);
 }
 template <class V>
 V shuffle_xor(V value, int lanes, unsigned mask = kWholeWarp, Where where = Where::here()) {
-    const int lane = static_cast<int>(host::running->lane());
-    return host::exchange("shuffle_xor", value, lane ^ lanes, mask, where);
+    const int lane = static_cast<int>(emulator::running->lane());
+    return emulator::exchange("shuffle_xor", value, lane ^ lanes, mask, where);
 }
 template <class V>
 V shuffle_down(V value, int lanes, unsigned mask = kWholeWarp, Where where = Where::here()) {
-    const int lane = static_cast<int>(host::running->lane());
-    const int from = lane + lanes < 32 ? lane + lanes : lane;  // beyond the warp: one's own
-    return host::exchange("shuffle_down", value, from, mask, where);
+    const int lane = static_cast<int>(emulator::running->lane());
+    const int from = lane + lanes < 32 ? lane + lanes : lane;  // beyond the warp: its own value
+    return emulator::exchange("shuffle_down", value, from, mask, where);
 }
 inline unsigned lanes_where(bool p, unsigned mask = kWholeWarp, Where where = Where::here()) {
-    return host::vote("lanes_where", p, mask, where, [](bool, bool other) { return other; });
+    return emulator::vote("lanes_where", p, mask, where, [](bool, bool other) { return other; });
 }
 inline bool any_lane(bool p, unsigned mask = kWholeWarp, Where where = Where::here()) {
-    return host::vote("any_lane", p, mask, where, [](bool, bool other) { return other; }) != 0;
+    return emulator::vote("any_lane", p, mask, where, [](bool, bool other) { return other; }) != 0;
 }
 inline bool all_lanes(bool p, unsigned mask = kWholeWarp, Where where = Where::here()) {
-    return host::vote("all_lanes", p, mask, where, [](bool, bool other) { return other; }) == mask;
+    return emulator::vote("all_lanes", p, mask, where, [](bool, bool other) { return other; }) ==
+           mask;
 }
 template <class V>
 unsigned match_any(V value, unsigned mask = kWholeWarp, Where where = Where::here()) {
-    return host::vote("match_any", value, mask, where, [](const V& a, const V& b) {
-        return std::memcmp(&a, &b, sizeof(V)) == 0;  // bits, as the hardware compares them
+    return emulator::vote("match_any", value, mask, where, [](const V& a, const V& b) {
+        return std::memcmp(&a, &b, sizeof(V)) == 0;  // compares bits, as the hardware does
     });
 }
 
-// Blocks run on several threads: these are atomic here too. As on the GPU, they order nothing else.
+// Real atomics, because blocks run on several threads. As on the GPU, they do not order other
+// accesses.
 template <class V, class F>
 V atomic_update(V* p, F f) {
     V old, next;
@@ -191,57 +196,57 @@ V atomic_cas(V* p, V expected, V value) {
 // --- Memory ------------------------------------------------------------------------------------
 
 inline uint4 load16(const void* p, Where where = Where::here()) {
-    host::require_aligned("load16", p, where);
+    emulator::require_aligned("load16", p, where);
     return *static_cast<const uint4*>(p);
 }
 inline void store16(void* p, uint4 value, Where where = Where::here()) {
-    host::require_aligned("store16", p, where);
+    emulator::require_aligned("store16", p, where);
     *static_cast<uint4*>(p) = value;
 }
 inline void store16_global(void* p, uint4 value, Where where = Where::here()) {
-    host::require_global("store16_global", p, where);
+    emulator::require_global("store16_global", p, where);
     store16(p, value, where);
 }
 
 inline void copy_async16(void* shared, const void* global, bool whole = true,
                          Where where = Where::here()) {
-    host::copy_async16(shared, global, whole, where);
+    emulator::copy_async16(shared, global, whole, where);
 }
-inline void copy_async_commit() { host::copy_async_commit(); }
+inline void copy_async_commit() { emulator::copy_async_commit(); }
 template <int kOpen>
 void copy_async_wait() {
-    host::copy_async_wait(kOpen);
+    emulator::copy_async_wait(kOpen);
 }
 
 // --- Tensor cores ------------------------------------------------------------------------------
 
 inline void ldmatrix_x4(unsigned (&r)[4], const void* row, Where where = Where::here()) {
-    host::ldmatrix("ldmatrix_x4", r, 4, row, false, where);
+    emulator::ldmatrix("ldmatrix_x4", r, 4, row, false, where);
 }
 inline void ldmatrix_x4_trans(unsigned (&r)[4], const void* row, Where where = Where::here()) {
-    host::ldmatrix("ldmatrix_x4_trans", r, 4, row, true, where);
+    emulator::ldmatrix("ldmatrix_x4_trans", r, 4, row, true, where);
 }
 inline void ldmatrix_x2(unsigned (&r)[2], const void* row, Where where = Where::here()) {
-    host::ldmatrix("ldmatrix_x2", r, 2, row, false, where);
+    emulator::ldmatrix("ldmatrix_x2", r, 2, row, false, where);
 }
 inline void ldmatrix_x2_trans(unsigned (&r)[2], const void* row, Where where = Where::here()) {
-    host::ldmatrix("ldmatrix_x2_trans", r, 2, row, true, where);
+    emulator::ldmatrix("ldmatrix_x2_trans", r, 2, row, true, where);
 }
-inline unsigned to_tf32(float x) { return host::to_tf32(x); }
+inline unsigned to_tf32(float x) { return emulator::to_tf32(x); }
 inline void mma_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
                      Where where = Where::here()) {
-    host::mma_bf16(d, a, b, where);
+    emulator::mma_bf16(d, a, b, where);
 }
 inline void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
                      Where where = Where::here()) {
-    host::mma_tf32(d, a, b, where);
+    emulator::mma_tf32(d, a, b, where);
 }
 
 // --- Launch ------------------------------------------------------------------------------------
 
-inline int most_shared_bytes() { return static_cast<int>(host::SharedMemory::kMax); }
+inline int most_shared_bytes() { return static_cast<int>(emulator::SharedMemory::kMax); }
 
-// Few, so that a small array is enough for every block to have several turns.
+// A small number, so that even with small arrays every block makes several rounds.
 template <class... P>
 int64_t resident_blocks(const char*, void (*)(P...), dim3, int = 0) {
     return 2;
@@ -256,8 +261,8 @@ void launch_shared(const char* name, void (*kernel)(P...), dim3 grid, dim3 block
         const auto& [kernel, arguments] = *static_cast<const Call*>(context);
         std::apply(kernel, arguments);
     };
-    host::run_grid({name, body, &call}, {grid.x, grid.y, grid.z}, {block.x, block.y, block.z},
-                   bytes);
+    emulator::run_grid({name, body, &call}, {grid.x, grid.y, grid.z}, {block.x, block.y, block.z},
+                       bytes);
 }
 
 }  // namespace byhand

@@ -6,7 +6,7 @@
 #include "emulator/bfloat16.h"
 #include "emulator/block.h"
 
-namespace byhand::host {
+namespace byhand::emulator {
 namespace {
 
 constexpr unsigned kAll = 0xffffffffu;
@@ -31,9 +31,8 @@ struct Fragments {
     const unsigned *a, *b;
 };
 
-// For each of a warp's D elements, as d[lane][i]: the sum over the K elements of a row of A and a
-// column of B. Lane 4 g + t holds rows g and g + 8 of A and D, column g of B, and columns 2 t and
-// 2 t + 1 of D.
+// d[lane][i] += the sum over the K elements of a row of A and a column of B, for all elements of D.
+// Lane 4 g + t holds rows g and g + 8 of A and D, column g of B, and columns 2 t and 2 t + 1 of D.
 template <int K, class A, class B>
 void multiply(void* const* lanes, A a, B b) {
     float rows[16][K];
@@ -43,7 +42,7 @@ void multiply(void* const* lanes, A a, B b) {
         for (int n = 0; n < 8; ++n) right[k][n] = b(lanes, n, k);
     }
     for (int m = 0; m < 16; ++m) {
-        // The lanes of a row hold two columns each.
+        // The four lanes of a row hold two columns each.
         float* d[4];
         for (int t = 0; t < 4; ++t) {
             d[t] = static_cast<const Fragments*>(lanes[m % 8 * 4 + t])->d + m / 8 * 2;
@@ -74,7 +73,7 @@ float half_of(unsigned pair, int k) {
 void ldmatrix(const char* what, unsigned* r, int matrices, const void* row, bool transpose,
               Where where) {
     const Quiet quiet;
-    // Only the first 8 lanes a matrix bring an address that counts.
+    // Only the first 8 lanes per matrix give an address that is used.
     if (running->lane() < static_cast<unsigned>(8 * matrices)) require_shared(what, row, where);
     Rows mine = {r, row};
     void* const* lanes = running->block->meet(what, kAll, &mine, where);
@@ -114,7 +113,7 @@ void mma_tf32(float* d, const unsigned* a, const unsigned* b, Where where) {
     Fragments mine = {d, a, b};
     void* const* lanes = running->block->meet("mma_tf32", kAll, &mine, where);
     if (lanes == nullptr) return;
-    constexpr unsigned kUsed = ~0x1fffu;  // the hardware ignores the bits below
+    constexpr unsigned kUsed = ~0x1fffu;  // the hardware ignores the low bits
     multiply<8>(
         lanes,
         [](void* const* all, int m, int k) {
@@ -134,7 +133,7 @@ unsigned to_tf32(float x) {
 
 namespace {
 
-// The copy itself is the kernel's traffic, and seen by the sanitizers as such.
+// The accesses of the copy are those of the kernel, and visible to the sanitizers.
 void perform(const AsyncCopy& copy) {
     if (copy.whole) {
         std::memcpy(copy.to, copy.from, 16);
@@ -177,10 +176,10 @@ void copy_async_wait(int open) {
             group.assign(self.copies.begin(), end);
             self.copies.erase(self.copies.begin(), end);
             self.groups.erase(self.groups.begin());
-            if (self.block->launch().schedule.early) continue;  // done when it was issued
+            if (self.block->launch().schedule.early) continue;  // performed when it was issued
         }
         for (const AsyncCopy& copy : group) perform(copy);
     }
 }
 
-}  // namespace byhand::host
+}  // namespace byhand::emulator

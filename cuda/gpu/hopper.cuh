@@ -1,5 +1,5 @@
-// The GPU's face of core/hopper.cuh: PTX of sm_90a. The driver's function is looked up at run time:
-// nothing of it is linked.
+// core/hopper.cuh for the GPU: PTX of sm_90a. The one driver function that is needed is looked up
+// at run time, so that the driver library is not linked.
 #pragma once
 
 #include <cuda.h>
@@ -14,7 +14,7 @@ constexpr bool kHopper = true;
 constexpr bool kHopper = false;
 #endif
 
-// BYHAND_SM90A comes from cmake/cuda.cmake, where sm_90a is among the architectures.
+// BYHAND_SM90A is defined by cmake/cuda.cmake if sm_90a is one of the architectures.
 inline bool on_hopper() {
 #if defined(BYHAND_SM90A)
     return attribute(cudaDevAttrComputeCapabilityMajor, 0) == 9 &&
@@ -150,7 +150,7 @@ BYHAND_DEVICE void product_async(float (&d)[16][4], unsigned long long left,
 }
 #undef BYHAND_SUMS
 
-// The compiler must not move what touches the sums across the instructions below.
+// The compiler must not move accesses to the sums across the instructions below.
 template <int kM>
 BYHAND_DEVICE void hold(float (&d)[kM][16][4]) {
 #pragma unroll

@@ -1,5 +1,5 @@
-// The GPU's face of core/cuda.cuh: CUDA, and PTX where CUDA has no word for it. Instructions of
-// sm_80 and up only.
+// core/cuda.cuh for the GPU: CUDA, and PTX for instructions without a CUDA function. All of them
+// exist from sm_80 on.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -7,8 +7,8 @@
 
 #include <cstdlib>
 
-// Kernels say __launch_bounds__(threads, 1): with the 1 ptxas takes the registers it needs, without
-// it a few are spilled now and then for the sake of more resident blocks.
+// Kernels are declared with __launch_bounds__(threads, 1): with the 1 ptxas uses as many registers
+// as it needs; without it, it sometimes spills a few to make room for more resident blocks.
 #define BYHAND_DEVICE __device__ __forceinline__
 
 #define BYHAND_SHARED(type, name) __shared__::byhand::Itself<type> name
@@ -46,11 +46,11 @@ BYHAND_DEVICE void forget(unsigned& bits) { asm volatile("" : "+r"(bits)); }
 BYHAND_DEVICE void sync_block() { __syncthreads(); }
 BYHAND_DEVICE void sync_warp(unsigned mask = kWholeWarp) { __syncwarp(mask); }
 
-// Barriers 1 to 15, for a part of a block: `threads` of them, a multiple of 32, meet.
+// Barriers 1 to 15, for a part of a block: `threads` threads, a multiple of 32, arrive.
 BYHAND_DEVICE void sync_named(int id, int threads) {
     asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
-BYHAND_DEVICE void arrive_named(int id, int threads) {  // is counted, and does not wait
+BYHAND_DEVICE void arrive_named(int id, int threads) {  // arrives without waiting
     asm volatile("barrier.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
@@ -93,7 +93,7 @@ BYHAND_DEVICE V atomic_cas(V* p, V expected, V value) {
 
 BYHAND_DEVICE uint4 load16(const void* p) { return *static_cast<const uint4*>(p); }
 BYHAND_DEVICE void store16(void* p, uint4 value) { *static_cast<uint4*>(p) = value; }
-// Written out: the compiler may make four stores of an assignment.
+// As PTX, because the compiler may split an assignment into four stores.
 BYHAND_DEVICE void store16_global(void* p, uint4 value) {
     asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)),
                  "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w)
@@ -168,7 +168,7 @@ inline void check(const char* what, cudaError_t error) {
                              cudaGetErrorString(error));
 }
 
-// BYHAND_SYNC=1 waits after each kernel, so that a fault is reported by the kernel that made it.
+// BYHAND_SYNC=1 waits after each launch, so that an error is reported by the kernel that caused it.
 inline bool sync_after_launch() {
     static const bool sync = [] {
         const char* value = std::getenv("BYHAND_SYNC");
@@ -177,14 +177,14 @@ inline bool sync_after_launch() {
     return sync;
 }
 
-// An attribute of the current device; where there is none, `otherwise`, and the launch says why.
+// An attribute of the current device, or `otherwise` without a device: the launch then reports why.
 inline int attribute(cudaDeviceAttr name, int otherwise) {
     int device = 0, value = 0;
     if (cudaGetDevice(&device) == cudaSuccess &&
         cudaDeviceGetAttribute(&value, name, device) == cudaSuccess) {
         return value;
     }
-    cudaGetLastError();  // the launch must not find it
+    cudaGetLastError();  // clears the error, so that the launch does not report it
     return otherwise;
 }
 

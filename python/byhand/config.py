@@ -6,7 +6,7 @@
                                        flag="--layers")
         dropout: float = probability(0.0, help="part of the activations zeroed in training")
 
-        def check(self) -> None:          # what no field can say alone
+        def check(self) -> None:          # conditions on several fields
             self.require(self.a % self.b == 0, "a", f"a multiple of b = {self.b}")
 
 The declarations give the checks, the constructor's aliases, `to_dict` and `from_dict`, and the
@@ -48,14 +48,14 @@ def field(
     """A field that takes `values`; the functions below name the usual kinds.
 
     Args:
-        default: what it is unless given; without a default the field is required. A field whose
+        default: the value if none is given; without a default the field is required. A field whose
             default is None may be None.
         help: a phrase for `--help`.
         aliases: other names that the constructor and `from_dict` accept.
         flag: a shorter flag than the one made of the name, such as "--layers".
         default_text: what `--help` says in brackets instead of the default; "" for nothing.
-        absent: what a dict without this field means to `from_dict`: for a field added after
-            dicts without it were saved.
+        absent: the value that `from_dict` uses when the field is missing, for a field that was
+            added after dicts without it had been saved.
     """
     metadata = {
         "values": values,
@@ -195,7 +195,7 @@ class Config:
 
 
 class Settings(Config):
-    """A configuration made of what a user typed: every mistake is a UserError, and the sentence
+    """A configuration made from user input: every mistake is a UserError, and the sentence
     does not begin with the class's name.
     """
 

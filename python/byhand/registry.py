@@ -1,6 +1,6 @@
-"""Finding what a configuration names: the kind "gpt" of model is the module `byhand.models.gpt`.
+"""Finding modules by name: the model of kind "gpt" is the module `byhand.models.gpt`.
 
-A new model, tokenizer or task is one new file in its folder; there is no list to keep in step.
+A new model, tokenizer or task is one new file in its folder; there is no list to update.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FOLDERS = {
 def find(folder: str, kind: str) -> ModuleType:
     """The module `byhand.<folder>.<kind>`, imported now; folder is "models", "tasks" or "text".
 
-    UserError that lists the known kinds if there is no such one.
+    UserError that lists the known kinds if there is no such kind.
     """
     word, required = _FOLDERS[folder]
     module = _load(folder, kind) if kind in _files(folder) else None

@@ -25,7 +25,7 @@ class Values:
 
 
 class WholeNumber(Values):
-    """Integers of at least `least`, Python's or NumPy's; a bool is no number."""
+    """Integers of at least `least`, Python's or NumPy's; a bool is not accepted."""
 
     def __init__(self, least: int) -> None:
         self.least = least

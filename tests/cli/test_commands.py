@@ -243,7 +243,7 @@ def test_the_commands_load_nothing_heavy_before_they_need_it():
     assert out.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_closed_pipe_is_no_error(finished: Path):
+def test_a_closed_pipe_is_not_an_error(finished: Path):
     process = small.command("generate", finished / "run", "--tokens", "100000")
     assert len(process.stdout.read(50)) == 50  # type: ignore[union-attr]
     process.stdout.close()  # type: ignore[union-attr]

@@ -159,9 +159,9 @@ def of_a_deeper_model(path: Path) -> None:
 
 
 DAMAGED = [
-    (cut, "is truncated or something else"),
+    (cut, "is truncated or in another format"),
     (flip, "is damaged"),
-    (lambda path: path.write_text("my shopping list"), "truncated or something else"),
+    (lambda path: path.write_text("my shopping list"), "truncated or in another format"),
     (lambda path: path.unlink(), "there is no checkpoint at"),
     (of_a_deeper_model, "belongs to another configuration than config.json"),
 ]
@@ -210,7 +210,7 @@ def corpus_name(config: str) -> str:
     return json.loads(config)["data"]["name"]
 
 
-def test_a_network_that_is_not_there(
+def test_no_network(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     from byhand.data.download import Download
@@ -228,7 +228,7 @@ def test_a_network_that_is_not_there(
     assert not (folder / "new").exists()
 
 
-def test_a_folder_one_may_not_write(folder: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_folder_without_write_permission(folder: Path, capsys: pytest.CaptureFixture[str]):
     def denied(*args: object, **kwargs: object) -> None:
         raise PermissionError(13, "Permission denied", str(folder / "new"))
 
@@ -258,7 +258,7 @@ def test_the_run_used_here_is_sound(original: Path):
 
 
 @pytest.mark.parametrize("command", [TRAIN, RESUME, GENERATE, ["eval", "run"]])
-def test_a_gpu_that_is_not_there(
+def test_no_gpu(
     command: list[str],
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,

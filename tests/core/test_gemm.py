@@ -1,7 +1,7 @@
 """The matrix multiply of csrc/matmul/gemm.h at its boundaries: blocks, panels, tiles, threads.
 
-The op suites hold linear, gelu_ffn and matmul to the reference; their sizes seldom reach a second
-block of the inner dimension or a second panel.
+The op suites compare linear, gelu_ffn and matmul with the reference; their sizes seldom reach a
+second block of the inner dimension or a second panel.
 """
 
 from __future__ import annotations
@@ -111,7 +111,11 @@ def test_gradients_are_added_in_the_same_bits_for_any_number_of_threads(
 @PRECISIONS
 def test_output_may_be_the_residual(kernels, bf16):
     rng = np.random.default_rng(0)
-    R, N, K = 50, 90, 700  # two blocks of K: the residual must be added once, and before it is gone
+    R, N, K = (
+        50,
+        90,
+        700,
+    )  # two blocks of K: the residual must be added once, before it is overwritten
     x = rng.standard_normal((R, K), dtype=np.float32)
     w = rng.standard_normal((N, K), dtype=np.float32)
     b = rng.standard_normal(N, dtype=np.float32)

@@ -10,7 +10,7 @@ import pytest
 from byhand import GPT, GPTConfig, _host, backend, optim
 
 LIKE = np.zeros(0, np.float32)
-BIG = (300, 1000)  # over the size below which numpy's own allocator serves
+BIG = (300, 1000)  # smaller arrays come from numpy's own allocator
 
 
 def test_a_freed_block_is_used_again():

@@ -1,4 +1,4 @@
-"""The probes compute what their contracts say, so that what is timed is what is counted."""
+"""The probes compute what their contracts say, so that the operations counted are those timed."""
 
 from __future__ import annotations
 

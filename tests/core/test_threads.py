@@ -1,4 +1,4 @@
-"""The thread pool under everything: forks, threads of the program, the GIL, Ctrl-C."""
+"""The thread pool of the kernels: forks, threads of the program, the GIL, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_kernels_called_from_many_threads_at_once(four_threads):
 
 
 def test_the_gil_is_released_while_a_kernel_runs():
-    """Another Python thread gets on with its work while one long kernel call is under way."""
+    """Another Python thread runs during one long kernel call."""
     a = RNG.standard_normal((2500, 2500), dtype=np.float32)
     c = np.empty((2500, 2500), np.float32)
     ticks = 0
@@ -83,13 +83,13 @@ def test_the_gil_is_released_while_a_kernel_runs():
         inside.wait()
         while not stop.is_set():
             ticks += 1
-            time.sleep(0)  # gives the GIL back to whoever waits for it
+            time.sleep(0)  # releases the GIL for a waiting thread
 
     ticker = threading.Thread(target=tick)
     ticker.start()
     kernel = backend.cpu().matmul_forward
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(100)  # the ticker can run only where this thread gives the GIL up
+    sys.setswitchinterval(100)  # the ticker can run only when this thread releases the GIL
     try:
         inside.set()
         before = ticks

@@ -1,4 +1,4 @@
-"""The elementary functions of csrc/simd/vecmath.h, held to the error bounds stated there."""
+"""The elementary functions of csrc/simd/vecmath.h stay within the error bounds stated there."""
 
 from __future__ import annotations
 

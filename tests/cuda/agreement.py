@@ -1,5 +1,5 @@
-"""How near two runs of a kernel must be: the GPU and the same .cu file on the CPU, and a call of
-bench/gpu_cases.py and the numpy reference.
+"""How close two runs of a kernel must be: the GPU and the same .cu file on the CPU, and a call of
+bench.gpu and the numpy reference.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def check_call(kernels: Any, kernel: str, arguments: Arrays) -> Arrays:
     """
     reference, op = bare_reference(), op_of(kernel)
     got = call(kernels, kernel, arguments)
-    if arguments.get("s") is not None:  # a sum that is rounded before anything is made of it
+    if arguments.get("s") is not None:  # a sum that is rounded before it is used
         s = arguments["x"].astype(np.float64) + arguments["add"].astype(np.float64)
         arguments = {**arguments, "x": s.astype(arguments["s"].dtype), "add": None, "s": None}
     exact = call(reference, kernel, arguments, np.float64)

@@ -1,4 +1,4 @@
-"""What each CUDA kernel may use: resources.txt, held against the compiler's report.
+"""The resources that each CUDA kernel may use: compares resources.txt with the compiler's report.
 
     python -m tests.cuda.budget             shows what changed
     python -m tests.cuda.budget --update    rewrites the file, for review
@@ -31,13 +31,13 @@ class Processor:
     """
 
     shared: int
-    reserved: int  # shared memory that a block costs on top of what the compiler reports
+    reserved: int  # shared memory of a block that the compiler does not report
     blocks: int = 32
     warps: int = 64
     registers: int = 65536
 
 
-# The system's share of a block's shared memory is part of the report for Hopper only.
+# The reserved shared memory of a block is part of the compiler's report for Hopper only.
 PROCESSORS = {"sm_80": Processor(164 << 10, 1024), "sm_90a": Processor(228 << 10, 0)}
 
 
@@ -97,7 +97,7 @@ def measured(kernels: list[Kernel]) -> Budget:
 
 
 def changes(allowed: Budget, found: Budget) -> list[str]:
-    """A sentence for each kernel that uses more than its budget, has none, or is gone."""
+    """A sentence for each kernel that exceeds its budget, has no budget, or was removed."""
     sentences = []
     for key in sorted(allowed.keys() | found.keys()):
         name, threads, arch = key
@@ -127,11 +127,11 @@ def changes(allowed: Budget, found: Budget) -> list[str]:
 
 _COLUMNS = ("regs", "shared", "stack", "blocks", "warps")
 _HEAD = """\
-# What each CUDA kernel may use; test_binary.py compares it with the compiled module.
+# The resources that each CUDA kernel may use; test_binary.py compares it with the compiled module.
 # Written by `{update}` for ptxas {compiler}. Do not edit.
 #
-# Registers a thread, bytes of shared memory a block, bytes of stack a thread; blocks that a
-# multiprocessor holds at once if they are full, and the share of its warps that they fill.
+# Registers per thread, bytes of shared memory per block, bytes of stack per thread; the number of
+# full blocks that a multiprocessor holds at the same time, and the share of its warps they fill.
 # A line stands for `count` kernels that differ in tile and options, and gives their maximum.
 """
 
@@ -166,7 +166,7 @@ def text(budget: Budget, compiler: str) -> str:
 
 
 def parse(content: str) -> tuple[Budget, str]:
-    """What `text` wrote -> (budget, compiler)."""
+    """Parses the output of `text` -> (budget, compiler)."""
     compiler = content.partition("for ptxas ")[2].partition(". Do not")[0]
     lines = [line for line in content.splitlines() if line and not line.startswith("#")]
     archs = [word.rstrip(":") for word in lines[0].split() if word.endswith(":")]

@@ -1,5 +1,5 @@
-"""Compiles CUDA kernels that only tests need: with the host compiler and cuda/emulator, or
-with nvcc. What is built is kept in pytest's cache, by the text of everything that it is made of.
+"""Compiles CUDA kernels that only tests need: for the CPU, with a C++ compiler and cuda/emulator,
+or with nvcc. Libraries are kept in pytest's cache, under a hash of all their sources.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HOST += ("-fPIC", "-fvisibility=hidden", "-pthread", "-x", "c++")
 
 
 def host_compiler() -> list[str]:
-    """CXX, or the compiler that Python was built with, or whatever is called c++."""
+    """CXX, or the compiler that Python was built with, or c++ or g++."""
     for name in (os.environ.get("CXX"), sysconfig.get_config_var("CXX"), "c++", "g++"):
         command = shlex.split(name or "")
         if command and shutil.which(command[0]):
@@ -55,7 +55,7 @@ def on_host(
     changed: Path | None = None,
 ) -> Path:
     """kernels/NAME.cu as a shared library, or as a program, that runs on the CPU. Headers under
-    `changed` are taken in place of those under cuda/.
+    `changed` replace those under cuda/.
     """
     compiler = host_compiler()
     sources = [KERNELS / f"{name}.cu", KERNELS / "set_schedule.cpp", *_runtime()]
@@ -84,7 +84,7 @@ def on_host(
 
 
 def plain(name: str, cache: Path, *flags: str) -> Path:
-    """kernels/NAME.cpp, which is no kernel, as a shared library."""
+    """kernels/NAME.cpp, plain C++, as a shared library."""
     source = KERNELS / f"{name}.cpp"
     command = [*host_compiler(), *_FLAGS, *_HOST, *flags, "-shared"]
     target = cache / f"{name}-{_key(command, [source])}.so"
@@ -96,8 +96,8 @@ def plain(name: str, cache: Path, *flags: str) -> Path:
 
 
 def with_nvcc(name: str, cache: Path, *, library: bool, arch: str = "") -> Path:
-    """kernels/NAME.cu for the GPU: a shared library for this machine's, or just an object file for
-    sm_80; for `arch`, such as 90a, if it is given.
+    """kernels/NAME.cu for the GPU: a shared library for this machine's GPU, or an object file for
+    sm_80. `arch`, such as 90a, chooses another architecture.
     """
     nvcc = shutil.which("nvcc")
     if nvcc is None:
@@ -118,8 +118,9 @@ def _run(command: list[str]) -> None:
 
 
 class Library:
-    """The functions of a library as methods. Numpy arrays go as pointers; what a function returns
-    is raised. With cupy the arrays go to the device, and what was written comes back.
+    """The functions of a library as methods. Numpy arrays are passed as pointers. A message that a
+    function returns is raised as RuntimeError. With cupy, arrays are copied to the device before
+    the call and back after it.
     """
 
     def __init__(self, path: Path, cupy: Any = None):
@@ -147,7 +148,7 @@ class Library:
 
     def _there(self, value: Any) -> Any:
         if self._cupy is None or not isinstance(value, np.ndarray) or not value.flags.writeable:
-            return value  # what is not writable is read by the host
+            return value  # read-only arrays are read by the CPU
         return self._cupy.asarray(value)
 
 

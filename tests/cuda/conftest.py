@@ -14,19 +14,19 @@ from tests.cuda.schedules import SCHEDULES
 
 @pytest.fixture
 def cupy(on_cpu: Any, monkeypatch: Any) -> cupy_double.Cupy:
-    """`import cupy` gives a stand-in, whose arrays run on the CUDA kernels for the CPU."""
+    """`import cupy` gives a stand-in whose arrays run on the CUDA kernels for the CPU."""
     return cupy_double.install(monkeypatch)
 
 
 @pytest.fixture(params=[*SCHEDULES, pytest.param("gpu", marks=pytest.mark.gpu)])
-def words(request: Any, cache_dir: Path) -> Iterator[compile.Library]:
-    """kernels/WORDS.cu of the test module: on the CPU under each schedule, and on a GPU, which must
-    have the module's CAPABILITY if it names one.
+def primitives(request: Any, cache_dir: Path) -> Iterator[compile.Library]:
+    """kernels/SOURCE.cu, where the test module defines SOURCE: on the CPU under each schedule,
+    and on a GPU, which must have the compute capability CAPABILITY if the module defines it.
     """
     if request.param == "gpu":
         yield _words_on_gpu(request.module, cache_dir)
         return
-    library = compile.Library(compile.on_host(request.module.WORDS, cache_dir))
+    library = compile.Library(compile.on_host(request.module.SOURCE, cache_dir))
     library.schedule(request.param)
     yield library
     library.schedule("forward")
@@ -39,9 +39,9 @@ def _words_on_gpu(module: Any, cache_dir: Path) -> compile.Library:
     if wanted := getattr(module, "CAPABILITY", None):
         device = importlib.import_module("byhand._cuda").device_properties()
         if device["compute_capability"] != wanted:
-            pytest.skip(f"this GPU has not compute capability {wanted[0]}.{wanted[1]}")
+            pytest.skip(f"the compute capability of this GPU is not {wanted[0]}.{wanted[1]}")
         arch = f"{wanted[0]}{wanted[1]}a"
-    path = compile.with_nvcc(module.WORDS, cache_dir, library=True, arch=arch)
+    path = compile.with_nvcc(module.SOURCE, cache_dir, library=True, arch=arch)
     return compile.Library(path, importlib.import_module("cupy"))
 
 
@@ -53,14 +53,14 @@ def scheduled(schedule: str) -> str:
 
 @pytest.fixture(scope="session")
 def cache_dir(request: Any, tmp_path_factory: Any) -> Path:
-    """Where compiled test kernels are kept from run to run."""
+    """The folder in which compiled test kernels are kept between runs."""
     cache = getattr(request.config, "cache", None)
     return Path(cache.mkdir("cuda")) if cache else tmp_path_factory.mktemp("cuda")
 
 
 @pytest.fixture
 def cuda_module() -> Any:
-    """The compiled module, whether or not there is a GPU to run it on."""
+    """The compiled module, with or without a GPU to run it on."""
     if "cuda" not in backend.built_modules():
         pytest.skip(backend.cuda_reason())
     return importlib.import_module("byhand._cuda")

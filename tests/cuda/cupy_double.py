@@ -1,10 +1,10 @@
-"""Stands for cupy where there is no GPU: arrays in the host's memory, on which the CUDA kernels
-compiled for the CPU run, a stream that captures graphs, and allocators.
+"""A stand-in for cupy on machines without a GPU: arrays in the host's memory, on which the CUDA
+kernels compiled for the CPU run, a stream that captures graphs, and allocators.
 
-It is stricter than cupy. While something is captured, nothing runs: kernels, fills and copies are
-written down and happen when the graph is launched, at the addresses they were captured with. Then
-what would need memory or would wait for the GPU is an `Unsafe` error. Outside a capture both are
-only counted.
+It is stricter than cupy. During a capture nothing runs: kernels, fills and copies are recorded, and
+run when the graph is launched, at the addresses they were captured with. An operation that would
+allocate memory or wait for the GPU is an `Unsafe` error during a capture; outside of one it is only
+counted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from byhand.backend import native
 
 
 class Unsafe(AssertionError):
-    """What a CUDA graph cannot hold, or what would make the host wait."""
+    """Raised for an operation that cannot be captured in a CUDA graph."""
 
 
 class OutOfMemoryError(MemoryError):
@@ -34,18 +34,18 @@ class OutOfMemoryError(MemoryError):
 
 
 class Machine:
-    """The device that is not there."""
+    """The state of the simulated device."""
 
     def __init__(self) -> None:
         self.captured: list[Callable[[], None]] | None = None
         self.allocator: Callable[[int], MemoryPointer] | None = None
-        self.allocations = 0  # not from an allocator of somebody else's
+        self.allocations = 0  # by `malloc`, not by another allocator
         self.waits = 0
         self.memory = math.inf  # bytes
         self.used = self.most_used = 0
 
     def do(self, work: Callable[[], None]) -> None:
-        """What goes onto the stream."""
+        """Runs the work, or records it during a capture."""
         if self.captured is None:
             work()
         else:
@@ -67,7 +67,7 @@ class Machine:
         self.allocations += 1
         self.used += nbytes
         self.most_used = max(self.most_used, self.used)
-        # NaN wherever nobody has written.
+        # NaN wherever nothing was written.
         memory = Memory(np.full(nbytes, 0xFF, np.uint8))
         weakref.finalize(memory, self._free, nbytes)
         return MemoryPointer(memory, 0)
@@ -147,6 +147,9 @@ class ndarray:
         self.machine.do(lambda: np.multiply(self.host, factor, out=self.host))
         return self
 
+    def fill(self, value: float) -> None:
+        self.machine.do(lambda: self.host.fill(value))
+
     def set(self, host: np.ndarray) -> None:
         assert (host.shape, host.dtype) == (self.shape, self.dtype)
         if self.machine.captured is not None:
@@ -182,7 +185,7 @@ class Graph:
 
 
 class Cupy:
-    """What `import cupy` gives."""
+    """The module that `import cupy` gives."""
 
     ndarray = ndarray
 
@@ -280,9 +283,7 @@ def kernels(machine: Machine) -> backend.Kernels:
 
 
 def install(monkeypatch: Any) -> Cupy:
-    """From now on `import cupy` gives the double, and its arrays run on the CUDA kernels for the
-    CPU.
-    """
+    """Makes `import cupy` give the stand-in, and run its arrays on the CUDA kernels for the CPU."""
     cupy = Cupy(Machine())
     cuda = importlib.import_module("byhand.backend.cuda")  # `backend.cuda` is its function
     monkeypatch.setitem(sys.modules, "cupy", cupy)

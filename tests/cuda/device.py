@@ -1,5 +1,5 @@
-"""Runs CUDA kernels, on the GPU or on the CPU, on arrays of the host, so that the oracle can judge
-them like any other.
+"""Runs CUDA kernels, on the GPU or on the CPU, on numpy arrays, so that the oracle can check them
+like any other.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Mirror:
         self.array = cupy.broadcast_to(inside, host.shape) if base.shape != host.shape else inside
 
     def fetch(self, kernel: str) -> None:
-        """Brings what the kernel wrote back to the host; nothing else may have changed."""
+        """Copies what the kernel wrote back to the host; nothing else may have changed."""
         after = self._cupy.asnumpy(self._block)
         if self.host.flags.writeable:
             written = after[self._begin : self._end].copy()
@@ -46,7 +46,7 @@ class _Mirror:
 
 
 class OnDevice:
-    """The kernels of `module`, called with numpy arrays: there and back for each call."""
+    """The kernels of `module`, called with numpy arrays, which are copied there and back."""
 
     def __init__(self, module: Any, cupy: Any):
         self._module = module

@@ -9,8 +9,8 @@ import numpy as np
 
 
 class FakeCupy:
-    """All that the binding looks at of a cupy array. Its memory is nowhere, or a numpy array's: the
-    call must fail before a kernel runs.
+    """All that the binding reads of a cupy array. It has no memory of its own: the call must fail
+    before a kernel runs.
     """
 
     __cuda_array_interface__: Any = None

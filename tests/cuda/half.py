@@ -1,9 +1,9 @@
-"""Judging kernels on bfloat16 arrays.
+"""Checks of kernels on bfloat16 arrays.
 
 The reference gets the same rounded inputs in float64. A result kept in bfloat16 cannot be nearer to
 it than its own rounding, so a kernel may err twice as much as rounding the exact result does, plus
-what the oracle allows in float32. A kernel that rounds to bfloat16 on the way may err twice as much
-more as its results move when its inputs are rounded once more.
+what the oracle allows in float32. For a kernel that rounds intermediate results to bfloat16, twice
+the change of its results when its inputs are rounded again is added.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def call(
 def _results(
     op: Op, kernel: str, env: Arrays, got: Arrays, shapes: dict[str, tuple[int, ...]], dtype: Any
 ) -> Arrays:
-    """The reference's results. A residual sum is rounded when it is kept, and the rest is made of
-    what was kept: it follows from the kernel's own sum.
+    """The reference's results. A residual sum is rounded when it is stored, and the other results
+    are computed from the stored one: the kernel's own.
     """
     exact = run(bare_reference(), kernel, env, shapes, dtype)
     for argument, result in op.stands_for.items():
@@ -105,12 +105,12 @@ def allowance(truth: Any, single: Any, dtype: Any) -> float:
 
 
 def _moved(op: Op, kernel: str, env: Arrays, shapes: dict[str, tuple[int, ...]]) -> list[Arrays]:
-    """The results if every bfloat16 among the inputs were half a unit of its last place larger or
-    smaller: what one more rounding on the way does.
+    """The results when every bfloat16 input is half a unit in the last place larger or smaller: the
+    effect of one rounding of an intermediate result.
     """
     rng = generator(op.name, kernel, "rounding")
     if "bf16" in env:
-        env = {**env, "bf16": False}  # or the reference would round the difference away
+        env = {**env, "bf16": False}  # the reference would round the difference away
     runs = []
     for _ in range(3):
         near = {

@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 class MissingTool(RuntimeError):
-    """A program that reads machine code is not here; the message says how to get it."""
+    """A program that reads machine code is missing; the message says how to install it."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Kernel:
 
     @property
     def storage(self) -> str:
-        """What the arrays hold; "" where the kernel knows one type only."""
+        """The storage type of the arrays; "" if the kernel is not a template of it."""
         found = re.match(r"\w+<(?:\d+, )?(float|bf16)\b", self.name)
         return found[1] if found else ""
 
     @property
     def pack(self) -> int | None:
-        """Elements in one access, by the template arguments; None where they do not say."""
+        """Elements in one access, by the template arguments; None if they do not tell."""
         found = re.search(r"\bPlan<(\d+)", self.name)
         found = found or re.match(r"\w+<(?:float, |bf16, )?(\d+)\b", self.name)
         return int(found[1]) if found and int(found[1]) <= 16 else None

@@ -1,4 +1,4 @@
-"""What the machine code of a CUDA kernel is expected to have: the words of an op's expectations."""
+"""The instructions that the machine code of a CUDA kernel is expected to have."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from dataclasses import dataclass
 LOAD = r"LDG\.E(\.\w+)*\.128(\.\w+)*"
 STORE = r"STG\.E(\.\w+)*\.128(\.\w+)*"
 EXP2 = r"MUFU\.EX2"
-# Warpgroup products, bulk tensor copies, and registers that warpgroups hand over.
+# Warpgroup products, bulk tensor copies, and moving registers between warpgroups.
 HOPPER = (r"HGMMA(\.\w+)*", r"UTMALDG(\.\w+)*", r"USETMAXREG(\.\w+)*")
 TENSOR_CORES = (r"HMMA(\.\w+)*", r"LDSM(\.\w+)*", r"LDGSTS\.E(\.\w+)*\.128(\.\w+)*")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What kernels of this name need. loads, stores: accesses of 16 bytes for each pack of a
-    thread's tile, where a pack has several elements; needs: instructions that must occur.
+    """What the code of kernels with this name must contain. loads, stores: how many 16-byte
+    accesses for each pack of a thread's tile, if a pack has several elements; needs: instructions
+    that must occur.
     """
 
     kernel: str  # a regular expression for the beginning of its name
     loads: int = 1
     stores: int = 1
     needs: tuple[str, ...] = ()
-    arch: str = ""  # the only architecture it is about; all when empty
+    arch: str = ""  # the only architecture it applies to; "" for all

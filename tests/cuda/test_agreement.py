@@ -1,5 +1,5 @@
-"""The GPU against the same .cu files on the CPU, on the samples of the oracle; and whether the
-comparison can refuse.
+"""The GPU against the same .cu files on the CPU, on the samples of the oracle; and tests of that
+comparison.
 """
 
 from __future__ import annotations

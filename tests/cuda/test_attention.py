@@ -1,4 +1,4 @@
-"""What is particular about attention in CUDA."""
+"""Tests for the CUDA kernels of attention alone."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from byhand.ops import attention
 from tests.ops.test_attention import OP, check_padding, check_parts_of_offset
 
 PADDED = [
-    sample
-    for sample in (*OP.samples, *OP.cuda.wide())
-    if sample.arrays["lengths"] is not None
+    sample for sample in (*OP.samples, *OP.cuda.wide()) if sample.arrays["lengths"] is not None
 ]
 
 
 @pytest.mark.parametrize("sample", PADDED, ids=lambda s: s.label)
-def test_what_padding_holds_does_not_matter(sample, device_kernels):
+def test_the_content_of_padding_does_not_matter(sample, device_kernels):
     check_padding(sample, device_kernels, np.float32)
 
 
@@ -34,8 +32,8 @@ def _calls(queries: int, keys: int, depth: int, short: int) -> dict[str, tuple[A
     """Both kernels' arguments; `work` is `short` elements smaller than it must be."""
     q, k = _zeros(2, queries, 3, depth), _zeros(2, keys, 3, depth)
     o, lse, rules = np.full_like(q, 7), _zeros(2, 3, queries), (None, None, 1, False, 0, 0, 0, 0)
-    forward_room = _zeros(max(0, attention.forward_room(q.shape, k.shape) - short))
-    backward_room = _zeros(attention.backward_room(q.shape) - short)
+    forward_room = _zeros(max(0, attention.forward_work_size(q.shape, k.shape) - short))
+    backward_room = _zeros(attention.backward_work_size(q.shape) - short)
     gradients = np.full_like(q, 7), np.full_like(k, 7), np.full_like(k, 7)
     return {
         "attention_forward": (o, lse, forward_room, q, k, k, *rules),
@@ -57,13 +55,13 @@ def test_heads_too_large_are_refused(kernel, queries, device_kernels):
     ("kernel", "queries"),
     [("attention_forward", 1), ("attention_backward", 1), ("attention_backward", 9)],
 )
-def test_too_little_room_is_refused(kernel, queries, device_kernels):
+def test_a_too_small_workspace_is_refused(kernel, queries, device_kernels):
     arguments = _calls(queries, 300, 16, 1)[kernel]
     with pytest.raises(ValueError, match=f"^{kernel}: work is too small$"):
         getattr(device_kernels, kernel)(*arguments)
     assert (arguments[0] == 7).all()
 
 
-def test_many_queries_need_no_room(device_kernels):
-    assert attention.forward_room((2, 5, 3, 16), (2, 300, 3, 16)) == 0
+def test_many_queries_need_no_workspace(device_kernels):
+    assert attention.forward_work_size((2, 5, 3, 16), (2, 300, 3, 16)) == 0
     device_kernels.attention_forward(*_calls(5, 300, 16, 0)["attention_forward"])

@@ -1,4 +1,4 @@
-"""What the compiler made of the kernels: read from the built module, no GPU needed."""
+"""Checks of the machine code of the built module, which need no GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.cuda import budget, instructions, machine_code
 
 @pytest.fixture
 def module(cuda_module, machine) -> Path:
-    """The compiled module's file, where its machine code can be read."""
+    """The file of the compiled module. Skips if its machine code cannot be read."""
     return Path(cuda_module.__file__)
 
 

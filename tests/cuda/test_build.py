@@ -56,13 +56,13 @@ def configure(cmake: list[str], tmp_path: Path) -> Configure:
 
 
 def _spelled(text: str) -> str:
-    """The system's own words, as older versions of CMake pass them on."""
+    """Undoes the spelling in which older versions of CMake pass on messages of the system."""
     return text.replace("no such file", "No such file").replace("permission den", "Permission den")
 
 
 @pytest.fixture(params=["says nothing", "says why", "is not there", "is not a program"])
 def broken(request, tmp_path) -> tuple[str, str]:
-    """An nvcc that does not work, and the reason to be given."""
+    """An nvcc that does not work, and the reason that CMake must give."""
     nvcc = tmp_path / "broken nvcc"
     if request.param == "is not there":
         return str(nvcc), "No such file or directory"
@@ -165,7 +165,7 @@ def generated(cmake: list[str], sources: Path) -> tuple[str, str, str]:
 
 
 def test_a_new_op_is_in_no_list(cmake, sources):
-    """Its contract is in contracts.h, its bodies are compiled; helpers of an op are neither."""
+    """Its contract is in contracts.h, its bodies are compiled; other headers are not included."""
     family = sources / "csrc" / "ops" / "norm"
     for name in ("planted.h", "planted.cpp", "planted_rows.h"):
         (family / name).write_text("", encoding="utf-8")

@@ -1,6 +1,6 @@
-"""The matrix multiply by cuBLASLt: every op that multiplies, with a stand-in for the library that
-checks what it is given (kernels/cublaslt.cpp); what is said when something is missing or fails; and
-the real library's header and file, where there are any.
+"""The matrix multiply by cuBLASLt: every op that multiplies matrices, with a stand-in for the
+library that checks its arguments (kernels/cublaslt.cpp); the messages when something is missing or
+fails; and the real library's header and file, if they are installed.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def test_threads_share_it(stand_in, on_cpu):
     with ThreadPoolExecutor(4) as pool:
         at_once = list(pool.map(lambda p: matmul(on_cpu, *p), pairs))
     np.testing.assert_array_equal(at_once, [matmul(on_cpu, *p) for p in pairs])
-    # Three descriptions of a shape are kept.
+    # Three descriptors are kept for each shape.
     assert (stand_in.heuristics, stand_in.open) == (before[0] + 1, before[1] + 3)
 
 
@@ -201,7 +201,7 @@ except Exception as error:
 
 
 def said(**environment: str) -> str:
-    """What a process says that multiplies by cuBLASLt, unless the environment says otherwise."""
+    """The output of a process that multiplies by cuBLASLt, unless the environment overrides it."""
     clean = {k: v for k, v in os.environ.items() if k not in ("BYHAND_GEMM", "BYHAND_CUBLASLT")}
     out = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True,
                          env={**clean, "BYHAND_GEMM": "cublaslt", **environment})  # fmt: skip
@@ -236,8 +236,8 @@ def test_a_file_that_is_not_there_or_is_another(on_cpu):
         said(BYHAND_CUBLASLT="/nowhere/lt.so"),
     )
     assert said(BYHAND_CUBLASLT=_host.__file__) == (
-        f"RuntimeError: matmul_forward: {_host.__file__} has no cublasLtCreate: it is no cuBLASLt "
-        "of CUDA 12 or 13"
+        f"RuntimeError: matmul_forward: {_host.__file__} has no cublasLtCreate: "
+        "it is not the cuBLASLt of CUDA 12 or 13"
     )
 
 
@@ -278,7 +278,7 @@ def test_what_we_declare_is_what_the_header_says(cache_dir):
 
 
 def test_the_real_library_without_a_gpu(on_cpu):
-    """It can be loaded, and says itself what is missing."""
+    """It can be loaded, and its error says that there is no GPU."""
     if not backend.cuda_reason():
         pytest.skip("this machine has a GPU")
     files = cublaslt.found()

@@ -1,4 +1,4 @@
-"""The gates that read machine code must be able to refuse: kernels with one mistake each."""
+"""The checks of machine code must be able to fail: kernels with one mistake each."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_an_array_indexed_at_run_time_is_refused(planted):
 
 def test_a_lost_wide_load_is_refused(planted, monkeypatch):
     kernel = planted["narrow_load"]
-    assert instructions.complaints(kernel) == []  # it has one, and no rule that asks for two
+    assert instructions.complaints(kernel) == []  # it has one, and no rule requires two
     monkeypatch.setattr(instructions, "RULES", (Rule("narrow_load", loads=2),))
     assert instructions.complaints(kernel) == [
         "narrow_load<4> on sm_80 has 1 loads of 16 bytes instead of 2 at least"

@@ -60,7 +60,7 @@ def test_the_large_shapes_are_the_same_calls():
 
 
 @pytest.mark.parametrize("case", [c for c in SMALL if "x3000 " in str(c) or c.flops], ids=str)
-def test_pytorch_can_do_its_side(case, monkeypatch):
+def test_pytorch_can_run_every_case(case, monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.setattr(gpu_case, "TORCH_DEVICE", "cpu")
     run = case.rival()
@@ -138,7 +138,7 @@ def test_cases_after_the_time_limit_are_marked_as_not_run(on_cpu, capsys):
 
 @pytest.fixture
 def stand_in(monkeypatch, on_cpu) -> None:
-    """Numpy stands for cupy and the CPU for a GPU; the code that writes a result file is real."""
+    """Replaces cupy by numpy and the GPU by the CPU, but not the code that writes a result file."""
 
     class Event:
         def record(self) -> None:
@@ -195,7 +195,7 @@ TIMES = {"ours": (0.1, 0.01), "torch": (0.12, 0.02)}
 
 @pytest.fixture
 def result() -> dict:
-    """An invented result of a GPU."""
+    """A made-up result of a GPU."""
     case = ("softmax_forward", (65536, 1024), "bfloat16", 1 << 28, 0)
     rows = [
         gpu_report.row(*case, 3e12, TIMES, {}),

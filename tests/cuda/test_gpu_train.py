@@ -51,7 +51,7 @@ def test_losses_that_differ_are_refused(cupy, brief, monkeypatch):
         gpu_train.compare(CONFIG, batch=3, rounds=1, device="cpu", compiled=False)
 
 
-def test_a_contestant_that_fails_is_named_and_the_others_are_timed(cupy, brief, monkeypatch):
+def test_an_implementation_that_fails_is_named_and_the_others_are_timed(cupy, brief, monkeypatch):
     pytest.importorskip("torch")
     plain = gpu_train.torchs
 

@@ -1,4 +1,4 @@
-"""The judge of bfloat16 kernels on trial: it must reject what is wrong only there."""
+"""Tests of the check of bfloat16 kernels: it must reject errors that occur in bfloat16 only."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Hopper's path: the words of cuda/core/hopper.cuh, and the ops that its matrix multiply makes, on
-the CPU and on the GPU where there is one.
+"""The kernels for Hopper: the primitives of cuda/core/hopper.cuh, and the ops that use its matrix
+multiply, on the CPU and on a GPU if there is one.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from tests.ops.test_matmul import sample as matmul_sample
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 BF16 = np.dtype(ml_dtypes.bfloat16)
-WORDS, CAPABILITY = "hopper_words", (9, 0)
+SOURCE, CAPABILITY = "hopper", (9, 0)
 
 
-# --- The words ---------------------------------------------------------------------------------
+# --- Primitives --------------------------------------------------------------------------------
 
 
 def normal(*shape, seed=0, dtype=BF16):
@@ -41,10 +41,10 @@ def normal(*shape, seed=0, dtype=BF16):
     [((64, 64), 64, (0, 0)), ((200, 136), 128, (0, 0)), ((200, 136), 128, (128, 64)),
      ((200, 136), 64, (192, 128)), ((3, 8), 8, (0, 0)), ((70, 72), 16, (64, 64))],
 )  # fmt: skip
-def test_boxes(words, shape, box_rows, at):
+def test_boxes(primitives, shape, box_rows, at):
     x = normal(*shape)
     y = np.full((box_rows, 64), np.nan, BF16)
-    words.box(y, x, *shape, box_rows, *at)
+    primitives.box(y, x, *shape, box_rows, *at)
     expected = np.zeros_like(y)
     inside = x[at[0] :, at[1] :][:box_rows, :64]
     expected[: inside.shape[0], : inside.shape[1]] = inside
@@ -54,26 +54,26 @@ def test_boxes(words, shape, box_rows, at):
 @pytest.mark.parametrize("k", [8, 64, 72, 200])
 @pytest.mark.parametrize("right_across", [False, True])
 @pytest.mark.parametrize("left_across", [False, True])
-def test_products(words, left_across, right_across, k):
+def test_products(primitives, left_across, right_across, k):
     a, b, d = normal(64, k), normal(k, 128, seed=1), normal(64, 128, dtype=np.float32)
     exact = d + a.astype(np.float64) @ b.astype(np.float64)
     left = np.ascontiguousarray(a.T if left_across else a)
     right = np.ascontiguousarray(b if right_across else b.T)
-    words.product(d, left, right, int(left_across), int(right_across), k)
+    primitives.product(d, left, right, int(left_across), int(right_across), k)
     np.testing.assert_allclose(d, exact, rtol=1e-5, atol=1e-4)
 
 
 def test_nvcc_takes_the_same_file(cache_dir):
-    assert compile.with_nvcc(WORDS, cache_dir, library=False).exists()
-    assert compile.with_nvcc(WORDS, cache_dir, library=False, arch="90a").exists()
+    assert compile.with_nvcc(SOURCE, cache_dir, library=False).exists()
+    assert compile.with_nvcc(SOURCE, cache_dir, library=False, arch="90a").exists()
 
 
 # --- The matrix multiply -------------------------------------------------------------------------
 
 
 def products():
-    """Sizes around a tile and its steps; more tiles than blocks, of which a block makes several;
-    more steps than stages; rows that no box can be cut from.
+    """Sizes around a tile and its steps; more tiles than blocks, so that a block computes several;
+    more steps than stages; rows that are not a multiple of 16 bytes.
     """
     for i, transposed in enumerate(("", "a", "b", "ab")):
         yield MATMUL, matmul_sample((136, 8, 64, 264)[i], 64, 136, transposed, bf16=True)
@@ -108,7 +108,7 @@ def test_against_the_reference(op, sample, device_kernels):
 
 @pytest.mark.parametrize(("op", "sample"), FEW, ids=name_of)
 def test_same_bits_under_every_schedule_and_as_the_portable_path(op, sample, on_cpu, monkeypatch):
-    """Both paths add products up in the same order, and the emulator rounds them in the same."""
+    """Both kernels add products in the same order, and the emulator rounds at the same places."""
     assert size_of(op, sample) <= 4 * MOST_ON_CPU
     for stage in oracle.stages(op, sample, bare_reference()):
         env = {name: half.rounded(stage.kernel, name, v) for name, v in stage.env.items()}
@@ -124,7 +124,7 @@ def test_same_bits_under_every_schedule_and_as_the_portable_path(op, sample, on_
 
 
 def taken(a, b):
-    """The threads in a block of the kernel that makes a b."""
+    """The threads per block of the kernel that computes a b."""
     c = np.zeros((a.shape[0], b.shape[1]), a.dtype)
     backend.cuda_on_cpu().matmul_forward(c, a, b, False, False, False)
     return importlib.import_module("byhand._cuda_on_cpu").last_block()
@@ -136,7 +136,7 @@ def test_what_it_does_not_take_goes_the_portable_way(monkeypatch):
     away = np.empty(24 * 8 + 1, BF16)[1:].reshape(24, 8)
     away[...] = b
     assert taken(a, b) == 384
-    assert taken(a, normal(24, 9)) == 256  # rows that are no multiple of 16 bytes
+    assert taken(a, normal(24, 9)) == 256  # rows that are not a multiple of 16 bytes
     assert taken(a, away) == 256  # not aligned to 16
     assert taken(a.astype(np.float32), b.astype(np.float32)) == 256
     assert taken(normal(16, 0), normal(0, 8)) == 256

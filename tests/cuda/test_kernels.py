@@ -1,5 +1,5 @@
-"""Every CUDA kernel against the numpy reference, judged as the CPU's kernels are. What only one op
-has to keep is tested in its own file in tests/ops.
+"""Every CUDA kernel against the numpy reference, with the checks of the CPU's kernels. Tests of a
+single op are in tests/ops/test_<op>.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def size_of(op, sample):
 
 
 def on_both(cases):
-    """On the GPU all of them; on the CPU, where a thread takes its turn, those of moderate size."""
+    """On the GPU all of them; on the CPU, which is slow, those of moderate size."""
     few = [case for case in cases if size_of(*case) <= MOST_ON_CPU]
     return pytest.mark.parametrize(
         ("device_kernels", "op", "sample"),

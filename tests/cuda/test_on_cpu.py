@@ -1,4 +1,4 @@
-"""The CUDA kernels on the CPU as Python sees them, and some in shapes that nobody chose."""
+"""The CUDA kernels on the CPU through their Python interface, and some on random shapes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.cuda.schedules import SCHEDULES
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
 
-def test_it_is_known_but_never_picked():
+def test_it_can_be_loaded_but_is_never_the_default():
     assert "cuda_on_cpu" in byhand.info()["backends_built"]
     assert "cuda_on_cpu" not in backend.cpu_modules()
     assert backend.kernels(np.zeros(1, np.float32)) is backend.cpu()
@@ -30,13 +30,13 @@ def test_it_is_known_but_never_picked():
 def test_the_python_of_the_documentation_runs():
     page = (Path(__file__).parents[2] / "docs" / "cuda.md").read_text(encoding="utf-8")
     codes = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    (code,) = (c for c in codes if "GraphStep" not in c)  # that one: test_step.py
+    (code,) = (c for c in codes if "GraphStep" not in c)  # test_step.py runs the other
     scope: dict[str, np.ndarray] = {}
     exec(compile(code, "docs/cuda.md", "exec"), scope)
     np.testing.assert_allclose(scope["y"].astype(np.float32).sum(-1), 1, atol=0.01)
 
 
-def test_schedules_are_put_back():
+def test_schedules_are_restored():
     from byhand import _cuda_on_cpu
 
     before = _cuda_on_cpu.schedule()
@@ -83,7 +83,7 @@ def test_bfloat16_is_for_cuda_kernels_only():
 
 
 def test_several_threads_of_python_at_once():
-    """Each has a stream of its own, and so its own room for partial sums."""
+    """Each has a stream and therefore a workspace for partial sums of its own."""
     logits = np.random.default_rng(0).standard_normal((8, 300, 40)).astype(np.float32)
     targets = np.zeros(300, np.int64)
 

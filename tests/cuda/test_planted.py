@@ -1,5 +1,5 @@
-"""Bugs planted in CUDA kernels (kernels/planted.cu), each found by the tool that is meant for it:
-the schedules, the poison in shared memory, the reports, AddressSanitizer, ThreadSanitizer. Without
+"""Bugs planted in CUDA kernels (kernels/planted.cu). Each must be found by a certain tool: the
+schedules, the NaN in fresh shared memory, the reports, AddressSanitizer, ThreadSanitizer. Without
 its bug every kernel passes all of them.
 """
 
@@ -14,12 +14,12 @@ import pytest
 from tests.cuda import compile
 from tests.cuda.schedules import SCHEDULES
 
-# Bug -> what the schedules have in common under which its numbers are wrong. Under the others they
-# are right, and under random ones they may be either.
+# Bug -> a word that all schedules contain under which its numbers are wrong. Under other schedules
+# they are right, under random ones either.
 NUMBERS = {
     "no_barrier": "",
     "no_warp_barrier": "",
-    "reads_what_nobody_wrote": "",
+    "reads_unwritten_memory": "",
     "no_barrier_at_the_end_of_the_loop": "greedy",
     "write_after_read": "greedy",
     "waits_one_group_short": "late",
@@ -30,7 +30,7 @@ NUMBERS = {
     "releases_a_box_too_early": "early",
 }
 
-# Bug -> what is said about it, under every schedule.
+# Bug -> the error message, under every schedule.
 REPORTS = {
     "early_return": r"block \(0, 0, 0\) cannot go on: threads 0-99 wait in sync_block at "
     r"planted\.cu:\d+, threads 100-127 have ended",
@@ -61,12 +61,12 @@ REPORTS = {
     "waits_for_the_wrong_parity": r"cannot go on: threads .* wait in wait_phase at planted\.cu:\d+",
     "expects_too_many_bytes": r"cannot go on: threads 0-127 wait in wait_phase at planted\.cu:\d+",
     "arrives_too_often": r"arrive at planted\.cu:\d+: more arrivals than the barrier was op",
-    "barrier_that_nobody_opened": r"at planted\.cu:\d+: the barrier was not opened",
+    "barrier_that_was_not_opened": r"at planted\.cu:\d+: the barrier was not opened",
     "misaligned_box": r"copy_box_async at planted\.cu:\d+: the address in .* not aligned to 1024",
     "writes_beyond_shared": r"something was written beyond the ends of v at planted\.cu:\d+",
 }
 
-# Bug -> what AddressSanitizer or UndefinedBehaviorSanitizer says, and where.
+# Bug -> the report of AddressSanitizer or UndefinedBehaviorSanitizer.
 ADDRESS = {
     "reads_beyond_global": r"heap-buffer-overflow.*READ of size 4",
     "writes_beyond_global": r"heap-buffer-overflow.*WRITE of size 4",
@@ -76,8 +76,8 @@ ADDRESS = {
     "shifts_too_far": r"shift exponent 32 is too large",
 }
 
-# Races -> the schedule under which ThreadSanitizer looks for them: any will do, but that early
-# copies are others than late ones.
+# Race -> the schedule under which ThreadSanitizer runs. Any order finds it, but early and late
+# copies give different races.
 RACES = {
     "no_barrier": "forward late",
     "no_warp_barrier": "forward late",
@@ -111,7 +111,7 @@ class Program:
         return self().stdout.split()
 
     def outcomes(self, names, **options):
-        """{name: "right", "wrong: ..." or an error}; nothing but these may be said."""
+        """{name: "right", "wrong: ..." or an error}; the output must consist of these."""
         done = self(*names, **options)
         assert (done.stderr, done.returncode) == ("", 0)
         return dict(zip(names, done.stdout.splitlines(), strict=True))
@@ -131,7 +131,7 @@ def address(cache_dir):
 def thread(cache_dir):
     program = Program(compile.on_host("planted", cache_dir, "thread", program=True))
     if "unexpected memory mapping" in (why := program("no_barrier").stderr):
-        pytest.skip(why.strip())  # of kernels with more address randomisation than it can bear
+        pytest.skip(why.strip())  # the system randomises addresses more than the sanitizer supports
     return program
 
 
@@ -160,7 +160,7 @@ def test_wrong_numbers(plain, schedule):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_reports(plain, schedule, threads):
-    """One after the other in one process: none of them keeps the next kernel from running."""
+    """One after another in one process: an error must not affect the next kernel."""
     names = [name for bug in REPORTS for name in (f"-{bug}", bug)]
     outcomes = plain.outcomes(names, schedule=schedule, threads=threads)
     for bug, pattern in REPORTS.items():

@@ -1,5 +1,5 @@
-"""Bugs planted in the matrix multiply itself: a line of its headers changed, compiled and run.
-Without its bug it is right under every schedule; with it, wrong under one of them at least.
+"""Bugs planted in the matrix multiply: a line of its headers is changed, compiled and run. Without
+a bug the results are right under every schedule; with a bug they are wrong under at least one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.cuda.schedules import SCHEDULES
 
 TILES, FEW = "core/gemm_tiles.cuh", "core/gemm_few.cuh"
 
-# Bug -> the header, the text that stands there once, what it becomes.
+# Bug -> the header, a text that occurs there once, its replacement.
 BUGS = {
     "no barrier at a step": (
         TILES, "sync_block();  // this step is here, and all are done with the one before", ""),
@@ -57,7 +57,7 @@ def test_sanitizers_say_nothing_about_what_is_right(sanitizer: str, cache_dir: P
     for schedule in ("forward late", "warp-greedy early"):
         answer = said(program, schedule)
         if "unexpected memory mapping" in answer:
-            pytest.skip(answer)  # of kernels with more address randomisation than it can bear
+            pytest.skip(answer)  # the system randomises addresses more than the sanitizer supports
         assert answer == "right"
 
 

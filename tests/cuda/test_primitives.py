@@ -1,5 +1,5 @@
-"""The words that kernels are written in (cuda/core/cuda.cuh), each held against numpy: on the CPU,
-and on the GPU where there is one.
+"""The primitives of cuda/core/cuda.cuh, each compared with numpy, on the CPU and on a GPU if there
+is one.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from tests.cuda import compile
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 BF16 = np.dtype(ml_dtypes.bfloat16)
-WORDS = "primitives"
+SOURCE = "primitives"
 
 
 @pytest.fixture
-def kernels(words):
-    return words
+def kernels(primitives):
+    return primitives
 
 
 def normal(*shape, seed=0, dtype=np.float32):
@@ -75,7 +75,7 @@ LANES = ("shuffle", "shuffle_xor", "shuffle_down", "where", "any", "all", "match
 
 
 def lanes(name, x, n):
-    """What the primitive gives each lane; x has a warp a row."""
+    """The result of the primitive in each lane; a row of x is a warp."""
     lane = np.arange(32)
     bits = 1 << lane.astype(np.int64)
 
@@ -176,4 +176,4 @@ def test_numbers(kernels):
 
 
 def test_nvcc_takes_the_same_file(cache_dir):
-    assert compile.with_nvcc(WORDS, cache_dir, library=False).exists()
+    assert compile.with_nvcc(SOURCE, cache_dir, library=False).exists()

@@ -1,4 +1,4 @@
-"""Why CUDA is unavailable is one call away, whatever is missing."""
+"""The reason why CUDA is unavailable, for everything that can be missing."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def module(count: int = 0, reason: str = "") -> SimpleNamespace:
     return SimpleNamespace(device_count=lambda: (count, reason), kernels={})
 
 
-# What this installation is made to look like: the built module, the recorded reason, what importing
-# cupy gives; and the reason to be given.
+# Each case simulates an installation: the built module, the reason recorded by the build, the
+# result of importing cupy; and the reason that must be reported.
 CASES = {
     "switched off": (
         None,
@@ -63,7 +63,7 @@ CASES = {
 
 @pytest.fixture(params=CASES)
 def reason(request, monkeypatch) -> Iterator[str]:
-    """Makes this installation look like one of the cases -> the reason that it must give."""
+    """Makes this installation look like one of the cases; the reason that it must report."""
     built, recorded, cupy, expected = CASES[request.param]
     names = [name for name in backend.built_modules() if name != "cuda"]
     monkeypatch.setattr(native, "built_modules", lambda: [*names, *["cuda"] * (built is not None)])
@@ -88,7 +88,7 @@ def reason(request, monkeypatch) -> Iterator[str]:
     native.kernels_of.cache_clear()
 
 
-def test_the_reason_is_one_call_away(reason):
+def test_the_reason_is_reported(reason):
     assert byhand.cuda_reason() == reason
     assert byhand.info()["cuda"] == (reason or "available")
 

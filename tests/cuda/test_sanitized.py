@@ -1,5 +1,5 @@
-"""A few samples of every op, once, for AddressSanitizer and ThreadSanitizer to watch. They are
-slow, but a few blocks are enough for them. Skipped in a build without a sanitizer.
+"""Runs a few samples of every op once, under AddressSanitizer or ThreadSanitizer. These are slow,
+but need only a few blocks to find an error. Skipped in a build without a sanitizer.
 """
 
 from __future__ import annotations

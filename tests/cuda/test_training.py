@@ -23,7 +23,7 @@ def losses(folder: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("settings", [{"dropout": 0.0}, {"dropout": 0.2, "accumulate": 2}], ids=str)
-def test_a_run_is_that_of_the_cpu_and_can_be_resumed(settings, cupy, tmp_path):
+def test_a_run_equals_that_of_the_cpu_and_can_be_resumed(settings, cupy, tmp_path):
     config = small.config(**settings, steps=30, eval_every=20)
     for device in ("cpu", "cuda"):
         small.new_trainer(tmp_path / device, config, device).run()
@@ -31,14 +31,14 @@ def test_a_run_is_that_of_the_cpu_and_can_be_resumed(settings, cupy, tmp_path):
 
     parts = tmp_path / "parts"
     trainer = small.new_trainer(parts, config, "cuda")
-    small.stop_after(trainer, 16)  # where the losses have come back for the first time
+    small.stop_after(trainer, 16)  # where the losses are read for the first time
     trainer.run()
     assert trainer.step == 16
     small.resumed_trainer(parts, device="cuda").run()
     assert small.same_runs(tmp_path / "cuda", parts)
 
 
-def test_a_run_changes_the_device(cupy, tmp_path):
+def test_a_resumed_run_can_change_the_device(cupy, tmp_path):
     config = small.config(dropout=0.0, steps=20, eval_every=10)
     small.new_trainer(tmp_path / "whole", config).run()
     parts = tmp_path / "parts"
@@ -95,8 +95,8 @@ def in_a_gradient(trainer: Trainer) -> None:
 )
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("clip", [1.0, 0.0])
-@pytest.mark.parametrize("step", [1, 17])  # with 4 and with no steps behind it before the next look
-def test_what_is_not_finite_is_named(step, clip, accumulate, damage, sentence, cupy, tmp_path):
+@pytest.mark.parametrize("step", [1, 17])  # 4 and 0 steps follow before the next read
+def test_the_non_finite_tensor_is_named(step, clip, accumulate, damage, sentence, cupy, tmp_path):
     config = small.config(
         dropout=0.1, steps=20, eval_every=6, accumulate=accumulate, clip=clip, lr=0.01
     )
@@ -118,7 +118,7 @@ def test_what_is_not_finite_is_named(step, clip, accumulate, damage, sentence, c
         said = str(error.value)
         assert said.startswith(f"training stopped after step {step}: the {sentence}")
         assert said.endswith(f"; the checkpoint of step {step // 6 * 6} is saved")
-        # Nothing that was good is lost, and nothing is made of what is not.
+        # Every finite step is logged, and no update is made from a gradient that is not finite.
         assert read_log_steps(folder) == list(range(1, step + 1))
         assert trainer.optimizer.step_count == step
         after = backend.to_numpy(trainer.model.storage.values)
@@ -132,7 +132,7 @@ def read_log_steps(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_learning_rate_that_explodes_is_named_as_a_layer(accumulate, cupy, tmp_path):
+def test_divergence_names_the_same_layer_on_both_devices(accumulate, cupy, tmp_path):
     settings = {"lr": 1e30, "min_lr": 0.0, "warmup": 0, "accumulate": accumulate}
     said = []
     for device in ("cpu", "cuda"):
@@ -147,7 +147,7 @@ def test_a_learning_rate_that_explodes_is_named_as_a_layer(accumulate, cupy, tmp
     assert said[0] == said[1]
 
 
-def test_the_memory_is_told_once(cupy, tmp_path):
+def test_the_memory_is_reported_once(cupy, tmp_path):
     trainer = small.new_trainer(tmp_path, small.config(), "cuda")
     trainer.run()
     (line,) = [line for line in trainer.display.lines if line.startswith("memory")]

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def bodies() -> set[str]:
-    """The kernels that cuda/ has bodies for."""
+    """The names of the kernels that cuda/ implements."""
     found: set[str] = set()
     for path in sorted((ROOT / "cuda").glob("*.cu")):
         text = path.read_text(encoding="utf-8")
@@ -144,12 +144,12 @@ MANY = 2**30 + 1
         ),
     ],
 )
-def test_what_an_int_cannot_count_is_refused(kernel, arguments, sentence, cuda_module, refused):
+def test_sizes_beyond_an_int_are_refused(kernel, arguments, sentence, cuda_module, refused):
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}, got {MANY}$"):
         getattr(cuda_module, kernel)(*arguments)
 
 
-def test_a_dtype_that_another_kernel_takes(cuda_module, refused):
+def test_a_dtype_that_only_other_kernels_take_is_refused(cuda_module, refused):
     with pytest.raises(TypeError, match=r"^clip: g must be float32 or bfloat16, got int64$"):
         cuda_module.clip(FakeCupy(dtype="int64"), FakeCupy(()), 1.0)
 

@@ -22,7 +22,7 @@ def test_a_batch_has_the_rows_asked_for():
     assert x[4, 0, 0] == 16, "a batch is a copy"
 
 
-def test_batches_are_contiguous_whatever_the_arrays_are():
+def test_batches_are_contiguous_for_any_arrays():
     dataset = ArrayDataset(x=np.arange(12.0).reshape(3, 4).T, n=[1, 2, 3, 4])
     batch = dataset.batch(np.array([3, 1]))
     assert batch["x"].flags.c_contiguous
@@ -38,7 +38,7 @@ def test_batches_are_contiguous_whatever_the_arrays_are():
         ({"x": np.zeros(3), "y": 1.0}, "y must have rows"),
     ],
 )
-def test_arrays_that_do_not_belong_together_are_refused(arrays: dict, words: str):
+def test_missing_or_unequal_arrays_are_refused(arrays: dict, words: str):
     with pytest.raises(UserError, match=words):
         ArrayDataset(**arrays)
 
@@ -87,6 +87,6 @@ def test_folds_are_shuffled_and_the_seed_decides():
         ([[0, 1], [1, 0]], 2, r"shape \(2, 2\)"),
     ],
 )
-def test_folds_that_cannot_be_are_refused(labels: list, k: int, words: str):
+def test_impossible_folds_are_refused(labels: list, k: int, words: str):
     with pytest.raises(UserError, match=words):
         stratified_folds(labels, k)

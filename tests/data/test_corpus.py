@@ -1,4 +1,4 @@
-"""Corpora: what they contain, and the errors for files that are not one."""
+"""Corpora: what they contain, and the errors for files that cannot be used."""
 
 import pydoc_data.topics
 from pathlib import Path

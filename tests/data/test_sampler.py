@@ -48,7 +48,7 @@ def test_random_draws_are_with_replacement_and_int64():
 @given(st.integers(1, 30), st.integers(1, 12), st.booleans(), st.integers(0, 99))
 def test_an_epoch_has_every_item_once(length: int, batch: int, drop_last: bool, seed: int):
     if drop_last and length < batch:
-        with pytest.raises(UserError, match=f"{length} items make no batch of {batch}"):
+        with pytest.raises(UserError, match=f"{length} items are too few for a batch of {batch}"):
             EpochSampler(length, batch, seed, drop_last)
         return
     sampler = EpochSampler(length, batch, seed, drop_last)

@@ -1,4 +1,4 @@
-"""Generation: equal with and without the cache, inside the context and beyond it."""
+"""Generation: the same ids with and without the cache, within the context and beyond it."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def lively_model(context: int, dtype: str, seed: int = 0, dropout: float = 0.0) 
     return model
 
 
-def plainly(
+def without_cache(
     model: GPT, prompt: list[int], tokens: int, temperature: float, top_k: int | None
 ) -> list[int]:
     """The rule without a cache: when the window is full, its older half is dropped."""
@@ -53,7 +53,7 @@ def test_cached_equals_uncached_equals_the_plain_rule(
     rng = np.random.default_rng(3)
     for length in (1, 3, context, context + 1, 3 * context):
         prompt = rng.integers(23, size=length).tolist()
-        expected = plainly(model, prompt, 60, temperature, top_k)
+        expected = without_cache(model, prompt, 60, temperature, top_k)
         for cache in (True, False):
             ids = generate(
                 model, prompt, 60, temperature, top_k, np.random.default_rng(7), cache=cache

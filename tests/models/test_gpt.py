@@ -1,4 +1,4 @@
-"""GPT against finite differences, PyTorch, and its own promises."""
+"""GPT compared with finite differences, PyTorch and its documentation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from byhand import GPT, GPTConfig, backend, gradcheck, nn, optim
 from byhand.nn.gradcheck import GradcheckError
 
-# Every dimension differs, so that swapped axes cannot hide.
+# Every dimension differs, so that swapped axes make a test fail.
 SIZES = dict(vocabulary_size=17, context_size=9, embedding_dim=12, num_heads=3, num_layers=2)
 B, T = 4, 7
 VARIANTS = [
@@ -129,7 +129,7 @@ def test_float32_kernels_are_as_exact_as_pytorch(name, options):
 @variants
 @pytest.mark.parametrize("name", backend.cpu_modules())
 def test_bf16_is_as_exact_as_pytorchs_autocast(name, options):
-    """And is bf16 at all: the gradients are off by about 2^-9, not by float32's rounding."""
+    """Also that bf16 is used: the gradients differ by about 2^-9, not by float32's rounding."""
     truth, fast = make(**options), make(dtype="float32", **options)
     twin = torch_twin(fast)
     import torch
@@ -157,7 +157,7 @@ def test_bf16_is_as_exact_as_pytorchs_autocast(name, options):
     assert max(errors) > 1e-4
 
 
-def test_precision_reaches_every_layer_and_returns():
+def test_precision_is_set_in_every_layer_and_set_back():
     model = make(dtype="float32")
     assert model.precision == "float32"
     with model.no_save():
@@ -175,7 +175,7 @@ def test_precision_reaches_every_layer_and_returns():
     assert model.precision == "float32"
 
 
-def test_gradcheck_is_made_in_full_precision():
+def test_gradcheck_uses_full_precision():
     model = make(dtype="float32")
     model.precision = "bf16"
     gradcheck(model, *batch())
@@ -196,7 +196,7 @@ def test_parameter_count_follows_the_formula():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_later_token_never_moves_an_earlier_logit(dtype):
+def test_a_later_token_never_changes_an_earlier_logit(dtype):
     model = make(dtype=dtype).inference()
     ids, _ = batch()
     before = model(ids).copy()
@@ -246,7 +246,7 @@ def test_gradients_add_up_over_micro_batches():
     assert relative_error(model.storage.grads, whole) < 1e-12
 
 
-def test_recomputed_blocks_give_the_same_bits_and_keep_less():
+def test_recomputed_blocks_give_the_same_bits_and_save_less():
     config = GPTConfig(17, 9, 12, 3, num_layers=4, dropout=0.2)
     ids, targets = np.random.default_rng(0).integers(0, 17, (2, 3, 9))
     grads, kept = [], []
@@ -383,7 +383,7 @@ def test_config_round_trips():
     assert GPTConfig(**config.to_dict()) == config
 
 
-def test_zero_grad_refuses_while_a_forward_waits():
+def test_zero_grad_is_refused_before_the_backward_pass():
     model = make(dtype="float32")
     model(batch()[0])
     with pytest.raises(RuntimeError, match="had no backward pass"):
@@ -413,8 +413,8 @@ def test_casting_keeps_parameters_in_one_buffer():
     assert all((p.value == 2.0).all() and p.value.dtype == np.float64 for p in model.parameters())
 
 
-def test_gradcheck_accepts_every_right_model_and_leaves_it_alone():
-    """Truncation of the finite difference does not accuse a right gradient, whatever the seed."""
+def test_gradcheck_accepts_correct_models_and_does_not_change_them():
+    """For no seed does the truncation error of the difference reject a correct gradient."""
     for seed in range(100):
         model = GPT(GPTConfig(**SIZES, dropout=0.2 * (seed % 2)), seed=seed)
         if seed % 3 == 0:
@@ -441,7 +441,7 @@ def test_config_takes_the_names_of_hugging_face_and_of_the_guide(names):
 
 
 class Doubled(nn.Module):
-    """Stands in a linear layer's place and doubles its result."""
+    """A replacement of a linear layer that doubles its result."""
 
     def __init__(self, layer):
         self.layer = layer
@@ -456,7 +456,7 @@ class Doubled(nn.Module):
 
 @pytest.mark.parametrize("where", ["ffn.up", "ffn.down", "attention.qkv", "attention.project"])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_what_stands_in_a_layers_place_is_called(where, dropout):
+def test_a_replacement_of_a_linear_layer_is_called(where, dropout):
     model = make(dropout=dropout)
     ids, targets = batch()
     with model.in_inference():
@@ -471,7 +471,7 @@ def test_what_stands_in_a_layers_place_is_called(where, dropout):
     gradcheck(model, ids, targets)
 
 
-def test_what_stands_in_the_heads_place_is_called():
+def test_a_replacement_of_the_head_is_called():
     model = make(dtype="float32")
     ids, targets = batch()
     model.head = Doubled(model.head)

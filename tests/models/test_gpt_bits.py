@@ -1,4 +1,4 @@
-"""From given weights a training step gives the bits that byhand 0.1 gave."""
+"""From the same weights, training steps give the same bits as in byhand 0.1."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from byhand.runs.checkpoint import read
 
 OLD = Path(__file__).parents[1] / "runs" / "data" / "format1"
 
-# SHA-256 of the weights after ten steps, written down with byhand 0.1 on each back end. What the
+# SHA-256 of the weights after ten steps, recorded with byhand 0.1 on each back end. What the
 # kernels compute depends on the instruction set and on nothing else of the machine.
 BITS = {
     "cpu_base": "c1339c1180f726a3f4b9cf0d06ad1f63798f5146b3f999a6a849f744cd486967",

@@ -1,4 +1,4 @@
-"""GPT's loss, which makes the gradient of the head on the way."""
+"""GPT's loss, which also computes the gradient of the head."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.models.test_gpt import batch, make, relative_error
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_the_loss_is_that_of_the_logits(dtype, precision):
-    """Whether gradients are made beside it or not, and whatever they are scaled by."""
+def test_the_loss_equals_that_computed_from_the_logits(dtype, precision):
+    """With gradients and without, and for every scale."""
     model = make(dtype=dtype)
     model.precision = precision
     ids, targets = batch()
@@ -28,7 +28,7 @@ def test_the_loss_is_that_of_the_logits(dtype, precision):
 
 
 @pytest.mark.parametrize("tie_weights", [True, False])
-def test_the_gradient_of_the_loss_is_that_through_the_logits(tie_weights):
+def test_the_gradient_of_the_loss_equals_that_through_the_logits(tie_weights):
     """``backward`` after ``loss`` adds what ``backward_logits`` adds, for any scale."""
     model = make(tie_weights=tie_weights)
     ids, targets = batch()
@@ -53,7 +53,7 @@ def test_a_loss_that_saves_nothing_adds_nothing():
 
 
 def test_a_loss_without_a_backward_pass_can_be_undone():
-    """The head's gradient is there already: zero_grad refuses until it is discarded."""
+    """The head's gradient is already added; zero_grad is refused until discard_saved."""
     model = make(dtype="float32")
     model.loss(*batch())
     assert model.head.weight.grad.any()

@@ -1,6 +1,4 @@
-"""Modules that the tests compose of layers: blocks of other models than GPT, and layers of one's
-own.
-"""
+"""Modules that the tests build from layers: blocks of models other than GPT, and custom layers."""
 
 from __future__ import annotations
 
@@ -108,20 +106,3 @@ class BatchNorm(nn.Module):
         if not of_batch:
             return rstd * g
         return rstd * (g - g.mean(0) - normal * (g * normal).mean(0))
-
-
-class Scale(nn.Module):
-    """The layer that the documentation shows."""
-
-    def __init__(self, dim):
-        self.weight = nn.Parameter((dim,), init.ones)
-
-    def forward(self, x):
-        self.push(x)
-        return x * self.weight.compute_value
-
-    def backward(self, dy):
-        x = self.pop()
-        if self.weight.grad is not None:
-            self.weight.grad += (dy * x).reshape(-1, x.shape[-1]).sum(0)
-        return dy * self.weight.compute_value

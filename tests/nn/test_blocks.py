@@ -1,17 +1,20 @@
-"""The module protocol carries blocks of every kind of transformer, adapters and running statistics:
-each against finite differences in float64.
+"""The module protocol with blocks of every kind of transformer, adapters and running statistics,
+each compared with finite differences in float64.
 """
 
 from __future__ import annotations
 
 import copy
+import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from byhand import gradcheck, nn, optim
 from byhand.nn.gradcheck import GradcheckError
-from tests.nn.blocks import BatchNorm, DecoderBlock, EncoderBlock, LoRA, Scale
+from tests.nn.blocks import BatchNorm, DecoderBlock, EncoderBlock, LoRA
 
 SEEDS = range(20)
 
@@ -40,7 +43,7 @@ def test_a_post_norm_block_with_dropout():
     gradcheck(randomised(EncoderBlock(6, 2, dropout=0.3)), x_of(2, 5, 6), LENGTHS)
 
 
-def test_padding_moves_no_bit_of_a_row():
+def test_padding_changes_no_bit_of_a_row():
     block = randomised(EncoderBlock(6, 2)).inference()
     x = x_of(2, 5, 6).astype(np.float32)
     before = block(x, LENGTHS)
@@ -57,7 +60,7 @@ def test_a_cross_attention_block(seed, kv_heads):
     gradcheck(block, x_of(2, 5, 8, seed=seed), x_of(2, 3, 8, seed=seed + 1), np.array([2, 3]))
 
 
-def test_gradcheck_sees_a_memory_whose_gradient_is_wrong(monkeypatch):
+def test_gradcheck_finds_a_wrong_gradient_of_the_memory(monkeypatch):
     right = DecoderBlock.backward
 
     def wrong(self, dy):
@@ -72,7 +75,7 @@ def test_gradcheck_sees_a_memory_whose_gradient_is_wrong(monkeypatch):
 @pytest.mark.parametrize("path", ["attention.qkv", "attention.project", "cross.qkv", "ffn.up",
                                   "ffn.down"])  # fmt: skip
 @pytest.mark.parametrize("seed", [0, 1])
-def test_an_adapter_in_the_place_of_any_linear_layer(path, seed):
+def test_an_adapter_can_replace_any_linear_layer(path, seed):
     block = DecoderBlock(8, 4)
     block.freeze()
     part, name = path.split(".")
@@ -129,9 +132,21 @@ def test_buffers_are_saved_moved_copied_and_not_trained():
     np.testing.assert_allclose(layer(x.astype(np.float64)).mean(0), 0, atol=1e-3)
 
 
+def layer_in_the_readme() -> type[nn.Module]:
+    """The class `Scale`, from the README's own lines."""
+    readme = Path(__file__).parents[2] / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    (code,) = re.findall(r"^class Scale\(.*?(?=^\w)", text, flags=re.DOTALL | re.MULTILINE)
+    assert len(code.strip().splitlines()) <= 20
+    scope: dict[str, Any] = {"nn": nn}
+    exec(code, scope)
+    return scope["Scale"]
+
+
 def test_a_layer_of_ones_own_trains():
-    """The layer in the documentation of Module, 20 lines with its backward pass."""
-    model = nn.Sequential(nn.Linear(3, 4), Scale(4), nn.GELU(), nn.Linear(4, 1))
+    """The layer that the README shows, 20 lines at most with its backward pass."""
+    scale = layer_in_the_readme()(4)
+    model = nn.Sequential(nn.Linear(3, 4), scale, nn.GELU(), nn.Linear(4, 1))
     gradcheck(model, x_of(6, 3))
     model.build(seed=1)
     optimizer = optim.AdamW(model, lr=0.03, weight_decay=0.0)

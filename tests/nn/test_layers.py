@@ -1,4 +1,4 @@
-"""Layers and the machinery under them."""
+"""Layers, dropout masks, and what layers save for their backward passes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_rms_norm():
 
 
 class Residual(nn.Module):
-    """A norm of a residual sum that is used itself too."""
+    """The norm of a residual sum, where the sum is a part of the result too."""
 
     def __init__(self, norm: nn.Module):
         self.norm = norm
@@ -98,7 +98,7 @@ def test_attention_and_feed_forward_with_residual(dropout, bias):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("causal", [True, False])
-def test_attention_is_that_of_pytorch(bias, causal):
+def test_attention_equals_pytorch(bias, causal):
     torch = pytest.importorskip("torch")
     layer = randomised(nn.MultiHeadAttention(12, 3, causal=causal, bias=bias)).to(dtype="float64")
     twin = torch.nn.MultiheadAttention(12, 3, bias=bias, batch_first=True, dtype=torch.float64)
@@ -130,8 +130,8 @@ def test_attention_is_that_of_pytorch(bias, causal):
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_shared_keys_are_those_of_repeated_heads(groups):
-    """A head of keys shared by several queries gives what as many equal heads give."""
+def test_shared_keys_equal_repeated_heads(groups):
+    """A key head shared by several query heads gives the result of one copy per query head."""
     shared = randomised(nn.MultiHeadAttention(8, 4, groups)).inference()
     whole = nn.MultiHeadAttention(8, 4).build().inference()
     for name in ("weight", "bias"):
@@ -146,7 +146,7 @@ def test_shared_keys_are_those_of_repeated_heads(groups):
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new"])
-def test_feed_forward_is_that_of_pytorch(activation):
+def test_feed_forward_equals_pytorch(activation):
     torch = pytest.importorskip("torch")
     layer = randomised(nn.FeedForward(5, 7, activation)).to(dtype="float64")
     x = torch.tensor(x_of(3, 5), requires_grad=True)
@@ -195,7 +195,7 @@ def test_sequential_reaches_its_layers():
 
 
 @pytest.mark.parametrize("layer", [nn.LayerNorm, nn.RMSNorm])
-def test_a_norm_gives_its_result_again(layer):
+def test_a_norm_recomputes_its_result(layer):
     norm = layer(17).build()
     norm.weight.value[...] = x_of(17)
     first = norm(x_of(2, 17).astype(np.float32))
@@ -216,9 +216,9 @@ def flattened(saved):
         yield saved
 
 
-def test_a_block_keeps_nothing_of_what_its_norms_give():
-    """Of (B, T, C) arrays in bytes: x, the middle of the residual stream, q, k, v, o, and four for
-    the feed-forward layer; and some statistics.
+def test_a_block_does_not_save_the_results_of_its_norms():
+    """The saved bytes are those of these arrays of shape (B, T, C): x, the residual stream between
+    the layers, q, k, v, o, and four for the feed-forward layer; plus some statistics.
     """
     block = gpt.Block(GPTConfig(5, 32, 64, 2, 1)).build()
     x = np.ones((4, 32, 64), np.float32)
@@ -256,7 +256,7 @@ def test_dropout_redraws_its_own_mask_in_backward():
     assert np.array_equal(layer.backward(x), first)
 
 
-def test_backward_without_forward_says_so():
+def test_backward_without_forward_is_an_error():
     with pytest.raises(RuntimeError, match=r"Linear\.backward was called without a forward"):
         nn.Linear(2, 3).build().backward(np.zeros((1, 3), np.float32))
 

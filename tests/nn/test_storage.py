@@ -1,4 +1,4 @@
-"""Who owns the memory of a model, and what happens when it is taken apart, put together, copied."""
+"""The memory of a model: its parts, larger models, copies, initial values, freezing, modes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Reward(nn.Module):
         lambda part: pickle.dumps(part),
     ],
 )
-def test_a_call_on_a_part_leaves_it_in_the_model(call):
+def test_a_call_on_a_part_keeps_it_in_the_models_memory(call):
     model = GPT(CONFIG, seed=1)
     optimizer = optim.AdamW(model, lr=1e-2)
     storage = model.storage
@@ -80,7 +80,7 @@ def test_a_part_cannot_be_built_out_of_its_model():
         model.decoder.blocks[0].build()
 
 
-def test_casting_a_part_casts_its_model_and_the_optimizer_says_so():
+def test_casting_a_part_casts_its_model_and_the_optimizer_raises():
     model = GPT(CONFIG)
     optimizer = optim.AdamW(model)
     model.decoder.norm.to(dtype="float64")
@@ -92,7 +92,7 @@ def test_casting_a_part_casts_its_model_and_the_optimizer_says_so():
 # --- Models in larger models ----------------------------------------------------------------------
 
 
-def test_a_model_in_a_larger_one_lives_in_the_larger_ones_memory():
+def test_a_model_in_a_larger_one_uses_the_memory_of_the_larger_one():
     reward = Reward()
     policy, old = reward.policy, reward.policy.storage
     inner = optim.AdamW(policy)
@@ -165,14 +165,14 @@ def test_a_copy_of_a_part_is_a_model_of_its_own():
     assert model.storage.valid
 
 
-def test_a_copy_does_not_wait_for_a_backward_pass():
+def test_a_copy_has_no_saved_forward_passes():
     model = GPT(CONFIG)
     model(IDS)
     copy.deepcopy(model).zero_grad()
     model.discard_saved()
 
 
-# --- First values ---------------------------------------------------------------------------------
+# --- Initial values -------------------------------------------------------------------------------
 
 
 def test_two_layers_start_differently_and_the_same_seed_gives_the_same():
@@ -183,14 +183,14 @@ def test_two_layers_start_differently_and_the_same_seed_gives_the_same():
     assert not np.array_equal(one[0].weight.value, third[0].weight.value)
 
 
-def test_what_else_a_model_has_does_not_change_a_parameters_draw():
+def test_the_initial_values_of_a_parameter_do_not_depend_on_others():
     short = nn.Sequential(nn.Linear(3, 4)).build(5)
     long = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2), nn.LayerNorm(2)).build(5)
     assert np.array_equal(short[0].weight.value, long[0].weight.value)
     assert np.array_equal(short[0].bias.value, long[0].bias.value)
 
 
-def test_the_initialisers_have_the_spread_they_promise():
+def test_the_initialisers_have_their_documented_spread():
     rng = np.random.default_rng(0)
     values = init.Normal(0.02)(rng, (300, 300))
     assert values.dtype == np.float32
@@ -206,7 +206,7 @@ def test_the_initialisers_have_the_spread_they_promise():
     assert nn.Embedding(300, 300).build().weight.value.std() == pytest.approx(1, rel=0.02)
 
 
-def test_a_gpt_starts_as_it_promises():
+def test_a_gpt_has_its_documented_initial_values():
     model = GPT(GPTConfig(99, 50, 64, 4, 8), seed=2)
     for name, p in model.named_parameters():
         values = p.value
@@ -309,7 +309,7 @@ def test_eval_changes_the_mode_only_and_inference_saves_nothing():
     assert model._saving
 
 
-def test_forward_passes_that_pile_up_are_warned_of_once(monkeypatch):
+def test_accumulated_forward_passes_give_one_warning(monkeypatch):
     monkeypatch.setattr(nn.Module, "_has_warned", False)
     model = GPT(CONFIG)
 
@@ -332,7 +332,7 @@ def test_forward_passes_that_pile_up_are_warned_of_once(monkeypatch):
             model(IDS)
 
 
-def test_what_is_not_built_says_so():
+def test_using_what_is_not_built_is_an_error():
     layer = nn.Linear(3, 2)
     message = r"parameter of shape \(2, 3\) has no values yet: call build\(\) on the model"
     for use in (

@@ -44,8 +44,8 @@ def sample(
     mean: float = 1.0,
     centred: bool = True,
 ) -> Sample:
-    """add: a residual is added on the way in. ds: one gradient passes the norm (with `add` it does
-    so anyway, as the upstream gradient of the sum).
+    """add: the norm of a residual sum. ds: the backward pass adds another gradient of the sum (with
+    `add` it always does: the upstream gradient of the sum).
     """
     marks = {"no-b": not b, "add": add, "ds": ds, f"mean {mean:g}": mean != 1}
     label = "-".join(["x".join(map(str, shape)), *(m for m, marked in marks.items() if marked)])
@@ -67,7 +67,7 @@ def sample(
         arrays,
         {"eps": eps},
         frozen=frozenset(frozen.split()),
-        # Two values normalise to +-1 whatever they are: their gradient is a difference of nothing.
+        # Two values are normalised to +-1 whatever they are, so their gradient is rounding error.
         smooth=columns != 2,
     )
 
@@ -81,7 +81,7 @@ def shapes(s: Sample, parts: tuple[int, ...], *statistics: str) -> dict[str, tup
 
 
 def wide_sample(op: str, rows: int, columns: int, fused: bool, centred: bool = True) -> Sample:
-    """The norm of a residual sum, or of x with a gradient that passes the norm."""
+    """The norm of a residual sum, or of x with another gradient of x to be added."""
     rng = generator(f"wide {op}", str(columns))
     arrays = {
         "x": 2 * normal(rng, rows, columns) + 1,
@@ -95,7 +95,7 @@ def wide_sample(op: str, rows: int, columns: int, fused: bool, centred: bool = T
     return Sample(f"{rows}x{columns}", arrays, {"eps": 1e-5})
 
 
-# Both norms are made of the same kernels; what a forward pass loads differs.
+# The norms share their kernels; their forward passes load different arrays.
 INSTRUCTIONS = (
     Rule("norm_backward_rows", loads=4),  # dy x w ds
     Rule("norm_backward_long", loads=4),
@@ -225,9 +225,9 @@ class NormTests:
             np.testing.assert_array_equal(ours, theirs)
 
     @pytest.mark.parametrize("missing", ["s", "add"])
-    def test_a_sum_and_its_addend_go_together(self, home: str, missing: str) -> None:
-        dtype = np.float64 if home == "reference" else np.float32
-        kernel = getattr(native_kernels(home), self.op.forward)
+    def test_a_sum_and_its_addend_go_together(self, backend_name: str, missing: str) -> None:
+        dtype = np.float64 if backend_name == "reference" else np.float32
+        kernel = getattr(native_kernels(backend_name), self.op.forward)
         arrays = {"x": (2, 3), "y": (2, 3), "s": (2, 3), "add": (2, 3), "w": (3,), "b": (3,)}
         arguments: list[Any] = []
         for name, direction, _ in directions(self.op.forward):

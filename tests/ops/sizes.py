@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-# Where another CUDA kernel for rows takes over, for packed and for odd rows, and their neighbours.
+# Around the widths at which another CUDA kernel is chosen, for packed and for odd rows.
 WIDTHS = (64, 129, 384, 768, 1024, 1028, 2047, 2048, 4100, 8191, 8192, 8200, 16384, 16400, 50257)
 
 

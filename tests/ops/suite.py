@@ -37,6 +37,33 @@ def native_kernels(name: str) -> Any:
     return backend.reference if name == "reference" else backend.cpu_modules()[name]
 
 
+def arguments(op: Op, kernel: str, dtype_of: Callable[[str], Any]) -> list[Any]:
+    """Right arguments of a kernel, from the first sample that gives them all and freezes none.
+    dtype_of: the dtype of each floating array, by its name.
+    """
+    sample = next(s for s in op.samples if not s.frozen and _all_given(s, kernel))
+    (stage,) = (s for s in oracle.stages(op, sample, bare_reference()) if s.kernel == kernel)
+    found = []
+    for name, direction, _ in directions(kernel):
+        value = stage.env.get(name)
+        if direction in ("Out", "StridedOut"):
+            value = np.zeros(stage.shapes[name], dtype_of(name))
+        elif direction and value is not None:
+            value = np.asarray(value)
+            value = value.astype(dtype_of(name) if value.dtype.kind == "f" else value.dtype)
+            if name in stage.shapes and direction == "StridedIn":
+                value = np.broadcast_to(value, stage.shapes[name])
+        found.append(value)
+    return found
+
+
+def _all_given(sample: Sample, kernel: str) -> bool:
+    named = {n for n, d, _ in directions(kernel) if d in ("In", "StridedIn", "Mut")}
+    return all(a is not None for n, a in sample.arrays.items()) and all(
+        a.size > 3 for n, a in sample.arrays.items() if n in named and a is not None and a.ndim
+    )
+
+
 # --- Wrong shapes, from what the public functions declare ---------------------------------------
 
 
@@ -248,31 +275,14 @@ class OpSuite:
 
     # --- Representation ----------------------------------------------------------------------
 
-    def _arguments(self, kernel: str, dtype: Any) -> tuple[list[Any], list[tuple[str, str, bool]]]:
-        sample = next(s for s in self.op.samples if not s.frozen and _all_given(s, kernel))
-        for stage in oracle.stages(self.op, sample, bare_reference()):
-            if stage.kernel == kernel:
-                found = []
-                for name, direction, _ in directions(kernel):
-                    value = stage.env.get(name)
-                    if direction in ("Out", "StridedOut"):
-                        value = np.zeros(stage.shapes[name], dtype)
-                    elif direction and value is not None:
-                        value = value.astype(dtype if value.dtype.kind == "f" else value.dtype)
-                        if name in stage.shapes and direction == "StridedIn":
-                            value = np.broadcast_to(value, stage.shapes[name])
-                    found.append(value)
-                return found, directions(kernel)
-        raise LookupError(kernel)
-
-    def test_representation_is_checked(self, kernel: str, home: str) -> None:
+    def test_representation_is_checked(self, kernel: str, backend_name: str) -> None:
         """Each argument, wrong in each way, is refused by kernel and argument name."""
-        dtype = np.float64 if home == "reference" else np.float32
-        other = np.float32 if home == "reference" else np.float64
-        function = getattr(native_kernels(home), kernel)
-        good, arguments = self._arguments(kernel, dtype)
+        dtype = np.float64 if backend_name == "reference" else np.float32
+        other = np.float32 if backend_name == "reference" else np.float64
+        function = getattr(native_kernels(backend_name), kernel)
+        good = arguments(self.op, kernel, lambda name: dtype)
         function(*good)
-        for i, (name, direction, optional) in enumerate(arguments):
+        for i, (name, direction, optional) in enumerate(directions(kernel)):
             value = good[i]
             if not direction:
                 continue
@@ -298,10 +308,3 @@ class OpSuite:
             for bad in wrong:
                 with pytest.raises(TypeError, match=rf"^{kernel}: {re.escape(name)} "):
                     function(*good[:i], bad, *good[i + 1 :])
-
-
-def _all_given(sample: Sample, kernel: str) -> bool:
-    named = {n for n, d, _ in directions(kernel) if d in ("In", "StridedIn", "Mut")}
-    return all(a is not None for n, a in sample.arrays.items()) and all(
-        a.size > 3 for n, a in sample.arrays.items() if n in named and a is not None and a.ndim
-    )

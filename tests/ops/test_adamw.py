@@ -53,10 +53,10 @@ def sample(
 
 
 def torch_forward(t, o):
-    """PyTorch's own optimiser, started in the middle of its life."""
+    """PyTorch's optimiser, with the state that it has after t steps."""
     import torch
 
-    if t.norm is not None and not t.norm.isfinite():  # of PyTorch's the moments would be NaN
+    if t.norm is not None and not t.norm.isfinite():  # PyTorch's moments would become NaN
         same = {name: getattr(t, name) for name in "wmvt"}
         return same if "copy" in o else {**same, "copy": t.w}
     starts = [0, *t.bounds.tolist()[:-1]]
@@ -166,7 +166,7 @@ OP = Op(
         sample(1025, 17, 513, 1024, t=99_999, lr=1e-4),
         sample(37, 18, t=3, norm=np.nan, copy=True),
         sample(35, 30, t=3, norm=np.inf),
-        sample(31, 15, size=1e-8),  # where eps counts
+        sample(31, 15, size=1e-8),  # so small that eps matters
     ),
     big=sample(300_001, 100_003, 100_003, 200_002, t=1, norm=3.0, copy=True),
     shapes=lambda s: {"copy": s.arrays["w"].shape, "work": (s.arrays["lr"].size, 4)},
@@ -177,6 +177,7 @@ OP = Op(
     cuda=Cuda(
         wide=wide,
         instructions=(Rule("adamw_update", loads=4, stores=3),),  # w m v g, w m v
+        either=("g", "copy"),
     ),
     errors=(
         Error(
@@ -223,7 +224,7 @@ OP = Op(
 
 class TestAdamW(OpSuite):
     op = OP
-    test_finite_differences = None  # no gradient flows through it
+    test_finite_differences = None  # it has no gradient
 
 
 def test_a_thousand_steps_are_those_of_pytorch() -> None:

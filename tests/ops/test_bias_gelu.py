@@ -123,7 +123,7 @@ class TestBiasGelu(OpSuite):
     ],
 )
 def test_the_erf_form_keeps_its_digits_in_the_tails(u: float, phi: float) -> None:
-    """Phi by 1 + erf would have no digit left at -8; a rounded argument costs u^2 units."""
+    """1 + erf(u) has no correct digit at -8. Rounding u costs u^2 units in the last place."""
     assert gelu(np.array([u]), False)[0] == pytest.approx(u * phi, rel=1e-15 * (1 + u * u), abs=0)
 
 

@@ -49,7 +49,7 @@ def torch_forward(t, o):
 
     lse = torch.where(t.targets == o["ignore_index"], torch.inf, torch.logsumexp(t.logits, -1))
     if not (t.targets != o["ignore_index"]).any():
-        return {"loss": (0 * t.logits).sum()}  # PyTorch's mean of nothing is NaN, ours is 0
+        return {"loss": (0 * t.logits).sum()}  # PyTorch's mean over no rows is NaN, ours is 0
     loss = f.cross_entropy(
         t.logits.reshape(-1, t.logits.shape[-1]),
         t.targets.reshape(-1),
@@ -273,7 +273,7 @@ GRADIENT = replace(
 class TestCrossEntropy(OpSuite):
     op = OP
 
-    def test_an_ignored_nan_counts_for_nothing(self, native: str) -> None:
+    def test_a_nan_in_an_ignored_row_has_no_effect(self, native: str) -> None:
         logits = normal(generator("cross_entropy", "nan"), 3, 17)
         logits[1] = np.nan
         with backend.use_cpu(native):
@@ -350,8 +350,8 @@ def test_the_upstream_gradient_may_be_a_number() -> None:
 
 @pytest.mark.parametrize("target", [-1, 33, 2**40, -(2**40)])
 @pytest.mark.parametrize("cols", [33, 1200])
-def test_a_target_that_is_no_class_makes_the_loss_nan(target, cols, device_kernels):
-    """Never a read out of bounds, and its gradient is NaN in its own row only."""
+def test_cuda_gives_a_nan_loss_for_an_invalid_target(target, cols, device_kernels):
+    """Nothing is read out of bounds, and the gradient is NaN in the row of that target only."""
     logits = np.random.default_rng(5).standard_normal((4, cols)).astype(np.float32)
     targets = np.array([1, target if target != 33 else cols, -100, 2], np.int64)
     loss, count = np.zeros((), np.float32), np.zeros((), np.float32)
@@ -369,10 +369,10 @@ def test_a_target_that_is_no_class_makes_the_loss_nan(target, cols, device_kerne
 @pytest.mark.parametrize("target", [-1, 33, 2**40, -(2**40)])
 @pytest.mark.parametrize("cols", [33, 1200, 1203])
 @pytest.mark.parametrize("shift", [0, 1])
-def test_a_target_that_is_no_class_makes_its_gradient_in_place_nan(
+def test_cuda_gives_a_nan_gradient_in_place_for_an_invalid_target(
     target, cols, shift, device_kernels
 ):
-    """Rows begin at every distance from 16 bytes; the row before and the ones after stay whole."""
+    """Rows begin at every distance from a multiple of 16 bytes; the other rows are right."""
     memory = np.random.default_rng(5).standard_normal(6 * cols + shift).astype(np.float32)
     logits = memory[shift:].reshape(6, cols)
     targets = np.array([1, target if target != 33 else cols, -100, 2, 0, cols - 1], np.int64)
@@ -387,7 +387,7 @@ def test_a_target_that_is_no_class_makes_its_gradient_in_place_nan(
     np.testing.assert_allclose(logits[[0, 3, 4, 5]].sum(axis=1), 0, atol=1e-6)
 
 
-def test_the_gradient_needs_no_lse(device_kernels):
+def test_the_cuda_gradient_needs_no_lse(device_kernels):
     for cols in (33, 1200):
         logits = np.random.default_rng(5).standard_normal((4, cols)).astype(np.float32)
         targets = np.array([1, 3, -100, 2], np.int64)

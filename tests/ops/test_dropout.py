@@ -1,4 +1,4 @@
-"""Dropout: the cases, its rate, and the generator's published answers."""
+"""Dropout: the cases, its rate, and the published test vectors of the generator."""
 
 from typing import Any
 
@@ -150,8 +150,10 @@ class TestDropout(OpSuite):
     op = OP
 
     @pytest.mark.parametrize(("fixed", "moving"), [(5, 4), (4, 5), (0, 9), (10, -1), (ALL, 10)])
-    def test_an_offset_in_two_parts(self, fixed: int, moving: int, home: str) -> None:
-        check_parts_of_offset(native_kernels(home), home == "reference", fixed, moving)
+    def test_an_offset_in_two_parts(self, fixed: int, moving: int, backend_name: str) -> None:
+        check_parts_of_offset(
+            native_kernels(backend_name), backend_name == "reference", fixed, moving
+        )
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ class TestDropout(OpSuite):
 def test_philox_gives_the_published_words(
     group: int, seed: int, offset: int, seven: str, ten: str
 ) -> None:
-    """The known answers that its authors distribute (Random123, kat_vectors, philox4x32)."""
+    """The test vectors that its authors distribute (Random123, kat_vectors, philox4x32)."""
     for rounds, expected in ((7, seven), (10, ten)):
         found = philox.words(np.array([group], np.uint64), seed, offset, rounds)[0]
         assert " ".join(f"{int(word):08x}" for word in found) == expected
@@ -199,7 +201,7 @@ def test_two_elements_share_a_word() -> None:
 
 @pytest.mark.parametrize("p", [0.0, 1e-6, 0.1, 0.5, 0.999999])
 def test_the_scale_belongs_to_the_rate(p: float) -> None:
-    """The probability is rounded to 2^-16 and never to 1; the mean is exact all the same."""
+    """The probability is rounded to 2^-16 and never to 1; the mean is preserved exactly."""
     threshold, scale = philox.rule(p)
     assert abs(threshold / 65536 - p) <= 2.0**-16
     assert scale * (65536 - threshold) == 65536
@@ -218,8 +220,8 @@ def test_the_rate(p: float) -> None:
 
 
 @pytest.mark.parametrize("shift", [0, 1])
-def test_dropout_keeps_what_the_cpu_keeps(shift, device_kernels):
-    """To the bit, wherever the array begins and ends."""
+def test_cuda_keeps_what_the_cpu_keeps(shift, device_kernels):
+    """The same bits, wherever the array begins and ends."""
     for n in (1, 7, 8, 9, 1000, 4097):
         x = np.random.default_rng(n).standard_normal(n + shift).astype(np.float32)[shift:]
         for p in (0.0, 0.25, 0.9):
@@ -230,5 +232,5 @@ def test_dropout_keeps_what_the_cpu_keeps(shift, device_kernels):
 
 
 @pytest.mark.parametrize(("fixed", "moving"), [(5, 4), (10, -1)])
-def test_the_offset_of_dropout_in_two_parts(fixed, moving, device_kernels):
+def test_cuda_takes_an_offset_in_two_parts(fixed, moving, device_kernels):
     check_parts_of_offset(device_kernels, False, fixed, moving)

@@ -32,7 +32,7 @@ def shapes(s: Sample) -> dict[str, tuple[int, ...]]:
     rows, columns = s.arrays["ids"].size, s.arrays["w"].shape[1]
     return {
         "y": (*s.arrays["ids"].shape, columns),
-        "work": (ops.embedding.room(rows, columns),),
+        "work": (ops.embedding.work_size(rows, columns),),
     }
 
 
@@ -61,7 +61,7 @@ def wide() -> Iterator[Sample]:
     yield _of_size(5000, 65, 40)  # several blocks sort, runs of several pieces
     yield _of_size(3000, 1, 24)  # one run of all pieces
     yield _of_size(2100, 600, 17, often=0.5)  # two passes of the sort
-    yield _of_size(70, 300_000, 4)  # three
+    yield _of_size(70, 300_000, 4)  # three passes
     yield _of_size(20, 7, 2100)  # several blocks of columns
 
 
@@ -168,7 +168,7 @@ class TestEmbedding(OpSuite):
 
 @pytest.mark.parametrize("bad", [-1, 5, 2**40, -(2**40)])
 @pytest.mark.parametrize("cols", [3, 8])
-def test_an_id_that_is_none_gives_nan_and_gets_nothing(bad, cols, device_kernels):
+def test_cuda_gives_nan_for_an_invalid_id_and_no_gradient_to_it(bad, cols, device_kernels):
     rng = np.random.default_rng(cols)
     w, dy = (rng.standard_normal((n, cols)).astype(np.float32) for n in (5, 70))
     ids = rng.integers(0, 5, 70)
@@ -178,7 +178,7 @@ def test_an_id_that_is_none_gives_nan_and_gets_nothing(bad, cols, device_kernels
     device_kernels.embedding_forward(y, w, ids, None)
     assert np.isnan(y[~valid]).all()
     assert y[valid].tobytes() == w[ids[valid]].tobytes()
-    work = np.zeros(ops.embedding.room(70, cols), np.float32)
+    work = np.zeros(ops.embedding.work_size(70, cols), np.float32)
     device_kernels.embedding_backward(dw, work, dy, ids)
     expected = np.zeros(w.shape)
     np.add.at(expected, ids[valid], dy[valid])
@@ -186,9 +186,9 @@ def test_an_id_that_is_none_gives_nan_and_gets_nothing(bad, cols, device_kernels
 
 
 @pytest.mark.parametrize("classes", [8, 600])
-def test_gradients_of_one_id_are_added_in_ascending_order(classes, device_kernels):
-    """To the bit, for rows that fit in one piece; one pass of the sort, and two that share a digit
-    of some ids.
+def test_cuda_adds_the_gradients_of_an_id_in_ascending_order(classes, device_kernels):
+    """The same bits, for rows that fit in one piece; one pass of the sort, and two passes in which
+    some ids share a digit.
     """
     rng = np.random.default_rng(9)
     ids = rng.choice([5, classes - 83 if classes > 83 else 7, 6], 31)
@@ -198,13 +198,13 @@ def test_gradients_of_one_id_are_added_in_ascending_order(classes, device_kernel
     for row, i in enumerate(ids):
         sums[i] += dy[row]
     expected += sums
-    work = np.zeros(ops.embedding.room(31, 3), np.float32)
+    work = np.zeros(ops.embedding.work_size(31, 3), np.float32)
     device_kernels.embedding_backward(dw, work, dy, ids)
     assert dw.tobytes() == expected.tobytes()
 
 
-def test_the_scatter_says_when_it_has_too_little_room(device_kernels):
+def test_the_cuda_scatter_refuses_too_small_a_work_array(device_kernels):
     dw, dy, ids = np.zeros((5, 3), np.float32), np.zeros((70, 3), np.float32), np.zeros(70, int)
-    work = np.zeros(ops.embedding.room(70, 3) - 1, np.float32)
+    work = np.zeros(ops.embedding.work_size(70, 3) - 1, np.float32)
     with pytest.raises(ValueError, match="embedding_backward: work is too small"):
         device_kernels.embedding_backward(dw, work, dy, ids)

@@ -174,7 +174,7 @@ def test_how_many_rows_are_a_block() -> None:
 
 
 @pytest.mark.parametrize("block", [1, 7, 30, 1000])
-def test_gelu_ffn_in_blocks_of_any_size(block, device_kernels):
+def test_cuda_in_blocks_of_any_size(block, device_kernels):
     """h and dpre hold some rows of the hidden layer at a time."""
     rng = np.random.default_rng(block)
     rows, c, f = 30, 24, 40

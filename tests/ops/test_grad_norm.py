@@ -145,16 +145,16 @@ CLIP = Op(
 
 class TestGradNorm(OpSuite):
     op = NORM
-    test_finite_differences = None  # no gradient flows through it
+    test_finite_differences = None  # it has no gradient
 
     @pytest.mark.parametrize("shares", [1, 2, 3, 7, 100])
-    def test_any_number_of_shares(self, home: str, shares: int) -> None:
-        check_shares(native_kernels(home).grad_norm, shares, home)
+    def test_any_number_of_shares(self, backend_name: str, shares: int) -> None:
+        check_shares(native_kernels(backend_name).grad_norm, shares, backend_name)
 
 
-def check_shares(grad_norm, shares: int, home: str = "") -> None:
-    """work[p] has the squares of share p, zero where that is empty, and norm has them all."""
-    dtype = np.float64 if home == "reference" else np.float32
+def check_shares(grad_norm, shares: int, backend_name: str = "") -> None:
+    """work[p] is the sum of squares of share p, 0 for an empty share; norm is that of all."""
+    dtype = np.float64 if backend_name == "reference" else np.float32
     g = normal(generator("grad_norm", "shares"), 5 * 4096 + 17).astype(dtype)
     norm, work = np.full((), np.nan, dtype), np.full(shares, np.nan, dtype)
     grad_norm(norm, work, g)
@@ -167,7 +167,7 @@ def check_shares(grad_norm, shares: int, home: str = "") -> None:
 
 class TestClip(OpSuite):
     op = CLIP
-    test_finite_differences = None  # no gradient flows through it
+    test_finite_differences = None  # it has no gradient
 
     def test_a_norm_that_is_small_enough_changes_nothing(self) -> None:
         g = normal(generator("clip", "same"), 17)

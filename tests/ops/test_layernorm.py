@@ -67,7 +67,7 @@ OP = norms.norm(
         sample(5, 1023, eps=1e-3),
         sample(127, 3, ds=True),
         sample(33, 7, 15),
-        sample(7, 65, mean=1e3),  # a variance from one pass has no digit left here
+        sample(7, 65, mean=1e3),  # a variance computed in one pass has no correct digit here
     ),
     torch_norm=torch_norm,
     wide=wide,

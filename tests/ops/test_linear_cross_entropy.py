@@ -1,5 +1,6 @@
-"""Linear layer and cross-entropy in one: the cases; blocks of rows, their memory, and the two ops
-apart."""
+"""Linear layer and cross-entropy in one op: the cases; blocks of rows and their memory; the bits of
+the two ops.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +54,7 @@ def sample(
         },
         frozen=frozenset(frozen.split()),
         smooth=size == 1 and not bf16,
-        # The gradient of the logits is rounded, differently if its last bit in float32 differs.
+        # The gradient of the logits is rounded to bfloat16, where a last bit of float32 may decide.
         slack=2**-7 if bf16 and frozen != "dx dw" else 0,
     )
 
@@ -74,7 +75,7 @@ def torch_forward(t, o):
     logits = torch_bf16_product(t.x, t.w.T) if o["bf16"] else f.linear(t.x, t.w)
     kept = (t.targets != o["ignore_index"]).sum().to(logits.dtype)
     if not kept:
-        return {"loss": (0 * logits).sum(), "count": kept}  # PyTorch's mean of nothing is NaN
+        return {"loss": (0 * logits).sum(), "count": kept}  # PyTorch's mean over no rows is NaN
     loss = f.cross_entropy(
         logits.reshape(-1, logits.shape[-1]),
         t.targets.reshape(-1),
@@ -214,6 +215,16 @@ OP = Op(
         ),
         Error(
             ValueError,
+            "linear_cross_entropy.forward: dloss must have shape (), got (2,)",
+            lambda: forward(ones(2, 3), ones(5, 3), ids(0, 1), dloss=ones(2)),
+        ),
+        Error(
+            TypeError,
+            "linear_cross_entropy.forward: dloss must be an array, got list",
+            lambda: forward(ones(2, 3), ones(5, 3), ids(0, 1), dloss=[1.0]),
+        ),
+        Error(
+            ValueError,
             "linear_cross_entropy.forward: block must be at least 1, got 0",
             lambda: forward(ones(2, 3), ones(5, 3), ids(0, 1), block=0),
         ),
@@ -231,7 +242,7 @@ class TestLinearCrossEntropy(OpSuite):
     def test_it_is_the_two_ops_on_one_block_after_the_other(
         self, native: str, rows: int, k: int, v: int, block: int, bf16: bool
     ) -> None:
-        """Gradients to the bit: they share the arithmetic of a row and of the products."""
+        """The gradients have the same bits: rows and products are computed alike."""
         a = sample((rows,), k, v, smoothing=0.1).arrays
         apart, fused = (np.full((v, k), 2, np.float32) for _ in range(2))
         options = {"label_smoothing": 0.1, "reduction": "sum"}
@@ -257,10 +268,10 @@ class TestLinearCrossEntropy(OpSuite):
         kernel = backend.cpu_modules()[native].linear_cross_entropy_forward
         x, w = np.ones((5, 3), np.float32), np.ones((17, 3), np.float32)
         loss, count, dx, dw = (np.full(s, 7, np.float32) for s in ((), (), (5, 3), (17, 3)))
-        work = np.full((2, 17), 7, np.float32)
+        work, one = np.full((2, 17), 7, np.float32), np.ones((), np.float32)
         targets = ids(0, 1, 2, 3, bad)
         with pytest.raises(IndexError, match=r"targets\[4\]"):
-            kernel(loss, count, dx, dw, work, x, w, targets, -100, 0.0, True, 1.0, False)
+            kernel(loss, count, dx, dw, work, x, w, one, targets, -100, 0.0, True, False)
         assert all((a == 7).all() for a in (loss, count, dx, dw, work))
 
     def test_an_empty_vocabulary_ignores_everything(self, native: str) -> None:
@@ -275,8 +286,25 @@ class TestLinearCrossEntropy(OpSuite):
         kernel = backend.cpu_modules()[native].linear_cross_entropy_forward
         x, w = np.ones((5, 3), np.float32), np.ones((17, 3), np.float32)
         loss, work = np.zeros((), np.float32), np.empty((0, 17), np.float32)
+        arrays = loss, loss, None, None, work, x, w, loss, ids(0, 0, 0, 0, 0)
         with pytest.raises(ValueError, match="work must have at least one row"):
-            kernel(loss, loss, None, None, work, x, w, ids(0, 0, 0, 0, 0), 0, 0.0, True, 1.0, False)
+            kernel(*arrays, 0, 0.0, True, False)
+
+    def test_dloss_is_read_where_it_lies(self, native: str) -> None:
+        """A number and a 0-d array of the same value give the same bits, and each call reads the
+        array again.
+        """
+        a = sample((5,), 17, 11).arrays
+        scale = np.zeros((), np.float32)
+        with backend.use_cpu(native):
+            for value in (0.3, -1e3):
+                scale[...] = value
+                results = []
+                for dloss in (value, scale, np.float32(value)):
+                    dw = np.full((11, 17), 2, np.float32)
+                    loss, dx = forward(a["x"], a["w"], a["targets"], dw, dloss=dloss)
+                    results.append((loss.tobytes(), dx.tobytes(), dw.tobytes()))
+                assert results[0] == results[1] == results[2]
 
 
 def test_a_call_that_fails_has_added_nothing() -> None:
@@ -307,7 +335,7 @@ def test_the_logits_never_exist_as_a_whole(gradients: bool) -> None:
 
 def test_how_many_rows_are_a_block() -> None:
     block = ops.linear_cross_entropy._block
-    # Small vocabularies are done at once, of large ones about as many rows as are worth a block.
+    # All rows at once for small vocabularies, about 1024 for large ones.
     assert [block(rows, 65, None) for rows in (0, 1, 4096)] == [1, 1, 4096]
     assert [block(rows, 50257, None) for rows in (5, 1535, 1536, 4097)] == [5, 1535, 768, 1025]
     assert block(10**6, 10**6, None) == 1024

@@ -155,8 +155,8 @@ class TestMatmul(OpSuite):
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_pieces_of_a_depth_are_added_in_their_order(transposed, device_kernels):
-    """1 is lost beside 2^30, unless that is gone before."""
+def test_cuda_adds_the_pieces_of_a_depth_in_their_order(transposed, device_kernels):
+    """2^30 + 1 is 2^30 in float32, so the sum depends on the order of its terms."""
     depth = 3 * 512  # of one tile: three pieces
     b = np.ones((depth, 20), np.float32)
     for values, expected in (((1, 2**30, -(2**30)), 0), ((2**30, -(2**30), 1), 1)):

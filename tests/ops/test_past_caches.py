@@ -1,4 +1,4 @@
-"""Results that the caches cannot hold are written past them: the same bits, and nothing beside."""
+"""Results that the caches cannot hold are written past them: the same bits, and no other memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPS = [op for op in all_ops() if op.past_caches]
 
 @pytest.fixture
 def small_cache(native: str) -> Iterator[Any]:
-    """Sets the size of the last-level cache that the kernels believe in."""
+    """Sets the size of the last-level cache that the kernels assume."""
     module = load(native)
     yield module.set_last_level_cache
     module.set_last_level_cache(0)

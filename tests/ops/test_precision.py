@@ -51,7 +51,7 @@ def test_rounding_is_pytorchs() -> None:
 
 
 def test_kernels_round_as_the_reference(native: str) -> None:
-    """Times one, in every place where packing rounds: along k, across it, and with few rows."""
+    """Products with the identity where packing rounds: along k, across it, and with few rows."""
     x = every_kind_of_float()
     x = x[np.isnan(x) | (np.abs(x) >= np.finfo(np.float32).tiny)]  # bfloat16 units drop subnormals
     x = x[np.abs(round_bf16(x)) != np.inf]
@@ -62,7 +62,7 @@ def test_kernels_round_as_the_reference(native: str) -> None:
         for a, b, transposed in ((rows, one, ""), (rows.T.copy(), one, "a"), (one, rows, "b")):
             m, n = (50, rows.shape[0]) if transposed == "b" else (rows.shape[0], 50)
             c = np.empty((m, n), np.float32)
-            # 0 * inf and 0 * NaN would spread: those rows are looked at on their own
+            # 0 * inf and 0 * NaN would spread: those rows are compared separately
             finite = np.isfinite(rows).all(axis=1)
             kernel.matmul_forward(c, a, b, transposed == "a", transposed == "b", True)
             got = c.T if transposed == "b" else c

@@ -23,7 +23,7 @@ def native_signatures(name: str) -> dict[str, list[tuple[str, str]]]:
         module = importlib.import_module(f"byhand._{name}")
     except ImportError as error:  # this processor lacks its instructions, or it needs a library
         pytest.skip(f"{name} cannot be loaded here: {error}")
-    # Probes are no operations: they are tested where they are defined.
+    # Probes are not operations; they have tests of their own.
     kernels = {k: a for k, a in module.kernels.items() if not k.endswith("_probe")}
     return {k: list(map(tuple, a)) for k, a in kernels.items()}
 
@@ -31,7 +31,7 @@ def native_signatures(name: str) -> dict[str, list[tuple[str, str]]]:
 def reference_signature(kernel: str) -> list[tuple[str, str]]:
     body = inspect.unwrap(getattr(backend.reference, kernel))
     hints = typing.get_type_hints(body)
-    # An offset is an integer, whatever its parts.
+    # The binding calls an offset an integer.
     kinds = {n: int if hint == philox.Offset else hint for n, hint in hints.items()}
     return [(n, d or kinds[n].__name__) for n, d, _ in directions(kernel)]
 

@@ -60,7 +60,7 @@ def torch_forward(t, o):
     z = o["scale"] * t.x
     seen = seen_keys(t, o, z)
     z = torch.where(seen, z, -torch.inf)
-    z = torch.where(seen.any(-1, keepdim=True), z, 0)  # PyTorch has NaN where nothing is seen
+    z = torch.where(seen.any(-1, keepdim=True), z, 0)  # PyTorch gives NaN where no key is seen
     return {"y": torch.where(seen, torch.softmax(z, -1), 0)}
 
 
@@ -190,7 +190,7 @@ OP = Op(
 class TestSoftmax(OpSuite):
     op = OP
 
-    def test_rows_sum_to_one_or_nothing(self) -> None:
+    def test_rows_sum_to_one_or_zero(self) -> None:
         for case in OP.samples:
             y, _ = ops.softmax.forward(
                 case.arrays["x"].astype(np.float64), case.arrays["mask"], **case.options

@@ -70,7 +70,7 @@ def test_groups_follow_pytorch():
         if step == 4:
             optimizer.weight_decay = 0.3
             optimizer.groups[0].weight_decay = 0.7
-            optimizer.groups[0].lr = None  # from now on the optimizer's
+            optimizer.groups[0].lr = None  # now follows the optimizer's
         of = {name: group for group in optimizer.groups for name in group.names}
         for (name, p), settings in zip(model.named_parameters(), theirs.param_groups, strict=True):
             twins[name].grad = torch.tensor(p.grad)
@@ -146,7 +146,7 @@ def test_settings_between_steps_are_checked_too():
     assert (optimizer.lr, optimizer.weight_decay) == (1e-3, 0.01)
 
 
-def test_float32_adamw_stays_with_float64():
+def test_float32_adamw_stays_close_to_float64():
     fast, truth = with_gradients("float32"), with_gradients("float64")
     truth.storage.values[...] = fast.storage.values
     truth.storage.grads[...] = fast.storage.grads
@@ -223,7 +223,7 @@ def test_wrong_state_is_named_and_changes_nothing(change, message):
     assert all(np.array_equal(flat, before[name]) for name, flat in optimizer.slots.items())
 
 
-def test_state_is_kept_by_name_whatever_the_layout():
+def test_state_is_kept_by_name_for_any_layout():
     """Freezing a parameter moves the others in the flat buffer; their moments follow by name."""
     model = with_gradients("float32")
     first = optim.AdamW(model)
@@ -273,7 +273,7 @@ def test_a_moved_model_is_refused():
         (TwoLayers().build().first, ValueError, "AdamW: this module is a part of a larger model"),
     ],
 )
-def test_what_is_no_whole_model_is_refused(model, error, message):
+def test_only_a_whole_built_model_is_accepted(model, error, message):
     with pytest.raises(error, match=message):
         optim.AdamW(model)
 

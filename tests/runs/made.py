@@ -1,4 +1,4 @@
-"""Run folders as a training would leave them, made without training."""
+"""Run folders like those that training writes, made without training."""
 
 from __future__ import annotations
 

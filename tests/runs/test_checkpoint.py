@@ -44,7 +44,7 @@ def test_every_bit_is_read_back(tmp_path: Path):
     assert found.group("optimizer.m").keys() == {"b"}
 
 
-def test_strided_tensors_are_saved_as_they_read(tmp_path: Path):
+def test_strided_tensors_are_saved_in_the_order_of_their_indices(tmp_path: Path):
     matrix = np.arange(12, dtype=np.float32).reshape(3, 4)
     (tmp_path / "c").write_bytes(pack({"t": matrix.T, "s": matrix[::2, ::-1]}, {}))
     found = read(tmp_path / "c").tensors
@@ -73,7 +73,7 @@ def test_any_truncation_is_noticed(tmp_path: Path):
     data = path.read_bytes()
     for length in range(len(data)):
         path.write_bytes(data[:length])
-        with pytest.raises(UserError, match="truncated or something else"):
+        with pytest.raises(UserError, match="truncated or in another format"):
             read(path)
     path.write_bytes(data + b"\0")
     with pytest.raises(UserError):
@@ -113,7 +113,7 @@ OTHER_FILES = {
 def test_other_files_are_refused(tmp_path: Path, name: str):
     path = tmp_path / "c"
     path.write_bytes(OTHER_FILES[name])
-    with pytest.raises(UserError, match=f"{path}.*(truncated or something else|damaged)"):
+    with pytest.raises(UserError, match=f"{path}.*(truncated or in another format|damaged)"):
         read(path)
 
 

@@ -21,9 +21,9 @@ CALLS = ("open", "write", "fsync", "close", "replace")
 
 
 class WatchedOs:
-    """`os`, with something done at the n-th system call that saving makes.
+    """A replacement for `os` that reports every system call that saving makes.
 
-    `act(when, name)` is called before and after each; for a write also with half of it done.
+    `act(when, name)` is called before and after each; for a write also after half of it.
     """
 
     def __init__(self, act: Callable[[str, str], None]) -> None:

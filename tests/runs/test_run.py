@@ -177,7 +177,7 @@ class TestLoad:
     def test_a_damaged_checkpoint_is_refused_and_the_sound_one_named(self, run: Path):
         last = run / "last.safetensors"
         last.write_bytes(last.read_bytes()[:-5])
-        with pytest.raises(UserError, match=r"last.safetensors is not a whole.*--checkpoint best$"):
+        with pytest.raises(UserError, match=r"last.safetensors is not a valid.*--checkpoint best$"):
             load(run, "last")
         load(run, "best")
         (run / "best.safetensors").unlink()

@@ -76,7 +76,7 @@ def test_nul_and_byte_order_marks_are_ordinary_characters():
         ([[0, 1]], "2 axes"),
     ],
 )
-def test_decode_refuses_what_is_not_an_id(ids: list, words: str):
+def test_decode_refuses_invalid_ids(ids: list, words: str):
     with pytest.raises(UserError, match=words):
         CharacterTokenizer("abc").decode(ids)
 

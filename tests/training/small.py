@@ -25,7 +25,7 @@ SIZES = "--layers 1 --heads 2 --width 8 --context 6 --batch 3".split()
 
 
 def text(length: int = 2000) -> str:
-    """Words drawn from a few: something a small model can learn."""
+    """A random text of few different words, which a small model can learn."""
     rng = np.random.default_rng(0)
     words = rng.choice("to be or not that is the question\n".split(" "), size=length)
     return " ".join(words)[:length]
@@ -93,7 +93,7 @@ def resumed_trainer(
 
 
 def stop_after(trainer: Trainer, step: int) -> None:
-    """Make the trainer's next run end as by Ctrl-C during the given step."""
+    """Make the trainer's next run end during the given step, as by Ctrl-C."""
     plain = trainer.train_step
 
     def train_step() -> None:
@@ -109,12 +109,12 @@ def untimed(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
-    """The log without its clock."""
+    """The records of the log without their times."""
     return [untimed(record) for record in read_log(folder / "log.jsonl")]
 
 
 def same_checkpoints(one: Checkpoint, other: Checkpoint) -> bool:
-    """Whether two checkpoints are equal in every bit but the clock."""
+    """Whether two checkpoints are equal in every bit, apart from the time."""
     return (
         one.tensors.keys() == other.tensors.keys()
         and all(t.tobytes() == other.tensors[name].tobytes() for name, t in one.tensors.items())

@@ -74,7 +74,7 @@ def test_the_six_events_of_a_step_come_in_their_order():
     ]  # fmt: skip
 
 
-def test_the_events_of_a_batch_come_for_each_of_several():
+def test_the_events_of_a_batch_come_for_every_micro_batch():
     written = Written()
     made(1, accumulate=3, callbacks=[written], validate=False).run()
     assert written.events == [
@@ -129,7 +129,7 @@ def test_gradients_add_up_where_they_are_not_zeroed():
 
 
 @pytest.mark.parametrize("bad", [5, -1])
-def test_a_label_that_is_no_class_is_named(bad):
+def test_a_label_outside_the_classes_is_named(bad):
     trainer = made(1)
     batch = trainer.data.train.batch(np.arange(3))
     batch["labels"][1] = bad

@@ -1,4 +1,4 @@
-"""What is said about a loss that is not finite."""
+"""The error message for a loss or gradient that is not finite."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def made(**changes: Any) -> tuple[LanguageModel, list[dict[str, np.ndarray]]]:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("value", "word"), [(math.nan, "NaN"), (-math.inf, "infinite")])
-def test_a_weight_is_named_and_else_its_gradient(name, value, word):
+def test_a_non_finite_weight_or_gradient_is_named(name, value, word):
     task, batches = made()
     model = task.model
     p = dict(model.named_parameters())[name]
@@ -66,7 +66,7 @@ def test_the_first_weight_and_the_last_layer_s_gradient_are_named():
     ],
 )
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_the_layer_is_named_whose_output_is_too_large(weights, layer, dropout):
+def test_the_layer_whose_output_overflows_is_named(weights, layer, dropout):
     task, batches = made(tie_weights=False, dropout=dropout)
     model = task.model
     for name in weights:
@@ -78,7 +78,7 @@ def test_the_layer_is_named_whose_output_is_too_large(weights, layer, dropout):
     assert found.endswith(", though all weights are")
 
 
-def test_looking_changes_nothing():
+def test_the_search_changes_nothing():
     task, batches = made()
     model = task.model
     before = model.storage.values.copy(), model.generator.state_dict()
@@ -90,13 +90,13 @@ def test_looking_changes_nothing():
     assert model.generator.state_dict() == before[1]
     assert np.count_nonzero(model.storage.grads) == 1
     assert not any("forward" in vars(module) for _, module in model.named_modules())
-    model.zero_grad()  # no forward pass waits
+    model.zero_grad()  # raises if a forward pass were still saved
     assert first_not_finite(task, batches) == ""
     require_finite("step 4", (2.0, None), task, batches, 7)
 
 
 def test_masks_of_the_step_are_drawn_again():
-    """Behind one mask a product overflows, behind another it does not."""
+    """With the dropout mask of the step a product overflows, with another mask it does not."""
     task, batches = made(dropout=0.5, vocabulary_size=11)
     model = task.model
     seen = []
@@ -116,7 +116,7 @@ def test_masks_of_the_step_are_drawn_again():
     assert model.decoder.dropout.forward is forward
 
 
-def test_without_memory_for_a_forward_pass_gradients_are_looked_at(monkeypatch):
+def test_without_memory_for_a_forward_pass_gradients_are_examined(monkeypatch):
     task, batches = made()
     model = task.model
 

@@ -35,7 +35,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("stop", [1, 37, 50])
-def test_a_hundred_steps_are_some_and_the_rest_in_a_new_process(
+def test_a_run_continued_in_a_new_process_equals_an_uninterrupted_one(
     tmp_path: Path, corpus: Path, stop: int
 ):
     """Steps 37 (between two evaluations) and 50 (at one), with dropout and accumulation."""
@@ -56,7 +56,7 @@ def test_a_hundred_steps_are_some_and_the_rest_in_a_new_process(
     assert small.same_runs(whole, parts)
 
 
-def test_the_best_checkpoint_is_as_good_a_start(tmp_path: Path, whole: Path):
+def test_resuming_from_the_best_checkpoint_gives_the_same_run(tmp_path: Path, whole: Path):
     run = tmp_path / "run"
     trainer = small.new_trainer(run)
     small.stop_after(trainer, 18)
@@ -75,7 +75,7 @@ def test_a_resumed_run_keeps_its_best_loss(tmp_path: Path):
     resumed = small.resumed_trainer(tmp_path)
     assert (resumed.best_loss, resumed.best_step) == (trainer.best_loss, trainer.best_step)
     best = (tmp_path / "best.safetensors").read_bytes()
-    resumed.best_loss = 0.0  # as if it could not become better
+    resumed.best_loss = 0.0  # lower than any loss of the rest
     resumed.log = Log(tmp_path / "log.jsonl")
     resumed.save("last")
     resumed.log.close()
@@ -164,7 +164,7 @@ def test_killed_at_every_moment_of_every_save(tmp_path: Path):
     assert killed > 60, "too few system calls were seen to be all of them"
 
 
-def test_killed_again_and_again_it_still_finishes(tmp_path: Path, corpus: Path):
+def test_a_run_killed_many_times_still_finishes(tmp_path: Path, corpus: Path):
     """`byhand train` killed at random moments and resumed until it is finished: the same run."""
     settings = ["--steps", "200", "--eval-every", "1", "--eval-batches", "1", "--dropout", "0.1"]
     settings += ["--sample-tokens", "1", *small.SIZES]

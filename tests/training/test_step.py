@@ -1,4 +1,4 @@
-"""A training step: the mean over all micro-batches, whatever each of them counts."""
+"""A training step: its loss is the mean over all counted targets of all micro-batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIG = GPTConfig(11, context_size=6, embedding_dim=8, num_heads=2, num_layers=
 
 
 def batches(ignored: tuple[int, ...]) -> list[dict[str, np.ndarray]]:
-    """Micro-batches of (2, 6); so many targets of each are ignored."""
+    """Micro-batches of shape (2, 6); `ignored` gives how many targets of each are ignored."""
     rng = np.random.default_rng(3)
     made = []
     for n in ignored:
@@ -35,7 +35,7 @@ def gradients(task: LanguageModel, step: list[dict[str, np.ndarray]]) -> np.ndar
 
 
 @pytest.mark.parametrize("ignored", [(0, 0), (11, 0), (5, 12, 1)])
-def test_micro_batches_are_one_larger_batch_however_many_targets_count(ignored):
+def test_micro_batches_equal_one_larger_batch_for_any_numbers_of_targets(ignored):
     """The extreme case: 1 target of 12 counts in one batch, 12 in the other."""
     apart = batches(ignored)
     whole = {name: np.concatenate([b[name] for b in apart]) for name in ("ids", "targets")}
@@ -47,7 +47,7 @@ def test_micro_batches_are_one_larger_batch_however_many_targets_count(ignored):
     assert np.abs(found).max() > 0.01
 
 
-def test_a_mean_of_means_would_be_another_gradient():
+def test_a_mean_of_batch_means_has_another_gradient():
     apart = batches((11, 0))
     model = GPT(CONFIG, seed=1).to(dtype="float64")
     found = gradients(LanguageModel(model), apart)
@@ -59,7 +59,7 @@ def test_a_mean_of_means_would_be_another_gradient():
     assert np.linalg.norm(wrong - found) > 0.5 * np.linalg.norm(found)
 
 
-def test_the_loss_of_a_step_is_the_mean_over_all_that_counts():
+def test_the_loss_of_a_step_is_the_mean_over_all_counted_targets():
     apart = batches((7, 0))
     model = GPT(CONFIG, seed=1)
     task = LanguageModel(model)
@@ -75,7 +75,7 @@ def test_the_loss_of_a_step_is_the_mean_over_all_that_counts():
     assert scale_of(task, apart) == 1 / 17
 
 
-def test_a_step_in_which_nothing_counts_changes_nothing_but_the_decay():
+def test_a_step_without_counted_targets_only_decays_the_weights():
     model = GPT(CONFIG, seed=1)
     before = model.storage.values.copy()
     step = EagerStep(LanguageModel(model), optim.AdamW(model, weight_decay=0.0), math.inf)
@@ -99,8 +99,8 @@ def test_a_step_that_is_not_finite_changes_nothing(value):
     assert np.array_equal(model.storage.values, before)
 
 
-def test_a_half_of_batch_sizes_is_no_matter():
-    """Micro-batches of unequal sizes weigh by their examples."""
+def test_unequal_micro_batches_weigh_by_their_examples():
+    """Micro-batches of unequal sizes: each example has the same weight."""
     rng = np.random.default_rng(0)
     x, labels = rng.standard_normal((7, 3)).astype(np.float32), rng.integers(0, 4, 7)
     found = []

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step ends, the run is saved, the next command is named."""
+"""Ctrl-C and SIGTERM: the step ends, the run is saved, the command that continues is printed."""
 
 import resource
 import signal
@@ -32,7 +32,7 @@ def start_training(corpus: Path, run: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_says_how_to_go_on(
+def test_a_signal_saves_and_prints_the_command_that_continues(
     tmp_path: Path, corpus: Path, number: signal.Signals, status: int
 ):
     run = tmp_path / "run"
@@ -77,7 +77,7 @@ def test_a_second_ctrl_c_leaves_the_last_checkpoint(tmp_path: Path, corpus: Path
 
 
 @pytest.mark.parametrize("during", ["loss", "sample"])
-def test_a_signal_during_an_evaluation_leaves_it_for_later(tmp_path: Path, during: str):
+def test_an_evaluation_stopped_by_a_signal_is_repeated_later(tmp_path: Path, during: str):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     small.new_trainer(whole).run()
     trainer = small.new_trainer(parts)

@@ -18,7 +18,7 @@ from byhand.training.evaluate import evaluate
 from tests.training import small
 
 
-def test_it_learns(tmp_path: Path):
+def test_the_loss_falls(tmp_path: Path):
     config = small.config(steps=150, lr=0.02, min_lr=0.002, eval_every=50, dropout=0.0)
     trainer = small.new_trainer(tmp_path, config)
     assert trainer.run() is None
@@ -32,7 +32,7 @@ def test_it_learns(tmp_path: Path):
     assert load_trained(tmp_path).step == trainer.best_step
 
 
-def test_what_lies_in_the_folder_afterwards(tmp_path: Path):
+def test_the_files_of_a_finished_run(tmp_path: Path):
     small.new_trainer(tmp_path, small.config(steps=12, eval_every=5)).run()
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {
@@ -74,7 +74,7 @@ def test_evaluating_and_sampling_change_nothing(tmp_path: Path):
     assert all((ends[0][name] == ends[1][name]).all() for name in ends[0])
 
 
-def test_the_same_seed_is_the_same_run_and_another_is_not(tmp_path: Path):
+def test_the_seed_determines_the_run(tmp_path: Path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         small.new_trainer(tmp_path / name, small.config(seed=seed)).run()
     assert small.logged(tmp_path / "a") == small.logged(tmp_path / "b")
@@ -98,7 +98,7 @@ class Given:
         pass
 
 
-def test_accumulated_batches_are_one_larger_batch(tmp_path: Path):
+def test_accumulated_batches_equal_one_larger_batch(tmp_path: Path):
     """Two batches of three windows give the gradient and the loss of one batch of the same six."""
     settings = {"steps": 1, "dropout": 0.0, "warmup": 0, "clip": 0.0}
     two = small.new_trainer(tmp_path / "two", small.config(batch_size=3, accumulate=2, **settings))
@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path, value
     assert small.logged(tmp_path)[-1]["step"] == 7
 
 
-def test_a_learning_rate_that_explodes_is_noticed(tmp_path: Path):
+def test_divergence_from_a_large_learning_rate_is_noticed(tmp_path: Path):
     config = small.config(lr=1e30, min_lr=0.0, warmup=0, clip=0.0)
     with pytest.raises(Diverged, match=r"is (nan|inf)"):
         small.new_trainer(tmp_path, config).run()
@@ -213,7 +213,7 @@ class FullDisk:
 
 
 @pytest.mark.parametrize("saves", range(6))
-def test_a_full_disk_leaves_the_checkpoints_alone(
+def test_a_full_disk_leaves_the_checkpoints_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
 ):
     whole, full = tmp_path / "whole", tmp_path / "full"

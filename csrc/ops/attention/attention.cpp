@@ -1,13 +1,13 @@
-// Attention on the CPU, in tiles of queries by keys that live in the first caches:
+// Attention on the CPU, in tiles of queries by keys that fit in the first caches:
 //
 //     attention_tiles.h     the small matrix products, packing and prefetching
-//     attention_scores.h    one tile of scores: staircases, mask, dropout
+//     attention_scores.h    one tile of scores: causality and window, mask, dropout
 //     attention_forward.h   the softmax over the tiles of a range of queries
-//     attention_few.h       the same for a handful of queries, as in decoding
+//     attention_few.h       the same for very few queries, as in decoding
 //     attention_backward.h  the gradients of a range of queries and a range of keys
 //
-// Here the work is cut into parts for the threads. No sum is ever shared between two of them, and
-// every sum has its order from the shape: the bits do not depend on the number of threads.
+// This file divides the work among the threads. No sum is shared between two threads, and the order
+// of every sum depends on the shape alone, so the bits do not depend on the number of threads.
 #include "ops/attention/attention.h"
 
 #include "ops/attention/attention_backward.h"
@@ -20,17 +20,17 @@ namespace {
 
 using namespace tiles;
 
-// Slices of less work than this are not worth waking a thread for.
+// The least number of units in a slice: less work is not worth waking a thread for.
 int64_t grain(double flops_per_unit) {
     return static_cast<int64_t>(1e5 / std::max(flops_per_unit, 1.0)) + 1;
 }
 
 constexpr int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
-// Large and small blocks in turn: under the causal rule every slice of them is about as much work.
+// Alternates large and small blocks, so that with causality every slice has about as much work.
 int64_t interleaved(int64_t i, int64_t n) { return i % 2 == 0 ? i / 2 : n - 1 - i / 2; }
 
-// Runs work(unit, the unit after it or null) on the units [begin, end).
+// Calls work(unit, next unit or null) for the units [begin, end).
 template <class Unit, class Work>
 void in_turn(int64_t begin, int64_t end, Unit unit, Work work) {
     auto now = unit(begin);
@@ -43,8 +43,8 @@ void in_turn(int64_t begin, int64_t end, Unit unit, Work work) {
 }
 
 void forward_many(const Out& o, const Out& lse, const Problem& p) {
-    // Results do not depend on how blocks are put together, so the number of threads may choose:
-    // long ranges, unless some threads would be idle.
+    // The results do not depend on the length of a range, so it may depend on the number of
+    // threads: long ranges, unless some threads would be idle.
     int64_t length = kBlocks * kTile;
     const auto ranges = [&] { return blocks_of(p.T, length); };
     while (length > kTile && p.heads() * ranges() < 4 * num_threads()) length /= 2;
@@ -80,7 +80,7 @@ void forward_few(const Out& o, const Out& lse, const Problem& p) {
     }
 }
 
-// Five products a tile; a head of keys with all heads of queries that read it is one unit of work.
+// Five products per tile; one head of keys with all query heads that read it is a unit of work.
 void backward_by_groups(const Gradients& g, const Problem& p) {
     const double flops = 10.0 * p.shared * p.T * p.S * p.D;
     const auto unit = [&](int64_t bg) {
@@ -93,10 +93,10 @@ void backward_by_groups(const Gradients& g, const Problem& p) {
     });
 }
 
-// Seven products a tile, since both passes need the scores, but as many units as there are blocks:
-// first blocks of keys, then blocks of queries.
+// Seven products per tile, because both passes need the scores, but one unit per block: first
+// blocks of keys, then blocks of queries.
 void backward_by_blocks(const Gradients& g, const Problem& p) {
-    constexpr int64_t kKeys = 4 * kTile;  // so that packing the queries anew is a small part
+    constexpr int64_t kKeys = 4 * kTile;  // packing the queries again is then a small part
     const int64_t key_blocks = blocks_of(p.S, kKeys), query_blocks = blocks_of(p.T, kTile);
     const double key_flops = 8.0 * p.shared * p.T * kKeys * p.D;
     const double query_flops = 6.0 * kTile * p.S * p.D;
@@ -136,8 +136,8 @@ void attention_backward(StridedOut dq, StridedOut dk, StridedOut dv, Out, In do_
     const Problem p{q,      k,      v,       mask, lengths,       static_cast<float>(scale),
                     causal, window, dropout, seed, offset.value()};
     const Gradients g{dq, dk, dv, do_, o, lse};
-    // The same bits either way, so the number of threads may choose: whole groups, unless some
-    // threads would be idle for longer than computing the scores twice takes.
+    // Both give the same bits, so the choice may depend on the number of threads: whole groups,
+    // unless some threads would be idle for longer than computing the scores twice takes.
     const int64_t threads = num_threads(), rounds = blocks_of(p.groups(), threads);
     if (5 * rounds * threads <= 7 * p.groups()) {
         backward_by_groups(g, p);

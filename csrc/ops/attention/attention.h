@@ -11,10 +11,10 @@
 //          multiple of G, and head h reads head h / (H/G) of the keys (Ainslie et al. 2023)
 //          o,do (B,T,H,D) T   lse (B,H,T) f32   work (W) f32, any W on the CPU; contiguous
 //          mask b8 (B,H,T,S) by strides (0 = broadcast), True = may be seen
-//          lengths (B) i64: keys from lengths[b] on are not seen, whatever they hold
+//          lengths (B) i64: keys from lengths[b] on are not seen; their values have no effect
 // RULES    causal: query i sees key j only if j <= i + (S - T)
 //          window > 0: only if |i + (S - T) - j| < window   (Beltagy et al. 2020, section 3.1)
-// EFFECTS  writes o lse, spoils work | writes dq dk dv, spoils work
+// EFFECTS  writes o lse, uses work as scratch | writes dq dk dv, uses work as scratch
 // NUMERICS sums in f32, in an order that depends on the shape only. A row that sees no key gets
 //          o = 0, lse = -inf and zero gradients. Dropout keeps p with probability 1 - dropout
 //          and scales it by 1/(1 - dropout), as in dropout.h; row r = (b*H + h)*T + t,

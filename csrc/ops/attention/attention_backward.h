@@ -1,12 +1,14 @@
 // The backward pass of attention over a range of keys of one head, and a range of queries of the
 // heads that read it.
 //
-// p = exp(s - lse) is made again tile by tile (Dao et al. 2022). A block of queries stays in place
-// while the keys pass by: its dq is complete when they have. dk and dv of all keys of the range add
-// up meanwhile, in scratch, or where the caller wants them if there is but one block. Every sum
-// runs over keys, or over heads and their queries, in ascending order, however the ranges are cut.
+// p = exp(s - lse) is recomputed tile by tile (Dao et al. 2022). The outer loop is over blocks of
+// queries, the inner one over the keys: dq of a block is complete after the inner loop. dk and dv
+// of all keys of the range are accumulated in scratch memory, or in the caller's arrays if there is
+// only one block. Every sum runs over keys, or over heads and their queries, in ascending order,
+// whatever the ranges are.
 //
-// The factor `scale` of dq and dk goes into do before it meets v, so that ds has it already.
+// do is multiplied by `scale`, the factor of dq and dk, before the product with v, so that ds
+// contains it.
 #pragma once
 
 #include "ops/attention/attention_scores.h"
@@ -24,7 +26,7 @@ struct QueryBlock {
     int64_t bh, i0, count;
 };
 
-// What one thread works on: the queries [i_begin, i_end) of the heads [bh_begin, bh_end) against
+// The unit of work of one thread: the queries [i_begin, i_end) of the heads [bh_begin, bh_end) and
 // the keys [j_begin, j_end) of their group, for the gradients of the queries, of the keys, or of
 // both.
 struct Part {
@@ -47,7 +49,7 @@ struct BackwardScratch {
     float *q, *do_, *dq;          // (queries, D)
     float *p, *ds;                // (keys, queries)
     float *lse, *delta;           // per query
-    float *factors, *work;        // one tile and two
+    float *factors, *work;        // one tile, two tiles
 
     explicit BackwardScratch(int64_t D) {
         const int64_t turned = kTile * D, rows = kTile * padded(D), tile = kTile * kTile;
@@ -67,18 +69,18 @@ struct BackwardScratch {
     }
 };
 
-// The keys of a part, and where the gradients of keys and values add up.
+// The keys of a part, and where the gradients of keys and values are accumulated.
 struct KeyRows {
     Rows k, v;
     Target dk, dv;
-    bool in_place;  // dk and dv are the caller's
+    bool in_place;  // dk and dv are the caller's arrays
 
     KeyRows(const Gradients& g, const Problem& p, const Part& part) {
         const int64_t count = part.key_count(), width = padded(p.D), size = count * width;
         float* memory = scratch(static_cast<std::size_t>(4 * size), 1);
         k = p.group(p.k, part.bg).from(part.j_begin);
         v = p.group(p.v, part.bg).from(part.j_begin);
-        // One block of queries meets each key once: not worth a copy.
+        // With one block of queries each key is used once: a copy is not worth its cost.
         if (!part.one_block() || width != p.D) {
             const int64_t used = std::min(count, p.keys(part.bg) - part.j_begin);
             k = packed_rows(memory, k, used, p.D);
@@ -96,16 +98,16 @@ struct KeyRows {
     }
 };
 
-// A block of queries in whole words, and where its gradient adds up.
+// A block of queries, padded to whole words, and where its gradient is accumulated.
 struct QueryRows {
     Rows q, do_;
     Target dq;
-    bool in_place;  // dq is the caller's
+    bool in_place;  // dq is the caller's array
     bool fresh = true;
 };
 
-// delta[i] = scale * x[i] . y[i], in whole words of i. The lanes of the rows' sums are added after
-// they have been transposed, all rows at once.
+// delta[i] = scale * x[i] . y[i], for whole words of i. The vectors of partial sums of several rows
+// are transposed and then added, which sums the lanes of all rows at once.
 inline void dots(float* delta, Rows x, Rows y, int64_t rows, int64_t columns, float scale) {
     for (int64_t i = 0; i < rows; i += Vec::width) {
         Vec sums[Vec::width];
@@ -132,7 +134,7 @@ inline QueryRows load_queries(const BackwardScratch& w, const Gradients& g, cons
     const Rows do_ = p.head(g.do_, bh).from(i0), o = p.head(g.o, bh).from(i0);
     pack_transposed(w.q_turned, q, queries, p.D, p.scale);
     pack_transposed(w.do_turned, do_, queries, p.D, p.scale);
-    // Lanes without a query, and queries that saw no key, get p = exp(s - inf) = 0.
+    // Lanes without a query, and queries that see no key, get p = exp(s - inf) = 0.
     std::fill_n(w.lse, kTile, INFINITY);
     const float* lse = g.lse.as<float>() + bh * p.T + i0;
     for (int64_t i = 0; i < queries; ++i) {
@@ -149,7 +151,7 @@ inline QueryRows load_queries(const BackwardScratch& w, const Gradients& g, cons
     return {packed_rows(w.q, q, queries, p.D), packed_rows(w.do_, do_, queries, p.D), dq, in_place};
 }
 
-// s -> p and dp -> ds = p * (dp - delta).
+// Replaces s by p and dp by ds = p * (dp - delta).
 inline void softmax_gradient(const BackwardScratch& w, const Tile& t) {
     for (int64_t i = 0; i < t.columns(); i += Vec::width) {
         const Vec lse = Vec::load(w.lse + i), delta = Vec::load(w.delta + i);
@@ -210,7 +212,7 @@ inline void write_rows(Target y, const float* x, int64_t rows, int64_t columns) 
     }
 }
 
-// The keys [begin, end) of a part that a block of queries may see: the first of them begins a tile.
+// The keys [begin, end) of a part that a block of queries may see; begin is the start of a tile.
 struct Span {
     int64_t begin, end;
 };
@@ -220,7 +222,8 @@ inline Span span_of(const Problem& p, const Part& part, const QueryBlock& block)
             std::min(part.j_end, p.keys_end(block.bh, block.i0 + block.count - 1))};
 }
 
-// Keys outside the span that the last block met were seen by nobody, if it was the only one.
+// If there was only one block of queries, no query sees the keys outside its span: their gradients
+// are zero.
 inline void finish_keys(const Gradients& g, const Problem& p, const Part& part, const Span& met,
                         const KeyRows& keys) {
     const Target dk = p.group(g.dk, part.bg).from(part.j_begin);
@@ -237,7 +240,7 @@ inline void finish_keys(const Gradients& g, const Problem& p, const Part& part, 
     }
 }
 
-// What is needed after block n of the queries, and where this block's results go.
+// What to prefetch during block n: the next block of queries, and where the results are written.
 inline Ahead what_follows(const Gradients& g, const Problem& p, const Part& part, int64_t n,
                           const Part* next) {
     Ahead ahead((part.key_count() + kTile - 1) / kTile * (5 * kTile / kStrip));

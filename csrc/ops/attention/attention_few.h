@@ -1,8 +1,8 @@
-// The forward pass of attention for a handful of queries, as in decoding, where there may be fewer
+// The forward pass of attention for very few queries, as in decoding, where there may be fewer
 // heads than threads: the keys are cut into chunks of a fixed length, whose results are merged in
-// ascending order. Lanes of a word are keys here. A score is the same chain of fused multiply-adds
-// as in a block of many queries, so that the backward pass finds the very bits again that lse was
-// made of.
+// ascending order. Here the lanes of a vector are keys. A score is computed by the same sequence of
+// fused multiply-adds as in a block of many queries, so that the scores which the backward pass
+// recomputes have the same bits as those from which lse was computed.
 #pragma once
 
 #include "ops/attention/attention_forward.h"
@@ -10,7 +10,7 @@
 namespace byhand {
 namespace tiles {
 
-// Queries so few that the lanes of a word are better spent on keys than on them.
+// Up to this many queries the lanes of a vector are keys, not queries.
 constexpr int64_t kFewQueries = Vec::width;
 
 constexpr int64_t kChunk = 16 * kTile;
@@ -32,7 +32,7 @@ struct FewScratch {
     }
 };
 
-// The results of one chunk of keys of one head: exact largest scores, sums, weighted values.
+// The results of one chunk of keys of one head: the largest scores, sums, weighted values.
 constexpr int64_t partial_size(int64_t T, int64_t D) { return 2 * kTile + T * padded(D); }
 inline Running partial(float* memory) {
     return {memory, memory + kTile, memory + 2 * kTile, false};
@@ -53,8 +53,8 @@ inline void mask_row(float* s, const Problem& p, int64_t bh, int64_t i, int64_t 
     }
 }
 
-// One query's step of the online softmax (Milakov & Gimelshein 2018); returns by how much what was
-// summed before shrinks.
+// One query's step of the online softmax (Milakov & Gimelshein 2018). Returns the factor by which
+// the earlier sums must be multiplied.
 inline Vec absorb_row(float* s, float& running_m, float& running_l) {
     Vec top = Vec::set(running_m);
     for (int64_t j = 0; j < kTile; j += Vec::width) top = max(top, Vec::load(s + j));
@@ -101,7 +101,7 @@ inline void few_tile(const FewScratch& w, const Problem& p, int64_t bh, int64_t 
             Start::add);
 }
 
-// The keys [j_begin, j_end) of one head.
+// Processes the keys [j_begin, j_end) of one head.
 inline void forward_few(const Problem& p, int64_t bh, int64_t j_begin, int64_t j_end, Running run) {
     const FewScratch w(p.T, p.D);
     pack_rows(w.q, p.head(p.q, bh), p.T, p.D, p.scale);

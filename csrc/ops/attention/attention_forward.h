@@ -1,12 +1,13 @@
 // The forward pass of attention over a range of queries.
 //
-// Per query a base m, l = sum exp(s - m) and o = sum exp(s - m) v are carried from tile to tile of
-// the keys; at the end the answer is o / l and the log-sum-exp m + log l. The base would be the
-// largest score so far (Milakov & Gimelshein 2018; Dao et al. 2022), but any number near it will
-// do: it moves only when a score exceeds it by more than kSlack, because moving it from m to M
-// means to multiply l and o by exp(m - M).
+// For each query a base m, l = sum exp(s - m) and o = sum exp(s - m) v are updated tile by tile
+// over the keys; the result is o / l and the log-sum-exp m + log l. In the online softmax the base
+// is the largest score so far (Milakov & Gimelshein 2018; Dao et al. 2022), but any number near it
+// gives the same result. Changing it from m to M means multiplying l and o by exp(m - M), so it is
+// changed only when a score exceeds it by more than kSlack.
 //
-// All blocks of a range of queries meet one tile of keys before the next one is packed.
+// All blocks of a range of queries are multiplied by one tile of keys before the next one is
+// packed.
 #pragma once
 
 #include "ops/attention/attention_scores.h"
@@ -15,14 +16,14 @@
 namespace byhand {
 namespace tiles {
 
-// exp(kSlack) is small enough to lose nothing in a float's range.
+// exp(kSlack) is far from the limits of a float's range.
 constexpr float kSlack = 8.0f;
 
-// What is known of a block's queries so far.
+// The state of a block's queries after the keys so far.
 struct Running {
     float *m, *l;  // kTile each
     float* o;      // (queries, D), undefined while fresh
-    bool fresh;    // no key has been seen yet
+    bool fresh;    // no key has been processed yet
 
     void start() {
         std::fill_n(m, kTile, kMinusInfinity);
@@ -31,7 +32,7 @@ struct Running {
     }
 };
 
-// Divides by the sums and writes the queries from i0 on.
+// Divides by the sums and writes the results of the queries from i0 on.
 inline void finish(const Out& o, const Out& lse, const Problem& p, int64_t bh, int64_t i0,
                    int64_t queries, const Running& run) {
     if (run.fresh) fill_zero(run.o, queries * padded(p.D));
@@ -55,12 +56,12 @@ struct Range {
 
 struct Block {
     int64_t i0, queries;
-    int64_t j_begin, j_end;  // sees no key before and none from there on
-    float* q;                // (D, queries), times the scale
+    int64_t j_begin, j_end;  // no query sees a key outside [j_begin, j_end)
+    float* q;                // (D, queries), multiplied by the scale
     Running run;
 };
 
-// Most blocks of a range: enough to make little of packing the keys.
+// The most blocks of a range: enough to make the cost of packing the keys small.
 constexpr int64_t kBlocks = 8;
 
 struct ForwardScratch {
@@ -68,7 +69,7 @@ struct ForwardScratch {
     float* s;               // (keys, queries)
     float *k, *v;           // (keys, D)
     float* shrink;          // per query
-    float *factors, *work;  // one tile and two
+    float *factors, *work;  // one tile, two tiles
 
     explicit ForwardScratch(int64_t D) {
         const int64_t turned = kTile * D, rows = kTile * padded(D);
@@ -99,8 +100,8 @@ inline Vec largest(const float* s, int64_t j, int64_t end) {
     return max(even, odd);
 }
 
-// Scores become exp(s - m), and m and l move on. Says whether some m has moved; then shrink says by
-// how much what was summed before has to shrink.
+// Replaces scores by exp(s - m) and updates m and l. Returns whether some m has changed; then
+// shrink holds the factors by which earlier sums must be multiplied.
 inline bool absorb(const ForwardScratch& w, const Tile& t, const Running& run) {
     bool moved = false;
     for (int64_t i = 0; i < t.columns(); i += Vec::width) {
@@ -108,7 +109,7 @@ inline bool absorb(const ForwardScratch& w, const Tile& t, const Running& run) {
         const Vec before = Vec::load(run.m + i), top = largest(w.s + i, begin, end);
         const Mask move = top > before + Vec::set(kSlack);
         const Vec m = select(move, top, before);
-        // Nothing seen yet: any finite base keeps exp(-inf - base) at 0.
+        // While every score is -inf, any finite base gives exp(-inf - base) = 0.
         const Vec base = select(m == Vec::set(kMinusInfinity), Vec::zero(), m);
         Vec l = Vec::load(run.l + i);
         if (any(move)) {
@@ -167,8 +168,8 @@ inline void start(ForwardScratch& w, const Problem& p, const Range& range) {
     }
 }
 
-// What is needed after the keys before j0 of a range: more keys, or its results and the range that
-// comes next.
+// What to prefetch while the keys before j0 are processed: the following keys of the range, or the
+// memory of its results and the next range.
 inline Ahead what_follows(const Out& o, const Problem& p, const Range& range, int64_t j0,
                           int64_t j_end, const Range* next) {
     Ahead ahead(range.blocks() * 2 * kTile / kStrip);

@@ -1,12 +1,12 @@
-// One tile of scores: which of its elements count, and how they are computed.
+// One tile of scores: which queries see which keys, and how scores are computed.
 //
-// Scores are kept transposed, s[j][i] for key j and query i, so that the lanes of a word are
-// queries: maxima and sums over keys are then plain word operations, never across lanes, and the
-// keys can be read where the caller has them.
+// Scores are stored transposed, s[j][i] for key j and query i, so that the lanes of a word are
+// queries: maxima and sums over keys are then lane by lane, and keys can be read in place.
 //
-// The causal rule and the window cut a tile along staircases: a query sees the keys between two of
-// them. Products skip what lies beyond in steps of kStrip; what a step overshoots has to be zero,
-// so whoever turns scores into probabilities writes kStrip rows of zeros on either side.
+// With causality or a window, query i sees only the keys j in [i + lower, i + upper), so the
+// visible part of a tile is bounded by two staircases. Products skip invisible parts in steps of
+// kStrip. Where a step extends past a staircase the factor must be zero, so the functions that
+// compute probabilities write kStrip rows of zeros on either side of the visible rows.
 #pragma once
 
 #include <cmath>
@@ -22,7 +22,7 @@ namespace tiles {
 constexpr int64_t kStrip = kBlock;
 constexpr float kMinusInfinity = -INFINITY;
 
-// Everything about a call but the tensors it writes.
+// The arguments of a call, except the tensors that it writes.
 struct Problem {
     StridedIn q, k, v;
     Maybe<StridedIn> mask;
@@ -36,30 +36,29 @@ struct Problem {
     DropoutRule rule{dropout};
     int64_t B = q.shape[0], T = q.shape[1], H = q.shape[2], D = q.shape[3];
     int64_t S = k.shape[1], G = k.shape[2];
-    int64_t shared = H / std::max<int64_t>(G, 1);  // heads of queries to one of keys
+    int64_t shared = H / std::max<int64_t>(G, 1);  // query heads per head of keys
     const int64_t* length = lengths.as<int64_t>();
-    // Causality and window show query i the keys in [i + lower, i + upper).
+    // By causality and window, query i sees the keys in [i + lower, i + upper).
     int64_t reach = std::min(window, T + S);
     int64_t upper = causal ? S - T + 1 : reach > 0 ? S - T + reach : S;
     int64_t lower = reach > 0 ? S - T - reach + 1 : -T;
 
     int64_t heads() const { return B * H; }
-    // A head of keys is called a group, after the heads of queries that read it: these are
-    // first_head(bg) and the next ones.
+    // A head of keys is called a group. The query heads that read it are first_head(bg) and the
+    // following `shared - 1` ones.
     int64_t groups() const { return B * G; }
     int64_t group_of(int64_t bh) const { return bh / H * G + bh % H / shared; }
     int64_t first_head(int64_t bg) const { return bg / G * H + bg % G * shared; }
-    // The keys that there are for group bg; the rest is padding.
+    // The number of keys of group bg; the rest of S is padding.
     int64_t keys(int64_t bg) const {
         return length == nullptr ? S : std::clamp<int64_t>(length[bg / G], 0, S);
     }
-    // Mask aside, query i of head bh sees the keys from keys_begin on and before keys_end; both
-    // grow with i.
+    // Without the mask, query i of head bh sees the keys [keys_begin, keys_end); both grow with i.
     int64_t keys_begin(int64_t i) const { return std::clamp<int64_t>(i + lower, 0, S); }
     int64_t keys_end(int64_t bh, int64_t i) const {
         return std::clamp<int64_t>(i + upper, 0, keys(group_of(bh)));
     }
-    // Where the first tile of keys for the queries from i on begins.
+    // The first tile of keys that the queries from i on see.
     int64_t first_tile(int64_t i) const { return round_down(keys_begin(i), kTile); }
 
     // Head bh of a (B, T, H, D) tensor.
@@ -68,10 +67,10 @@ struct Problem {
     // Group bg of a (B, S, G, D) tensor.
     Rows group(const StridedIn& x, int64_t bg) const { return rows(x, bg / G, bg % G); }
     Target group(const StridedOut& x, int64_t bg) const { return rows(x, bg / G, bg % G); }
-    // The same of a contiguous one, of T queries.
+    // The same for a contiguous tensor of T queries.
     Rows head(const In& x, int64_t bh) const { return {x.as<float>() + start(bh), H * D}; }
     Target head(const Out& x, int64_t bh) const { return {x.as<float>() + start(bh), H * D}; }
-    // Where the mask says whether query i sees key j.
+    // The element of the mask for query i and key j.
     const bool* seen(int64_t bh, int64_t i, int64_t j) const {
         return mask.as<bool>() + bh / H * mask.stride[0] + bh % H * mask.stride[1] +
                i * mask.stride[2] + j * mask.stride[3];
@@ -90,7 +89,7 @@ struct Problem {
 // Queries [i0, i0 + queries) against keys [j0, j0 + keys) of head bh.
 struct Tile {
     int64_t bh, i0, j0, queries, keys;
-    // Query i sees the keys j with i + lower <= j < i + upper, both counted inside the tile.
+    // Query i sees the keys j with i + lower <= j < i + upper, counted from the tile's first ones.
     int64_t lower, upper;
 
     int64_t columns() const { return padded(queries); }
@@ -100,18 +99,18 @@ struct Tile {
         return std::clamp<int64_t>(j - upper + 1, 0, queries);
     }
     int64_t queries_end(int64_t j) const { return std::clamp<int64_t>(j - lower + 1, 0, queries); }
-    // Rows of scores that some lane of the word at column i sees begin at keys_begin(i), and end:
+    // The rows of scores that some lane of the word at column i sees are keys_begin(i) up to:
     int64_t word_end(int64_t i) const { return keys_end(i + Vec::width - 1); }
 };
 
-// The tile of `queries` queries at (i0, j0), of the keys before j_end.
+// The tile of `queries` queries at (i0, j0), with keys before j_end.
 inline Tile tile_at(const Problem& p, int64_t bh, int64_t i0, int64_t queries, int64_t j0,
                     int64_t j_end) {
     const int64_t keys = std::min(kTile, j_end - j0);
     return {bh, i0, j0, queries, keys, i0 - j0 + p.lower, i0 - j0 + p.upper};
 }
 
-// s[j][i] = a[j] . b[:, i] over D, for what the staircases leave: the scores from keys and packed
+// s[j][i] = a[j] . b[:, i] over D, in the visible part of the tile: the scores from keys and packed
 // queries, and the backward pass's dp from values and packed do.
 inline void scores(float* s, const Tile& t, Rows a, const float* b, int64_t D, Ahead& ahead) {
     for (int64_t j = 0; j < t.keys; j += kStrip) {
@@ -157,7 +156,7 @@ inline void zero_around(float* x, const Tile& t, int64_t i) {
     }
 }
 
-// Scores beyond the staircases become -inf, in the words that they cross.
+// Sets the invisible scores to -inf in words that are partly visible.
 inline void apply_staircases(float* s, const Tile& t) {
     const Vec hidden = Vec::set(kMinusInfinity);
     for (int64_t i = 0; i < t.columns(); i += Vec::width) {
@@ -172,10 +171,10 @@ inline void apply_staircases(float* s, const Tile& t) {
     }
 }
 
-// Which keys of a tile the mask shows to which of its queries.
+// Whether the mask lets the queries of a tile see its keys.
 enum class Seen { all, some, none };
 
-// The mask of a row of keys, one word of it.
+// One vector of the mask.
 inline Mask seen_word(const bool* seen, int64_t stride, int64_t n) {
     if (stride == 1) return Mask::load(seen, n);
     bool gathered[Vec::width];
@@ -183,9 +182,9 @@ inline Mask seen_word(const bool* seen, int64_t stride, int64_t n) {
     return Mask::load(gathered, n);
 }
 
-// Looks at the mask of a tile before any score is computed, because a tile that nobody sees need
-// not be. work[i][j] is 0 where query i sees key j, else -inf; one query stands for all of them if
-// the mask is the same for all, as padding is.
+// Reads the mask of a tile before any score is computed, so that a fully masked tile is skipped.
+// work[i][j] is 0 where query i sees key j, else -inf. If the mask is the same for all queries, as
+// a padding mask is, only one row is read and written.
 inline Seen look(const Problem& p, const Tile& t, float* work) {
     const int64_t *stride = p.mask.stride, rows = stride[2] == 0 ? 1 : t.queries;
     bool all_seen = true, any_seen = false;
@@ -201,7 +200,7 @@ inline Seen look(const Problem& p, const Tile& t, float* work) {
     return all_seen ? Seen::all : any_seen ? Seen::some : Seen::none;
 }
 
-// Scores that the mask hides become -inf; work is what look() wrote, and one tile more.
+// Sets masked scores to -inf. work holds what look() wrote, and one more tile.
 inline void apply_mask(float* s, const Problem& p, const Tile& t, float* work) {
     if (p.mask.stride[2] == 0) {
         for (int64_t j = 0; j < t.keys; ++j) {
@@ -220,8 +219,8 @@ inline void apply_mask(float* s, const Problem& p, const Tile& t, float* work) {
     }
 }
 
-// The dropout factors of the keys [j0, j0 + keys) of one query, keys <= kTile; j0 is a multiple of
-// kTile, so that a group of Philox never belongs to two tiles.
+// The dropout factors of the keys [j0, j0 + keys) of one query, keys <= kTile. j0 is a multiple of
+// kTile, so that no group of Philox belongs to two tiles.
 inline void draw_row(float* factors, const Problem& p, int64_t bh, int64_t i, int64_t j0,
                      int64_t keys) {
     static_assert(kTile % kPhiloxElements == 0);

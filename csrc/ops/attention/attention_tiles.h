@@ -1,11 +1,10 @@
-// The vocabulary of attention's inner loops: small dense tiles in the first caches.
+// The inner loops of attention, on small dense tiles that fit in the first caches.
 //
 // A tile is a row-major block of floats in scratch memory whose rows are padded to whole words, so
 // that the loops below have no tails in their columns. Every product of attention, forward and
 // backward, is one routine: the left factor is broadcast element by element, the right factor and
 // the result are read and written in words. The left factor may therefore be read along its rows
-// (Straight) or along its columns (Transposed) at the same price, and only what stands on the right
-// ever has to be packed.
+// (Straight) or along its columns (Transposed) at the same cost, and only right factors are packed.
 #pragma once
 
 #include <algorithm>
@@ -44,7 +43,7 @@ class Carver {
     float* next_;
 };
 
-// The rows of a matrix somewhere in the caller's memory.
+// The rows of a matrix in the caller's memory.
 struct Rows {
     const float* data;
     int64_t stride;
@@ -53,7 +52,7 @@ struct Rows {
     Rows from(int64_t i) const { return {row(i), stride}; }
 };
 
-// The same, to be written.
+// The rows of a matrix that is written.
 struct Target {
     float* data;
     int64_t stride;
@@ -86,10 +85,10 @@ enum class Start { zero, add };
 #define BYHAND_UNROLL_4 _Pragma("GCC unroll 4")
 #endif
 
-// Rows of a result held in registers, two words of each: what the register file has room for.
+// Rows of a result that are held in registers, two words of each.
 constexpr int kBlock = Vec::width >= 16 ? 8 : 6;
 
-// c[R, N words] = or += a[R, depth] b[depth, N words], with c in registers throughout.
+// c[R, N words] = or += a[R, depth] b[depth, N words], with c in registers.
 template <int R, int N, class Left>
 inline void product_block(float* c, int64_t ldc, Left a, const float* b, int64_t ldb, int64_t depth,
                           Start start) {
@@ -123,8 +122,8 @@ inline void product_rows(float* c, int64_t ldc, Left a, const float* b, int64_t 
     if (i < columns) product_block<R, 1>(c + i, ldc, a, b + i, ldb, depth, start);
 }
 
-// c[rows, columns] = or += a[rows, depth] b[depth, columns]; columns is a multiple of the word.
-// Each element is one chain of fused multiply-adds in the order of depth, whatever the blocking.
+// c[rows, columns] = or += a[rows, depth] b[depth, columns]; columns is a multiple of Vec::width.
+// Each element is one sequence of fused multiply-adds in the order of depth, whatever the blocking.
 template <class Left>
 inline void product(float* c, int64_t ldc, Left a, const float* b, int64_t ldb, int64_t rows,
                     int64_t columns, int64_t depth, Start start) {
@@ -178,17 +177,17 @@ inline Rows packed_rows(float* tile, Rows x, int64_t rows, int64_t columns) {
     return {tile, padded(columns)};
 }
 
-// The rows themselves if they are whole words already, else a packed copy.
+// The rows themselves if their length is a multiple of Vec::width, else a packed copy.
 inline Rows whole_words(float* tile, Rows x, int64_t rows, int64_t columns) {
     return columns == padded(columns) ? x : packed_rows(tile, x, rows, columns);
 }
 
-// Rows of one head are short and far apart, so the hardware does not see the next one coming. Asks
-// for those that are needed soon, into the second cache, a few at a time: between two products,
-// because a memory that is asked for everything at once forgets some of it.
+// Prefetches rows that are needed soon into the second-level cache. Rows of one head are short and
+// far apart, so hardware prefetchers do not find them. A few are requested between two products,
+// because the processor drops prefetches when too many are outstanding.
 class Ahead {
   public:
-    // step() will be called about so often.
+    // step() will be called about this many times.
     explicit Ahead(int64_t steps) : steps_(std::max<int64_t>(steps, 1)) {}
 
     void read(Rows x, int64_t rows, int64_t columns) {
@@ -217,7 +216,7 @@ class Ahead {
         ranges_[count_++] = range;
         rows_ = std::max(rows_, range.rows);
     }
-    // Always inline: g++ 12 takes a function that only prefetches for one without effect.
+    // Always inline: g++ 12 considers a function that only prefetches to have no effect.
     static BYHAND_INLINE void ask(const Range& x, int64_t i) {
         constexpr int64_t kLine = 16;
         if (i >= x.rows) return;
@@ -232,7 +231,7 @@ class Ahead {
     int64_t steps_, next_ = 0, rows_ = 0;
 };
 
-// y[c] = scale * x[c], a row out of a tile into the caller's memory.
+// y[c] = scale * x[c]: copies a row of a tile to the caller's memory.
 inline void unpack_row(float* y, const float* x, int64_t columns, Vec scale) {
     for (int64_t c = 0; c < columns; c += Vec::width) {
         (scale * Vec::load(x + c)).store(y + c, columns - c);

@@ -9,12 +9,12 @@
 namespace byhand {
 namespace {
 
-// The keys that query i may see under causality are the first ones.
+// The number of keys, from the first on, that query i may see under causality.
 std::int64_t causal_keys(std::int64_t i, std::int64_t queries, std::int64_t keys) {
     return std::clamp<std::int64_t>(i + 1 + keys - queries, 0, keys);
 }
 
-// Row r of a mask, whose strides run over the dimensions of x.
+// Row r of a mask that is broadcast to the shape of x.
 const bool* mask_row(const Maybe<StridedIn>& mask, const In& x, std::int64_t r) {
     const bool* row = mask.as<bool>();
     for (int d = x.ndim - 2; d >= 0; --d) {
@@ -44,11 +44,12 @@ float max_logit(const float* x, float scale, std::int64_t n) {
     });
 }
 
-// y = softmax(scale * x); y may be x. What goes to memory waits elsewhere for the sum.
+// y = softmax(scale * x); y may be x. With Into::memory the exponentials are kept in scratch memory
+// until the sum is known.
 void softmax_row(float* y, const float* x, float scale, std::int64_t n, Into place) {
     float* const e = place == Into::caches ? y : scratch(static_cast<std::size_t>(n), 1);
     const float top = max_logit(x, scale, n);
-    // Where every logit is -inf, so would be the shift, and -inf - -inf is NaN.
+    // If every logit is -inf, the shift is 0, because -inf - -inf is NaN.
     const float shift = top == -kInfinity ? 0.0f : top;
     const float total = sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
         const Vec word = exp(Vec::load(x + i, lanes) * Vec::set(scale) - Vec::set(shift));

@@ -8,7 +8,7 @@
 namespace byhand {
 namespace {
 
-// db is summed over blocks of rows, so many that every thread finds some, whatever their number.
+// db is summed over this many blocks of rows, whatever the number of threads.
 constexpr std::int64_t kBlocks = 64;
 
 Vec biased(const float* x, const float* b, std::int64_t i, std::int64_t lanes) {
@@ -22,7 +22,7 @@ void forward_row(float* y, const float* x, const float* b, std::int64_t n, Into 
                 [=](std::int64_t i, std::int64_t lanes) { return gelu(biased(x, b, i, lanes)); });
 }
 
-// Adds dx to the partial db on the way, when there is one.
+// Also adds dx to the partial db, unless it is null.
 template <class Derivative>
 void backward_row(float* dx, float* db, const float* dy, const float* x, const float* b,
                   std::int64_t n, Into place, Derivative derivative) {

@@ -8,8 +8,8 @@
 namespace byhand {
 namespace {
 
-// Random bits are drawn for this many elements at a time: so few that the processor draws the next
-// ones while these elements are on their way.
+// Random bits are drawn for this many elements at a time: few enough that the processor computes
+// the next bits while it waits for these elements.
 constexpr std::int64_t kBlock = 256;
 
 void drop_block(float* y, const float* x, const float* add, const std::uint16_t* bits,

@@ -1,4 +1,4 @@
-// Inverted dropout whose mask is drawn, never stored.
+// Inverted dropout. The mask is drawn from a counter-based generator and never stored.
 #pragma once
 
 #include <cstdint>

@@ -12,15 +12,15 @@
 namespace byhand {
 namespace {
 
-// Rows between the one that is worked on and the one that is fetched.
+// How many rows ahead of the current one a row is prefetched.
 constexpr std::int64_t kAhead = 4;
 
-// Whether the rows of a table must be fetched from far away.
+// Whether a table is larger than the second-level cache.
 bool far_away(const Array& table) {
     return table.size() * std::int64_t{sizeof(float)} > second_level_cache();
 }
 
-// y = w + add, while the row that `next` points to is on its way from memory.
+// y = w + add; prefetches the row at `next`.
 void copy_row(float* y, const float* w, const float* add, const float* next, std::int64_t n,
               Into place) {
     write_words(y, n, place, [=](std::int64_t i, std::int64_t lanes) {
@@ -31,7 +31,8 @@ void copy_row(float* y, const float* w, const float* add, const float* next, std
 }
 
 // The rows 0 .. rows-1 grouped by id, ascending within an id: a stable radix sort (Knuth, "The Art
-// of Computer Programming", volume 3, algorithm 5.2.5R), a byte at a time. In the caller's scratch.
+// of Computer Programming", volume 3, algorithm 5.2.5R), a byte at a time. The result is in the
+// calling thread's scratch memory.
 const std::int64_t* sort_by_id(const std::int64_t* id, std::int64_t rows, std::int64_t limit) {
     constexpr std::size_t kFloats = sizeof(std::int64_t) / sizeof(float);
     const auto count = static_cast<std::size_t>(rows);
@@ -40,7 +41,7 @@ const std::int64_t* sort_by_id(const std::int64_t* id, std::int64_t rows, std::i
     std::iota(order, order + rows, std::int64_t{0});
     for (int shift = 0; (limit - 1) >> shift > 0; shift += 8) {
         const auto digit = [=](std::int64_t r) { return id[r] >> shift & 255; };
-        std::int64_t place[257] = {};  // where the next row with each digit goes
+        std::int64_t place[257] = {};  // where the next row with each digit is written
         for (std::int64_t r = 0; r < rows; ++r) ++place[digit(r) + 1];
         std::partial_sum(place, place + 256, place);
         for (std::int64_t i = 0; i < rows; ++i) spare[place[digit(order[i])]++] = order[i];
@@ -49,18 +50,18 @@ const std::int64_t* sort_by_id(const std::int64_t* id, std::int64_t rows, std::i
     return order;
 }
 
-// What embedding_backward adds: rows of dy in some order, to the rows of dw with their ids.
+// The sums of embedding_backward: adds rows of dy, sorted by id, to the rows of dw with these ids.
 struct RowsToAdd {
     float* dw;
     const float* dy;
     const std::int64_t* id;
     const std::int64_t* order;
     std::int64_t rows, cols;
-    bool far;  // whether dw is
+    bool far;  // far_away(dw)
 
-    static constexpr int kWords = 8;  // of a row of dw, held in registers
+    static constexpr int kWords = 8;  // words of a row of dw that are held in registers
 
-    // Where the run of one id that place p belongs to ends.
+    // The end of the run of equal ids that place p belongs to.
     std::int64_t end_of_run(std::int64_t p) const {
         const std::int64_t mine = id[order[p]];
         while (p < rows && id[order[p]] == mine) ++p;
@@ -81,7 +82,7 @@ struct RowsToAdd {
         return longest;
     }
 
-    // The runs in places [begin, end), columns [first, last).
+    // Adds the runs in places [begin, end), columns [first, last).
     void add(std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t last) const {
         constexpr std::int64_t w = Vec::width;
         for (std::int64_t p = begin, stop = begin; p < end; p = stop) {
@@ -93,7 +94,7 @@ struct RowsToAdd {
     }
 
   private:
-    // A run of one id: its row of dw is read once and written once.
+    // Adds a run of one id: its row of dw is read once and written once.
     template <int words>
     BYHAND_FLATTEN void add_run(std::int64_t begin, std::int64_t end, std::int64_t column,
                                 std::int64_t lanes) const {
@@ -137,8 +138,8 @@ void embedding_forward(Out y, In w, In ids, Maybe<In> add, Stream) {
     });
 }
 
-// Each row of dw takes its gradients in ascending order, whoever adds them: threads share the ids,
-// or the columns when one id has too many rows.
+// Gradients are added to each row of dw in ascending order of r, whatever the number of threads:
+// the ids are divided among the threads, or the columns when one id has too many rows.
 void embedding_backward(Acc dw, Out, In dy, In ids, Stream) {
     if (!dw) return;
     const std::int64_t rows = ids.size(), cols = dw.cols();

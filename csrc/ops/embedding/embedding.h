@@ -1,4 +1,4 @@
-// Table lookup, and its dual, the scatter-add.
+// Table lookup, and its backward pass, the scatter-add.
 #pragma once
 
 #include "core/array.h"
@@ -9,11 +9,11 @@ namespace byhand {
 //          (Bengio et al. 2003, section 2, matrix C)
 // SHAPES   w (V,C) T   ids (R) i64   y,dy,add (R,C) T   dw (V,C) f32   work (W) f32, any W on the
 //          CPU, W >= 3R + 512 + C ceil(R/32) on CUDA
-// EFFECTS  writes y | adds into dw, spoils work | y may be add
+// EFFECTS  writes y | adds into dw, uses work as scratch | y may be add
 //          an id outside 0..V-1: the CPU throws std::out_of_range before anything is written; CUDA
-//          makes that row of y NaN and leaves that row of dy out
-// NUMERICS no float atomics: each row of dw takes its gradients in ascending r, on CUDA added up
-//          over pieces of at most 32 beforehand
+//          makes that row of y NaN and ignores that row of dy
+// NUMERICS no float atomics: gradients are added to each row of dw in ascending r, on CUDA after
+//          summing pieces of at most 32
 // TRAFFIC  forward 2RC (3RC with add), backward RC + 2RC f32 elements
 void embedding_forward(Out y, In w, In ids, Maybe<In> add, Stream stream);
 void embedding_backward(Acc dw, Out work, In dy, In ids, Stream stream);

@@ -38,12 +38,12 @@ void gelu_ffn_backward(Out dx, Out h, Out dpre, Acc dw1, Acc db1, Acc dw2, Acc d
     through_gelu.activated = h.as<float>();
     for_row_blocks(x.rows(), h, [&](std::int64_t r, std::int64_t rows) {
         const float *const dyr = dy.as<float>() + r * C, *const xr = x.as<float>() + r * C;
-        // Down-projection, read from the bottom up.
+        // Backward through the down-projection and GELU.
         through_gelu.saved = pre.as<float>() + r * F;
         gemm(d, row_major(dyr, C), row_major(w2.as<float>(), F), rows, F, C, through_gelu, bf16);
         add_linear_gradients(dw2.as<float>(), db2.as<float>(), dyr, h.as<float>(), rows, C, F,
                              bf16);
-        // Up-projection.
+        // Backward through the up-projection.
         add_linear_gradients(dw1.as<float>(), db1.as<float>(), d, xr, rows, F, C, bf16);
         gemm(dx.as<float>() + r * C, row_major(d, F), row_major(w1.as<float>(), C), rows, C, F, {},
              bf16);

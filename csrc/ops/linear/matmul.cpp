@@ -24,8 +24,8 @@ void matmul_backward(Maybe<Out> da, Maybe<Out> db, In dc, In a, In b, bool trans
     const std::int64_t K = transpose_a ? a.rows() : a.cols();
     const Matrix A = oriented(a, transpose_a), B = oriented(b, transpose_b);
     const Matrix d = row_major(dc.as<float>(), N);
-    // dA = dc BT and dB = AT dc; a transposed operand wants its gradient transposed: (X Y)T = YT
-    // XT.
+    // dA = dc BT and dB = AT dc. The gradient of a transposed operand is transposed:
+    // (X Y)T = YT XT.
     if (da && !transpose_a) gemm(da.as<float>(), d, B.transposed(), M, K, N, {}, bf16);
     if (da && transpose_a) gemm(da.as<float>(), B, d.transposed(), K, M, N, {}, bf16);
     if (db && !transpose_b) gemm(db.as<float>(), A.transposed(), d, K, N, M, {}, bf16);

@@ -9,7 +9,7 @@ namespace byhand {
 // SHAPES   op(a) (M,K) T   op(b) (K,N) T   c (M,N) T
 // EFFECTS  writes c
 // NUMERICS products and sums in f32, each sum in fixed pieces of K; bf16 rounds a and b to
-//          bfloat16, if they are not stored so
+//          bfloat16, unless they are stored in it
 // TRAFFIC  2MNK operations
 void matmul_forward(Out c, In a, In b, bool transpose_a, bool transpose_b, bool bf16,
                     Stream stream);

@@ -60,7 +60,7 @@ void cross_entropy_gradient(Out loss, Out count, Maybe<Out> lse, Mut logits, In 
     const std::int64_t* const ids = targets.as<std::int64_t>();
     const std::int64_t rows = logits.rows(), classes = logits.cols();
     require_ids(targets, classes, ignore_index);
-    // The first gradient is scaled by a number that depends on every target.
+    // The factor of every gradient depends on the number of kept targets.
     const std::int64_t kept = kept_rows(ids, rows, ignore_index);
     const RowGradient gradient(*dloss.as<float>(), static_cast<float>(kept), classes, smoothing,
                                mean);

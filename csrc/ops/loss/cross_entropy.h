@@ -1,5 +1,5 @@
-// Cross entropy between logits and class numbers: forward, backward, and both at once in the memory
-// of the logits.
+// Cross entropy between logits and class numbers: forward, backward, and both in one kernel, which
+// overwrites the logits with their gradient.
 #pragma once
 
 #include "core/array.h"

@@ -1,4 +1,4 @@
-// Cross entropy of rows of logits: what cross_entropy and linear_cross_entropy share.
+// Cross entropy of rows of logits, shared by cross_entropy and linear_cross_entropy.
 #pragma once
 
 #include <algorithm>
@@ -10,12 +10,12 @@
 
 namespace byhand {
 
-// Logits are read from memory once: a block this long stays in the first-level cache between the
-// search for its largest and the sum of its exponentials, and the next one comes while they are
-// computed.
+// Logits are read from memory once: a block of this length stays in the first-level cache between
+// the search for its maximum and the sum of its exponentials, during which the next block is
+// prefetched.
 inline constexpr std::int64_t kLogitBlock = 1024;
 
-// log(sum of exp) of a growing list of logits: top is their largest, total the sum of exp(x - top)
+// log(sum of exp) of the logits added so far: top is their maximum, total the sum of exp(x - top)
 // (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018, algorithm 3).
 struct LogSumExp {
     float top = -kInfinity;
@@ -26,7 +26,7 @@ struct LogSumExp {
         top = max_words(n, top, [=](std::int64_t i, std::int64_t lanes) {
             return Vec::load(x + i, lanes, -kInfinity);
         });
-        // While every logit is -inf, so would be the shift, and -inf - -inf is NaN.
+        // While every logit is -inf, the shift is 0, because -inf - -inf is NaN.
         const float shift = top == -kInfinity ? 0.0f : top;
         if (total > 0.0f && before < top) total *= std::exp(before - shift);
         total += sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
@@ -40,11 +40,11 @@ struct RowLoss {
     float loss, lse;
 };
 
-// A row that is not kept: no loss, and exp(x - lse) is 0.
+// A row that is not kept: its loss is 0, and so is exp(x - lse).
 inline constexpr RowLoss kIgnoredRow{0.0f, kInfinity};
 
-// Distances are taken from the largest logit: lse itself may be large, and then its last bit is
-// large too.
+// Logits are subtracted from the maximum and not from lse, whose rounding error is large when lse
+// is large.
 inline RowLoss row_loss(const float* x, std::int64_t n, std::int64_t target, double smoothing) {
     LogSumExp all;
     double sum = 0.0;
@@ -59,18 +59,18 @@ inline RowLoss row_loss(const float* x, std::int64_t n, std::int64_t target, dou
     return {static_cast<float>(loss), static_cast<float>(top + log_total)};
 }
 
-// How many rows count.
+// How many rows are kept.
 inline std::int64_t kept_rows(const std::int64_t* ids, std::int64_t rows,
                               std::int64_t ignore_index) {
     return rows - std::count(ids, ids + rows, ignore_index);
 }
 
-// The loss from the sum of its rows, `kept` of which count.
+// The loss from the sum over its rows, of which `kept` are kept.
 inline float total_loss(double sum, std::int64_t kept, bool mean) {
     return static_cast<float>(mean && kept > 0 ? sum / static_cast<double>(kept) : sum);
 }
 
-// dx = scale (exp(x - lse) - floor), and scale * peak less at the target.
+// dx = scale (exp(x - lse) - floor), minus scale * peak at the target.
 struct RowGradient {
     float scale, floor, peak;
 
@@ -98,11 +98,13 @@ struct LogitRows {
     std::int64_t rows, classes;
 };
 
-// Logits that are read twice, for the loss and for the gradient: whole rows, as many as stay in the
-// second-level cache. Taken one at a time, short rows would each wait for the one before.
+// Logits are read twice, for the loss and for the gradient, in groups of rows of about this many
+// elements, which stay in the second-level cache. Processed one at a time, each short row would
+// wait for the one before it.
 inline constexpr std::int64_t kLogitGroup = 32 * 1024;
 
-// Writes the loss of each row and, where wanted, puts the gradient of its logits in their place.
+// Writes the loss of each row and, unless `gradient` is null, replaces its logits by their
+// gradient.
 inline void differentiate_rows(const LogitRows& block, float* losses, float* lses,
                                std::int64_t ignore_index, double smoothing,
                                const RowGradient* gradient) {

@@ -8,15 +8,14 @@
 namespace byhand {
 
 void linear_cross_entropy_forward(Out loss, Out count, Maybe<Out> dx, Acc dw, Out work, In x, In w,
-                                  In targets, std::int64_t ignore_index, double smoothing,
-                                  bool mean, double dloss, bool bf16, Stream) {
+                                  In dloss, In targets, std::int64_t ignore_index, double smoothing,
+                                  bool mean, bool bf16, Stream) {
     const std::int64_t R = x.rows(), K = x.cols(), V = w.rows(), most = work.rows();
     require_ids(targets, V, ignore_index);
-    // The gradient of the first block is scaled by a number that depends on every target.
+    // The factor of every gradient depends on the number of kept targets.
     const std::int64_t* const ids = targets.as<std::int64_t>();
     const std::int64_t kept = kept_rows(ids, R, ignore_index);
-    const RowGradient gradient(static_cast<float>(dloss), static_cast<float>(kept), V, smoothing,
-                               mean);
+    const RowGradient gradient(*dloss.as<float>(), static_cast<float>(kept), V, smoothing, mean);
     float* const logits = work.as<float>();
     float* const losses = scratch(static_cast<std::size_t>(2 * most), 1);  // gemm has slot 0
     const Matrix weight = row_major(w.as<float>(), K);

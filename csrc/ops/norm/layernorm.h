@@ -11,7 +11,7 @@ namespace byhand {
 // SHAPES   x,add,y,s,dy,dx,ds (R,C) T   w,b (C) T   dw,db (C) f32   mean,rstd (R) f32
 //          work (G,2,C) f32, any G >= 1
 // EFFECTS  writes y s mean rstd | writes dx work, adds into dw db | s may be x or add, dx dy or ds;
-//          s is given with add, else s is x; backward's x is that s
+//          s is given if add is, else s is x; the x of backward is this s
 // NUMERICS sums in f32, two-pass variance; s is rounded to T before its norm is taken;
 //          work[g] holds the partial dw and db of the rows [g ceil(R/G), (g+1) ceil(R/G)), which
 //          are then added in group order

@@ -1,5 +1,5 @@
-// The arguments of layernorm and rmsnorm as their bodies take them, one form for both and for every
-// back end: rmsnorm has no mean, no b and no db.
+// The arguments of layernorm and rmsnorm in one struct, for all back ends: rmsnorm has no mean, no
+// b and no db.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ struct NormForward {
     const T *x, *w, *b, *add;
     float eps;
     std::int64_t rows, cols;
-    float share;  // of one column in a mean; a row of no elements has mean 0
+    float share;  // 1 / columns; 0 for empty rows, whose mean is 0
 
     NormForward(const char* name, const Writable& y_, const Writable& s_, const Writable& mean_,
                 const Writable& rstd_, const ReadOnly& x_, const ReadOnly& w_, const ReadOnly& b_,
@@ -44,7 +44,7 @@ struct NormForward {
     }
 };
 
-// work holds the partial sums of dw, then of db if there is one, for each group of rows.
+// For each group of rows, work holds the partial sums of dw and then those of db, if there is a db.
 template <class T>
 struct NormBackward {
     T* dx;
@@ -73,7 +73,7 @@ struct NormBackward {
           groups(work_.ndim > 0 ? work_.shape[0] : 0),
           share(norm_share(cols)) {
         if (groups < 1) {
-            throw std::invalid_argument(std::string(name) + ": work must have a group");
+            throw std::invalid_argument(std::string(name) + ": work must have at least one group");
         }
         group_rows = (rows + groups - 1) / groups;
     }

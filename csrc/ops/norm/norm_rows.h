@@ -1,5 +1,5 @@
-// The rows of layernorm and rmsnorm: one body for both. `centred` says whether a row's mean is
-// taken away, which is all that tells them apart; without it there is neither a mean nor a bias.
+// The rows of layernorm and rmsnorm. `centred` is true for layernorm, which subtracts the mean of a
+// row and adds a bias; rmsnorm has neither a mean nor a bias.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace byhand {
 
 namespace norm {
 
-// A row of no elements has mean 0 and variance 0.
+// Empty rows have mean 0 and variance 0.
 inline float mean_of(float sum, std::int64_t n) {
     return sum / static_cast<float>(std::max<std::int64_t>(n, 1));
 }
@@ -28,7 +28,8 @@ BYHAND_INLINE Vec centre(const float* x, float mean, std::int64_t lanes) {
     }
 }
 
-// s = x + add. What is written to memory is also kept, and a pointer to it returned.
+// s = x + add. With non-temporal stores a second copy is kept in the cache. Returns a pointer to
+// the copy that is in the cache.
 inline const float* add_row(float* s, const float* x, const float* add, std::int64_t n,
                             Into place) {
     float* const kept = place == Into::caches ? s : scratch(static_cast<std::size_t>(n));
@@ -59,7 +60,7 @@ void normalise_row(float* y, const float* x, const float* w, const float* b, flo
     });
 }
 
-// One row of the matrices that the backward pass reads.
+// The arrays that the backward pass reads, for one row.
 template <bool centred>
 struct Row {
     const float *dy, *x, *w;
@@ -78,8 +79,8 @@ struct Means {
     float g, g_xhat;
 };
 
-// Adds the row's part of the parameter gradients while its means are taken: dy is read from memory
-// here, and from the cache in write_dx.
+// Adds the row's part of the parameter gradients while it computes the row's means: dy is read from
+// memory here, and from the cache in write_dx.
 template <bool centred>
 Means add_to_parameters(float* dw, float* db, const Row<centred>& row) {
     Vec sum_g = Vec::zero(), sum_g_xhat = Vec::zero();

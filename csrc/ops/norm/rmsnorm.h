@@ -11,7 +11,7 @@ namespace byhand {
 // SHAPES   x,add,y,s,dy,dx,ds (R,C) T   w (C) T   dw (C) f32   rstd (R) f32
 //          work (G,C) f32, any G >= 1
 // EFFECTS  writes y s rstd | writes dx work, adds into dw | s may be x or add, dx may be dy or ds;
-//          s is given with add, else s is x; backward's x is that s
+//          s is given if add is, else s is x; the x of backward is this s
 // NUMERICS sums in f32; s is rounded to T before its norm is taken; work[g] holds the partial dw of
 //          the rows [g ceil(R/G), (g+1) ceil(R/G)), which are then added in group order
 // TRAFFIC  forward 2RC (4RC with add), backward 3RC (4RC with ds) elements

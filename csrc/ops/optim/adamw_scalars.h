@@ -1,5 +1,5 @@
-// What a step of AdamW does to every element of a group alike, shared by the CPU and the GPU:
-// worked out in double and rounded once.
+// The factors of an AdamW step that are the same for all elements of a group, shared by the CPU and
+// the GPU: computed in double and rounded once.
 #pragma once
 
 #include <cmath>
@@ -14,7 +14,7 @@ struct AdamWScalars {
     float keep;  // 1 - lr weight_decay
     float rate;  // lr / (1 - beta1^t)
     float root;  // 1 / sqrt(1 - beta2^t)
-    float clip;  // NaN: the step is not made
+    float clip;  // NaN: the step is skipped
 };
 
 struct AdamWBetas {
@@ -28,7 +28,7 @@ struct AdamWBetas {
           eps(static_cast<float>(eps_)) {}
 };
 
-// 1 - beta^t: how much of a moment the gradients seen so far make up.
+// 1 - beta^t, the bias correction of a moment.
 BYHAND_HD inline double adamw_share(double beta, double t) { return 1.0 - std::pow(beta, t); }
 
 // The factor of clipping, 1 without a norm, NaN for a norm that is not finite.

@@ -6,7 +6,7 @@
 namespace byhand {
 
 // min(1, max_norm / (norm + 1e-6)), NaN if norm is NaN (Pascanu, Mikolov and Bengio 2013, algorithm
-// 1; the small number is PyTorch's guard for a norm of 0).
+// 1; 1e-6 is PyTorch's guard against a norm of 0).
 BYHAND_HD inline float clip_factor(float norm, double max_norm) {
     const double factor = max_norm / (static_cast<double>(norm) + 1e-6);
     return factor > 1.0 ? 1.0f : static_cast<float>(factor);

@@ -1,18 +1,18 @@
-// What the CUDA kernels of attention share: the arrays of a call, which query sees which key, the
-// dropout of probabilities, and the way of tiles from memory and back.
+// Shared by the CUDA kernels of attention: the arrays of a call, which query sees which key, the
+// dropout of probabilities, and the copies of tiles between global and shared memory.
 //
-//     attention_forward.cu   a block takes some queries and walks over the keys
-//     attention_backward.cu  a block takes some keys (for dk and dv) or some queries (for dq) and
-//                            walks over the others
-//     attention_few.cuh      a handful of queries, as in decoding: the keys are shared out instead
+//     attention_forward.cu   a block has some queries and iterates over the keys
+//     attention_backward.cu  a block has some keys (for dk and dv) or some queries (for dq) and
+//                            iterates over the others
+//     attention_few.cuh      very few queries, as in decoding: the keys are divided among blocks
 //
-// All follow FlashAttention-2 (Dao 2023): scores live in registers and are made again when the
-// backward pass needs them. No atomics: every sum is made by one thread or in a fixed order.
+// All follow FlashAttention-2 (Dao 2023): scores stay in registers and are recomputed by the
+// backward pass. There are no atomics: every sum is computed by one thread or in a fixed order.
 //
-// The kernels with tiles mean to have two blocks of four warps on a multiprocessor, one block's
-// softmax beside the other's products: at most 255 registers a thread, and 81 KiB of shared memory
-// a block (there are 164 on sm_80, 228 on sm_90). float32 heads of more than 64 dimensions take 132
-// KiB in the backward pass, and have one block there.
+// The kernels with tiles are sized for two blocks of four warps per multiprocessor, so that one
+// block's softmax overlaps the other's products: at most 255 registers per thread, and 81 KiB of
+// shared memory per block (a multiprocessor has 164 on sm_80, 228 on sm_90). float32 heads of more
+// than 64 dimensions need 132 KiB in the backward pass and have one block per multiprocessor.
 #pragma once
 
 #include "core/mma.cuh"
@@ -23,9 +23,9 @@
 namespace byhand {
 
 constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
-constexpr int kMostDepth = 128;                       // of a head
+constexpr int kMostDepth = 128;                       // dimensions of a head
 constexpr int kWarps = 4, kThreads = kWarps * kWarp;  // of every kernel's blocks
-constexpr int kSharedOfTwo = 81 * 1024;  // bytes; each block has one KiB more to itself
+constexpr int kSharedOfTwo = 81 * 1024;  // bytes, besides the reserved KiB of each block
 
 // 2^x for results stored as T, as exp_for.
 template <class T>
@@ -37,7 +37,7 @@ BYHAND_DEVICE float exp2_for(float x) {
     }
 }
 
-// One head of a (B, T, H, D) array: D adjacent elements a row.
+// One head of a (B, T, H, D) array: each row has D adjacent elements.
 template <class T>
 struct Rows {
     T* data;
@@ -58,7 +58,7 @@ struct Heads {
     BYHAND_DEVICE Rows<T> of(int64_t b, int64_t h) const {
         return {data + b * batch + h * head, row};
     }
-    // True when all rows can be read 16 bytes at a time.
+    // True if all rows can be read 16 bytes at a time.
     bool packed() const {
         return packable<std::remove_const_t<T>>(batch, data) && row % kPack<T> == 0 &&
                head % kPack<T> == 0;
@@ -69,13 +69,13 @@ struct Heads {
         : data(data), batch(a.stride[0]), row(a.stride[1]), head(a.stride[2]) {}
 };
 
-// Everything about a call but the tensors it writes.
+// The arguments of a call, except the tensors that it writes.
 template <class T>
 struct Attention {
     Heads<const T> q, k, v;
     int B, queries, keys, H, G, D;
-    int64_t heads;  // of all batch entries
-    int group;      // query heads that share their keys
+    int64_t heads;  // of all batch entries together
+    int group;      // query heads per head of keys
     const bool* mask;
     int64_t mask_stride[4];
     const int64_t* lengths;
@@ -104,7 +104,7 @@ struct Attention {
           mask(mask.as<bool>()),
           lengths(lengths.as<int64_t>()),
           scale(static_cast<float>(scale)),
-          // Not 0, by which what is hidden, -inf, could not be multiplied.
+          // Not 0, because 0 times the score of an unseen key, -inf, would be NaN.
           exponent(static_cast<float>(std::max(std::abs(scale) * 1.4426950408889634, 1e-37))),
           negative(scale < 0),
           causal(causal),
@@ -121,7 +121,7 @@ struct Attention {
         for (int i = 0; i < 4; ++i) mask_stride[i] = mask.stride[i];
     }
 
-    // How many keys a batch entry has.
+    // The number of keys of a batch entry.
     BYHAND_DEVICE int keys_of(int b) const {
         if (lengths == nullptr) return keys;
         return static_cast<int>(max(int64_t{0}, min(int64_t{keys}, lengths[b])));
@@ -136,7 +136,7 @@ struct Span {
 template <class T>
 struct Sight {
     const Attention<T>& a;
-    int keys, diagonal;  // query i stands at key i + diagonal
+    int keys, diagonal;  // query i is at the position of key i + diagonal
     const bool* mask;
 
     BYHAND_DEVICE Sight(const Attention<T>& a, int b, int h)
@@ -183,8 +183,8 @@ struct Sight {
 
 // --- A tile of scores ---------------------------------------------------------------------------
 //
-// A warp holds 16 kM rows by 8 kN columns. With kQueryRows rows are queries and columns keys, else
-// the other way round. f(m, n, i, query, key) for each of a lane's scores.
+// A warp holds 16 kM rows by 8 kN columns. With kQueryRows rows are queries and columns are keys,
+// else the other way round. Calls f(m, n, i, query, key) for each of a lane's scores.
 template <bool kQueryRows, int kM, int kN, class F>
 BYHAND_DEVICE void for_scores(int row0, int col0, F&& f) {
     const int lane = lane_id();
@@ -202,14 +202,16 @@ BYHAND_DEVICE void for_scores(int row0, int col0, F&& f) {
     }
 }
 
-// So that what follows from a row is not kept in registers from tile to tile.
+// Hides row0 from the compiler, so that values computed from it are not kept in registers from tile
+// to tile.
 BYHAND_DEVICE int known_here_only(int row0) {
     auto bits = static_cast<unsigned>(row0);
     forget(bits);
     return static_cast<int>(bits);
 }
 
-// A bit for each of a lane's scores: whether it is seen. False if the warp sees none at all.
+// Sets one bit for each of a lane's scores: whether its key is seen. Returns false if no score of
+// the warp is.
 template <bool kQueryRows, int kN, int kM, class T>
 BYHAND_DEVICE bool look(unsigned (&seen)[kM], const Sight<T>& sight, int row0, int col0) {
     static_assert(4 * kN <= 32);
@@ -225,7 +227,7 @@ BYHAND_DEVICE bool look(unsigned (&seen)[kM], const Sight<T>& sight, int row0, i
     return any_lane(some != 0);
 }
 
-// f(m, n, i) for each of a lane's sums.
+// Calls f(m, n, i) for each of a lane's sums.
 template <int kM, int kN, class F>
 BYHAND_DEVICE void for_sums(const Sums (&)[kM][kN], F&& f) {
 #pragma unroll
@@ -250,8 +252,8 @@ BYHAND_DEVICE void negate(Sums (&s)[kM][kN]) {
     for_sums(s, [&](int m, int n, int i) { s[m][n][i] = -s[m][n][i]; });
 }
 
-// The 16 random bits of a key, out of the group of eight keys that lane `from` has drawn. All lanes
-// of the warp take part.
+// The 16 random bits of a key, from the group of eight keys that lane `from` has drawn. All lanes
+// of the warp must call it.
 BYHAND_DEVICE unsigned bits_of_key(const PhiloxGroup& drawn, int from, int key) {
     unsigned word = 0;
 #pragma unroll
@@ -262,9 +264,9 @@ BYHAND_DEVICE unsigned bits_of_key(const PhiloxGroup& drawn, int from, int key) 
     return key % 2 == 0 ? word & 0xffffu : word >> 16;
 }
 
-// f(m, n, i, whether dropout keeps it) for each of a lane's scores of head bh. A group of random
-// bits belongs to eight keys of one query, which are held by several lanes: each draws another
-// group and they exchange.
+// Calls f(m, n, i, whether dropout keeps it) for each of a lane's scores of head bh. A group of
+// random bits belongs to eight keys of one query, which several lanes hold: each lane draws other
+// groups, and the lanes exchange their bits.
 template <bool kQueryRows, int kM, int kN, class T, class F>
 BYHAND_DEVICE void for_drawn(const Attention<T>& a, int64_t bh, int row0, int col0, F&& f) {
     constexpr auto kEight = static_cast<int>(kPhiloxElements);
@@ -277,7 +279,7 @@ BYHAND_DEVICE void for_drawn(const Attention<T>& a, int64_t bh, int row0, int co
         return philox(a.seed, static_cast<std::uint64_t>(group), a.offset.value());
     };
     if constexpr (kQueryRows) {
-        // Four lanes hold a row: each draws every fourth group of keys.
+        // Four lanes hold a row: each of them draws every fourth group of keys.
 #pragma unroll
         for (int m = 0; m < kM; ++m) {
 #pragma unroll
@@ -320,10 +322,10 @@ BYHAND_DEVICE void for_drawn(const Attention<T>& a, int64_t bh, int row0, int co
     }
 }
 
-// --- Tiles, from memory to shared memory and back -----------------------------------------------
+// --- Copies of tiles between global and shared memory -------------------------------------------
 
-// Rows first .. first + kRows - 1, zeros from row `end` and from column `cols` on. If they are
-// packed they arrive with the group of copies that the caller commits, else at once.
+// Loads rows first .. first + kRows - 1, with zeros from row `end` and from column `cols` on. If
+// rows are packed the copies are asynchronous, in the group that the caller commits next.
 template <int kRows, int kThreads, class T, int kCols>
 BYHAND_DEVICE void fetch(SharedTile<T, kCols> to, Rows<const T> from, int first, int end, int cols,
                          bool packed) {
@@ -345,8 +347,8 @@ BYHAND_DEVICE void fetch(SharedTile<T, kCols> to, Rows<const T> from, int first,
     }
 }
 
-// The sums of a warp to the rows first .. end-1 of memory, by way of the warp's own rows in shared
-// memory, so that whole packs are written.
+// Stores the sums of a warp to the rows first .. end-1 of global memory, through the warp's own
+// rows in shared memory, so that whole packs are written.
 template <class T, int kCols, int kM, int kN>
 BYHAND_DEVICE void write_back(Rows<T> to, int first, int end, int cols, bool packed,
                               SharedTile<T, kCols> by, const Sums (&sums)[kM][kN]) {
@@ -371,7 +373,7 @@ BYHAND_DEVICE void write_back(Rows<T> to, int first, int end, int cols, bool pac
     }
 }
 
-// f(columns of the tiles) for the narrowest tiles that hold heads of D dimensions.
+// Calls f(columns) with the fewest columns of tiles that hold heads of D dimensions.
 template <class T, class F>
 void for_depth(int D, F&& f) {
     using std::integral_constant;

@@ -3,13 +3,14 @@
 namespace byhand {
 namespace {
 
-// Both kernels compute tiles of p and ds whose rows are theirs and whose columns they walk over,
+// Both kernels compute tiles of p and ds. The rows of a tile belong to the block, which iterates
+// over the columns:
 //
-//                   rows    columns   p         dp        and add
+//                   rows    columns   p         dp        sums
 //     of keys       k, v    q, do     f(k qT)   v doT     dv += p do,  dk += ds q
 //     of queries    q, do   k, v      f(q kT)   do vT     dq += ds k
 //
-// so that p and ds are left factors just as the tensor cores have left them in registers.
+// In this form p and ds are left factors in the register layout in which they were computed.
 template <class T, int kCols, bool kOfKeys>
 struct Backward {
     static constexpr bool kHalf = std::is_same_v<T, bf16>;
@@ -17,10 +18,11 @@ struct Backward {
     static constexpr int kRows = 16 * kM * kWarps;                // of a block
     static constexpr int kWalked = kOfKeys && kM == 2 ? 16 : 32;  // columns of a tile
     using Tile = SharedTile<T, kCols>;
-    // The two row tiles, two stages of the two column tiles, and of those lse and delta.
+    // The two row tiles, two stages of the two column tiles, and lse and delta of those.
     static constexpr int kTiles = Tile::size(2 * kRows + 4 * kWalked) * static_cast<int>(sizeof(T));
     static constexpr int kShared = kTiles + (kOfKeys ? 4 * kWalked * 4 : 0);
-    static_assert(kShared <= kSharedOfTwo || (!kHalf && kCols == 128), "one block, not two");
+    static_assert(kShared <= kSharedOfTwo || (!kHalf && kCols == 128),
+                  "only this case has one block per multiprocessor");
 };
 
 template <class T>
@@ -31,8 +33,8 @@ struct Gradients {
     bool packed;
 };
 
-// delta = rowsum(do * o), and the log-sum-exp in powers of two, of one query. A query that sees
-// nothing, or is none, has a probability of 2^(s - inf) = 0 for every key.
+// delta = rowsum(do * o), and the log-sum-exp to base 2, of one query. For a query that sees no key
+// or does not exist, the probability of every key is 2^(s - inf) = 0.
 struct RowStatistics {
     float lse, delta;
 
@@ -56,7 +58,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     const auto first_of = [&](int stage) { return columns.from(2 * stage * kWalked); };
     const auto second_of = [&](int stage) { return columns.from((2 * stage + 1) * kWalked); };
 
-    // Under the causal rule the first keys and the last queries have the most to do: they go first.
+    // With causality the first keys and the last queries have the most work: they are started
+    // first.
     const int length = kOfKeys ? a.keys : a.queries, blocks = (length + F::kRows - 1) / F::kRows;
     const int heads = kOfKeys ? a.G : a.H, block = static_cast<int>(blockIdx.x);
     const int b = block / blocks / heads, own = block / blocks % heads, at = block % blocks;
@@ -73,7 +76,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     const Span span = kOfKeys ? any.queries_of(start, stop) : any.keys_of(start, stop);
     const int first = span.first / kWalked * kWalked;
     const int walks = span.end > first ? (span.end - first + kWalked - 1) / kWalked : 0;
-    const int rounds = kOfKeys ? walks * a.group : walks;  // heads of the group in order
+    const int rounds = kOfKeys ? walks * a.group : walks;  // the heads of the group in order
     const auto head = [&](int round) { return kOfKeys ? own * a.group + round / walks : own; };
     const auto column = [&](int round) { return first + round % walks * kWalked; };
     const auto fetch_columns = [&](int round) {
@@ -115,7 +118,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
     for (int round = 0; round < rounds; ++round) {
         copy_async_wait<0>();
-        sync_block();  // this stage is here, and all are done with the other one
+        sync_block();  // this stage has arrived, and the other one is no longer read
         if (round + 1 < rounds) fetch_columns(round + 1);
         copy_async_commit();
         const int stage = round % 2;
@@ -157,14 +160,14 @@ __global__ void __launch_bounds__(kThreads, 1)
         add_product(d, dp, first_of(stage));
     }
     copy_async_wait<0>();
-    sync_block();  // the rows of a warp are fetched by all
+    sync_block();  // the rows of a warp were loaded by all warps
 
     for_sums(d, [&](int m, int n, int i) { d[m][n][i] *= a.scale; });
     write_back(kOfKeys ? g.dk.of(b, own) : g.dq.of(b, own), row0, stop, a.D, g.packed, mine, d);
     if constexpr (kOfKeys) write_back(g.dv.of(b, own), row0, stop, a.D, g.packed, mine2, dv);
 }
 
-// delta (B, H, T) = the sums of do * o over D; eight lanes a row.
+// delta (B, H, T) = the sums of do * o over D; eight lanes per row.
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads, 1)
     attention_row_sums(float* delta, const T* dout, const T* o, int64_t rows, int queries, int H,

@@ -1,21 +1,21 @@
-// Attention of a handful of queries with a long cache of keys, as in decoding. It is bound by
-// reading the cache: no tensor cores. The keys are shared out in pieces among the blocks, whose
-// results a second kernel joins in order (Dao et al. 2023, "Flash-Decoding").
+// Attention of very few queries with a long cache of keys, as in decoding. It is limited by reading
+// the cache and uses no tensor cores. The keys are cut into pieces, one for each block, whose
+// results a second kernel combines in order (Dao et al. 2023, "Flash-Decoding").
 #pragma once
 
 #include "ops/attention/attention.cuh"
 
 namespace byhand {
 
-constexpr int kFewQueries = 4;  // attention.forward_room in Python knows these two
+constexpr int kFewQueries = 4;  // attention.forward_work_size in Python uses the same two numbers
 constexpr int kPiece = 256;     // keys
 
 namespace {
 
-constexpr int kLanes = 8;                  // a team: they share a key
+constexpr int kLanes = 8;                  // lanes of a team, which share a key
 constexpr int kTeams = kThreads / kLanes;  // keys that a block reads at once
 
-// The keys of one piece as far as they were seen: o = sum of p v with p = 2^(exponent s - top).
+// The result for the keys of a piece so far: o = sum of p v with p = 2^(exponent s - top).
 template <int N>
 struct Part {
     float top = -infinity(), sum = 0.0f, o[N] = {};
@@ -40,7 +40,7 @@ struct Part {
         const float other_top = shuffle_xor(top, kApart), other_sum = shuffle_xor(sum, kApart);
 #pragma unroll
         for (int d = 0; d < N; ++d) other[d] = shuffle_xor(o[d], kApart);
-        // Both of a pair are to come to the same bits: the lower lane's part is the first.
+        // The lower lane's part comes first, so that both lanes of a pair compute the same bits.
         if ((lane_id() & kApart) == 0) {
             join(other_top, other_sum, other);
         } else {
@@ -54,19 +54,19 @@ struct Part {
     }
 };
 
-// A block takes one piece of the keys and kRows of the rows that share them: queries, and heads of
-// one group. A lane has kPacks packs of kPackSize of every row.
+// A block processes one piece of the keys and kRows of the rows that share them: the queries of the
+// heads of one group. A lane has kPacks packs of kPackSize elements of every row.
 template <class T, int kPackSize, int kPacks, int kRows>
 __global__ void __launch_bounds__(kThreads, 1)
     attention_few_pieces(const __grid_constant__ Attention<T> a, float* work, int pieces) {
     constexpr int N = kPackSize * kPacks;
-    constexpr int kAhead = N > 8 && kPackSize <= 4 ? 2 : 4;  // keys on their way from memory
+    constexpr int kAhead = N > 8 && kPackSize <= 4 ? 2 : 4;  // keys that are loaded ahead
     const int lane = lane_id(), rank = lane % kLanes;
     const int rows = a.queries * a.group;
     const int tiles = (rows + kRows - 1) / kRows, block = static_cast<int>(blockIdx.x);
     const int piece = block % pieces, first = block / pieces % tiles * kRows;
     const int bg = block / pieces / tiles, b = bg / a.G, g = bg % a.G;
-    // Row r of the block; those past the last one repeat it.
+    // The query of row r of the block; rows past the last one repeat it.
     const auto query = [&](int r) { return min(first + r, rows - 1) / a.group; };
     const auto head = [&](int r) { return g * a.group + min(first + r, rows - 1) % a.group; };
     const auto read = [&](Word<T, kPackSize>(&words)[kPacks], const T* row, bool here) {
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
     }
     sync_block();
-    // Warp r joins the parts of row r, in the order of the warps.
+    // Warp r combines the parts of row r, in the order of the warps.
     for (int r = warp_id(); r < kRows; r += kWarps) {
         if (lane >= kLanes || first + r >= rows) continue;
         Part<N> all;
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
 }
 
-// A warp a row, a lane every 32nd column: the pieces in order.
+// One warp per row, each lane has every 32nd column; combines the pieces in order.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 1)
     attention_few_join(const __grid_constant__ Attention<T> a, Rows<T> o, float* lse,
@@ -218,7 +218,8 @@ void share_out(const char* name, const Attention<T>& a, float* work, int pieces,
     if (rows == 1) {
         run(std::integral_constant<int, 1>{});
     } else {
-        run(std::integral_constant<int, kPackSize * kPacks <= 8 ? 4 : 2>{});  // by registers
+        run(std::integral_constant<int,
+                                   kPackSize * kPacks <= 8 ? 4 : 2>{});  // limited by registers
     }
 }
 

@@ -4,8 +4,8 @@
 namespace byhand {
 namespace {
 
-// A warp takes 16 kM queries, kKeys keys at a time. Its registers hold o, the scores and, if there
-// is the room, the queries.
+// A warp processes 16 kM queries, kKeys keys at a time. Its registers hold o, the scores and, if
+// they fit, the queries.
 template <class T, int kCols>
 struct Forward {
     static constexpr bool kHalf = std::is_same_v<T, bf16>;
@@ -18,13 +18,14 @@ struct Forward {
     static_assert(kShared <= kSharedOfTwo);
 };
 
-// The softmax of a row that is seen a tile at a time, in powers of two: a lane's part of the rows
-// lane/4 and lane/4 + 8 (Milakov and Gimelshein 2018, algorithm 3; Dao 2023, section 3.1).
+// The online softmax to base 2, tile by tile: a lane's part of the rows lane/4 and lane/4 + 8
+// (Milakov and Gimelshein 2018, algorithm 3; Dao 2023, section 3.1).
 template <class T, int kN>
 struct RunningSoftmax {
     float top[2] = {-infinity(), -infinity()}, sum[2] = {0.0f, 0.0f};
 
-    // Scores become probabilities under the new maximum; shrink is what the old sums count now.
+    // Replaces scores by exponentials relative to the new maximum; shrink holds the factors for the
+    // old sums.
     BYHAND_DEVICE void add(Sums (&s)[kN], float exponent, float (&shrink)[2]) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -34,7 +35,7 @@ struct RunningSoftmax {
                 highest = fmaxf(highest, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
             }
             highest = reduce_warp<4>(highest, Max{});
-            // While nothing was seen, so would be the base, and -inf - -inf is NaN.
+            // While no key was seen, the base is 0, because -inf - -inf is NaN.
             const float base = highest == -infinity() ? 0.0f : highest * exponent;
             shrink[half] = exp2_for<T>(fmaf(top[half], exponent, -base));
             top[half] = highest;
@@ -70,7 +71,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     const typename F::Tile queries{reinterpret_cast<T*>(bytes)};
     const auto keys = queries.from(F::kQueries), values = keys.from(F::kKeys);
 
-    // Under the causal rule the last queries have the most to do: they go first.
+    // With causality the last queries have the most work: they are started first.
     const int blocks = (a.queries + F::kQueries - 1) / F::kQueries;
     const int block = static_cast<int>(blockIdx.x);
     const int bh = block / blocks, b = bh / a.H, h = bh % a.H, group = h / a.group;
@@ -97,7 +98,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     copy_async_commit();
     for (int j0 = first; j0 < span.end; j0 += F::kKeys) {
         copy_async_wait<0>();
-        sync_block();  // the keys are here, and all are done with the values before
+        sync_block();  // the keys have arrived, and the previous values are no longer read
         fetch<F::kKeys, kThreads>(values, v, j0, sight.keys, a.D, a.packed);
         copy_async_commit();
         if (F::kKeepQueries && j0 == first) {
@@ -115,7 +116,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         Sums s[kM][kN];
         if (some) product_transposed(s, keys, left);
         copy_async_wait<0>();
-        sync_block();  // the values are here, and all are done with the keys
+        sync_block();  // the values have arrived, and the keys are no longer read
         if (j0 + F::kKeys < span.end) {
             fetch<F::kKeys, kThreads>(keys, k, j0 + F::kKeys, sight.keys, a.D, a.packed);
         }
@@ -138,7 +139,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         add_product(sums, s, values);
     }
     copy_async_wait<0>();
-    sync_block();  // the rows of a warp are fetched by all
+    sync_block();  // the rows of a warp were loaded by all warps
 
     float factor[kM][2];
 #pragma unroll

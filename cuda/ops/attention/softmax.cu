@@ -4,16 +4,16 @@
 namespace byhand {
 namespace {
 
-// What a query may see: the mask's bytes through any strides, and the causal limit.
+// Which keys a query may see: the mask, with any strides, and the causal limit.
 struct Sight {
     const unsigned char* mask;
     int leading;
     int64_t shape[kMaxDims - 1], stride[kMaxDims - 1];  // of the leading dimensions
-    int64_t step;                                       // from key to key
+    int64_t step;                                       // stride from key to key
     int64_t queries;
     bool causal;
 
-    // Keys 0 .. limit-1 may be seen by this row as far as causality goes.
+    // By causality this row may see the keys 0 .. limit-1.
     BYHAND_DEVICE int64_t limit(int64_t row, int64_t keys) const {
         if (!causal) return keys;
         const int64_t seen = row % queries + keys - queries + 1;
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, P::Team::kBlocks)
         const unsigned char* mask = form == Form::masked ? sight.row(row) : nullptr;
         const int64_t step = form == Form::masked ? sight.step : 0;
 
-        // Scaled values with -inf in place of what is not seen, whose own value has no effect.
+        // Scaled values, with -inf at unseen keys, whose own values have no effect.
         Tile<P> z;
         const auto read = [&](int64_t start, bool first) {
             T* const kept = shared_row<P, T>();
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, P::Team::kBlocks)
             z.each([&](float v, int, int) { all.top = fmaxf(all.top, v); });
             all.top = team.max(all.top);
         }
-        // Nothing but -inf: softmax gives zeros, log_softmax NaN.
+        // With only -inf in a row softmax gives zeros, log_softmax NaN.
         const float base = form == Form::log ? all.top : all.base();
         if constexpr (!P::kLong) {
             z.each([&](float& v, int, int) {

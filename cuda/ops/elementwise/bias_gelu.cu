@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1)
     });
 }
 
-// The elements of dx before they are rounded.
+// The elements of dx, not rounded.
 template <class T>
 struct Gradients {
     Inputs<T> a;
@@ -71,7 +71,7 @@ struct Gradients {
     }
 };
 
-// A warp a row, or a block for long rows.
+// One warp per row, or one block for long rows.
 template <class T, class F>
 void plan_elements(int64_t rows, int64_t cols, bool packed, F&& f) {
     const auto choose = [&](auto width) {
@@ -116,7 +116,7 @@ void bias_gelu_backward(Out dx, Acc db, In dy, In x, Maybe<In> b, bool tanh, Str
         const Inputs<T> a = {dy.as<T>(), x.as<T>(), b.as<T>(), tanh, rows, cols};
         if (rows == 0 || cols == 0) return;
         const bool packed = packable<T>(cols, to, a.dy, a.x, a.b);
-        // First, as dx may be dy.
+        // Before dx is written, because dx may be dy.
         if (db) add_column_sums<T>(name, sums, Gradients<T>{a}, packed, rows, cols, stream);
         plan_elements<T>(rows, cols, packed, [&](auto plan) {
             launch(name, bias_gelu_backward_rows<T, decltype(plan)>, plan.grid, plan.block, stream,

@@ -7,9 +7,9 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kGroup = static_cast<int>(kPhiloxElements);
-constexpr int kUnroll = 2;  // groups a thread has on their way from memory
+constexpr int kUnroll = 2;  // groups that a thread loads at the same time
 
-// Elements first .. first + kGroup-1 as far as there are n, V at a time; the rest of v is 0.
+// Loads elements first .. first + kGroup-1 of n, V at a time; v is 0 past the end.
 template <int V, class T>
 BYHAND_DEVICE void load_group(float (&v)[kGroup], const T* x, int64_t first, int64_t n) {
     const bool whole = first + kGroup <= n;
@@ -47,7 +47,7 @@ BYHAND_DEVICE void store_group(T* y, const float (&v)[kGroup], int64_t first, in
     }
 }
 
-// A thread draws the group of random bits for the elements it has asked memory for.
+// A thread draws the random bits for its elements while they are being loaded.
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads, 1)
     dropout_groups(T* y, const T* x, const T* add, DropoutRule rule, std::uint64_t seed,
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             const PhiloxGroup drawn = philox(seed, static_cast<std::uint64_t>(group(u)), mask);
 #pragma unroll
             for (int i = 0; i < kGroup; ++i) {
-                // Chosen, not multiplied by 0: what is dropped is gone, even a NaN.
+                // Not multiplied by 0, so that a dropped NaN becomes 0 too.
                 v[u][i] = drawn.bits(i) < rule.threshold ? 0.0f : v[u][i] * rule.scale;
                 if (add != nullptr) v[u][i] += a[u][i];
             }

@@ -27,25 +27,25 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1)
 
 // --- The rows in the order of their ids ----------------------------------------------------------
 
-// A radix sort from the lowest digit up. Each pass keeps the order of what has equal digits, so in
-// the end rows of one id are in ascending order, whatever ran when: no atomics are needed.
+// A radix sort that starts at the lowest digit. Each pass is stable, so rows of one id end up in
+// ascending order, independent of timing: no atomics are needed.
 constexpr int kDigitBits = 9, kDigits = 1 << kDigitBits;
 constexpr int kSortThreads = 256, kSortWarps = kSortThreads / kWarp;
-constexpr int kSortShare = 2048, kMaxShares = 128;  // rows of a block at least; blocks at most
+constexpr int kSortShare = 2048, kMaxShares = 128;  // the fewest rows of a block; the most blocks
 
 struct Ids {
     const int64_t* ids;
     int rows, classes;
 
-    // All ids that are none are one beyond the last, and come last.
+    // Invalid ids are mapped to V, so they sort last.
     BYHAND_DEVICE int operator()(int row) const {
         const int64_t id = ids[row];
         return id >= 0 && id < classes ? static_cast<int>(id) : classes;
     }
 };
 
-// One pass: rows in the order `from` (null: ascending) go to `to`, by a digit of their ids. A block
-// has `share` neighbouring ones, a warp neighbouring ones of these.
+// One pass: sorts rows in the order `from` (null: ascending) by a digit of their ids, to `to`. A
+// block has `share` consecutive rows, and each of its warps a consecutive part of them.
 struct Pass {
     Ids id;
     const int* from;
@@ -53,8 +53,8 @@ struct Pass {
     int* counts;  // (blocks, kDigits)
     int shift, share;
 
-    // f(row, digit, rank, same) for the rows of this warp, 32 at a time: `same` of these have the
-    // digit, `rank` of them come before.
+    // Calls f(row, digit, rank, same) for the rows of this warp, 32 at a time: `same` of the 32
+    // have this digit, `rank` of them before this row.
     template <class F>
     BYHAND_DEVICE void each(F&& f) const {
         const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kSortThreads, 1) embedding_sort(Pass pass) {
     const int rank = static_cast<int>(threadIdx.x), blocks = static_cast<int>(gridDim.x);
     pass.count(counts);
     constexpr int kEach = kDigits / kSortThreads;
-    int before[kEach];  // rows of this digit in the blocks before
+    int before[kEach];  // rows of this digit in earlier blocks
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
         const int d = rank + e * kSortThreads;
@@ -113,7 +113,8 @@ __global__ void __launch_bounds__(kSortThreads, 1) embedding_sort(Pass pass) {
         }
         totals[0][d] = total;
     }
-    // totals[0][d] becomes the sum up to d (Hillis and Steele 1986, "Data parallel algorithms").
+    // totals[0][d] becomes the prefix sum up to d (Hillis and Steele 1986, "Data parallel
+    // algorithms").
     int now = 0;
     for (int step = 1; step < kDigits; step *= 2, now ^= 1) {
         sync_block();
@@ -121,7 +122,7 @@ __global__ void __launch_bounds__(kSortThreads, 1) embedding_sort(Pass pass) {
             totals[now ^ 1][d] = totals[now][d] + (d < step ? 0 : totals[now][d - step]);
     }
     sync_block();
-    // counts[w][d] becomes the place of the first row of warp w with digit d.
+    // counts[w][d] becomes the position of the first row of warp w with digit d.
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
         const int d = rank + e * kSortThreads;
@@ -143,11 +144,12 @@ __global__ void __launch_bounds__(kSortThreads, 1) embedding_sort(Pass pass) {
 
 // --- The sum over the rows of an id --------------------------------------------------------------
 
-// Sorted rows are cut into pieces of this length, each added up in order. A run of one id that
-// began in an earlier piece leaves its sum in `carry`; where it began they are added, in order.
+// Sorted rows are cut into pieces of this length, each summed in order. If a run of one id began in
+// an earlier piece, its sum is stored in `carry`; the block of the piece where the run began adds
+// these sums in order.
 constexpr int kPiece = 32;
 constexpr int kColumnThreads = 256;
-constexpr int kAhead = 4;  // rows a thread has on their way from memory
+constexpr int kAhead = 4;  // rows that a thread loads ahead
 
 struct Scatter {
     float *dw, *carry;  // (classes, cols), (pieces, cols)
@@ -211,15 +213,15 @@ __global__ void __launch_bounds__(kColumnThreads, 1) embedding_add_pieces(Scatte
     finish();
 }
 
-constexpr int kSlices = 16;  // of the pieces of a run
+constexpr int kSlices = 16;  // slices of the pieces of a run
 
 __global__ void __launch_bounds__(kWarp* kSlices, 1) embedding_add_carries(Scatter a) {
     const int pieces = (a.id.rows + kPiece - 1) / kPiece, piece = static_cast<int>(blockIdx.x);
-    // Only the block of the piece in which a run of several pieces begins has something to do.
+    // Only blocks of pieces in which a run of several pieces begins have work.
     const int first = piece * kPiece, next = first + kPiece, id = a.id_at(next - 1);
     if (id == a.id.classes || a.id_at(next) != id) return;
     if (a.id_at(first) == id && first > 0 && a.id_at(first - 1) == id) return;
-    int low = piece + 1, high = pieces;  // the last piece that goes on with the run
+    int low = piece + 1, high = pieces;  // binary search for the last piece of the run
     while (high - low > 1) {
         const int middle = (low + high) / 2;
         (a.id_at(middle * kPiece) == id ? low : high) = middle;

@@ -51,12 +51,12 @@ void gelu_ffn_backward(Out dx, Out h, Out dpre, Acc dw1, Acc db1, Acc dw2, Acc d
         through_gelu.activated = h.as<T>();
         for_row_blocks(x.rows(), h, [&](int64_t r, int64_t rows) {
             const T *const xr = in + r * C, *const dyr = out + r * C;
-            // Down-projection, read from the bottom up.
+            // Backward through the down-projection and GELU.
             through_gelu.saved = saved + r * F;
             gemm<Factors>(name, {dyr, rows, C}, down_weight, through_gelu, stream);
             const T *const hidden = through_gelu.activated, *const d = through_gelu.c;
             add_linear_gradients<Factors>(name, to_w2, to_b2, dyr, hidden, rows, C, F, stream);
-            // Up-projection.
+            // Backward through the up-projection.
             add_linear_gradients<Factors>(name, to_w1, to_b1, d, xr, rows, F, C, stream);
             plain.c = to_x + r * C;
             gemm<Factors>(name, {d, rows, F}, up_weight, plain, stream);

@@ -1,4 +1,4 @@
-// The gradients of a linear layer's parameters; cuda/ops/linear/linear.cu has it.
+// The gradients of a linear layer's parameters; defined in cuda/ops/linear/linear.cu.
 #pragma once
 
 #include "core/cuda.cuh"

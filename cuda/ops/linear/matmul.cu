@@ -37,7 +37,7 @@ void matmul_backward(Maybe<Out> da, Maybe<Out> db, In dc, In a, In b, bool trans
         const Matrix<T> A = oriented<T>(a, transpose_a), B = oriented<T>(b, transpose_b);
         const Matrix<T> d = oriented<T>(dc, false);
         T *const to_a = da.as<T>(), *const to_b = db.as<T>();
-        // dA = dc BT and dB = AT dc; a transposed operand wants its gradient transposed:
+        // dA = dc BT and dB = AT dc. The gradient of a transposed operand is transposed:
         // (X Y)T = YT XT.
         if (da && !transpose_a) multiply<F>(name, to_a, d, B.t(), stream);
         if (da && transpose_a) multiply<F>(name, to_a, B, d.t(), stream);

@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1)
     });
 }
 
-// A warp a row when a few of its tiles hold the row, a block a row beyond.
+// One warp per row if a few of its tiles hold the row, else one block per row.
 template <class T, class F>
 void plan_classes(int64_t rows, int64_t cols, bool packed, int64_t max_teams, F&& f) {
     constexpr int kThreads = 256, kV = kPack<T>;
@@ -148,9 +148,8 @@ template <class T>
 void CrossEntropyBlocks::differentiate(T* logits, float* lse, int64_t begin, int64_t rows) {
     if (rows == 0) return;
     const Options options = options_of(call_.ignore_index, call_.smoothing, call_.mean);
-    const Gradient<T> a = {logits,       lse,   call_.dloss, call_.factor, call_.targets + begin,
-                           options,      slot_, counters_,   teams_,       rows,
-                           call_.classes};
+    const Gradient<T> a = {logits,    lse,    call_.dloss, call_.targets + begin, options, slot_,
+                           counters_, teams_, rows,        call_.classes};
     teams_ = std::max(teams_, launch_gradient(call_.name, a, call_.stream));
 }
 template void CrossEntropyBlocks::differentiate(float*, float*, int64_t, int64_t);
@@ -172,7 +171,6 @@ void cross_entropy_gradient(Out loss, Out count, Maybe<Out> lse, Mut logits, In 
                                    smoothing,
                                    mean,
                                    dloss.as<float>(),
-                                   1.0f,
                                    stream};
     for_storage(logits, [&](auto zero) {
         auto* const x = logits.as<decltype(zero)>();

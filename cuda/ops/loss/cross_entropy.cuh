@@ -1,4 +1,4 @@
-// What the kernels of cross_entropy share: the arithmetic of a row's loss, and the sum over the
+// Shared by the kernels of cross_entropy: the arithmetic of a row's loss, and the sum over the
 // rows.
 #pragma once
 
@@ -9,7 +9,7 @@
 namespace byhand {
 namespace {
 
-// Each team adds up the losses of its rows in order; a second kernel adds up the teams in order.
+// Each team sums the losses of its rows in order; a second kernel adds the teams' sums in order.
 constexpr int kPartials = 4096;
 
 struct Partial {
@@ -24,7 +24,7 @@ struct Options {
     bool mean;
 };
 
-// The sum of the logits of a tile; elements past the end do not count.
+// The sum of the logits of a tile, without elements past the end.
 template <class P>
 BYHAND_DEVICE float sum_of(Tile<P>& z, const typename P::Team& team, int64_t start, int64_t end) {
     float total = 0.0f;
@@ -34,14 +34,14 @@ BYHAND_DEVICE float sum_of(Tile<P>& z, const typename P::Team& team, int64_t sta
     return total;
 }
 
-// A target that is no class is never read through: it stands for NaN.
+// The logit of the target; NaN, without a read, if the target is not a class.
 template <class T>
 BYHAND_DEVICE float logit_at(const T* x, int64_t target, int64_t cols) {
     return target >= 0 && target < cols ? to_float(x[target]) : not_a_number();
 }
 
-// Adds the loss of a kept row and writes its lse. Distances are taken from the largest logit: lse
-// itself may be large, and then so is its last bit.
+// Adds the loss of a kept row and writes its lse. Logits are subtracted from the maximum and not
+// from lse, whose rounding error is large when lse is large.
 template <class T>
 BYHAND_DEVICE void add_row(Partial& mine, float* lse, const Exponentials<T>& row, float total,
                            float at_target, float smoothing, int64_t cols) {

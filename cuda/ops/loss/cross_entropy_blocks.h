@@ -1,4 +1,4 @@
-// Cross-entropy of rows that come one block after the other, each gradient in place of its logits.
+// Cross-entropy of consecutive blocks of rows, whose logits are replaced by their gradient.
 #pragma once
 
 #include "core/cuda.cuh"
@@ -8,12 +8,11 @@ namespace byhand {
 struct CrossEntropyCall {
     const char* name;
     const int64_t* targets;
-    int64_t rows, classes;  // of all blocks together
+    int64_t rows, classes;  // rows of all blocks together
     int64_t ignore_index;
     double smoothing;
     bool mean;
-    const float* dloss;  // of the device; null: 1
-    float factor;        // dloss is multiplied by it
+    const float* dloss;  // in device memory
     Stream stream;
 };
 
@@ -21,15 +20,15 @@ class CrossEntropyBlocks {
   public:
     // Counts the kept targets of all rows: the gradient of each may depend on them.
     explicit CrossEntropyBlocks(const CrossEntropyCall& call);
-    // The gradient of rows begin .. begin + rows - 1 in place of their logits; lse may be null.
+    // Replaces the logits of rows begin .. begin + rows - 1 by their gradient; lse may be null.
     template <class T>
     void differentiate(T* logits, float* lse, int64_t begin, int64_t rows);
-    // The loss of all rows so far.
+    // Writes the loss of all rows so far.
     void finish(float* loss, float* count);
 
   private:
     CrossEntropyCall call_;
-    int slot_, counters_ = 0, teams_ = 0;  // teams_: how many have left a partial loss
+    int slot_, counters_ = 0, teams_ = 0;  // teams_: how many have stored a partial loss
 };
 
 }  // namespace byhand

@@ -1,4 +1,4 @@
-// Loss and gradient in one go: one read and one write of the logits.
+// Loss and gradient in one kernel: logits are read once and written once.
 #pragma once
 
 #include "ops/loss/cross_entropy.cuh"
@@ -6,8 +6,9 @@
 namespace byhand {
 namespace {
 
-// The mean's divisor must be known before the first gradient, so kept targets are counted ahead:
-// each warp adds up its share, and whoever needs the number adds up the warps.
+// The divisor of the mean must be known before the first gradient, so kept targets are counted by a
+// kernel of their own: each warp stores the count of its part, and each block that needs the total
+// adds the counts of the warps.
 constexpr int kCounters = 128;
 __device__ int64_t kept_targets[kSlots][kCounters];
 
@@ -25,25 +26,23 @@ __global__ void __launch_bounds__(kWarp, 1)
 template <class T>
 struct Gradient {
     T* logits;
-    float* lse;          // or null
-    const float* dloss;  // null: 1
-    float factor;        // dloss is multiplied by it
+    float* lse;  // or null
+    const float* dloss;
     const int64_t* targets;
     Options options;
     int slot, counters;
-    int partials_before;  // of other rows, to be added to
+    int partials_before;  // partial losses of earlier rows, which are added to
     int64_t rows, cols;
 
-    // What the gradients are multiplied by; all threads of the block ask together.
+    // The factor of the gradients; all threads of a block must call it together.
     BYHAND_DEVICE float scale() const {
-        const float all = dloss == nullptr ? factor : *dloss * factor;
-        if (!options.mean) return all;
+        if (!options.mean) return *dloss;
         int64_t kept = 0;
         const auto lane = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x) % kWarp;
         for (int i = lane; i < counters; i += kWarp) kept += kept_targets[slot][i];
-        return all / static_cast<float>(reduce_warp(kept, Add{}));
+        return *dloss / static_cast<float>(reduce_warp(kept, Add{}));
     }
-    // One thread of a team leaves the team's loss.
+    // Stores the loss of a team; called by one of its threads.
     BYHAND_DEVICE void leave(Partial mine, int64_t index) const {
         if (index >= kPartials) return;
         Partial& to = partials[slot][index];
@@ -52,10 +51,10 @@ struct Gradient {
     }
 };
 
-// dx = factor exp(x - top) - spread, and less by `peak` at the target.
+// dx = factor exp(x - top) - spread, minus `peak` at the target.
 struct RowGradient {
     float factor, spread, peak;
-    int target;  // counted as columns are where `cut` is called
+    int target;  // relative to `first`, as the columns passed to `cut`
 
     template <class T>
     BYHAND_DEVICE RowGradient(const Gradient<T>& a, float scale, float sum, int64_t target_,
@@ -68,7 +67,7 @@ struct RowGradient {
     }
     BYHAND_DEVICE float of(float exponential) const { return fmaf(exponential, factor, -spread); }
 
-    // Takes the peak off where the target is; v[0] belongs to this column.
+    // Subtracts the peak at the target; v[0] is the element of this column.
     template <int N>
     BYHAND_DEVICE void cut(float (&v)[N], int column) const {
         const int at = target - column;
@@ -116,7 +115,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1) cross_entropy_gradient_r
 #pragma unroll
             for (int k = 0; k < P::K; ++k)
                 gradient.cut(z.v[k], static_cast<int>(Tile<P>::column(team, 0, k)));
-        }  // the others are 0, as exp(-inf) is
+        }  // the others are exp(-inf) = 0
         sync_warp();  // every lane has read the target's logit
         z.store(team, x, 0, here ? a.cols : 0);
     });
@@ -124,8 +123,8 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1) cross_entropy_gradient_r
     if (team.rank() == 0) a.leave(mine, index);
 }
 
-// A long row wherever it begins: its body can be read 16 bytes at a time, and each of the few
-// elements before and after the body is the business of one thread.
+// A long row at any address: its body can be read 16 bytes at a time, and each of the few elements
+// before and after the body is processed by one thread.
 template <class T>
 struct LongRow {
     T* body;          // body[0 .. end)
@@ -137,16 +136,16 @@ struct LongRow {
         end = (cols - before) / kPack<T> * kPack<T>;
         body = x + before;
     }
-    // Where in body the element lies that this thread cares for outside it, if there is one.
+    // The index, relative to body, of the element outside it that this thread processes, if any.
     BYHAND_DEVICE int edge(int rank) const {
         return rank < before ? rank - before : rank - before + end;
     }
 };
 
-// Long rows: a block a row, the logits in shared memory. Every thread uses only what it has copied
-// there itself, so that its part of the next row can be on its way as soon as it has written its
-// part of this one. What does not fit, beyond `held`, is read once more, with luck from the
-// cache.
+// Long rows: one block per row, with the logits in shared memory. Every thread uses only what it
+// has copied itself, so that it can start to load its part of the next row as soon as it has
+// written its part of this one. Elements beyond `held`, which do not fit, are read twice, the
+// second time usually from the cache.
 template <class T, class P>
 __global__ void __launch_bounds__(P::Team::kThreads, 1024 / P::Team::kThreads)
     cross_entropy_gradient_long(Gradient<T> a, int held) {
@@ -160,13 +159,14 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1024 / P::Team::kThreads)
     Partial mine = {0.0, 0};
     Tile<P> z;
 
-    // f(start, whole) for each tile of [begin, end); `whole`: none of its packs is past the end.
+    // Calls f(start, whole) for each tile of [begin, end); `whole`: no pack is past the end.
     const auto tiles = [](int begin, int end, auto&& f) {
         int start = begin;
         for (; start + kTile <= end; start += kTile) f(start, std::true_type{});
         if (start < end) f(start, std::false_type{});
     };
-    // f(k, offset) for the packs of this thread in a tile, counted from its first in the row.
+    // Calls f(k, offset) for the packs of this thread in a tile, k counted from its first in the
+    // row.
     const auto packs = [&](int start, int end, auto whole, auto&& f) {
 #pragma unroll
         for (int k = 0; k < K; ++k) {
@@ -264,7 +264,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1024 / P::Team::kThreads)
                 if (inside) copy_async16(stage + offset, next_x + offset);
             });
         });
-        // The next row may have a pack more, in a tile that this one has not.
+        // The next row may have one pack more, in a tile that this row does not have.
         if (here % kTile == 0 && here + rank * V < next_end)
             copy_async16(stage + here, next_x + here);
         copy_async_commit();
@@ -277,7 +277,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1024 / P::Team::kThreads)
     if (rank == 0) a.leave(mine, blockIdx.x);
 }
 
-// As many blocks as the device runs at a time, each with the rows it can hold.
+// As many blocks as the device runs at the same time.
 template <class T, int kThreads>
 int launch_long(const char* name, const Gradient<T>& a, Stream stream) {
     constexpr int V = kPack<T>;
@@ -293,7 +293,7 @@ int launch_long(const char* name, const Gradient<T>& a, Stream stream) {
     return teams;
 }
 
-// Returns how many teams have left a partial loss.
+// Returns how many teams have stored a partial loss.
 template <class T>
 int launch_gradient(const char* name, const Gradient<T>& a, Stream stream) {
     if (a.cols > 1024) {

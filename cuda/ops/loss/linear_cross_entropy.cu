@@ -7,15 +7,14 @@
 namespace byhand {
 
 void linear_cross_entropy_forward(Out loss, Out count, Maybe<Out> dx, Acc dw, Out work, In x, In w,
-                                  In targets, int64_t ignore_index, double smoothing, bool mean,
-                                  double dloss, bool round, Stream stream) {
+                                  In dloss, In targets, int64_t ignore_index, double smoothing,
+                                  bool mean, bool round, Stream stream) {
     const char* name = "linear_cross_entropy_forward";
     const int64_t R = x.rows(), K = x.cols(), V = w.rows();
     float *const to_loss = loss.as<float>(), *const to_count = count.as<float>();
     float* const to_w = dw.as<float>();
-    const CrossEntropyCall call = {
-        name,    targets.as<int64_t>(),     R,     V, ignore_index, smoothing, mean,
-        nullptr, static_cast<float>(dloss), stream};
+    const CrossEntropyCall call = {name, targets.as<int64_t>(), R,     V, ignore_index, smoothing,
+                                   mean, dloss.as<float>(),     stream};
     for_factors(x, round, [&](auto factor) {
         using F = decltype(factor);
         using T = Stored<F>;

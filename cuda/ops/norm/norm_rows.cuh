@@ -1,5 +1,5 @@
-// The kernels of layernorm and rmsnorm: one body for both. `centred` says whether a row's mean is
-// taken away, which is all that tells them apart; without it there is neither a mean nor a bias.
+// The kernels of layernorm and rmsnorm. `centred` is true for layernorm, which subtracts the mean
+// of a row and adds a bias; rmsnorm has neither a mean nor a bias.
 #pragma once
 
 #include "core/tile.cuh"
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, P::Team::kBlocks)
     });
 }
 
-// A row in the backward pass, as it comes from memory.
+// A row in the backward pass, in its storage type.
 template <class T, class P, bool centred>
 struct BackwardRow {
     using Team = typename P::Team;
@@ -94,7 +94,7 @@ struct BackwardRow {
         rstd = here ? a.rstd[row] : 0.0f;
     }
 
-    // What a pack of the row gives: its normalised values, dy, and g = w dy.
+    // A pack of the row: its normalised values, dy, and g = w dy.
     struct Pack {
         float xhat[P::V], dy[P::V], g[P::V];
     };
@@ -123,8 +123,8 @@ struct BackwardRow {
     }
 };
 
-// The sums over rows of a thread's own columns, in registers or, kShared, in shared memory, where
-// neighbouring threads have neighbouring places.
+// The sums over rows of a thread's own columns, in registers or, if kShared, in shared memory,
+// where neighbouring threads have neighbouring elements.
 template <class P, bool centred>
 struct ColumnSums {
     static constexpr int kValues = P::V * P::K, kParts = centred ? 2 : 1;
@@ -146,8 +146,8 @@ struct ColumnSums {
     }
 };
 
-// Whether the next row is read ahead, and the weights are held, and how many blocks are to share a
-// multiprocessor: as far as the registers go, of which a warp has more to spare than a block.
+// Whether the next row is loaded ahead, whether the weights are kept in registers, and how many
+// blocks a multiprocessor should hold, all limited by the number of registers.
 template <class T, class P, bool centred>
 struct BackwardPlan {
     static constexpr bool kWarps = P::Team::kTeams > 1;
@@ -161,9 +161,9 @@ struct BackwardPlan {
                                                       : 2;
 };
 
-// Block g takes the rows of group g. A tile holds a row, and the sums of its columns stay where
-// they are from the first row to the last. While a row is reduced the next one is on its way,
-// where there are registers for it.
+// Block g processes the rows of group g. A tile holds a row, and the column sums stay in registers
+// or shared memory from the first row to the last. While a row is reduced, the next one is loaded,
+// if there are registers for it.
 template <class T, class P, bool centred>
 __global__ void __launch_bounds__(P::Team::kThreads, BackwardPlan<T, P, centred>::kBlocks)
     norm_backward_rows(const __grid_constant__ NormBackward<T> a) {
@@ -231,7 +231,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, BackwardPlan<T, P, centred>
         }
     }
 
-    if constexpr (Team::kTeams > 1) {  // add up the teams, in order
+    if constexpr (Team::kTeams > 1) {  // add the sums of the teams in order
         constexpr int kValues = P::V * P::K;
         BYHAND_SHARED(float[centred ? 2 : 1][kValues][Team::kThreads / Team::kTeams], total);
         for (int turn = 0; turn < Team::kTeams; ++turn) {
@@ -261,8 +261,8 @@ __global__ void __launch_bounds__(P::Team::kThreads, BackwardPlan<T, P, centred>
     }
 }
 
-// Longer rows: each thread keeps the sums of its own columns in `work`, which the cache holds, and
-// reads x and dy twice.
+// Longer rows: each thread keeps the sums of its own columns in `work`, which stays in the cache,
+// and reads x and dy twice.
 template <class T, class P, bool centred>
 __global__ void __launch_bounds__(P::Team::kThreads, P::Team::kBlocks)
     norm_backward_long(const __grid_constant__ NormBackward<T> a) {
@@ -361,7 +361,8 @@ void norm_backward(const char* name, const NormBackward<T>& a, Stream stream) {
                           a);
         }
     };
-    // A thread of a full block has room for 8 columns and their sums, or for 16 columns without.
+    // A thread of a full block has registers for 8 columns and their sums, or 16 columns without
+    // sums.
     const int64_t blocks = a.groups, cols = a.cols;
     if (packed) {
         plan_short<T>(blocks, cols, packed, run) || plan_block<V, 8 / V, 1024>(blocks, cols, run) ||

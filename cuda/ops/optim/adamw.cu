@@ -14,13 +14,13 @@ struct Groups {
     int64_t count;
 };
 
-// One warp: counts the step, and works out its scalars for each group.
+// One warp: increments the step count and computes the scalars of each group.
 __global__ void __launch_bounds__(kWarp, 1)
     adamw_prepare(AdamWScalars* work, int64_t* t, const float* norm, const float* lr,
                   const float* weight_decay, int64_t groups, double beta1, double beta2,
                   double max_norm) {
     const int64_t count = *t + 1;
-    sync_block();  // all have read t
+    sync_block();  // all threads have read t
     const float clip = adamw_clip(norm, max_norm);
     if (threadIdx.x == 0 && !std::isnan(clip)) *t = count;
     const double share1 = adamw_share(beta1, static_cast<double>(count));
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kWarp, 1)
     }
 }
 
-// The group that a thread is in. Threads go upwards, so they look for another one seldom.
+// The parameter group of a thread's element. Elements ascend, so the group seldom changes.
 class Place {
   public:
     explicit BYHAND_DEVICE Place(const Groups& groups) : groups_(groups) {}
@@ -45,7 +45,7 @@ class Place {
     static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
     BYHAND_DEVICE void find(int64_t i) {
-        int64_t low = 0, high = groups_.count - 1;  // the last group has all that remains
+        int64_t low = 0, high = groups_.count - 1;  // the last group has all remaining elements
         while (low < high) {
             const int64_t middle = (low + high) / 2;
             if (i < groups_.bounds[middle]) {
@@ -72,8 +72,8 @@ BYHAND_DEVICE void update(float& w, float& m, float& v, float g, const AdamWScal
     w = fmaf(w, step.keep, -(step.rate * m / fmaf(sqrtf(v), step.root, b.eps)));
 }
 
-// Four elements are a thread's share of a load, whatever they are stored as: 16 bytes of float32
-// beside 8 of bfloat16, so that the threads of a warp are side by side in both.
+// A thread loads four elements at a time, whatever their type: 16 bytes of float32 and 8 bytes of
+// bfloat16, so that the accesses of a warp are contiguous in both.
 constexpr int kFour = 4;
 struct alignas(kFour * sizeof(bf16)) FourHalves {
     bf16 v[kFour];
@@ -102,8 +102,8 @@ BYHAND_DEVICE void store_few(T* p, const float (&v)[V]) {
     }
 }
 
-// A thread loads all it needs for kUnroll times V elements before it uses any. The last elements,
-// and the few packs that lie across the end of a group, go one by one.
+// A thread loads kUnroll times V elements of every array before it uses any. The last elements, and
+// the packs that contain the end of a group, are processed one by one.
 template <int V, class G, class C>
 __global__ void __launch_bounds__(kThreads, 1)
     adamw_update(float* w, float* m, float* v, C* copy, const G* g, Groups groups, AdamWBetas betas,

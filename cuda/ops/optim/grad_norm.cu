@@ -9,12 +9,12 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kUnroll = 4;
 
-// The sum over a block in a fixed order; thread 0 has it.
+// The sum over a block in a fixed order; thread 0 gets it.
 BYHAND_DEVICE double sum_block(double value) {
     BYHAND_SHARED(double[kThreads / kWarp], shared);
     const int rank = static_cast<int>(threadIdx.x);
     value = reduce_warp(value, Add{});
-    sync_block();  // thread 0 is done with the sum before
+    sync_block();  // thread 0 has read the previous sums
     if (rank % kWarp == 0) shared[rank / kWarp] = value;
     sync_block();
     if (rank != 0) return 0.0;
@@ -22,9 +22,9 @@ BYHAND_DEVICE double sum_block(double value) {
     return value;
 }
 
-// Squares in float32 over kUnroll packs of a thread, everything above that in float64. A share is
-// summed by one block, so the order is fixed by the sizes and by whether g is aligned, and does not
-// depend on the device.
+// Squares are summed in float32 over kUnroll packs of a thread, and beyond that in float64. A share
+// is summed by one block, so the order depends on the sizes and on the alignment of g, and not on
+// the device.
 template <int V, class T>
 __global__ void __launch_bounds__(kThreads, 1)
     grad_norm_squares(float* work, const T* g, int64_t n, int64_t shares, int64_t share) {
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             }
             sum += square;
         }
-        const int64_t i = end / V * V + threadIdx.x;  // what is left over after the last whole pack
+        const int64_t i = end / V * V + threadIdx.x;  // the elements after the last whole pack
         if (begin <= i && i < end) {
             const float last = to_float(g[i]);
             sum += last * last;
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             store(g + i, v[k]);
         }
     }
-    const int64_t i = n / V * V + threadIdx.x;  // what is left over after the last whole pack
+    const int64_t i = n / V * V + threadIdx.x;  // the elements after the last whole pack
     if (blockIdx.x == 0 && i < n) g[i] = from_float<T>(to_float(g[i]) * factor);
 }
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from byhand.models.gpt import GPTConfig
 
-# What a contestant's step returns: the seconds of each of its phases.
+# A contestant's step returns the seconds of each of these phases.
 PHASES = ("forward", "backward", "update")
 Step = Callable[[], tuple[float, float, float]]
 
@@ -32,10 +32,10 @@ CHARACTERS = 65  # of Tiny Shakespeare: the vocabulary of the other presets
 SECONDS = 20.0  # for a preset, about
 
 DESCRIPTION = """\
-Time the training step of a preset: the forward pass with the loss (ours makes the last layer's
+Time the training step of a preset: the forward pass with the loss (byhand computes the last layer's
 gradient there too), the backward pass, and the update (clipping the gradient and AdamW). The
 numbers are medians over the rounds. First comes the roofline: the most that this machine can do. If
-PyTorch is installed, the same model in PyTorch takes turns with ours; its bf16 is autocast.
+PyTorch is installed, the same model in PyTorch takes turns with byhand's; its bf16 is autocast.
 
 GFLOP/s counts 6 operations for each parameter used in a multiplication and each token, and
 12 * layers * width * context for attention (Chowdhery et al. 2022, appendix B).
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def sizes(name: str, args: argparse.Namespace | None = None) -> dict[str, int]:
-    """Vocabulary, context and batch of a preset's bench; flags have the last word."""
+    """Vocabulary, context and batch of a preset's bench; flags take precedence."""
     p = preset.find("gpt", name)
     found = dict(
         vocabulary=CHARACTERS, context=p.model["context_size"], batch=p.training["batch_size"]
@@ -153,7 +153,7 @@ def has_torch() -> bool:
 
 
 def share_threads() -> None:
-    """PyTorch gets as many threads as our kernels."""
+    """Gives PyTorch as many threads as byhand's kernels have."""
     import torch
 
     import byhand
@@ -187,7 +187,7 @@ def random_batch(config: GPTConfig, batch: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def byhand_step(config: GPTConfig, batch: int, precision: str = "float32") -> Step:
-    """One training step of ours on random tokens, as a function of no arguments."""
+    """One training step of byhand on random tokens, as a function without arguments."""
     from byhand.models.gpt import GPT
     from byhand.optim import AdamW
 
@@ -214,7 +214,7 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """The median seconds of each phase of each contestant, and of its whole `step`.
 
-    They take turns, so that whatever else the machine does meanwhile disturbs all of them alike.
+    They take turns, so that other load on the machine disturbs all of them alike.
     """
     return {
         name: {
@@ -243,7 +243,7 @@ def flops_per_token(config: GPTConfig) -> float:
 
 
 def times_torch(who: str, results: Mapping[str, Mapping[str, float]]) -> float | None:
-    """How many times as fast as PyTorch in the same precision; None without a rival."""
+    """How many times as fast as PyTorch in the same precision; None if that was not measured."""
     rival = results.get(who.replace("byhand", "PyTorch"))
     if rival is None or not who.startswith("byhand"):
         return None
@@ -263,7 +263,7 @@ def machine(torch: bool) -> dict[str, Any]:
 
 
 def heading(report: Mapping[str, Any]) -> str:
-    """What runs here, and the roofline."""
+    """Version, back end, threads and roofline."""
     limits, torch = report["roofline"], report.get("torch")
     bf16 = limits["bf16_gflops"]
     return (
@@ -277,7 +277,7 @@ def heading(report: Mapping[str, Any]) -> str:
 
 
 def table(name: str, report: Mapping[str, Any]) -> str:
-    """One preset's results for people."""
+    """One preset's results as a table to print."""
     size = report["presets"][name]
     results, limits = size["results"], report["roofline"]
     lines = [

@@ -1,4 +1,4 @@
-"""The same GPT in PyTorch: the opponent of the benches and the second oracle of the tests.
+"""The same GPT in PyTorch: the contestant of the benchmarks and the second oracle of the tests.
 
 Written as a PyTorch user would write it for speed: one matrix for q, k, v, the fused
 scaled_dot_product_attention, fused AdamW. Parameter names are byhand's, so a state dict carries

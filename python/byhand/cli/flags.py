@@ -100,8 +100,8 @@ def require_device(device: str) -> None:
 
 
 def use_threads(threads: int | None) -> None:
-    """Set the number of threads. UserError if that or the CPU back end is not possible: it is
-    looked for here, before any work has begun.
+    """Set the number of threads. UserError if that is not possible or there is no CPU back end,
+    which is checked here before any work begins.
     """
     try:
         backend.cpu()

@@ -1,6 +1,7 @@
-"""Measuring fairly on a noisy machine: contestants take turns, and medians are compared.
+"""Fair timing on a noisy machine: contestants take turns, and medians are compared.
 
-Absolute times depend on the neighbours' load; the ratio of two medians taken in turns hardly does.
+Absolute times depend on the other load on the machine; the ratio of two medians taken in turns
+hardly does.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TypeVar
 
 Taken = TypeVar("Taken")
 
-_LONG = 0.5  # seconds: a run of this length does not notice how it began
+_LONG = 0.5  # seconds: what happened before a run of this length does not matter
 
 
 def take_turns(
@@ -22,13 +23,14 @@ def take_turns(
     seconds: float = math.inf,
     rest: float = 0.0,
 ) -> dict[str, list[Taken]]:
-    """What each contestant returned in each of `rounds` rounds, after `warm_up` that do not count.
+    """Runs the contestants round by round -> what each returned in each of `rounds` rounds, after
+    `warm_up` rounds that are not counted.
 
-    Where there are several, a run that does not count goes before each one that does: the threads
-    of the contestant before are still awake then (OpenMP's spin for milliseconds after their last
-    work), and the caches hold its data. Long runs need none. `rest` is slept before each round, for
-    threads that spin longer. After `seconds` there is no new round, once one has
-    warmed up and three have counted.
+    With several contestants, each makes an uncounted run before the counted one, because the
+    threads of the previous contestant may still be spinning (OpenMP's spin for milliseconds after
+    their last work) and the caches hold its data. Runs of half a second or more do without. `rest`
+    is a pause in seconds before each round, for threads that spin longer. After `seconds` no round
+    is started, provided that one has warmed up and three have been counted.
     """
     taken: dict[str, list[Taken]] = {name: [] for name in contestants}
     short = dict.fromkeys(contestants, len(contestants) > 1)

@@ -1,4 +1,4 @@
-"""What every data set can do."""
+"""The interface of data sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Batch = dict[str, npt.NDArray[Any]]  # name -> array whose first axis runs over 
 
 
 class Dataset(Protocol):
-    """A number of items, and batches of any of them. Which of them come next is a sampler's job."""
+    """A number of items that are read in batches; a sampler chooses the items of each batch."""
 
     def __len__(self) -> int:
         """How many items there are."""

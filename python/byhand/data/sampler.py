@@ -28,7 +28,7 @@ class Sampler(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was called. UserError if the state is that of another
-        sampler, or damaged; then nothing was changed.
+        sampler, or damaged; in that case nothing is changed.
         """
         ...
 
@@ -85,7 +85,7 @@ class EpochSampler:
         _require_sizes(length, batch_size)
         if drop_last and length < batch_size:
             raise UserError(
-                f"{length} items make no batch of {batch_size}, and smaller ones are left out"
+                f"{length} items are too few for a batch of {batch_size}, and drop_last is set"
             )
         self.length = length
         self.batch_size = batch_size

@@ -1,4 +1,4 @@
-"""Training examples beside the batches that only validate."""
+"""Training examples together with validation batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 class Splits:
     """What a trainer needs: ``train``, a dataset, and ``validation``, a function that gives the
-    same batches on every call (None: nothing validates).
+    same batches on every call (None: no validation).
     """
 
     def __init__(

@@ -31,7 +31,7 @@ def generate(
         top_k: draw among the k most likely tokens only.
         rng: the random numbers; by default a generator with a fixed seed.
         cache: keep the keys and values of earlier positions, so that each token costs one position
-            instead of the whole window. The ids are the same without.
+            instead of the whole window. It does not change the ids.
 
     UserError for a prompt that is empty or has unknown ids, and for settings out of range.
     """

@@ -1,4 +1,4 @@
-"""From the logits of the next token to the next token."""
+"""Sampling the next token from its logits."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from byhand.nn import (
 )
 from byhand.ops import check, cross_entropy, linear_cross_entropy
 
-IGNORED = -100  # a target that counts for nothing
+IGNORED = -100  # a target with this value is not counted in the loss
 
 
 @config
@@ -137,9 +137,10 @@ class Block(Module):
 class Decoder(Module):
     """All of a GPT but the head: ids (B, T) int64 -> (B, T, C).
 
-    With ``recompute`` a forward pass keeps of each block its input alone, and ``backward`` runs the
-    block again (Chen et al., "Training deep nets with sublinear memory cost", 2016): the same bits
-    for a third more time, and the activations of one block in memory instead of all.
+    With ``recompute`` a forward pass saves only the input of each block, and ``backward`` runs the
+    block's forward pass again (Chen et al., "Training deep nets with sublinear memory cost", 2016).
+    The results have the same bits, a step takes about a third longer, and only the activations of
+    one block are in memory at a time.
     """
 
     def __init__(self, c: GPTConfig, recompute: bool = False):
@@ -179,7 +180,7 @@ class Decoder(Module):
         self.tokens.backward(d)
 
     def _positions_of(self, ids: Array, start: int) -> Array:
-        """start, start + 1, ... in every row, int64 as ids (B, T); on a GPU made once a shape."""
+        """start, start + 1, ... in every row, int64 (B, T) like ids; on a GPU cached per shape."""
         B, T = ids.shape
         if not backend.is_cupy(ids):
             return np.tile(np.arange(start, start + T), (B, 1))
@@ -187,7 +188,7 @@ class Decoder(Module):
         made = self._positions_on_gpu.get(key) if start == 0 else None
         if made is None:
             made = backend.to_device_of(np.tile(np.arange(start, start + T), (B, 1)), ids)
-            if start == 0:  # in decoding each token has another start
+            if start == 0:  # not in decoding, where start changes with every token
                 self._positions_on_gpu[key] = made
         return made
 
@@ -214,8 +215,8 @@ class GPT(Module):
     (see `Module.precision`), ``recompute`` saves memory (see `Decoder`).
 
     Weights start as N(0, 0.02²), those that write into the residual stream scaled down by
-    1/sqrt(2 * num_layers) (Radford et al., 2019, section 2.3); biases at zero. With ``draw`` off
-    they are left undefined, for weights that will be loaded.
+    1/sqrt(2 * num_layers) (Radford et al., 2019, section 2.3); biases at zero. ``draw=False``
+    leaves them undefined, for weights that will be loaded.
 
         logits = model(ids)                 # ids (B, T) int64 -> (B, T, V)
         loss = model.loss(ids, targets)     # targets (B, T) int64 -> 0-d array
@@ -245,9 +246,9 @@ class GPT(Module):
     def forward(self, ids: Array, cache: GPTCache | None = None) -> Array:
         """Logits (B, T, V) of the token that follows each position.
 
-        With a cache, ``ids`` continue what is in it and only their logits are computed; that keeps
-        nothing for a backward pass. Raises ValueError for a wrong shape or more tokens than the
-        context holds, TypeError for ids that are not int64, IndexError for an unknown id.
+        With a cache, ``ids`` continue the sequence in it, only their logits are computed, and
+        nothing is saved for a backward pass. Raises ValueError for a wrong shape or more tokens
+        than the context holds, TypeError for ids that are not int64, IndexError for an unknown id.
         """
         if cache is None:
             with self.discard_on_error():
@@ -263,13 +264,13 @@ class GPT(Module):
         """Mean cross-entropy in nats over the positions that count, a 0-d array.
 
         ids, targets: (B, T) int64; a target of -100 does not count. With ``scale``, a number or a
-        0-d array, it is the sum over these positions times the scale: for a loss that is a mean
-        over several batches.
+        0-d array, the result is the sum over these positions times the scale, as needed for a loss
+        that is a mean over several batches.
 
-        The head's share of the gradient is added here already, unless nothing is saved: its logits
-        never exist as a whole, so ``backward`` could not come back to them. A loss that will have
-        no backward pass is undone by ``discard_saved`` and ``zero_grad``; one that was refused has
-        added nothing.
+        The gradient of the head is added here already (unless saving is off), because the logits
+        never exist as a whole and ``backward`` could not use them later. If no backward pass will
+        follow, call ``discard_saved`` and ``zero_grad``. A call that raises an error has added
+        nothing.
         """
         self._check_targets(ids, targets)
         reduction: Literal["mean", "sum"] = "mean" if scale is None else "sum"
@@ -341,7 +342,7 @@ class GPTCache:
         return self.layers[0].length
 
     def reset(self) -> None:
-        """Forgets everything; the memory is reused."""
+        """Empties the cache; its memory is reused."""
         for layer in self.layers:
             layer.length = 0
 

@@ -36,7 +36,7 @@ class MLPConfig(ConfigBase):
 class MLP(Module):
     """An MLP with parameters drawn from ``seed``: x (B, num_features) -> (B, num_classes).
 
-    Raises ValueError for another shape.
+    Raises ValueError for an x of any other shape.
     """
 
     def __init__(

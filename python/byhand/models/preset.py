@@ -12,7 +12,7 @@ from byhand.errors import UserError
 
 @dataclass(frozen=True)
 class Preset:
-    """Fields of a model's configuration and of the training settings, unless flags say otherwise.
+    """Values for fields of a model's configuration and of the training settings; flags override it.
 
     The vocabulary's size is left out: it comes from the tokenizer.
     """

@@ -10,9 +10,9 @@ from byhand.ops import bias_gelu, check
 
 
 class GELU(Module):
-    """y = x Φ(x), or with ``approximate="tanh"`` its tanh form (Hendrycks & Gimpel, 2016).
+    """y = x Φ(x), or with ``approximate="tanh"`` its tanh approximation (Hendrycks & Gimpel, 2016).
 
-    Shapes: x, y (...). ValueError for another word.
+    Shapes: x, y (...). Raises ValueError for any other value of ``approximate``.
     """
 
     def __init__(self, approximate: Literal["none", "tanh"] = "none"):

@@ -16,22 +16,23 @@ from byhand.ops import attention, check, linear
 
 
 class MultiHeadAttention(Module):
-    """Each position of x gathers from the positions of ``memory``, or of x itself.
+    """Self-attention over the positions of x, or cross-attention from x to ``memory``.
 
-    Shapes: x, y, add (B, T, dim), memory (B, S, dim). One matrix ``qkv`` holds the queries, keys
-    and values of all heads, in this order; they are read with strides out of its result, never
-    copied apart. With ``memory`` its query rows act on x and the others on the memory.
+    Shapes: x, y, add (B, T, dim), memory (B, S, dim). One linear layer ``qkv`` computes the
+    queries, keys and values of all heads, in this order; attention reads them from its result
+    through strides, without copies. With ``memory`` the query rows of its weight are applied to x
+    and the other rows to the memory.
 
     Args:
         num_kv_heads: heads of keys and values, each shared by num_heads / num_kv_heads queries
             (Ainslie et al., 2023); None: as many as queries.
-        causal: a position sees itself and what came before.
-        dropout: of the attention probabilities.
-        residual_dropout: of the result, before ``add``.
+        causal: a position attends to itself and to earlier positions only.
+        dropout: the probability of zeroing an attention probability.
+        residual_dropout: the probability of zeroing an element of the result, before ``add``.
 
     Call options: ``lengths`` (B,) int64, how many keys each batch entry has; ``mask``, bool,
-    broadcastable to (B, H, T, S), True where a key may be seen; ``cache`` for decoding, without
-    a memory.
+    broadcastable to (B, H, T, S), True where a key may be attended to; ``cache`` for decoding,
+    without a memory.
     ``backward(dy)`` returns the gradient of x, or with a memory the pair (dx, dmemory).
 
     Raises ValueError unless num_heads divides dim, num_kv_heads divides num_heads and
@@ -141,7 +142,7 @@ class MultiHeadAttention(Module):
             q, of_q = linear.forward(x, w[:rows], bq, None, self._bf16)
             kv, of_kv = linear.forward(memory, w[rows:], bkv, None, self._bf16)
             self.push((of_q, of_kv))
-        else:  # what stands in the layer's place is called, once for each
+        else:  # a replacement of the layer, such as an adapter, is called once for each input
             q = self.qkv(x)[..., :rows]
             kv = self.qkv(memory)[..., rows:]
             self.push(None)

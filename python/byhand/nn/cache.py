@@ -1,4 +1,4 @@
-"""Keys and values that decoding keeps."""
+"""The key-value cache of decoding."""
 
 from __future__ import annotations
 

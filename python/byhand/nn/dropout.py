@@ -10,8 +10,8 @@ from byhand.ops import check, dropout
 class Dropout(Module):
     """Zeroes each element with probability ``p`` in training and scales the rest by 1/(1-p).
 
-    Srivastava et al., 2014. Outside training, or with p = 0, the input itself comes back. Masks are
-    drawn from the generator of the model it was built with. ValueError unless 0 <= p < 1.
+    Srivastava et al., 2014. Outside training, or with p = 0, the input itself is returned. Masks
+    are drawn from the generator of the model it was built with. ValueError unless 0 <= p < 1.
     """
 
     def __init__(self, p: float = 0.5):

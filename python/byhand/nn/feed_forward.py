@@ -12,7 +12,7 @@ from byhand.nn.module import Module
 from byhand.nn.protocol import Again, taken_again
 from byhand.ops import bias_gelu, gelu_ffn
 
-# Hugging Face's names.
+# The names that Hugging Face's configurations use.
 ACTIVATIONS: dict[str, Literal["none", "tanh"]] = {
     "gelu": "none",
     "gelu_new": "tanh",
@@ -25,12 +25,12 @@ class FeedForward(Module):
 
     Shapes: x, y, add (..., dim); ``up`` gives (..., hidden). Vaswani et al., 2017, equation 2.
 
-    Both linear layers and the activation are one kernel as long as they are plain ``Linear``
-    layers; an adapter put in the place of one of them is called like any layer.
+    As long as both linear layers are plain ``Linear`` layers, they and the activation run as one
+    kernel. A replacement of one of them, such as an adapter, is called like any layer.
 
     Args:
-        activation: "gelu", or its tanh form "gelu_new" (also "gelu_pytorch_tanh").
-        dropout: of the result, before ``add``.
+        activation: "gelu", or its tanh approximation "gelu_new" (also "gelu_pytorch_tanh").
+        dropout: the probability of zeroing an element of the result, before ``add``.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Finite differences: what every backward pass is compared with."""
+"""Comparing backward passes with finite differences."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class GradcheckReport:
 
     @property
     def worst(self) -> tuple[str, float]:
-        # NaN compares as neither larger nor smaller: it must win.
+        # NaN compares as neither larger nor smaller; it must count as the largest error.
         return max(
             self.errors.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1]
         )
@@ -47,15 +47,16 @@ def gradcheck(
     """Compares the backward pass of ``module`` with finite differences in float64.
 
     The function that is differentiated is ``module.loss(*inputs)`` where the module has a loss
-    (``loss=False`` ignores it), else <module(*inputs), random weights>: never a plain sum, whose
-    gradient through a softmax or a norm vanishes. Every trainable parameter, and every floating
-    input of a module without a loss, moves along random directions u. Central differences of
-    steps eps and eps/2 are extrapolated (Richardson, 1911), so the error of the difference falls
-    as eps^4; what is reported is |difference - <gradient, u>| relative to the larger of the two
-    and of 1e-3 of the largest derivative seen.
+    (``loss=False`` ignores it), else the inner product of ``module(*inputs)`` with random weights:
+    the gradient of a plain sum through a softmax or a norm would be zero. Every trainable
+    parameter, and every floating input of a module without a loss, is moved along random
+    directions u. Central differences of steps eps and eps/2 are extrapolated (Richardson, 1911),
+    so the error of the difference falls as eps^4. The reported error is
+    |difference - <gradient, u>|, relative to the largest of the difference, <gradient, u> and 1e-3
+    of the largest derivative seen.
 
-    A copy of the module is checked, cast to float64 and to products in full precision, in the mode
-    that the module is in; the module itself is not touched, and may be unbuilt. Dropout draws the
+    A copy of the module is checked, in float64 with products in full precision, and in the mode
+    that the module is in; the module itself is not changed, and may be unbuilt. Dropout draws the
     same masks at each evaluation.
 
     Raises GradcheckError when an error exceeds ``tolerance``, when ``backward`` returns no gradient
@@ -140,7 +141,7 @@ def _check(
             value[...] = before
             pairs.setdefault(name, []).append((numeric, float((grad * u).sum())))
 
-    # A derivative that is zero by construction would be judged by rounding noise alone.
+    # For a derivative that is exactly zero the relative error would be rounding noise alone.
     largest = max((abs(n) for found in pairs.values() for pair in found for n in pair), default=0.0)
     floor = max(1e-3 * largest, 1e-300)
     errors = {

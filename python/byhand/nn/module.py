@@ -30,7 +30,7 @@ M = TypeVar("M", bound="Module")
 
 
 class PilingUp(UserWarning):
-    """Forward passes are kept for backward passes that do not come."""
+    """Warns that saved forward passes accumulate because no backward passes are run."""
 
 
 class Module:
@@ -51,18 +51,18 @@ class Module:
                     self.weight.grad += (dy * x).reshape(-1, x.shape[-1]).sum(0)
                 return dy * self.weight.compute_value
 
-    Parts are attributes, or lie in lists, tuples and dicts that are. Attributes that begin with an
-    underscore are not parts.
+    The parts of a module (modules, parameters, buffers) are its attributes, and the items of lists,
+    tuples and dicts that are attributes. Attributes that begin with an underscore are not parts.
 
     Attributes:
-        training: whether dropout drops and running statistics are updated.
-        waiting_limit: how many forward passes of one module may wait for their backward passes
-            before a warning, the only one of a process, says that they pile up.
+        training: whether dropout is active and running statistics are updated.
+        waiting_limit: the number of saved forward passes of one module, without backward passes, at
+            which a `PilingUp` warning is given (once per process).
     """
 
     training: bool = True
     waiting_limit: int = 64
-    _has_warned: bool = False  # of any module of this process
+    _has_warned: bool = False  # whether any module of this process has warned
     _saving: bool = True
     _bf16: bool = False
     _storage: Storage | None = None
@@ -80,22 +80,22 @@ class Module:
     # --- What forward saves for backward -------------------------------------------------------
 
     def push(self, saved: Any) -> None:
-        """Keeps ``saved`` for the matching ``backward``; nothing while saving is off."""
+        """Keeps ``saved`` for the matching ``backward``; does nothing while saving is off."""
         if self._saving:
             stack = self.__dict__.setdefault("_saved", [])
             stack.append(saved)
             if len(stack) == self.waiting_limit and not Module._has_warned:
                 Module._has_warned = True
                 warnings.warn(
-                    f"{len(stack)} forward passes of {type(self).__name__} are kept in memory for "
-                    "backward passes that have not come; after inference() or inside no_save() a "
-                    "model keeps nothing (a loop over time may raise waiting_limit instead)",
+                    f"{len(stack)} forward passes of {type(self).__name__} are kept in memory and "
+                    "had no backward pass yet; to evaluate a model, use inference() or no_save(), "
+                    "which keep nothing (for a long loop over time, raise waiting_limit)",
                     PilingUp,
                     stacklevel=3,
                 )
 
     def peek(self) -> Any:
-        """What the next ``pop`` will give."""
+        """What the next ``pop`` will return."""
         stack = self.__dict__.get("_saved")
         if not stack:
             raise RuntimeError(
@@ -110,7 +110,7 @@ class Module:
         return saved
 
     def discard_saved(self) -> None:
-        """Forgets every forward pass that had no backward pass."""
+        """Drops what forward passes have saved for backward passes that were not run."""
         for _, module in self.named_modules():
             module.__dict__.pop("_saved", None)
 
@@ -128,7 +128,7 @@ class Module:
 
     @contextmanager
     def discard_on_error(self) -> Iterator[None]:
-        """An error inside the ``with`` block leaves half-filled stacks: drops them."""
+        """Drops the saved values when an error in the ``with`` block ends a forward pass early."""
         try:
             yield
         except BaseException:
@@ -138,7 +138,7 @@ class Module:
     # --- Modes ---------------------------------------------------------------------------------
 
     def train(self: M) -> M:
-        """Training mode: dropout drops, running statistics are updated."""
+        """Training mode: dropout is active, running statistics are updated."""
         return self._mode(True, True)
 
     def eval(self: M) -> M:
@@ -156,7 +156,7 @@ class Module:
 
     @contextmanager
     def in_inference(self) -> Iterator[None]:
-        """Inference mode inside the ``with`` block; then each module has its former mode."""
+        """Inference mode inside the ``with`` block; after it each module has its former mode."""
         before = [(m, m.training, m._saving) for _, m in self.named_modules()]
         self.inference()
         try:
@@ -169,7 +169,7 @@ class Module:
 
     def walk(self) -> Iterator[tuple[str, Module | Parameter | Buffer]]:
         """(path, object) of this module and of every module, parameter and buffer below it, each
-        once: what is shared, under its first path.
+        once; a shared one comes under its first path.
         """
         yield from tree.walk(self, "", set(), Module)
 
@@ -188,7 +188,7 @@ class Module:
         return [p for _, p in self.named_parameters()]
 
     def num_parameters(self, trainable: bool = False) -> int:
-        """How many numbers the model has, or trains; a tied matrix counts once."""
+        """How many numbers all (or all trainable) parameters have; a tied matrix counts once."""
         return sum(p.size for p in self.parameters() if p.trainable or not trainable)
 
     def summary(self) -> str:
@@ -204,21 +204,21 @@ class Module:
         dtype: Any = None,
         draw: bool = True,
     ) -> M:
-        """Gives every parameter and buffer its memory and first values, and returns the module.
+        """Gives every parameter and buffer its memory and initial values, and returns the module.
 
-        Called on the whole model. Parts that were built before keep their values: so a trained
-        model may become a part of a larger one, and an adapter may be put in a layer's place. What
-        held the storage of such a part (an optimizer) is told so when it is used.
+        Call it on the whole model. Parts that were built before keep their values, so a trained
+        model can become a part of a larger one, and an adapter can replace a layer. An optimizer
+        that was made for such a part raises an error when it is used afterwards.
 
         Args:
-            seed: of the first values, each drawn from (seed, path), and of dropout masks.
-            device: "cpu" or "cuda"; None keeps that of the parts built before, or "cpu".
-            dtype: "float32" or "float64" (check mode); None keeps that of the parts, or "float32".
-            draw: off, the first values are left undefined, for weights that will be loaded.
+            seed: of the initial values, drawn from (seed, path) each, and of dropout masks.
+            device: "cpu" or "cuda"; None: that of the parts built before, else "cpu".
+            dtype: "float32" or "float64" (check mode); None: that of the parts, else "float32".
+            draw: False leaves the initial values undefined, for weights that will be loaded.
 
         Raises ValueError for a part of a model that is built already (build that model), for an
         initialiser that gives another shape, and for an unknown device or dtype; CudaUnavailable
-        with the reason where there is no CUDA. Then nothing was changed.
+        with the reason where there is no CUDA. In that case nothing is changed.
         """
         library = library_of(device)
         where = f"{type(self).__name__}.build"
@@ -274,7 +274,7 @@ class Module:
 
     @property
     def storage(self) -> Storage:
-        """The flat buffers of the model that this module is, or is a part of."""
+        """The flat buffers of the model; for a part, those of the model that it belongs to."""
         if self._storage is None:
             raise RuntimeError(
                 f"{type(self).__name__} is not built: call build() on the model, which gives its "
@@ -313,9 +313,9 @@ class Module:
                 p.grad[...] = 0
 
     def freeze(self, match: tree.Match = None) -> None:
-        """Stops training the parameters whose paths match: a pattern such as "decoder.blocks.*",
-        several, a function of the path, or None for all. They lose their gradients, and an
-        optimizer of the model must be made anew. ValueError when nothing matches.
+        """Stops training the parameters whose paths match: a pattern such as "decoder.blocks.*", a
+        list of patterns, a function of the path, or None for all. Their gradients are dropped, and
+        a new optimizer must be made. Raises ValueError when nothing matches.
         """
         self._set_trainable(match, False)
 
@@ -338,7 +338,7 @@ class Module:
             storage.move(half=storage.compute_values is not storage.values)
 
     def state_dict(self) -> dict[str, Array]:
-        """Path -> value of every parameter and persistent buffer. Views: copy them to keep them."""
+        """{path: value} of every parameter and persistent buffer; the values are views."""
         return {name: a.value for name, a in self._state()}
 
     def _state(self) -> Iterator[tuple[str, Parameter | Buffer]]:
@@ -350,7 +350,8 @@ class Module:
         """Copies values in, cast to this model's dtype.
 
         Raises ValueError naming what is missing, unknown, of another shape or not representable
-        (0.5 in an int8 tensor), TypeError naming what is not an array; then nothing was changed.
+        (0.5 in an int8 tensor), and TypeError naming what is not an array; in that case nothing is
+        changed.
         """
         own = dict(self._state())
         storage = self.storage
@@ -373,8 +374,8 @@ class Module:
 
     def to(self: M, device: str | None = None, dtype: Any = None) -> M:
         """Moves the model to ``device`` ("cpu", "cuda") and casts it to ``dtype`` ("float32", or
-        "float64": check mode on the numpy reference); a part takes its whole model along. An
-        optimizer of the model must be made anew.
+        "float64": check mode on the numpy reference). Called on a part, it moves the whole model. A
+        new optimizer must be made afterwards.
 
         Raises ValueError for an unknown device or dtype and CudaUnavailable with the reason when
         there is no CUDA.
@@ -389,13 +390,13 @@ class Module:
 
     @property
     def precision(self) -> str:
-        """What the products of linear layers are computed in: "float32", or "bf16", where their
-        factors are rounded to bfloat16 and summed in float32. Parameters, activations, gradients
-        and everything else are float32 either way (Micikevicius et al., 2018, section 3). On a GPU
-        bf16 is also how activations are stored, and a copy of the parameters that forward passes
-        read; parameters and their gradients are float32 there too.
+        """The precision of the products of linear layers: "float32", or "bf16": factors rounded to
+        bfloat16, sums in float32. Parameters, activations, gradients and everything else are
+        float32 either way (Micikevicius et al., 2018, section 3). On a GPU bf16 also stores
+        activations, and a copy of the parameters that forward passes read, in bfloat16; the
+        parameters themselves and their gradients are float32 there too.
 
-        Setting it sets it for every module below; ValueError for another word.
+        Setting it also sets it for every module below. Raises ValueError for any other value.
         """
         return "bf16" if self._bf16 else "float32"
 
@@ -417,8 +418,8 @@ class Module:
         return {name: value for name, value in vars(self).items() if name != "_saved"}
 
     def __deepcopy__(self: M, memo: dict[int, Any]) -> M:
-        """A copy with memory of its own, without the forward passes that wait; of a part, a model
-        that is just that part, unless its model is copied in the same call.
+        """A copy with memory of its own and without saved forward passes. A copy of a part is a
+        model that consists of that part alone, unless its model is copied in the same call.
         """
         storage = self._storage
         first = storage is not None and id(storage) not in memo

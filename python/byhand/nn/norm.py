@@ -15,8 +15,9 @@ class LayerNorm(Module):
     Ba, Kiros & Hinton, 2016. Shapes: x, y (..., dim), weight and bias (dim).
     ``backward(dy, add)`` returns the gradient of x plus ``add``: the residual path's gradient.
     ``forward_add(x, add)`` normalises the residual sum s = x + add in the same pass and returns y
-    and s; its backward takes the gradient of s as ``add``, and returns that of x and of add alike.
-    ``again()``, before ``backward``, computes y again, bit for bit: cheaper than keeping it.
+    and s; its backward takes the gradient of s as ``add`` and returns one gradient, which is that
+    of x and also that of ``add``. ``again()``, called before ``backward``, recomputes y with the
+    same bits, which is cheaper than keeping y.
     """
 
     def __init__(self, dim: int, eps: float = 1e-5, bias: bool = True):

@@ -25,14 +25,14 @@ class Parameter:
         decay: whether weight decay applies; by default to tensors of two and more axes only
             (Radford et al., 2019, as nanoGPT and llm.c do it).
         trainable: False freezes it: it has no gradient, and no optimizer changes it.
-        dtype: of the values; None follows the model's. A trainable parameter follows it always.
+        dtype: of the values; None: the model's. A trainable parameter always has the model's.
 
     Attributes:
         name: its path in the model that was built, such as "decoder.norm.weight".
-        value: the values, a view of the model's flat buffer. Assigning to it copies in.
+        value: the values, a view of the model's flat buffer. Assigning copies into it.
         grad: the gradient accumulated so far, of the same shape, a view too; None when frozen.
-            Assigning to it copies in.
-        trainable: once built, changed by ``Module.freeze`` and ``unfreeze`` only.
+            Assigning copies into it.
+        trainable: whether it is trained; in a built model `Module.freeze` and `unfreeze` change it.
         compute_value: what forward passes read: ``value`` itself or, in bf16 precision on a GPU, a
             bfloat16 copy of it.
     """
@@ -125,7 +125,7 @@ class Parameter:
         return math.prod(self.shape)
 
     def __getattr__(self, name: str) -> Any:
-        # Called for a slot that is still empty: a parameter that was not built.
+        # Called for an attribute that is not set: the parameter was not built.
         if name in ("_value", "_grad", "compute_value"):
             raise RuntimeError(
                 f"parameter {self.name or f'of shape {self.shape}'} has no values yet: call "
@@ -137,11 +137,12 @@ class Parameter:
         state = "" if self.trainable else ", frozen"
         return f"Parameter({self.name or 'unnamed'}, shape={self.shape}{state})"
 
-    # The arrays are views of the storage, which is copied and pickled whole and binds them again.
+    # The arrays are views of the storage, which is copied and pickled as a whole and then makes the
+    # views again.
     def __getstate__(self) -> dict[str, Any]:
         state = {name: getattr(self, name) for name in _KEPT}
         if self.built:
-            state["init"] = None  # has been used, and may be a function that cannot be pickled
+            state["init"] = None  # no longer needed, and may be a function that cannot be pickled
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ pass over memory; its gradient is the gradient of the result. ``again`` is a fun
 x again for the backward pass: a norm's output is cheaper to compute again than to keep.
 
 ``backward(dy)`` returns the gradient of x, or a tuple in the order of the inputs. A norm's
-``backward(dy, add=None)`` adds a gradient that reaches x by another way, the residual.
+``backward(dy, add=None)`` adds ``add``, the gradient that reaches x through the residual path.
 """
 
 from __future__ import annotations
@@ -19,6 +19,6 @@ Again = Callable[[], Array] | None
 
 
 def taken_again(saved: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a forward pass saved, its first entry computed again where it was not kept."""
+    """What a forward pass saved; if the first entry is a function, it is replaced by its result."""
     first = saved[0]
     return (first(), *saved[1:]) if callable(first) else saved

@@ -1,4 +1,4 @@
-"""Random numbers: of a parameter's first values, and of dropout masks."""
+"""Random numbers for the initial values of parameters and for dropout masks."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def named_rng(seed: int, name: str) -> np.random.Generator:
 
 
 class Generator:
-    """The source of dropout's randomness: counter-based, so a mask is drawn again in the backward
-    pass and never stored.
+    """A counter-based random number generator for dropout: the backward pass draws the same mask
+    again, so masks are never stored.
 
     Each draw gets an offset of its own; ``(seed, offset)`` determines the mask. Inside
-    ``offset_from(start)`` an offset is a distance from ``start``, a 0-d int64 array on the device:
-    a CUDA graph captured there draws other masks when ``start`` holds another number.
+    ``offset_from(start)`` offsets are relative to ``start``, a 0-d int64 array on the device, so a
+    CUDA graph captured there draws new masks when the number in ``start`` changes.
     """
 
     def __init__(self, seed: int = 0):
@@ -61,7 +61,7 @@ class Generator:
 
     @contextmanager
     def replay_from(self, count: int) -> Iterator[None]:
-        """Draws the masks from this count on again in the ``with`` block."""
+        """Repeats the masks from this count on inside the ``with`` block."""
         before, self.count = self.count, count
         try:
             yield

@@ -28,13 +28,13 @@ class Storage:
         values: 1-D, all parameters of the model's dtype.
         grads: 1-D, the gradients of the trainable ones, which are ``values[: grads.size]``.
         decaying: how many elements decay; they come first.
-        compute_values: what forward passes read: ``values`` itself or, where ``half`` is asked for,
-            a bfloat16 copy: the optimizer writes both; any other code that changes values must call
+        compute_values: what forward passes read: ``values`` itself or, with ``half``, a bfloat16
+            copy. The optimizer writes both; any other code that changes values must call
             ``refresh``.
         params: in the order of the flat buffer.
         buffers: in the order of the module tree.
         generator: the source of dropout masks.
-        version: changes whenever arrays are replaced, so that an optimizer notices.
+        version: changes whenever arrays are replaced, so that an optimizer can detect it.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class Storage:
 
     @property
     def valid(self) -> bool:
-        """False once a larger module was built around the one that this belonged to."""
+        """False once the module was built into a larger one, which has a storage of its own."""
         return self.version >= 0
 
     def move(self, library: Any = None, dtype: Any = None, half: bool = False) -> None:
-        """Lays the parameters out anew: on another device, in another dtype, or because some were
-        frozen. None keeps what is.
+        """Makes new buffers and copies the parameters into them: for another device or dtype, or
+        because some were frozen. None keeps the present device or dtype.
         """
         library = backend.xp(self.values) if library is None else library
         self._lay_out(library, self.values.dtype if dtype is None else dtype, half, 0, False)
@@ -107,8 +107,8 @@ class Storage:
             b.value = value
 
     def _bind(self) -> None:
-        """Makes the parameters views of the flat buffers. Reads nothing of a parameter, which may
-        be a copy in the making.
+        """Makes the parameters views of the flat buffers. Reads no attribute of a parameter: during
+        copying and unpickling it may not have any yet.
         """
         half = self.compute_values is not self.values
         for p, start, stop, shape, trainable in self._spans:
@@ -132,7 +132,7 @@ class Storage:
             b.name = of.name
         self._bind()
 
-    # Copies and pickles have the flat buffers once, and bind their parameters to them again.
+    # A copy or pickle contains the flat buffers once, and makes its parameters views of them again.
     def __getstate__(self) -> dict[str, Any]:
         half = self.compute_values is not self.values
         return {**vars(self), "compute_values": self.compute_values if half else None}
@@ -145,7 +145,7 @@ class Storage:
 
 
 def _fill(view: Array, p: Parameter, seed: int, draw: bool) -> None:
-    """The values that p has, or its first ones; with ``draw`` off what memory holds."""
+    """Writes the values of p to ``view``; if it has none yet and ``draw`` is True, initial ones."""
     if p.built:
         view[...] = backend.to_device_of(p.value, view)
     elif draw:

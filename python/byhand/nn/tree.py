@@ -12,7 +12,7 @@ Match = str | Iterable[str] | Callable[[str], bool] | None
 
 
 def walk(module: Any, path: str, seen: set[int], kind: type) -> Iterator[tuple[str, Any]]:
-    """(path, object) of a module, an instance of ``kind``, and of all that is in it, each once."""
+    """(path, object) of a module (an instance of ``kind``) and of everything in it, each once."""
     if id(module) in seen:
         return
     seen.add(id(module))
@@ -47,7 +47,7 @@ def matcher(match: Match) -> Callable[[str], bool]:
 
 
 def table(named: list[tuple[str, Parameter]]) -> str:
-    """One line a parameter (path, shape, size), and the totals."""
+    """One line per parameter (path, shape, size), and the totals."""
     width = max([len(name) for name, _ in named] + [len("parameter")])
     lines = [f"{'parameter':{width}}  {'shape':>16}  {'size':>12}"]
     for name, p in named:

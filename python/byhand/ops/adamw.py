@@ -5,13 +5,13 @@
     mhat = m / (1 - beta1^t),            vhat = v / (1 - beta2^t)
 
 Kingma and Ba, "Adam" (2015), algorithm 1, with the decay outside the moments as in Loshchilov and
-Hutter, "Decoupled weight decay regularization" (2019), algorithm 2. The elements come in groups,
-one behind the other, each with its own lr and weight_decay. With a norm the gradient is first
-scaled by min(1, max_norm / (norm + 1e-6)) (Pascanu, Mikolov and Bengio, 2013, algorithm 1); a norm
-that is not finite changes nothing, not even t.
+Hutter, "Decoupled weight decay regularization" (2019), algorithm 2. The elements lie in consecutive
+groups, each with its own lr and weight_decay. When a norm is given, the gradient is first scaled by
+min(1, max_norm / (norm + 1e-6)) (Pascanu, Mikolov and Bengio, 2013, algorithm 1); when that norm is
+not finite, nothing is updated, t included.
 
-All that changes from step to step is an array on the device of the weights: t, lr, weight_decay and
-norm. So nothing waits for the device, and a CUDA graph of a step serves for every step.
+What changes from step to step (t, lr, weight_decay, norm) is read from arrays on the device of the
+weights, so a step does not wait for the device, and one captured CUDA graph serves every step.
 """
 
 from __future__ import annotations
@@ -91,13 +91,14 @@ def step(
 ) -> None:
     """Updates w, m and v (all (N,)) in place from the gradient g (N,), and counts t up by one.
 
-    lr, weight_decay: (G,), one of each group. bounds: (G,) int64, where each group ends, ascending;
-    the last is N. t: 0-d int64, the steps done before. norm: the 0-d gradient norm when the
-    gradient is to be clipped to max_norm. copy: (N,), receives the new w. g and copy may be
+    lr, weight_decay: (G,), one for each group. bounds: (G,) int64, where each group ends; they
+    ascend, and the last is N. t: 0-d int64, the steps done before. norm: the 0-d gradient norm when
+    the gradient is to be clipped to max_norm. copy: (N,), receives the new w. g and copy may be
     bfloat16 on CUDA; all else is float32, or everything float64.
 
     ValueError when a shape differs, a beta is outside 0 <= beta < 1, t is negative, or bounds do
-    not lead to N; the values of the last two are looked at on the CPU only, where nothing waits.
+    not ascend to N; the values of the last two are checked on the CPU only, since reading them on a
+    GPU would wait for it.
     """
     kernel = kernels(w).adamw_step
     (groups,) = lr.shape

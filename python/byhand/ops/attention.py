@@ -6,9 +6,9 @@
 
 Vaswani et al., "Attention is all you need" (2017), equation 1; z is the dropout mask, 0 or
 1/(1-dropout), redrawn in backward. Only the log-sum-exp of each row is kept: p = exp(scale q kT -
-lse) is made again, and the sum over keys of p * dp equals sum(do * o), so the score matrix need
-never reach memory (Dao et al., "FlashAttention", 2022, section 3.1 and appendix B). A query with
-nothing to see gives o = 0 and lse = -inf, and no gradient. Saved: q, k, v, o, lse.
+lse) is recomputed, and the sum over keys of p * dp equals sum(do * o), so the score matrix is never
+written to memory (Dao et al., "FlashAttention", 2022, section 3.1 and appendix B). A query that may
+see no key gives o = 0, lse = -inf and no gradient. Saved: q, k, v, o, lse.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def attention_forward(
     e = np.exp(s - np.where(top == -np.inf, 0, top))
     total = e.sum(axis=-1, keepdims=True)
     p = e / np.where(total == 0, 1, total)
-    with np.errstate(divide="ignore"):  # log(0) = -inf is the answer for a row with nothing to see
+    with np.errstate(divide="ignore"):  # log(0) = -inf is right for a query that sees no key
         lse[...] = (top + np.log(total))[..., 0]
     if dropout > 0:
         p = p * _dropout_scale(p, dropout, seed, offset)
@@ -149,19 +149,19 @@ def attention_backward(
     dv[...] = _for_every_group(used.swapaxes(-1, -2) @ g, k.shape[2])
 
 
-# A handful of queries shares out the keys among the multiprocessors, in pieces: cuda/attention_few.
+# For a few queries the keys are divided among the multiprocessors, in pieces: attention_few.cuh.
 _FEW_QUERIES = 4
 _PIECE = 256
 
 
-def forward_room(q: tuple[int, ...], k: tuple[int, ...]) -> int:
-    """How many floats of `work` CUDA needs for q and k of these shapes; the CPU needs none."""
+def forward_work_size(q: tuple[int, ...], k: tuple[int, ...]) -> int:
+    """The size of `work` that CUDA needs for q and k of these shapes; the CPU needs none."""
     batch, queries, heads, depth = q
     pieces = -(-k[1] // _PIECE) if queries <= _FEW_QUERIES else 0
     return batch * queries * heads * pieces * (depth + 2)
 
 
-def backward_room(q: tuple[int, ...]) -> int:
+def backward_work_size(q: tuple[int, ...]) -> int:
     """The same for the backward kernel: sum(do * o) of every query."""
     batch, queries, heads, _ = q
     return batch * queries * heads
@@ -186,17 +186,17 @@ def forward(
 
     q, k and v may be strided views whose last axis is contiguous (three parts of one packed array).
     H is a multiple of G: head h reads head h // (H // G) of k and v (grouped-query attention,
-    Ainslie et al., 2023). Of the keys a query sees those that all of these allow:
+    Ainslie et al., 2023). A query sees the keys that all of these allow:
 
     mask: bool, broadcastable to (B, H, T, S), True where a key may be seen.
     causal: query i sees key j when j <= i + S - T.
-    lengths: (B,) int64, how many keys each batch entry has; what lies behind them is padding.
+    lengths: (B,) int64, how many keys each batch entry has; what follows is padding.
     window: query i sees key j when |i + S - T - j| < window (Beltagy et al., "Longformer", 2020).
 
     scale: 1/sqrt(D) when None. dropout acts on the probabilities, its mask drawn from (seed,
     offset) as in dropout.forward. ValueError when a shape does not fit, a length (of numpy arrays)
-    is not in 0..S, window is below 1, dropout is outside 0 <= p < 1, or seed or offset is no
-    unsigned 64-bit integer.
+    is not in 0..S, window is below 1, dropout is outside 0 <= p < 1, or seed or offset is
+    not an unsigned 64-bit integer.
     """
     kernel = kernels(q).attention_forward
     batch, queries, heads, depth = shape = q.shape
@@ -217,7 +217,7 @@ def forward(
         check.probability("attention.forward", "dropout", dropout)
         check.counter("attention.forward", seed, offset)
     o, lse = empty(shape, q), empty((batch, heads, queries), q, statistics(q))
-    work = empty((forward_room(shape, k.shape) if is_cupy(q) else 0,), q, statistics(q))
+    work = empty((forward_work_size(shape, k.shape) if is_cupy(q) else 0,), q, statistics(q))
     kernel(o, lse, work, q, k, v, mask, lengths, scale, causal, window, dropout, seed, offset)
     return o, (q, k, v, o, lse, mask, lengths, scale, causal, window, dropout, seed, offset)
 
@@ -241,6 +241,6 @@ def backward(
         raise check.wrong_shape("attention.backward", "out[1]", k.shape, dk)
     if dv.shape != k.shape:
         raise check.wrong_shape("attention.backward", "out[2]", k.shape, dv)
-    work = empty((backward_room(q.shape) if is_cupy(q) else 0,), q, statistics(q))
+    work = empty((backward_work_size(q.shape) if is_cupy(q) else 0,), q, statistics(q))
     kernels(q).attention_backward(dq, dk, dv, work, dy, q, k, v, o, lse, *options)
     return out

@@ -23,10 +23,9 @@ from byhand.ops.declare import op
 _SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 _CUBIC = 0.044715
 
-# numpy has no erf and this package needs nothing but numpy. The standard library's erfc is good to
-# the last bit or two, which the truth must be; one Python call an element is slow, which the truth
-# may be. erfc rather than erf: 1 + erf(u) loses every digit of Phi(u) for u below -6, erfc(-u)
-# loses none.
+# numpy has no erf. The standard library's erfc is accurate to the last bit or two; a Python call
+# for each element is acceptable in the reference. 1 + erf(u) would lose every digit of Phi(u) for
+# u below -6, erfc(-u) keeps them.
 _erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
 

@@ -78,15 +78,15 @@ def ids(op: str, name: str, array: Array, size: int, ignore: int | None = None) 
     """IndexError unless every id is in 0..size-1 or equals `ignore`; TypeError unless they are
     int64.
 
-    Only numpy arrays are looked into: reading a cupy array here would make the host wait for the
-    device.
+    Only the values of numpy arrays are checked: reading a cupy array would make the host wait for
+    the device.
     """
     if array.dtype != _INT64:
         raise TypeError(f"{op}: {name} must have dtype int64, got {array.dtype}")
     if not isinstance(array, np.ndarray) or not array.size:
         return
-    # Seen as unsigned, a negative id is a huge one, so one pass finds both kinds. The largest by
-    # its position: argmax() is compiled code all through, max() passes through Python.
+    # As an unsigned number a negative id is a huge one, so one pass finds both kinds of error.
+    # argmax() instead of max(), which goes through Python code.
     unsigned = array.view(_UINT64)
     if unsigned.item(unsigned.argmax()) < size:
         return
@@ -103,7 +103,7 @@ def ids(op: str, name: str, array: Array, size: int, ignore: int | None = None) 
 
 
 def lengths(op: str, name: str, array: Array, most: int) -> None:
-    """ValueError unless every length is in 0..most, looking into numpy arrays only as `ids` does;
+    """ValueError unless every length is in 0..most, checking numpy arrays only, as `ids` does;
     TypeError unless they are int64.
     """
     if array.dtype != _INT64:
@@ -124,7 +124,7 @@ def broadcast_mask(op: str, mask: Array, shape: tuple[int, ...]) -> Array:
     if mask.shape == shape:
         return mask
     try:
-        # numpy hands a cupy mask on to cupy's own broadcast_to, so this line serves both.
+        # numpy passes a cupy mask on to cupy's own broadcast_to, so this line serves both.
         return np.broadcast_to(mask, shape)
     except ValueError:
         raise wrong_shape(op, "mask", f"that broadcasts to {shape}", mask) from None

@@ -5,12 +5,12 @@
     dlogits = (softmax(logits) - (1 - e) onehot(target) - e/V) * dloss / count
 
 Bishop, "Pattern recognition and machine learning" (2006), equation 4.108; smoothing e after Szegedy
-et al., "Rethinking the Inception architecture" (2016), section 7. A row whose target is
-ignore_index counts for nothing. The mean is over the kept rows; with none kept the loss is 0 and so
-is every gradient. Saved: logits, targets, lse, count.
+et al., "Rethinking the Inception architecture" (2016), section 7. Rows whose
+target is ignore_index are left out. The mean is over the kept rows; when all are left out, the loss
+and every gradient are 0. Saved: logits, targets, lse, count.
 
-When nobody needs the logits afterwards, gradient_in_place does both at once: the gradient takes the
-place of the logits, each of which is read once and written once (Hsu et al., "Liger Kernel", 2024).
+When the logits are not needed afterwards, gradient_in_place does both in one pass: it overwrites
+the logits with their gradient and reads and writes each once (Hsu et al., "Liger Kernel", 2024).
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def cross_entropy_gradient(
     _backward(logits, dloss, count, lses, logits, *options)
 
 
-# Without the checks of representation: what they are given is checked above, in any precision.
+# Without the checks of dtype and layout: cross_entropy_gradient has made them, and calibration runs
+# it in float32.
 _forward = inspect.unwrap(cross_entropy_forward)
 _backward = inspect.unwrap(cross_entropy_backward)
 
@@ -109,7 +110,7 @@ def _check(
 
 
 def _upstream(where: str, dloss: Array | float, like: Array) -> Array:
-    if isinstance(dloss, (int, float)):
+    if isinstance(dloss, (int, float, np.generic)):
         number, dloss = dloss, empty((), like, statistics(like))
         dloss.fill(number)
     if not hasattr(dloss, "shape"):
@@ -168,8 +169,8 @@ def gradient_in_place(
 ) -> Array:
     """Returns the loss of forward and overwrites logits (..., V) with what backward(dloss) gives.
 
-    dloss: a 0-d array, read where it lies, or a number. The errors are those of forward; nothing
-    was written then.
+    dloss: a 0-d array, which is read on its device, or a number. The errors are those of forward;
+    the logits are unchanged when one is raised.
     """
     kernel = kernels(logits).cross_entropy_gradient
     where = "cross_entropy.gradient_in_place"

@@ -36,18 +36,18 @@ Sizes = dict[Any, Any]  # dimension -> size; "..." -> the leading sizes
 def op(*, saved: dict[str, str] | None = None, **shapes: str) -> Callable[[Function], Function]:
     """Declares shapes, as above. Arguments that are not arrays are left out.
 
-    The check is compiled, so that it costs what comparisons written by hand would; at the first
-    call, because compiling takes time that importing must not. The compiled code then replaces that
-    of the function which was returned here, and which other modules may have imported by name.
+    The check is compiled, so that it costs as little as comparisons written by hand. That happens
+    at the first call, because it would slow the import down. The compiled code then replaces the
+    code of the function returned here, so modules that have imported it by name get it too.
     """
 
     def decorate(body: Function) -> Function:
         declared = Declaration(body, saved or {}, shapes)
 
         def checked(*args: Any, **kwargs: Any) -> Any:
-            # Uses the same two names from outside as the compiled code: its closure stays.
-            checked_again = declared.compile_into(body)
-            return checked_again(*args, **kwargs)
+            # Uses `declared` and `body` as the compiled code does: code can only be replaced by
+            # code with the same closure.
+            return declared.compile_into(body)(*args, **kwargs)
 
         functools.update_wrapper(checked, body)
         checked.__defaults__, checked.__kwdefaults__ = body.__defaults__, body.__kwdefaults__

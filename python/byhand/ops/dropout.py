@@ -6,8 +6,8 @@
 Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting" (2014),
 section 4, scaled while training so that inference needs no change (section 10). z is drawn from
 (seed, offset) by a counter-based generator and drawn again in backward: the mask is never stored.
-An offset is an integer, or a pair of one and a 0-d int64 array on the device, which is added to it
-when the kernel runs: so a CUDA graph of a step draws another mask each time.
+An offset is an integer, or a pair of an integer and a 0-d int64 array on the device: their sum,
+taken when the kernel runs, so that each launch of a captured CUDA graph draws another mask.
 Saved: p, seed, offset.
 """
 
@@ -24,7 +24,7 @@ from byhand.ops.philox import Offset
 
 def _dropped(x: Array, p: float, seed: int, offset: Offset) -> Array:
     kept = philox.keep(1, x.size, p, seed, philox.sum_of(offset)).reshape(x.shape)
-    # Chosen, not multiplied by zero: what is dropped is gone, even a NaN.
+    # np.where, not a product with 0: a NaN that is dropped must become 0.
     return np.where(kept, x * x.dtype.type(philox.rule(p)[1]), x.dtype.type(0))
 
 
@@ -45,8 +45,8 @@ def forward(
 ) -> tuple[Array, Saved]:
     """x (...) -> y of the same shape, saved; add has x's shape or is None.
 
-    ValueError when p is outside 0 <= p < 1, seed or offset is no unsigned 64-bit integer (offset
-    may be a pair, as above), or add does not fit.
+    ValueError when p is outside 0 <= p < 1, seed or offset is not an unsigned 64-bit integer
+    (offset may be a pair, as above), or for a shape.
     """
     kernel = kernels(x).dropout_forward
     check.probability("dropout.forward", "p", p)

@@ -1,4 +1,4 @@
-"""A row of a table for every id.
+"""Looks up a row of a table for every id.
 
     y[r] = w[ids[r]] + add[r]
     dw[i] += sum of dy[r] over the rows r with ids[r] = i, in ascending order
@@ -30,8 +30,8 @@ def embedding_backward(dw: Acc | None, work: Out[np.float32], dy: In, ids: In[np
         np.add.at(dw, ids.reshape(-1), as_rows(dy))
 
 
-def room(rows: int, columns: int) -> int:
-    """How many floats of `work` CUDA needs, see csrc/embedding.h; the CPU needs none."""
+def work_size(rows: int, columns: int) -> int:
+    """The size of `work` that CUDA needs, see the contract; the CPU needs none."""
     return 3 * rows + 512 + columns * -(-rows // 32)
 
 
@@ -57,5 +57,5 @@ def backward(dy: Array, saved: Saved, dw: Array | None) -> None:
     ids, _ = saved
     if dw is None:
         return
-    size = room(ids.size, dw.shape[1]) if is_cupy(dw) else 0
+    size = work_size(ids.size, dw.shape[1]) if is_cupy(dw) else 0
     kernels(dw).embedding_backward(dw, empty((size,), dw), dy, ids)

@@ -5,9 +5,9 @@
     dw2 = dyT h,      db2 = sum of dy,      dw1 = dpreT x,      db1 = sum of dpre
 
 Vaswani et al., "Attention is all you need" (2017), equation 2, with the GELU of Radford et al.
-(2018). One op, so that bias, GELU and residual happen while a tile of the product is still in the
-cache, and so that h, the widest activation, exists for a block of rows at a time: the backward pass
-makes it again from pre, for which it evaluates the GELU's derivative anyway. Saved: x, pre, w1, w2.
+(2018). As one op, bias, GELU and residual are applied while a tile of the product is still in the
+cache, and h, the widest activation, exists for a block of rows at a time only: the backward pass
+recomputes it from pre, where it evaluates the GELU's derivative anyway. Saved: x, pre, w1, w2.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def gelu_ffn_backward(
 ) -> None:
     if db2 is not None:
         db2 += as_rows(dy).sum(axis=0)
-    h[...] = dpre[...] = 0  # blocks of what follows, for the native kernels
+    h[...] = dpre[...] = 0  # the native kernels keep blocks of the hidden layer here
     dy, hidden, w2, x, w1 = operands(bf16, dy, gelu(pre, tanh), w2, x, w1)
     if dw2 is not None:
         dw2 += as_rows(dy).T @ as_rows(hidden)
@@ -81,9 +81,10 @@ def gelu_ffn_backward(
 
 
 def block(rows: int, hidden: int, gpu: bool = False) -> int:
-    """How many rows of the hidden layer to make at a time: some megabytes of it, in blocks as equal
-    as can be. Each block packs the weights and reads their gradients once, so not a few rows. On a
-    GPU each of a block's products must keep every multiprocessor busy: many rows.
+    """How many rows of the hidden layer to compute at a time: some megabytes of it, in blocks of
+    nearly equal size. Each block packs the weights and reads their gradients once, so blocks of a
+    few rows would be slow. On a GPU each product must keep every multiprocessor busy, which takes
+    many rows.
     """
     most = 2**14 if gpu else max(256, 2**21 // max(hidden, 1))
     return max(1, -(-rows // max(1, -(-rows // most))))

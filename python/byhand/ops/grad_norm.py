@@ -1,9 +1,9 @@
-"""The length of the whole gradient, and clipping to a largest length.
+"""The Euclidean norm of the whole gradient, and clipping to a largest norm.
 
     norm = sqrt(sum g^2),      g = g * min(1, max_norm / (norm + 1e-6))
 
 Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks" (2013),
-algorithm 1. The norm stays an array on the gradient's device: nothing waits for it.
+algorithm 1. The norm stays an array on the gradient's device, so that the host does not wait.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def grad_norm(norm: Out[np.float32], work: Out[np.float32], g: In) -> None:
 
 
 def _register_clip() -> None:
-    # The public function has the name of the kernel, so the reference is defined in here.
+    # In a function, because the public function below has the name of the kernel.
     @reference_kernel
     def clip(g: Mut, norm: In[np.float32], max_norm: float) -> None:
         g *= clip_factor(norm, max_norm)

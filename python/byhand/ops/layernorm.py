@@ -28,7 +28,7 @@ from byhand.ops.declare import op
 
 
 def mean_last(a: Array) -> Array:
-    """Over the last axis; 0 when that is empty."""
+    """The mean over the last axis, kept as an axis of size 1; 0 when it is empty."""
     return a.sum(axis=-1, keepdims=True) / max(a.shape[-1], 1)
 
 
@@ -91,11 +91,11 @@ def layernorm_backward(
 
 
 def row_groups(rows: int, x: Array) -> int:
-    """How many groups of rows the gradients of the parameters are summed in.
+    """In how many groups of rows the gradients of the parameters are summed.
 
-    A function of the shape and the machine alone: the order of the sums, and so the bits, must not
-    know how many threads ran. A GPU gets as many blocks as it has room for; the partial sums stay
-    small beside the rows.
+    It depends on the shape and the device alone, and not on the number of threads: the order of the
+    sums, and so their bits, must not change with that. A GPU gets as many groups as blocks fit on
+    it, fewer for few rows, so that the partial sums stay small beside the rows.
     """
     resident = min(4, max(1, 8192 // max(x.shape[-1], 1)))  # blocks that fit a multiprocessor
     return max(1, min(resident * multiprocessors(x), rows // 16))
@@ -115,10 +115,10 @@ def forward(x: Array, w: Array, b: Array | None = None, eps: float = 1e-5) -> tu
 def forward_add(
     x: Array, add: Array, w: Array, b: Array | None = None, eps: float = 1e-5
 ) -> tuple[Array, Array, Saved]:
-    """The same of the residual sum s = x + add, in one pass: x, add (..., C) -> y, s, saved.
+    """The norm of the residual sum s = x + add, in one pass: x, add (..., C) -> y, s, saved.
 
-    With bfloat16 s is rounded once, and y is of the rounded s. The gradient of s goes to
-    ``backward`` as ``add``; what comes back is the gradient of x and of add alike.
+    In bfloat16 s is rounded once, and y is computed from the rounded s. Pass the gradient of s to
+    ``backward`` as ``add``; what it returns is the gradient of x and that of add.
     """
     return _forward(x, add, w, b, eps)
 
@@ -146,7 +146,7 @@ def backward(
 ) -> Array:
     """dy (..., C) -> dx of the same shape; adds into dw (C,) and db (C,), each None when frozen.
 
-    add (..., C): a gradient that reaches s by another way (a residual), added to dx on the way out.
+    add (..., C): another gradient of s (from the residual connection), added to dx.
     """
     s, w, mean, rstd = saved
     shape = s.shape

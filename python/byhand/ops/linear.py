@@ -4,8 +4,8 @@
     dx = dy w,      dw = dyT x,      db = sum over rows of dy
 
 Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors" (1986),
-equations 1, 5, 6 and 7, a whole matrix at a time. w is stored (N, K), a row an output, as the field
-does. Saved: x, w, bf16.
+equations 1, 5, 6 and 7, for whole matrices. w is stored as (N, K), one row for each output, as is
+usual. Saved: x, w, bf16.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def forward(
 
     With bf16 the products take their factors rounded to bfloat16, here and in backward.
 
-    ValueError naming the first argument whose shape does not fit.
+    ValueError for a shape.
     """
     kernel = kernels(x).linear_forward
     y = empty(x.shape[:-1] + w.shape[:1], x)

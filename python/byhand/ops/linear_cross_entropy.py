@@ -1,12 +1,12 @@
-"""A linear layer without bias and the cross-entropy of its outputs, in one go.
+"""A linear layer without bias and the cross-entropy of its outputs, in one op.
 
     logits = x wT,      loss and dlogits as in cross_entropy
     dx = dlogits w,     dw = dlogitsT x
 
 For large vocabularies: the logits, by far the largest activation of a language model, exist only
-for a block of rows at a time. They are gone when a backward pass would come, and making them again
-would cost a third more; so the gradients are computed in the forward call, as in Hsu et al., "Liger
-Kernel" (2024), and what scales the loss must be known there.
+for a block of rows at a time. A backward pass would have to recompute them, which costs a third
+more; so the forward call computes the gradients too, as in Hsu et al., "Liger Kernel" (2024), and
+needs the factor dloss by which the loss is scaled.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from byhand.backend import (
     statistics,
 )
 from byhand.ops import check
-from byhand.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from byhand.ops.cross_entropy import _upstream, cross_entropy_backward, cross_entropy_forward
 from byhand.ops.declare import op
 from byhand.ops.linear import as_rows
 from byhand.ops.precision import operands
 
-# Without the checks of representation: what they are given is made here, in any precision.
+# Without the checks of dtype and layout: their arguments are made here, and calibration runs this
+# in float32.
 _losses = inspect.unwrap(cross_entropy_forward)
 _differentiate = inspect.unwrap(cross_entropy_backward)
 
@@ -47,11 +48,11 @@ def linear_cross_entropy_forward(
     work: Out,
     x: In,
     w: In,
+    dloss: In[np.float32],
     targets: In[np.int64],
     ignore_index: int,
     smoothing: float,
     mean: bool,
-    dloss: float,
     bf16: bool,
 ) -> None:
     work[...] = 0  # the native kernels keep a block of logits here
@@ -72,12 +73,11 @@ def linear_cross_entropy_forward(
 
 
 def _block(rows: int, classes: int, most: int | None, gpu: bool = False) -> int:
-    """How many rows of logits to make at a time: at most `most`, in blocks as equal as can be.
+    """How many rows of logits to compute at a time: at most `most`, in blocks of nearly equal size.
 
-    Each block reads w twice and dw once, whatever its size: a few rows would cost more time than
-    they save, about 1024 are as fast as all at once. Where those are little memory there are more,
-    and on a GPU too: the product with w, whose result is narrow, must keep every multiprocessor
-    busy.
+    Each block reads w twice and dw once, whatever its size, so small blocks are slow; about 1024
+    rows are as fast as all at once. There are more where the vocabulary is small, and on a GPU: the
+    product with w, whose result is narrow, must keep every multiprocessor busy.
     """
     if most is None:
         usual = max(8192 if gpu else 1024, 2**22 // max(classes, 1))
@@ -97,15 +97,16 @@ def forward(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
-    dloss: float = 1.0,
+    dloss: Array | float = 1.0,
     bf16: bool = False,
     block: int | None = None,
 ) -> tuple[Array, Array | None]:
     """x (..., K), w (V, K), targets (...) int64 -> loss, a 0-d array, and dx (..., K).
 
     Adds into dw (V, K), None when frozen. There is no backward: the gradients are those of dloss
-    times the loss. dx is None unless need_dx; with neither, as for evaluation, the call takes a
-    third of the time.
+    times the loss. dloss is a number or a 0-d array, read where it lies: a CUDA graph may change it
+    from launch to launch. dx is None unless need_dx; with neither, as for evaluation, the call
+    takes a third of the time.
 
     ignore_index, label_smoothing and reduction are those of cross_entropy. With bf16 the products
     take their factors rounded to bfloat16. block: the most rows whose logits exist at once, by
@@ -124,10 +125,11 @@ def forward(
     if block is not None and block < 1:
         raise check.wrong_value(where, "block", "at least 1", block)
     check.ids(where, "targets", targets, w.shape[0], ignore_index)
+    dloss = _upstream(where, dloss, x)
     f = statistics(x)
     loss, count = empty((), x, f), empty((), x, f)
     dx = empty(x.shape, x) if need_dx else None
     work = empty((_block(targets.size, w.shape[0], block, is_cupy(x)), w.shape[0]), x)
-    options = ignore_index, label_smoothing, reduction == "mean", dloss, bf16
-    kernel(loss, count, dx, dw, work, x, w, targets, *options)
+    options = ignore_index, label_smoothing, reduction == "mean", bf16
+    kernel(loss, count, dx, dw, work, x, w, dloss, targets, *options)
     return loss, dx

@@ -20,7 +20,7 @@ from byhand.ops.declare import op
 @reference_kernel
 def log_softmax_forward(y: Out, x: In) -> None:
     z = x - x.max(axis=-1, keepdims=True, initial=-np.inf)
-    with np.errstate(divide="ignore"):  # rows without a column
+    with np.errstate(divide="ignore"):  # rows without columns
         y[...] = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
 
 

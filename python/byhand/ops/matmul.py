@@ -4,8 +4,8 @@
     da = dc op(b)T,  db = op(a)T dc,      transposed again where the input was
 
 Giles, "An extended collection of matrix derivative results" (2008), section 2.2.2. Both gradients
-are written, not added: neither input is a parameter (a parameter's product is `linear`). Saved: a,
-b.
+are written, not added: neither input is a parameter (the product with a parameter is `linear`).
+Saved: a, b.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), section 4.3;
 seven rounds are the fewest of their table 2 that pass BigCrush. A key and a 128-bit counter give
-four 32-bit words; nothing is carried from one counter to the next, so any element of a dropout mask
+four 32-bit words that depend on nothing else, so any element of a dropout mask
 can be redrawn in any order, on any device, and the mask itself is never stored.
 
 Here the key is the seed (low word, high word) and the counter is (group, offset), each 64 bits, low
@@ -16,7 +16,7 @@ import numpy as np
 
 from byhand.backend import Array
 
-Offset = int | tuple[int, Array]  # the sum of both, the array's part as it is when a kernel runs
+Offset = int | tuple[int, Array]  # a pair stands for its sum when the kernel runs
 
 _MULTIPLIER_0 = np.uint64(0xD2511F53)
 _MULTIPLIER_1 = np.uint64(0xCD9E8D57)
@@ -51,11 +51,11 @@ def words(groups: Array, seed: int, offset: int, rounds: int = _ROUNDS) -> Array
 
 
 def rule(p: float) -> tuple[int, float]:
-    """What a dropout probability means: elements are dropped whose 16 bits are below the first, and
-    the others are multiplied by the second.
+    """(threshold, factor) of a dropout probability: an element is dropped when its 16 bits are
+    below the threshold, and otherwise multiplied by the factor.
 
-    The probability becomes the nearest multiple of 2^-16 (never 1), and the factor is the one that
-    belongs to that, so that the mean stays what it was.
+    The probability is rounded to the nearest multiple of 2^-16 (never 1), and the factor belongs to
+    the rounded one, so that the mean is preserved exactly.
     """
     threshold = min(65535, int(p * 65536.0 + 0.5))
     return threshold, 65536.0 / (65536.0 - threshold)
@@ -64,7 +64,7 @@ def rule(p: float) -> tuple[int, float]:
 def keep(rows: int, columns: int, p: float, seed: int, offset: int) -> Array:
     """Which elements survive dropout: (rows, columns) bool, False with probability p.
 
-    Each row starts a new group, so a kernel that owns a row needs to know nothing of the others.
+    Each row starts a new group, so a kernel can compute one row without the others.
     """
     groups = -(-columns // ELEMENTS)
     drawn = words(np.arange(rows * groups), seed, offset)
@@ -73,7 +73,7 @@ def keep(rows: int, columns: int, p: float, seed: int, offset: int) -> Array:
 
 
 def sum_of(offset: Offset) -> int:
-    """The number that an offset stands for now."""
+    """The offset as one number, as it is now."""
     if isinstance(offset, tuple):
         return (offset[0] + int(offset[1])) % 2**64
     return offset

@@ -17,5 +17,5 @@ def round_bf16(x: np.ndarray) -> np.ndarray:
 
 
 def operands(bf16: bool, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-    """What a multiplication takes its factors from: the arrays, rounded if `bf16`."""
+    """The arrays as factors of a product: rounded to bfloat16 if `bf16`."""
     return tuple(round_bf16(a) for a in arrays) if bf16 else arrays

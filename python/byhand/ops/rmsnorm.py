@@ -61,10 +61,10 @@ def forward(x: Array, w: Array, eps: float = 1e-5) -> tuple[Array, Saved]:
 
 @op(x="... C", add="... C", w="C")
 def forward_add(x: Array, add: Array, w: Array, eps: float = 1e-5) -> tuple[Array, Array, Saved]:
-    """The same of the residual sum s = x + add, in one pass: x, add (..., C) -> y, s, saved.
+    """The norm of the residual sum s = x + add, in one pass: x, add (..., C) -> y, s, saved.
 
-    With bfloat16 s is rounded once, and y is of the rounded s. The gradient of s goes to
-    ``backward`` as ``add``; what comes back is the gradient of x and of add alike.
+    In bfloat16 s is rounded once, and y is computed from the rounded s. Pass the gradient of s to
+    ``backward`` as ``add``; what it returns is the gradient of x and that of add.
     """
     return _forward(x, add, w, eps)
 
@@ -83,7 +83,7 @@ def _forward(x: Array, add: Array | None, w: Array, eps: float) -> tuple[Array, 
 def backward(dy: Array, saved: Saved, dw: Array | None = None, add: Array | None = None) -> Array:
     """dy (..., C) -> dx of the same shape; adds into dw (C,), None when frozen.
 
-    add (..., C): a gradient that reaches s by another way (a residual), added to dx on the way out.
+    add (..., C): another gradient of s (from the residual connection), added to dx.
     """
     s, w, rstd = saved
     shape = s.shape

@@ -4,8 +4,8 @@
     dx  = scale * y * (dy - sum_k dy_k y_k)
 
 Bridle, "Probabilistic interpretation of feedforward classification network outputs" (1990),
-equation 3. The largest score is subtracted before exp, which changes nothing in the quotient and
-keeps it finite. A row with nothing to see is a row of zeros, and so is its gradient. Saved: y.
+equation 3. The largest score is subtracted before exp, which does not change the quotient and
+keeps it finite. A row without a visible key is a row of zeros, and so is its gradient. Saved: y.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def forward(
 
     mask: bool, broadcastable to x's shape, True where a key may be seen. causal: query i sees key j
     when j <= i + S - T, so the last query sees every key.
-    ValueError when the mask does not fit, or when causal is asked of fewer than two axes.
+    ValueError when the mask does not fit, or when causal is set and x has fewer than two axes.
     """
     kernel = kernels(x).softmax_forward
     shape = x.shape

@@ -21,7 +21,7 @@ class Group:
 
     Attributes:
         names: the paths of the parameters, in the order of the flat buffer.
-        lr, weight_decay: may be set between steps; None follows the optimizer's.
+        lr, weight_decay: may be set between steps; None: the optimizer's.
     """
 
     def __init__(
@@ -69,20 +69,20 @@ class Optimizer:
     """The base of optimizers, each of which updates all trainable parameters of a model in one pass
     over its flat buffer.
 
-    Weight decay applies to matrices and embeddings, not to biases and norms (``Parameter.decay``
-    says), in every group. A subclass names its state in ``SLOTS``, one flat buffer each, and writes
-    ``update``.
+    In every group, weight decay applies to matrices and embeddings but not to biases and norms (see
+    ``Parameter.decay``). A subclass lists the names of its state in ``SLOTS``, one flat buffer
+    each, and implements ``update``.
 
     Args:
-        model: a built Module that is no part of a larger one. After ``to``, ``freeze`` or a build
-            of a larger model around it an optimizer must be made anew; ``step`` says so.
+        model: a built Module that is not a part of a larger one. After ``to``, ``freeze`` or
+            building it into a larger model a new optimizer must be made; ``step`` checks this.
         groups: parameters with other settings, such as
             ``[{"params": lambda name: name.startswith("head."), "lr": 1e-4}]``: "params" is a test
             of the path, or a list of paths or parameters; "lr" and "weight_decay" may be absent.
-            What no group names is the last of ``self.groups``.
+            The parameters of no group form the last of ``self.groups``.
 
-    ``lr`` and ``weight_decay``, here and in ``groups``, may be set between steps. They live on the
-    device, as the number of steps done does, so a CUDA graph of a step is right for all steps.
+    ``lr`` and ``weight_decay``, here and in ``groups``, may be set between steps. Like the step
+    count they are stored on the device, so one CUDA graph can be launched for every step.
 
     Raises TypeError for anything but a Module, RuntimeError for one that is not built or whose
     parts were replaced since, ValueError naming the argument that is out of range, and for a group
@@ -181,8 +181,8 @@ class Optimizer:
     def _divide(
         self, groups: Iterable[Mapping[str, Any]]
     ) -> tuple[list[Group], list[tuple[Group, bool]], list[int]]:
-        """The groups; and the flat buffer in pieces that share a group and whether they decay, with
-        the end of each.
+        """The groups; the pieces of the flat buffer, each as (its group, whether it decays); and
+        the index at which each piece ends.
         """
         params, kind = self._params, type(self).__name__
         of: dict[str, Group] = {}
@@ -222,17 +222,17 @@ class Optimizer:
 
     @property
     def step_count(self) -> int:
-        """The updates so far. Waits for the device."""
+        """How many updates were made so far. Waits for the device."""
         return int(self._t)
 
     def step(self, clip_norm: float | None = None) -> Array | None:
-        """One update from the accumulated gradients, which stay as they are.
+        """One update from the accumulated gradients, which are not changed.
 
-        With ``clip_norm`` the gradients count as scaled down to that global norm where they exceed
-        it (Pascanu, Mikolov & Bengio, 2013); returns their norm before that, a 0-d array. Where
-        that is not finite nothing is changed, and the update does not count.
+        With ``clip_norm`` the update uses the gradients scaled down to that global norm if their
+        norm is larger (Pascanu, Mikolov & Bengio, 2013); returns the norm before scaling, a 0-d
+        array. If the norm is not finite, nothing is changed and the step is not counted.
 
-        Raises RuntimeError when the model's parameters were moved since the optimizer was made.
+        Raises RuntimeError when the model's parameters were moved after the optimizer was made.
         """
         kind = type(self).__name__
         if clip_norm is not None and not clip_norm > 0:
@@ -248,8 +248,8 @@ class Optimizer:
         return norm
 
     def update(self, norm: Array | None, max_norm: float) -> None:
-        """Changes the values from the gradients; norm is that of the gradient, to be clipped to
-        max_norm, or None.
+        """Updates the values from the gradients. ``norm`` is the norm of the gradient, to be
+        clipped to ``max_norm``; None: no clipping.
         """
         raise NotImplementedError
 
@@ -272,8 +272,8 @@ class Optimizer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what ``state_dict`` gave.
 
-        Raises ValueError naming what is missing, unknown or of another shape; then nothing was
-        changed.
+        Raises ValueError naming what is missing, unknown or of another shape; in that case nothing
+        is changed.
         """
         where = f"{type(self).__name__}.load_state_dict"
         own = self.state_dict()

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: functions of the step, the first of which is 0."""
+"""Learning-rate schedules: functions of the step, which is counted from 0."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def read(path: Path) -> Checkpoint:
     # safetensors has its own exception for a bad file; for tensors that NumPy cannot hold, NumPy's.
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{path} is not a whole safetensors file: it is truncated or something else ({error})"
+            f"{path} is not a valid safetensors file, but truncated or in another format ({error})"
         ) from None
     text = metadata.get("state", "")
     if metadata.get("sha256") != _digest(tensors, text):

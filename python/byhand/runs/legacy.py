@@ -1,8 +1,8 @@
-"""Runs and checkpoints in format 1, which byhand 0.1 wrote, brought to the present format.
+"""Runs and checkpoints in format 1, which byhand 0.1 wrote, converted to the present format.
 
-Format 1 knew one model, a GPT whose parameters had no `decoder.` before their names, and kept the
-moments of AdamW as two flat arrays; config.json held the tokenizer and named neither the kind of
-the model nor the task.
+Format 1 had only one kind of model, a GPT whose parameter names had no prefix `decoder.`, and kept
+the moments of AdamW as two flat arrays. Its config.json contained the tokenizer and did not name
+the kind of the model or the task.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _renamed(name: str) -> str:
 
 
 def _place(name: str) -> tuple[int, ...]:
-    """Where a parameter stands in the order of the model's parameters."""
+    """A sort key: the position of a parameter in the model of format 1."""
     outside, _, rest = name.partition(".")
     last = int(name.endswith(".bias"))
     if outside != "blocks":

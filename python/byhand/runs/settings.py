@@ -1,4 +1,4 @@
-"""The numbers that decide how a model is trained."""
+"""Training settings."""
 
 from __future__ import annotations
 

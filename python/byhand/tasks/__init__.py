@@ -1,4 +1,4 @@
-"""Tasks: what is learned from what, one file each. The folder is the registry."""
+"""Tasks: batches, loss and metrics, one file each; `byhand.registry` finds them by name."""
 
 from byhand.tasks.classification import Classification
 from byhand.tasks.language_model import LanguageModel

@@ -1,4 +1,4 @@
-"""Telling classes apart."""
+"""The classification task: the cross-entropy of class logits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from byhand.tasks.task import Batch
 
 
 class Classification(task.Task):
-    """Batches of "x" (B, ...), what the model takes, and "labels" (B,) int64, the classes.
+    """Batches of "x" (B, ...), the model's input, and "labels" (B,) int64, the classes.
 
     The model gives logits (B, classes); the loss is their cross-entropy. Metrics: loss
     and accuracy.
@@ -30,7 +30,7 @@ class Classification(task.Task):
             raise check.wrong_shape("Classification", "labels", batch["x"].shape[:1], labels)
 
     def _classes(self) -> int:
-        """Of the model's configuration; without one, no label is too large here."""
+        """The number of classes in the model's configuration; if it has none, no upper bound."""
         config = getattr(self.model, "config", None)
         return getattr(config, "num_classes", np.iinfo(np.int64).max)
 

@@ -1,4 +1,4 @@
-"""Predicting the next token of a text."""
+"""The language-model task: predict the next token of a text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from byhand.tasks.task import Batch
 if TYPE_CHECKING:
     from byhand.text.tokenizer import Tokenizer
 
-IGNORED = -100  # a target that does not count
+IGNORED = -100  # a target with this value is not counted in the loss
 
 
 class LanguageModel(task.Task):
@@ -23,8 +23,8 @@ class LanguageModel(task.Task):
     `byhand.GPT` has.
 
     Args:
-        tokenizer: with it ``sample`` lets the model write.
-        sample_tokens: how many tokens it writes.
+        tokenizer: needed for ``sample``, which generates a text.
+        sample_tokens: how many tokens ``sample`` generates.
     """
 
     unit = "token"
@@ -48,7 +48,7 @@ class LanguageModel(task.Task):
         self.model.backward()
 
     def sample(self, rng: np.random.Generator, stop: Any = False) -> str | None:
-        """What the model writes after a newline, or where there is none after id 0."""
+        """A text generated from the prompt ``tokenizer.start``; None without a tokenizer."""
         if self.tokenizer is None or not self.sample_tokens:
             return None
         from byhand.generation import stream

@@ -1,5 +1,5 @@
-"""What a trainer needs to know of a task: all that differs between learning to write, to classify,
-to translate or to rank.
+"""The base of tasks: the checks, loss, backward pass and metrics by which language modelling,
+classification, translation and ranking differ.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ class Task:
 
     def check(self, batch: Batch) -> None:
         """Raises TypeError, ValueError or IndexError, naming the array, for a batch (of numpy
-        arrays) that cannot be computed. On a GPU it is the only look at the ids.
+        arrays) that is invalid. On a GPU this is the only check of the ids.
         """
 
     def count(self, batch: Batch) -> int:
-        """How many units of the batch (numpy arrays) count in its loss; known before the pass."""
+        """How many units of the batch (numpy arrays) its loss counts; called before the pass."""
         raise NotImplementedError
 
     def loss(self, batch: Batch, scale: Any) -> Array:
         """The sum of the losses of all units times ``scale``, a 0-d array; ``backward`` adds its
         gradient to the parameters.
 
-        scale: 1 / the count over all batches of a step (and over all ranks), so that several
-        batches make the mean over all units: a number, or a 0-d array on the model's device.
+        scale: 1 / the count over all batches of a step (and over all ranks), so that the losses
+        of several batches add up to the mean over all units: a number, or a 0-d array on the
+        model's device.
         """
         raise NotImplementedError
 
@@ -61,7 +62,7 @@ class Task:
         return {"loss": (float(self.loss(self.on_device(batch), 1.0)), count)}
 
     def sample(self, rng: np.random.Generator, stop: Any = False) -> str | None:
-        """A text that shows a person what the model has learned, or None. It may end early once
+        """A sample of the model's output to show during training, or None. It may end early once
         ``stop`` is true.
         """
         return None

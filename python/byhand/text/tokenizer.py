@@ -1,4 +1,4 @@
-"""What every tokenizer can do, and how one is found and read back by its kind."""
+"""The interface of tokenizers, and functions that find and restore one by its kind."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Tokenizer(Protocol):
 
     Attributes:
         kind: the name of its module.
-        start: what a generated text begins with if there is no prompt: a newline, if the
-            vocabulary has one. Its ids are at least one.
+        start: the prompt used when none is given: a newline, if the vocabulary has one. It encodes
+            to at least one id.
     """
 
     kind: str

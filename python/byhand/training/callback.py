@@ -1,4 +1,4 @@
-"""Functions of the user's that a trainer calls."""
+"""Callbacks: methods that a trainer calls at the events of a training step."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """The six events of a training step, in their order, and the evaluation; override what you
-    need.
+    """The six events of a training step, in their order, and the evaluation; override the methods
+    you need.
 
-    ``on_load``, ``on_forward``, ``on_loss`` and ``on_backward`` come for every batch of a step, the
-    others once. In a step on a GPU, which is launched whole, the loss is None in ``on_loss`` and
-    known in ``on_step``, which comes for a few steps together.
+    ``on_load``, ``on_forward``, ``on_loss`` and ``on_backward`` are called for every batch of a
+    step, the others once per step. On a GPU a step is launched as a whole, so the loss is None in
+    ``on_loss`` and known in ``on_step``, which is called for several steps in a row.
     """
 
     def on_load(self, trainer: Trainer, batch: Any) -> None:
@@ -30,8 +30,8 @@ class Callback:
         """The backward pass is done: its gradients are added."""
 
     def on_step(self, trainer: Trainer, step: int, loss: float, norm: float | None) -> None:
-        """The weights were updated for the step-th time; norm is the gradient's, if it is clipped
-        or measured.
+        """Update number ``step`` of the weights is done; ``norm`` is the gradient's norm, or None
+        without clipping.
         """
 
     def on_repeat(self, trainer: Trainer, step: int) -> None:

@@ -1,4 +1,4 @@
-"""The metrics of a task on data the model does not learn from."""
+"""The metrics of a task on validation data."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from byhand.tasks.task import Batch, Task
 
 
 def evaluate(task: Task, batches: Iterable[Batch], stop: Any = False) -> dict[str, float] | None:
-    """{name: mean over all units of the batches}, without dropout; then the model's mode is what it
-    was. None if ``stop`` became true meanwhile.
+    """{name: mean over all units of the batches}, without dropout; afterwards the model has its
+    former mode. None if ``stop`` became true before the end.
 
     Raises ValueError when there are no batches.
     """

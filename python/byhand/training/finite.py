@@ -1,4 +1,4 @@
-"""When the loss or the gradient of a training step is not finite: which tensor was the first."""
+"""Finding the first tensor that is not finite when the loss or gradient of a step is not."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Diverged(UserError):
     """The loss or the gradient is no longer a finite number.
 
     Attributes:
-        reason: the sentence without the step it begins with.
-        before: the results of steps made before that one and not read yet.
+        reason: the message without the step that it begins with.
+        before: the results of earlier steps that were not read yet.
     """
 
     def __init__(self, where: str, reason: str, before: Sequence[Result] = ()):
@@ -40,10 +40,10 @@ def require_finite(
     masks: int,
     before: Sequence[Result] = (),
 ) -> None:
-    """Diverged unless the result of a step is finite; `where` names the step.
+    """Raises Diverged unless the result of a step is finite; `where` names the step.
 
-    The step, made from these batches when so many dropout masks had been drawn, must have left the
-    weights as they were, which `Optimizer.step` with a `clip_norm` does.
+    `batches` are those of the step, `masks` is the number of dropout masks drawn before it. The
+    step must have left the weights unchanged, as `Optimizer.step` with a `clip_norm` does.
     """
     for what, value in zip(("training loss", "gradient's norm"), result, strict=True):
         if value is not None and not math.isfinite(value):
@@ -53,9 +53,10 @@ def require_finite(
 
 
 def first_not_finite(task: Task, batches: Iterable[Batch]) -> str:
-    """Words that name the first tensor that is not finite: of the weights, of the layers' outputs
-    for these batches, and of the gradients, from the last layer to the first, as the backward pass
-    makes them. "" if all are finite. Runs forward passes, which save nothing.
+    """A phrase that names the first tensor that is not finite; "" if all are finite.
+
+    The order is: the weights; the layers' outputs for these batches; the gradients in the order of
+    the backward pass, from the last layer to the first. Runs forward passes that save nothing.
     """
     parameters = list(task.model.named_parameters())
     for name, p in parameters:
@@ -73,7 +74,7 @@ def first_not_finite(task: Task, batches: Iterable[Batch]) -> str:
 
 
 def _first_output(task: Task, batch: Batch) -> str:
-    """The layer whose output is the first that is not finite in a forward pass, and how."""
+    """A phrase that names the first layer whose output is not finite; "" if all are finite."""
     found: list[str] = []
 
     def see(name: str, y: Any) -> None:
@@ -90,8 +91,8 @@ def _first_output(task: Task, batch: Batch) -> str:
 
 @contextmanager
 def _observed(model: Module, see: Callable[[str, Any], None]) -> Iterator[None]:
-    """Shows `see` the output of each layer in the `with` block, inner layers first; dropout belongs
-    to the layer around it.
+    """Calls `see(name, output)` for each layer that runs in the `with` block, inner layers first.
+    Dropout layers are skipped: they count as a part of the layer around them.
     """
     layers = [(n, module) for n, module in model.named_modules() if not isinstance(module, Dropout)]
     before = [(module, module.__dict__.get("forward")) for _, module in layers]
@@ -117,7 +118,7 @@ def _observed(model: Module, see: Callable[[str, Any], None]) -> Iterator[None]:
 
 
 def describe_non_finite(a: Array) -> str:
-    """How many numbers are not finite; "" if all are."""
+    """A phrase that says how many numbers are NaN or infinite; "" if all are finite."""
     host = backend.to_numpy(a)
     for what, bad in (("NaN", np.isnan(host)), ("infinite", np.isinf(host))):
         if count := np.count_nonzero(bad):

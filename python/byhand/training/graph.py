@@ -1,19 +1,19 @@
-"""A training step that lives on the GPU: one CUDA graph, launched once a step.
+"""A training step on the GPU as one CUDA graph, launched once per step.
 
-    first step     runs as it is: whatever is made once (constants, compiled kernels) is made now
-    second step    runs while its allocations are written down (`Plan`)
-    third step     is captured, with every array at its planned place, and launched
-    from then on   the graph is launched
+    first step     runs normally; this creates what is made only once (constants, compiled kernels)
+    second step    runs normally while its allocations are recorded (`Plan`)
+    third step     is captured, with every array at its planned address, and launched
+    later steps    launch the graph
 
-Where gradients of several batches are added up there are two graphs, in the same block of memory:
-one adds, the other has the last batch and the update.
+With gradient accumulation there are two graphs, which share one block of memory: one adds the
+gradients of a batch, the other adds those of the last batch and makes the update.
 
-Nothing in a step allocates or waits for the GPU. What changes from step to step lies on the GPU
-and is copied there before the launch: the arrays of the batch, the scale of the loss and the
-optimizer's settings. The loss and the gradient's norm of each step go to a ring there, which `read`
-brings back. Where one of them is not finite, later steps have been launched before it is noticed.
-Clipped, they change nothing: gradients that are not finite stay so, and the optimizer makes no
-update from them.
+No step allocates memory or waits for the GPU. What changes from step to step (the arrays of the
+batch, the scale of the loss, the optimizer's settings) is copied to the GPU before the launch. The
+loss and the gradient's norm of each step are written to a ring buffer on the GPU, which `read`
+copies to the host. If one of them is not finite, later steps may have been launched before this is
+noticed. With clipping those steps change nothing: the gradients stay non-finite, and the optimizer
+makes no update from them.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ from byhand.training.step import Events, Silent, scale_of
 class GraphStep:
     """Steps of an optimizer on a task whose model is on the GPU.
 
-    Each call is one update, from one batch or from several whose gradients are added up: always as
-    many, all of the same names and shapes. The gradients are zero before and after each call.
+    Each call is one update, from one batch or from the added gradients of several. The number of
+    batches and the names and shapes of their arrays must be the same in every call. The gradients
+    are zero before and after each call.
 
     Args:
         clip_norm: as for `Optimizer.step`; infinity measures the norm and never clips.
-        capacity: how many calls may follow one another before `read`.
+        capacity: how many calls may be made before `read` must be called.
 
-    Raises ValueError where the model is not on the GPU.
+    Raises ValueError if the model is not on the GPU.
     """
 
     def __init__(
@@ -67,28 +68,29 @@ class GraphStep:
         self.clip_norm = clip_norm
         self.events = events or Silent()
         self.capacity = capacity
-        # Not a non-blocking one: what is done to the model elsewhere comes before or after a step.
+        # A blocking stream: it is ordered with work on the default stream, such as other changes of
+        # the model.
         self._stream = cupy.cuda.Stream()
         self._batch: dict[str, Array] = {}
         self._scale = backend.zeros((), values, np.float32)
-        self._drawn = backend.zeros((), values, np.int64)  # dropout masks before the step
-        self._sum = backend.zeros((1,), values)  # of the losses of a step so far
-        self._result = backend.zeros((2,), values)  # of the last step: that sum, the norm
+        self._drawn = backend.zeros((), values, np.int64)  # dropout masks drawn before the step
+        self._sum = backend.zeros((1,), values)  # of the losses in this step so far
+        self._result = backend.zeros((2,), values)  # of the last step: loss, norm
         self._ring = backend.zeros((capacity, 2), values)
-        self._unread: list[tuple[Sequence[Batch], int]] = []  # with the masks drawn before
+        self._unread: list[tuple[Sequence[Batch], int]] = []  # with the masks drawn before it
         self._steps = 0
-        self._batches = 0  # of each step
+        self._batches = 0  # in each step
         self._infinity = backend.zeros((), values)
         self._infinity[...] = math.inf
-        # Adding to the gradients, and the last time with the update behind it.
+        # One adds the gradients of a batch; the other adds those of the last batch and updates.
         self._adding, self._updating = _Part(self), _Part(self)
-        self._block: Array = None  # the memory that both use
+        self._block: Array = None  # the memory that both parts use
         task.model.zero_grad()
 
     def __call__(self, batches: Sequence[Batch], lr: float | None = None) -> None:
         """One update from the mean loss of these batches, with this learning rate from now on.
 
-        Returns as soon as all of it is launched. Raises what the task's ``check`` raises,
+        Returns as soon as everything is launched. Raises what the task's ``check`` raises,
         ValueError for names, shapes or a number of batches that differ from the first call's,
         RuntimeError when the ring is full.
         """
@@ -133,8 +135,8 @@ class GraphStep:
         """(mean loss, gradient's norm before clipping) of each step since the last `read`; the norm
         is None without `clip_norm`. Waits for the GPU.
 
-        Raises Diverged where one is not finite: it names the step, counted from 1, and the tensor.
-        After `model.zero_grad()` steps count again.
+        Raises Diverged if one is not finite; it names the step, counted from 1, and the tensor.
+        Then later steps make no update until `model.zero_grad()` is called.
         """
         with self._stream:
             rows = self._ring.get()[: len(self._unread)].tolist()
@@ -149,13 +151,13 @@ class GraphStep:
 
     @property
     def planned_bytes(self) -> int:
-        """The memory of a step's activations; 0 before the second step."""
+        """The memory in bytes of a step's activations; 0 before the second step."""
         return max(self._adding.plan.nbytes, self._updating.plan.nbytes)
 
     def _reserved(self) -> Array:
         import cupy
 
-        # What the steps so far have freed would stay allocated beside the block.
+        # Otherwise the memory freed by the first steps would stay in cupy's pool beside the block.
         cupy.get_default_memory_pool().free_all_blocks()
         return cupy.empty(max(self.planned_bytes, 1), "uint8")
 
@@ -199,7 +201,7 @@ class GraphStep:
 
 
 class _Part:
-    """Something that is done in each step: run in the first, planned in the second, captured in the
+    """A part of each step: run normally in the first step, planned in the second, captured in the
     third, then launched.
     """
 
@@ -208,11 +210,11 @@ class _Part:
         self._stream = step._stream
         self._generator = step.task.model.generator
         self._drawn = step._drawn
-        self._draws = 0  # dropout masks each time
+        self._draws = 0  # dropout masks drawn by one run
         self._graph: Any = None
 
     def run(self, body: Callable[[], None], steps: int, block: Array) -> None:
-        """steps: those done before. block: the memory for the plan."""
+        """steps: how many were done before. block: the memory for the plan."""
         before = self._generator.count
         with self._generator.offset_from(self._drawn):
             if self._graph is None:

@@ -1,10 +1,10 @@
-"""The memory of a step that does the same every time: every array at a place of its own, in one
-block. What never runs at the same time may share a block as large as the larger plan.
+"""Memory planning for a step that makes the same allocations every time: each array gets a fixed
+offset in one block. Plans that are never in use at the same time can share a block.
 
-A step is run once while cupy's allocations are written down, and when each of them is freed. What
-never lives at the same time may share memory, so the block is as large as the step's peak and not
-as the sum. From then on the n-th allocation of the step is the n-th place in the block: nothing is
-allocated any more, and all addresses stay, as a CUDA graph demands.
+The step runs once while its allocations through cupy, and the release of each, are recorded. Arrays
+that do not exist at the same time may share memory, so the size of the block is the step's peak use
+and not the sum of all arrays. In later runs the n-th allocation of the step gets the n-th offset in
+the block: no memory is allocated and all addresses stay the same, as a CUDA graph requires.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 
 from byhand.backend import Array
 
-_ALIGNMENT = 512  # bytes, as cupy's own pool gives them
+_ALIGNMENT = 512  # bytes, the alignment of cupy's own pool
 
 
 class Plan:
-    """`record()` one step, then `replay(block)` any number of them, each as a `with` block.
+    """`record()` one step, then `replay(block)` any number of steps; both are context managers.
 
     Attributes:
-        nbytes: what the block must have at least; 0 before something was recorded.
+        nbytes: the smallest size of the block in bytes; 0 before a step was recorded.
     """
 
     def __init__(self) -> None:
@@ -35,21 +35,21 @@ class Plan:
 
     @contextmanager
     def record(self) -> Iterator[None]:
-        """Writes down the allocations of what runs inside, which runs as usual."""
+        """Records the allocations made in the `with` block, which runs as usual."""
         import cupy
 
         self._sizes, self._events = [], []
         with cupy.cuda.using_allocator(self._recorded):
             yield
-        # What is still alive is a result of the step and keeps its place.
+        # Arrays that still exist are results of the step and keep their places.
         self._offsets, self.nbytes = lay_out(self._sizes, self._events)
-        self._events = []  # and whatever is freed later is no longer of interest
+        self._events = []  # later releases must not change the plan
 
     @contextmanager
     def replay(self, block: Array) -> Iterator[None]:
-        """Gives what runs inside the places of the plan in this array of bytes.
+        """Gives allocations in the `with` block the planned places in `block`, an array of bytes.
 
-        Raises RuntimeError when it does not allocate as the recorded step did.
+        Raises RuntimeError when the allocations differ from those of the recorded step.
         """
         import cupy
 
@@ -86,13 +86,13 @@ class Plan:
 def _pointer(address: int, nbytes: int, owner: Any) -> Any:
     import cupy
 
-    # No bytes have no address to tell the device from.
+    # The device is given because cupy cannot derive it from the address of an empty allocation.
     memory = cupy.cuda.UnownedMemory(address, nbytes, owner, cupy.cuda.Device().id)
     return cupy.cuda.MemoryPointer(memory, 0)
 
 
 class _Owner:
-    """Keeps memory while arrays in it live, and tells when the last of them is gone."""
+    """Keeps memory alive while arrays use it, and calls `freed` when the last one is deleted."""
 
     def __init__(self, memory: Any, freed: Callable[[], None]):
         self._memory = memory
@@ -103,9 +103,9 @@ class _Owner:
 
 
 def lay_out(sizes: list[int], events: list[int]) -> tuple[list[int], int]:
-    """Where each allocation begins, and how many bytes all need.
+    """The offset of each allocation, and the number of bytes that all together need.
 
-    events: n where allocation n is made, ~n where it is freed. Each goes to the lowest gap that is
+    events: n when allocation n is made, ~n when it is freed. Each goes to the lowest gap that is
     large enough (first fit; Knuth, "The Art of Computer Programming", volume 1, section 2.5).
     """
     offsets = [0] * len(sizes)

@@ -1,4 +1,4 @@
-"""Everything that a run's configuration says, put together to a trainer."""
+"""Building a trainer from a run's configuration."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def text_trainer(
     device: str = "cpu",
     recompute: bool = False,
 ) -> Trainer:
-    """The trainer, at step 0, of a model that learns a text.
+    """A trainer, at step 0, for a language model on a text.
 
     Args:
-        config: of the run; its tokenizer is `tokenizer`, its data describes `text`.
+        config: of the run; its `tokenizer` and `data` describe the arguments `tokenizer`, `text`.
         run, display: as for `Trainer`.
-        device: "cpu" or "cuda". It and `recompute` may be others when the run is resumed.
+        device: "cpu" or "cuda". It and `recompute` may differ when the run is resumed.
         recompute: keep only the inputs of the blocks for the backward pass: less memory, more time.
 
     UserError if the text is too short, CudaUnavailable if there is no GPU.

@@ -12,7 +12,7 @@ from byhand.training.finite import Result, require_finite
 
 
 class Events(Protocol):
-    """Whom a step tells how far it is."""
+    """Receives the events of a step."""
 
     def forward(self) -> None: ...
     def loss(self, loss: float | None) -> None: ...
@@ -20,7 +20,7 @@ class Events(Protocol):
 
 
 class Silent:
-    """Events that are not observed."""
+    """Ignores all events."""
 
     def forward(self) -> None:
         pass
@@ -33,20 +33,22 @@ class Silent:
 
 
 def scale_of(task: Task, batches: Sequence[Batch]) -> float:
-    """1 / the number of units of all batches: the loss of a step is the mean over all of them, so
-    batches with ignored targets weigh as much as they count. 0 where there are none.
+    """1 / the number of units in all batches; 0 if there are none.
+
+    With it the loss of a step is the mean over all units, so that a batch with ignored targets has
+    a smaller weight.
     """
     count = sum(task.count(batch) for batch in batches)
     return 1 / count if count else 0.0
 
 
 class EagerStep:
-    """One update each call, computed at once.
+    """One update per call, computed immediately.
 
     Args:
         clip_norm: as for `Optimizer.step`; infinity measures the norm and never clips.
 
-    ``capacity`` is how many calls may follow one another before ``read``.
+    ``capacity`` is how many calls may be made before ``read`` must be called.
     """
 
     capacity = 1
@@ -87,7 +89,7 @@ class EagerStep:
 
     def read(self) -> list[Result]:
         """(mean loss, gradient's norm before clipping) of each step since the last ``read``; the
-        norm is None without ``clip_norm``. Raises Diverged where one is not finite.
+        norm is None without ``clip_norm``. Raises Diverged if one is not finite.
         """
         made, self._unread = self._unread, []
         results = [result for result, _, _ in made]

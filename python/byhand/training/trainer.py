@@ -1,4 +1,4 @@
-"""Training: steps, evaluations, and checkpoints from which a run goes on bit for bit."""
+"""Training: steps, evaluations, and checkpoints from which a run continues bit for bit."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 
 class Data(Protocol):
-    """What is learned from, and what is only evaluated on."""
+    """The training examples and the validation batches."""
 
     train: Dataset
 
     def validation(self) -> Iterable[Batch]:
-        """The same batches on every call; none where nothing is to be evaluated."""
+        """The same batches on every call; empty if there is nothing to evaluate on."""
         ...
 
 
@@ -51,20 +51,20 @@ _CAPACITY = 16  # steps on a GPU between two reads of their losses
 class Trainer:
     """Trains the model of a task.
 
-    The whole loop is ``run``: evaluate when it is due, else take a training step. Everything that
-    the coming steps depend on is in ``state`` and ``tensors``, so a run that was stopped, however
-    it was, goes on bit for bit as if it had not been.
+    The whole loop is ``run``: evaluate when it is due, else take a training step. ``state`` and
+    ``tensors`` hold everything that later steps depend on, so a run that was stopped in any way
+    continues bit for bit like one that was not stopped.
 
     Args:
-        task: what is learned; on a GPU if its model is there.
+        task: what is trained; on a GPU if its model is there.
         data: the training examples and the validation batches.
         sampler: yields the indices of each batch.
         optimizer: of the task's model.
-        schedule: the learning rate of update n, the first of which is 0.
+        schedule: gives the learning rate of update n, counted from 0.
         settings: steps, micro-batches, clipping, evaluations, seed.
-        run: the folder that everything is saved in; without one nothing is written, and
-            ``history`` holds what the log would.
-        display: shows progress to a person.
+        run: the folder for everything that is saved; without one nothing is written, and
+            ``history`` holds the records that the log would.
+        display: shows the progress.
         callbacks: see `Callback`.
 
     Raises ValueError for an optimizer of another model.
@@ -95,7 +95,7 @@ class Trainer:
         self.display = display
         self.callbacks = list(callbacks)
         self.on_gpu = backend.is_cupy(self.model.storage.values)
-        # The norm is measured even where nothing is cut: if it is not finite, the weights stay.
+        # The norm is measured even without clipping: if it is not finite, no update is made.
         clip_norm = settings.clip or math.inf
         self.take_step: EagerStep | GraphStep
         if self.on_gpu:
@@ -115,7 +115,7 @@ class Trainer:
     # --- The loop ------------------------------------------------------------------------------
 
     def run(self) -> signal.Signals | None:
-        """Train until the last step, or until a signal asks to stop; returns that signal.
+        """Train until the last step, or until a signal asks to stop; returns that signal or None.
 
         UserError (Diverged) when the loss is no longer finite, and when the disk is full;
         ValueError for a run folder without a configuration.
@@ -152,7 +152,7 @@ class Trainer:
         return stop.signal
 
     def train_step(self) -> None:
-        """One update of the weights; on a GPU a few, whose losses come back together."""
+        """One update of the weights; on a GPU several, whose losses are read together."""
         started, before, done = time.perf_counter(), self.seconds, self.step
         rates: list[float] = []
         units, diverged = 0, None
@@ -218,9 +218,9 @@ class Trainer:
         return due and self.evaluated != self.step
 
     def evaluate(self, stop: Any = False) -> None:
-        """The validation metrics and a sample; saves both checkpoints.
+        """Computes the validation metrics and a sample; saves the checkpoints.
 
-        A stop request leaves it undone, and the resumed run begins with it.
+        A stop request abandons the evaluation, and the resumed run begins with it.
         """
         started = time.perf_counter()
         batches = iter(self.data.validation())
@@ -247,7 +247,7 @@ class Trainer:
         self.record(step=self.step, **named, seconds=round(self.seconds, 3))
         if sample and self.run_folder is not None:
             self.run_folder.save_sample(self.step, sample)
-        # The checkpoints come last, for they say that this evaluation is done.
+        # Save the checkpoints last: they record that this evaluation is done.
         is_best = loss < self.best_loss
         if is_best:
             self.best_loss, self.best_step = loss, self.step
@@ -259,7 +259,7 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_evaluate(self, self.step, metrics)
 
-    # --- What a person sees --------------------------------------------------------------------
+    # --- Output --------------------------------------------------------------------------------
 
     def record(self, **facts: Any) -> None:
         """One line of the log, or without a run one entry of the history."""
@@ -283,7 +283,7 @@ class Trainer:
             self.say("\n".join("    " + part for part in sample.strip().split("\n")) + "\n")
 
     def report_memory(self) -> None:
-        """Once, as soon as it is known: what is held on the GPU."""
+        """Reports once, as soon as it is known, how much memory is used on the GPU."""
         planned = getattr(self.take_step, "planned_bytes", 0)
         if not planned or self.memory_reported:
             return
@@ -310,7 +310,7 @@ class Trainer:
     def save(self, *which: str) -> None:
         """Replace these checkpoints, in this order, after everything logged so far is on the disk.
 
-        The state is packed and hashed once: it is large.
+        The state is large, so it is packed and hashed only once.
         """
         if self.run_folder is None:
             return
@@ -347,7 +347,7 @@ class Trainer:
         }
 
     def restore(self, saved: Checkpoint, name: str) -> None:
-        """Be as the trainer that saved this checkpoint was; `name` stands for it in errors."""
+        """Take over the state in a checkpoint, which error messages call `name`."""
         checkpoint.require_like(name, saved.tensors, self.tensors())
         state = saved.state
         try:
@@ -367,7 +367,7 @@ class Trainer:
             raise UserError(f"{name} is incomplete or has something unknown ({error})") from None
 
     def cut_log(self) -> None:
-        """Drop what was logged after the step restored, so that the log reads as one run."""
+        """Remove the log records after the restored step, so that the log is that of one run."""
         assert self.run_folder is not None
         keep_until(self.run_folder.log_path, self.step)
 
@@ -395,7 +395,7 @@ class _Emit:
 
 
 class _Nothing:
-    """Stands for a display where there is none."""
+    """The context manager that is used when there is no display."""
 
     def __enter__(self) -> None:
         pass

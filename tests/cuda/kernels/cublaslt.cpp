@@ -1,5 +1,5 @@
-// A stand-in for cuBLASLt: the functions that byhand uses, over memory of the host. It checks all
-// that it is given, multiplies in plain loops, and counts what tests want to know.
+// A stand-in for cuBLASLt: the functions that byhand uses, on memory of the CPU. It checks all its
+// arguments, multiplies in plain loops, and counts calls for the tests.
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -44,7 +44,7 @@ std::atomic<int> heuristics{0}, multiplied{0}, handles{0}, open{0};
 std::string failing;  // the function that fails next, and how
 Status failure = kSuccess;
 
-// What the last refusal was about.
+// The reason of the last refusal.
 std::string complaint;
 
 Status refuse(const std::string& why) {
@@ -52,7 +52,7 @@ Status refuse(const std::string& why) {
     return kInvalidValue;
 }
 
-// What an attribute is set to.
+// The value of an attribute.
 struct Attribute {
     const void* value;
     std::size_t bytes;
@@ -89,7 +89,7 @@ bool fails(const char* function, Status& status) {
 #define MAY_FAIL() \
     if (Status status; fails(__func__, status)) return status
 
-// An algorithm is for the problem that it was found for.
+// An algorithm may only be used for the problem that it was found for.
 std::uint64_t hash(const DescOpaque& desc, const LayoutOpaque& a, const LayoutOpaque& b,
                    const LayoutOpaque& c) {
     std::uint64_t sum = 1469598103934665603u;
@@ -139,7 +139,7 @@ void write(void* p, DataType type, std::uint64_t at, float value) {
     static_cast<std::uint16_t*>(p)[at] = static_cast<std::uint16_t>(bits >> 16);
 }
 
-// What an algorithm remembers.
+// The data of an algorithm.
 enum Slot { kProblem, kWorkspace, kAlignments, kBiasAlignment };
 
 }  // namespace
@@ -238,7 +238,7 @@ EXPORT Status cublasLtMatmulAlgoGetHeuristic(Handle, Desc desc, Layout a, Layout
     *result = {};
     auto& data = result->algorithm.data;
     data[kProblem] = hash(*desc, *a, *b, *c);
-    // Deep products ask for all of the workspace.
+    // Products with a large depth use the whole workspace.
     const std::uint64_t depth = desc->transposed[0] ? a->rows : a->cols;
     data[kWorkspace] = result->workspace = depth > 64 ? preference->workspace : 0;
     for (int i = 0; i < 4; ++i) {
@@ -270,7 +270,7 @@ EXPORT Status cublasLtMatmul(Handle, Desc desc, const void* alpha, const void* a
         return refuse("the bias is less aligned than when the algorithm was chosen");
     }
     if (bytes < data[kWorkspace] || !aligned(workspace, 256)) return refuse("the workspace");
-    if (data[kWorkspace] != 0) {  // all of it may be used
+    if (data[kWorkspace] != 0) {  // all of the workspace may be used
         static_cast<char*>(workspace)[0] = static_cast<char*>(workspace)[bytes - 1] = 1;
     }
     float by = 0.0f, more = 0.0f;
@@ -307,7 +307,7 @@ EXPORT int count_multiplied() { return multiplied; }
 EXPORT int count_handles() { return handles; }
 EXPORT int count_open() { return open; }
 
-// The next call of this function returns that.
+// Makes the next call of a function return this status.
 EXPORT void fail_next(const char* function, int status) {
     failing = function;
     failure = static_cast<Status>(status);

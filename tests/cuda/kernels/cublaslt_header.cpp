@@ -1,4 +1,4 @@
-// What cublaslt_api.h declares, held against NVIDIA's header: it is enough that this compiles.
+// Compares the declarations of cublaslt_api.h with NVIDIA's header, at compile time.
 #include <cublasLt.h>
 
 #include <cstddef>
@@ -39,7 +39,7 @@ static_assert(offsetof(lt::HeuristicResult, workspace) ==
 static_assert(offsetof(lt::HeuristicResult, state) ==
               offsetof(cublasLtMatmulHeuristicResult_t, state));
 
-// Pointers for pointers, and numbers for numbers of the same size.
+// Whether both are pointers, or both are numbers of the same size.
 template <class A, class B>
 constexpr bool passed_alike() {
     return sizeof(A) == sizeof(B) && std::is_pointer_v<A> == std::is_pointer_v<B> &&

@@ -1,5 +1,5 @@
-// The matrix multiply by itself, for bugs to be planted in its headers: c = a bT in float32, by
-// tiles, by pieces and for few rows. Prints "right", or what is wrong.
+// The matrix multiply alone, for tests that plant bugs in its headers: c = a bT in float32, by
+// tiles, in pieces, and for few rows. Prints "right" or an error.
 #include <cstdio>
 #include <exception>
 #include <memory>
@@ -13,7 +13,7 @@ using namespace byhand;
 
 namespace {
 
-// Numbers that begin at a multiple of 16 bytes.
+// An array that is aligned to 16 bytes.
 struct Numbers {
     std::vector<float> memory;
     float* data;
@@ -82,7 +82,7 @@ bool exact(Sizes s, int steps) {
     return true;
 }
 
-// Three pieces with one number each that is not 0.
+// Three pieces with one nonzero number each.
 float in_order(float first, float second, float third) {
     const Sizes s = {1, 4, 48};
     Numbers a(s.K), b(s.N * s.K), c(s.N);
@@ -99,7 +99,7 @@ std::string said() {
             if (!exact(s, steps)) return "wrong numbers";
         }
     }
-    // 1 is lost beside 2^30, unless that is gone before.
+    // Adding 1 to 2^30 has no effect in float32, so the order of the sum is visible.
     constexpr float kLarge = 1 << 30;
     if (in_order(1, kLarge, -kLarge) != 0) return "wrong order";
     if (in_order(kLarge, -kLarge, 1) != 1) return "wrong order";

@@ -1,9 +1,9 @@
-// Kernels with a bug each, and the same kernels without it. test_planted.py knows which tool has to
-// find which bug. A program:
+// Kernels with one bug each, and the same kernels without it. test_planted.py lists which tool has
+// to find which bug. A program:
 //
 //   planted NAME...     runs these kernels without their bugs; with it where NAME begins with "-"
 //
-// and prints a line for each: what came out and what should have, or the error.
+// which prints a line for each: "right", a wrong number and the right one, or the error.
 #include <cstdio>
 #include <functional>
 #include <map>
@@ -21,7 +21,7 @@ BYHAND_DEVICE int rank_of() { return static_cast<int>(threadIdx.x); }
 BYHAND_DEVICE int lane_of() { return rank_of() % kWarp; }
 BYHAND_DEVICE int warp_of() { return rank_of() / kWarp; }
 
-// --- What is wrong with the numbers ------------------------------------------------------------
+// --- Bugs that give wrong numbers --------------------------------------------------------------
 
 template <bool bug>
 __global__ void no_barrier(float* y) {
@@ -31,7 +31,7 @@ __global__ void no_barrier(float* y) {
     y[rank_of()] = v[kThreads - 1 - rank_of()];
 }
 
-// A buffer that one warp fills again while the others may still read it.
+// A buffer that one warp overwrites while the others may still read it.
 template <bool bug>
 __global__ void no_barrier_at_the_end_of_the_loop(float* y) {
     BYHAND_SHARED(float[kWarp], buffer);
@@ -54,7 +54,7 @@ BYHAND_DEVICE float sum_block(float v) {
     sync_block();
     v = 0.0f;
     for (int w = 0; w < kThreads / kWarp; ++w) v += partial[w];
-    if (!bug) sync_block();  // before the next sum goes the same way
+    if (!bug) sync_block();  // before the next sum uses the same memory
     return v;
 }
 
@@ -100,7 +100,7 @@ __global__ void copies_too_early(float* y, const float* x) {
 }
 
 template <bool bug>
-__global__ void reads_what_nobody_wrote(float* y) {
+__global__ void reads_unwritten_memory(float* y) {
     BYHAND_SHARED(float[kThreads], v);
     if (!bug || rank_of() > 0) v[rank_of()] = 0.5f;
     sync_block();
@@ -122,7 +122,7 @@ __global__ void counts_without_atomics(float* y) {
     }
 }
 
-// --- What CUDA leaves undefined ----------------------------------------------------------------
+// --- Undefined behaviour of CUDA ---------------------------------------------------------------
 
 template <bool bug>
 __global__ void early_return(float* y) {
@@ -256,8 +256,9 @@ __global__ void ones_by_the_first_block(float* y) {
 
 // --- Hopper ------------------------------------------------------------------------------------
 
-// The matrix is x taken for bfloat16, 128 rows of 8: a number of x, cut off, is every second one.
-// A block has boxes of 64 rows of it and of 128, both 64 columns wide, mostly zeros.
+// The matrix is the memory of x read as bfloat16, 128 rows of 8: every second element is the upper
+// half of a number of x. A block has boxes of 64 and of 128 rows, both 64 columns wide, mostly
+// zeros.
 constexpr int kLeftBytes = 64 * 128, kRightBytes = 128 * 128;
 constexpr int kBoxBytes = kBoxAlignment + kLeftBytes + kRightBytes;
 using Sums128 = float[1][16][4];
@@ -347,7 +348,7 @@ __global__ void reads_sums_too_early(float* y, TensorMap left, TensorMap right) 
     if (bug) wait_all_products(sums);
 }
 
-// A box that comes while the tensor cores still read the one before.
+// A box that is copied while the tensor cores still read the previous one.
 template <bool bug>
 __global__ void releases_a_box_too_early(float* y, TensorMap left, TensorMap right) {
     BOXES(boxes);
@@ -417,7 +418,7 @@ __global__ void arrives_too_often(float* y, TensorMap, TensorMap right) {
 }
 
 template <bool bug>
-__global__ void barrier_that_nobody_opened(float* y, TensorMap, TensorMap right) {
+__global__ void barrier_that_was_not_opened(float* y, TensorMap, TensorMap right) {
     BOXES(boxes);
     if (!bug) boxes.open();
     boxes.fetch_right(right);
@@ -515,7 +516,7 @@ std::map<std::string, Case> all_cases() {
     ADD(no_warp_barrier, every([](int i) { return static_cast<float>(i ^ 1); }));
     ADD(waits_one_group_short, every([](int i) { return static_cast<float>(4 * i + 1); }));
     ADD(copies_too_early, every([](int i) { return static_cast<float>(4 * i + 2); }));
-    ADD(reads_what_nobody_wrote, every([](int) { return 0.5f; }));
+    ADD(reads_unwritten_memory, every([](int) { return 0.5f; }));
     ADD(blocks_write_the_same_place, every([](int) { return 0.0f; }), 3);
     ADD(counts_without_atomics, every([](int i) { return i == 0 ? 2.0f * kThreads : 0.0f; }), 2);
     ADD(early_return, ones);
@@ -575,7 +576,7 @@ std::map<std::string, Case> all_cases() {
     ADD(touches_sums_between_products, ones);
     ADD(expects_too_many_bytes, ones);
     ADD(arrives_too_often, ones);
-    ADD(barrier_that_nobody_opened, ones);
+    ADD(barrier_that_was_not_opened, ones);
     ADD(misaligned_box, ones);
 #undef ADD
     const auto limit = [&](const char* name, auto kernel, dim3 grid, dim3 block, int bytes,

@@ -1,5 +1,5 @@
-// One kernel for each primitive of core/cuda.cuh, which test_primitives.py holds against numpy.
-// Every function takes pointers to where the kernels run and returns what went wrong, or null.
+// One kernel for each primitive of core/cuda.cuh, which test_primitives.py compares with numpy.
+// Every function takes pointers to memory of the device and returns an error message, or null.
 #include "core/cuda.cuh"
 
 using namespace byhand;
@@ -53,8 +53,8 @@ __global__ void mma_tf32_kernel(float* d, const float* a, const float* b) {
     for (int i = 0; i < 4; ++i) d[(g + i / 2 * 8) * 8 + t * 2 + i % 2] = df[i];
 }
 
-// The way a GEMM goes: a (64,K) and b (K,64) through double-buffered shared memory into tensor
-// cores, b transposed on its way by ldmatrix; d (64,64). One block of 4 warps, 16 rows a warp.
+// A small matrix multiply: a (64,K) and b (K,64) through double-buffered shared memory into tensor
+// cores, b transposed by ldmatrix; d (64,64). One block of 4 warps, 16 rows per warp.
 constexpr int kTile = 64, kStep = 32;
 
 __global__ void __launch_bounds__(128) gemm_kernel(float* d, const bf16* a, const bf16* b, int k) {
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(128) gemm_kernel(float* d, const bf16* a, cons
                 mma_bf16(sum[n + 1], af, {bf[2], bf[3]});
             }
         }
-        sync_block();  // before the next step's copies land in what this one reads
+        sync_block();  // before the next step's copies overwrite what this step reads
     }
     for (int n = 0; n < 8; ++n) {
         for (int i = 0; i < 4; ++i) {
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(128) gemm_kernel(float* d, const bf16* a, cons
     }
 }
 
-// r: what ldmatrix gives each lane from the matrices m (4,8,8), stored one after the other.
+// r: the results of ldmatrix in each lane, from the consecutive matrices m (4,8,8).
 template <int kMatrices, bool transpose>
 __global__ void ldmatrix_kernel(unsigned* r, const unsigned short* m) {
     using Words = unsigned short[kMatrices * 64 + 8];
@@ -168,7 +168,7 @@ __global__ void lanes_kernel(int* y, const int* x, int n) {
     if constexpr (op == Lanes::any) y[i] = any_lane(v > n);
     if constexpr (op == Lanes::all) y[i] = all_lanes(v > n);
     if constexpr (op == Lanes::match) y[i] = static_cast<int>(match_any(v % 8));
-    if constexpr (op == Lanes::halves) {  // both halves at once, apart
+    if constexpr (op == Lanes::halves) {  // each half of the warp on its own
         const unsigned half = lane < 16 ? 0x0000ffffu : 0xffff0000u;
         if (lane < 16) {
             y[i] = shuffle_xor(v, n, half);
@@ -200,7 +200,7 @@ __global__ void pipeline_kernel(float* y, const float* x, int rounds) {
     }
 }
 
-// Where every thread of a three-dimensional grid is.
+// The indices of every thread of a three-dimensional grid.
 __global__ void places_kernel(int* y) {
     const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
     const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;

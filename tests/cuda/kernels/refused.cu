@@ -1,9 +1,9 @@
-// Kernels that the gates must refuse; test_gates.py compiles them. Each is wrong in one way.
+// Kernels that the checks of machine code must refuse, each with one mistake; see test_gates.py.
 #include "core/pack.cuh"
 
 using namespace byhand;
 
-// Adds floats in any order.
+// Adds floats in an order that depends on timing.
 __global__ void __launch_bounds__(256, 1) atomic_sum(float* sum, const float* x) {
     atomicAdd(sum, x[blockIdx.x * 256 + threadIdx.x]);
 }
@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(256, 1) local_array(float* y, const int* at) {
     y[threadIdx.x] = values[at[threadIdx.x] & 31];
 }
 
-// Lost the 16-byte access to one of its two inputs.
+// Does not use 16-byte accesses for one of its two inputs.
 template <int V>
 __global__ void __launch_bounds__(256, 1) narrow_load(float* y, const float* a, const float* b) {
     float u[V], v[V];
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(256, 1) narrow_load(float* y, const float* a, 
 }
 template __global__ void narrow_load<4>(float*, const float*, const float*);
 
-// Takes rows that may lie anywhere 16 bytes at a time.
+// Uses 16-byte accesses for rows that may be unaligned.
 template <int V>
 __global__ void __launch_bounds__(256, 1) wide_load(float* y, const float* x) {
     const float4 word = reinterpret_cast<const float4*>(x)[threadIdx.x];

@@ -2,5 +2,5 @@
 #include "emulator/schedule.h"
 
 extern "C" __attribute__((visibility("default"))) void run_schedule(const char* text) {
-    byhand::host::set_schedule(text);
+    byhand::emulator::set_schedule(text);
 }

@@ -1,5 +1,5 @@
-// The words of core/hopper.cuh, which test_hopper.py holds against numpy. Functions are like those
-// of primitives.cu.
+// The primitives of core/hopper.cuh, which test_hopper.py compares with numpy. The functions have
+// the form of those in primitives.cu.
 #include "core/hopper.cuh"
 
 using namespace byhand;
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kWarpgroup, 1)
 }
 
 // d (64,128) += left (64,K) right (K,128), each stored along the depth of the product or across
-// it. Step by step through one stage, so that phases of both parities come round.
+// it. All steps use one stage, so that phases of both parities occur.
 template <bool kLeftAcross, bool kRightAcross>
 BYHAND_DEVICE void run_product(float* d, const TensorMap& left, const TensorMap& right, int k) {
     constexpr int kDeep = 64, kBox = 64 * kBoxCols * 2;
