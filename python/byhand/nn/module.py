@@ -218,7 +218,7 @@ class Module:
 
         Raises ValueError for a part of a model that is built already (build that model), for an
         initialiser that gives another shape, and for an unknown device or dtype; CudaUnavailable
-        with the reason where there is no CUDA. Then nothing was changed.
+        with the reason where there is no CUDA. In that case nothing is changed.
         """
         library = library_of(device)
         where = f"{type(self).__name__}.build"

@@ -32,7 +32,7 @@ class Parameter:
         value: the values, a view of the model's flat buffer. Assigning copies into it.
         grad: the gradient accumulated so far, of the same shape, a view too; None when frozen.
             Assigning copies into it.
-        trainable: once built, changed by ``Module.freeze`` and ``unfreeze`` only.
+        trainable: whether it is trained; in a built model `Module.freeze` and `unfreeze` change it.
         compute_value: what forward passes read: ``value`` itself or, in bf16 precision on a GPU, a
             bfloat16 copy of it.
     """

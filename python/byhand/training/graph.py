@@ -197,7 +197,11 @@ class GraphStep:
             )
         for name, array in batch.items():
             if array.shape != self._batch[name].shape:
-                raise check.wrong_shape("GraphStep", name, self._batch[name].shape, array)
+                raise ValueError(
+                    f"GraphStep: {name} must have shape {self._batch[name].shape}, got "
+                    f"{array.shape}: all batches of a captured step have the same shapes (an "
+                    "EpochSampler needs drop_last=True)"
+                )
 
 
 class _Part:
