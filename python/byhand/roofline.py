@@ -18,7 +18,7 @@ from byhand import backend
 
 _LARGEST = 256 << 20  # bytes of one array: larger than any usual cache, and fits a laptop
 _SHORT = 0.005  # seconds
-_CHAIN = 12 * 16  # floats in a row of the chains: whole vectors of any width, see roof.cpp
+_CHAIN = 12 * 16  # floats in a row of the chains: whole vectors of any width, see roofline.cpp
 
 
 @dataclass(frozen=True)
