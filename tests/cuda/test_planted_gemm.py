@@ -18,12 +18,14 @@ TILES, FEW = "core/gemm_tiles.cuh", "core/gemm_few.cuh"
 # Bug -> the header, a text that occurs there once, its replacement.
 BUGS = {
     "no barrier at a step": (
-        TILES, "sync_block();  // this step is here, and all are done with the one before", ""),
+        TILES, "sync_block();  // this step has arrived, and the previous one is no longer read",
+        ""),
     "waits one group short": (
         TILES, "copy_async_wait<G::kStages - 2>();", "copy_async_wait<G::kStages - 1>();"),
     "fetches into the stage that is read": (
         TILES, "(stage + G::kStages - 1) % G::kStages", "stage"),
-    "no barrier before the ring is used again": (TILES, "sync_block();  // the ring is free", ""),
+    "no barrier before the ring is used again": (
+        TILES, "sync_block();  // the ring buffer is no longer read", ""),
     "no barrier of the warp around its sheet": (
         TILES, "    sync_warp();\n}", "}"),
     "every piece begins at the first step": (TILES, "(before + step) * G::kDeep",

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 def bodies() -> set[str]:
     """The names of the kernels that cuda/ implements."""
     found: set[str] = set()
-    for path in sorted((ROOT / "cuda").glob("*.cu")):
+    for path in sorted((ROOT / "cuda").glob("ops/*/*.cu")):
         text = path.read_text(encoding="utf-8")
         found |= set(re.findall(r"^void (\w+)\((?:Out|Mut|Acc|StridedOut|Maybe<\w+>) ", text, re.M))
     return found
