@@ -285,10 +285,6 @@ class Memory:
 # --- Running a kernel --------------------------------------------------------------------------
 
 
-def _is_float(array: Any) -> bool:
-    return isinstance(array, np.ndarray) and array.dtype.kind == "f"
-
-
 def run(
     kernels: Any,
     kernel: str,

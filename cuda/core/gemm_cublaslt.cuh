@@ -9,8 +9,8 @@ namespace byhand {
 // is supported for float32 and bfloat16 factors, with bias, residual and the addition to a float32
 // gradient in the epilogue. GELU is a separate kernel after it, because it is not documented which
 // form cuBLASLt's own GELU has, it is applied before c is rounded, and its derivative does not
-// return the activation. So in bfloat16 a gradient is rounded once more before the derivative of
-// GELU.
+// return the activation. So in bfloat16 a gradient is rounded a second time, before the derivative
+// of GELU.
 //
 // Not supported are: float32 factors rounded to bfloat16, because cuBLASLt's rounding cannot be
 // controlled; products of depth 0; and combinations that no op uses: bias or residual together with

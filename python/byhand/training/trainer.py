@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -162,7 +163,8 @@ class Trainer:
                 rates.append(self.schedule(self.step))
                 with self._undone_on_error():
                     batches = self.batches()
-                    units += sum(self.task.count(batch) for batch in batches)
+                    if self.display is not None:
+                        units += sum(self.task.count(batch) for batch in batches)
                     take(batches, rates[-1])
                 self.step += 1
             results = take.read()
@@ -229,7 +231,7 @@ class Trainer:
             self.evaluated = self.step
             self.save("last")
             return
-        metrics = evaluate(self.task, _chain(first, batches), stop)
+        metrics = evaluate(self.task, itertools.chain([first], batches), stop)
         if metrics is None:
             return
         loss = metrics[self.task.metric]
@@ -402,8 +404,3 @@ class _Nothing:
 
     def __exit__(self, *error: object) -> None:
         pass
-
-
-def _chain(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
-    yield first
-    yield from rest
