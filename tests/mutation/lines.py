@@ -133,8 +133,7 @@ class RecordPlugin:
         self.recorder.start()
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        # The CUDA kernels on a GPU or on the CPU are compiled code, which is not edited.
-        items[:] = [item for item in items if "on_cpu" not in item.name and "gpu" not in item.name]
+        items[:] = [item for item in items if not _only_compiled(item)]
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.failed or (report.skipped and report.when != "teardown"):
@@ -164,6 +163,19 @@ class RecordPlugin:
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
         return result
+
+
+def _only_compiled(item: Any) -> bool:
+    """Whether a test only runs other compiled code than another test: a CUDA kernel, or another
+    back end than the best one. Compiled code is not edited.
+    """
+    from byhand import backend
+
+    others = {"on_cpu", "on_gpu", *backend.cpu_modules()} - {backend.cpu().name}
+    used = getattr(item, "callspec", None)
+    return used is not None and any(
+        isinstance(value, str) and value in others for value in used.params.values()
+    )
 
 
 class SelectPlugin:
