@@ -17,6 +17,19 @@ set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 # faster: each is compiled as a whole with the header-only code that it calls.
 set(CMAKE_INTERPROCEDURAL_OPTIMIZATION OFF)
 
+if(MSVC)
+  message(FATAL_ERROR "The kernels need GCC or Clang; on Windows those of MinGW-w64: "
+          "set CC=gcc, CXX=g++ and CMAKE_GENERATOR=Ninja")
+endif()
+if(MINGW)
+  add_link_options(-static)  # the compiler's libraries; Python's is a DLL all the same
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    # GCC aligns the stack of Windows to 16 bytes, and yet stores wide vectors there with
+    # instructions for aligned addresses: https://gcc.gnu.org/bugzilla/show_bug.cgi?id=54412
+    add_compile_options(-Wa,-muse-unaligned-vector-move)
+  endif()
+endif()
+
 find_package(Python REQUIRED COMPONENTS Interpreter Development.Module)
 find_package(pybind11 CONFIG REQUIRED)
 find_package(Threads REQUIRED)
