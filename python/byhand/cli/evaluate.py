@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from byhand.cli import flags
-from byhand.data import consecutive_windows, load_corpus, split
+from byhand.data import consecutive_windows, open_corpus, split
 from byhand.errors import UserError
 from byhand.runs.config import Corpus
 
@@ -96,15 +97,14 @@ def _text(args: argparse.Namespace, trained: Trained, tokenizer: Tokenizer) -> t
     """The ids to evaluate on, and a description of them."""
     corpus = trained.config.data
     assert isinstance(corpus, Corpus)  # a language model learns from one
-    text = load_corpus(args.corpus or corpus.name)
-    try:
-        corpus.require_same(text)
-        own = True
-    except UserError:
-        if args.corpus is None:
-            raise
-        own = False
-    ids = tokenizer.encode(text)
+    own = True
+    if args.corpus is None:
+        command = shlex.join(["byhand", "eval", args.run_folder, "--corpus", "NEWPATH"])
+        text = corpus.reopen(None, command)[1]
+    else:
+        text = open_corpus(args.corpus)
+        own = (text.sha256, text.characters) == (corpus.sha256, corpus.characters)
+    ids = tokenizer.encode_blocks(text.blocks(), text.characters)
     part = args.split or ("validation" if own else "all")
     name = args.corpus or corpus.name
     if part == "all":
