@@ -101,7 +101,7 @@ MISTAKES = [
     ([*RESUME, "--width", "16"], "has --width 8, not 16"),
     ([*RESUME, "--preset", "tiny"], "has --layers 1, not 4"),
     ([*RESUME, "--steps", "2"], "the run is at step 3 already, past --steps 2"),
-    (["train", "other.txt", "--out", "run", "--resume"], "no longer the text this run began with"),
+    (["train", "other.txt", "--out", "run", "--resume"], "is not the text this run began with"),
     # generating and evaluating
     (["generate", "nowhere"], "there is no folder nowhere"),
     (["generate", "."], "holds no training run"),
@@ -162,7 +162,6 @@ DAMAGED = [
     (cut, "truncated or in another format"),
     (flip, "is damaged"),
     (lambda path: path.write_text("my shopping list"), "truncated or in another format"),
-    (lambda path: path.unlink(), "there is no checkpoint at"),
     (of_a_deeper_model, "belongs to another configuration than config.json"),
 ]
 
@@ -201,7 +200,7 @@ def test_the_corpus_changed_under_the_run(folder: Path, capsys: pytest.CaptureFi
     (folder / "text.txt").write_text(small.text() + "x")
     for arguments in (RESUME, ["eval", "run"]):
         assert main(arguments) == 2
-        assert "no longer the text this run began with" in capsys.readouterr().err
+        assert "is not the text this run began with" in capsys.readouterr().err
 
 
 def corpus_name(config: str) -> str:

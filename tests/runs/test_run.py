@@ -102,12 +102,38 @@ class TestConfig:
             load(run)
         assert "\n" not in str(caught.value)
 
-    @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
     @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000])
-    def test_a_file_that_is_not_json(self, run: Path, name: str, content: bytes):
-        (run / name).write_bytes(content)
-        with pytest.raises(UserError, match=f"{name} is not JSON"):
+    def test_a_file_that_is_not_json(self, run: Path, content: bytes):
+        (run / "tokenizer.json").write_bytes(content)
+        with pytest.raises(UserError, match=r"tokenizer.json is not JSON"):
             load(run)
+
+    @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b"[" * 100_000])
+    def test_a_checkpoint_has_a_copy_of_the_configuration(self, run: Path, content: bytes | None):
+        path = run / "config.json"
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        for which, damaged in (("last", ()), ("best", ("last",)), (None, ("last", "best"))):
+            for name in damaged:
+                (run / f"{name}.safetensors").write_bytes(b"not a checkpoint")
+            if which is None:
+                with pytest.raises(UserError, match=r"config.json( is not JSON|$)"):
+                    Run(run).read_config()
+                continue
+            found = Run(run)
+            assert found.read_config() == made.config()
+            assert found.config_source == run / f"{which}.safetensors"
+            assert found.read_tokenizer() == made.TOKENIZER
+            assert load_trained(run, which).config == made.config()
+
+    def test_a_changed_config_may_be_removed(self, run: Path):
+        path = run / "config.json"
+        path.write_text(path.read_text().replace('"steps": 4', '"steps": -4'))
+        with pytest.raises(UserError, match=f"not -4; remove {path} to use the checkpoint's copy"):
+            load(run)
+        path.unlink()
+        assert load_trained(run).config == made.config()
 
     def test_a_folder_without_a_run(self, tmp_path: Path):
         with pytest.raises(UserError, match="there is no folder"):
@@ -241,5 +267,5 @@ def test_a_sample_is_written_beside_the_checkpoints(run: Path):
 def test_the_text_must_be_the_same_to_the_letter():
     corpus = Corpus.of("it", "some text")
     corpus.require_same("some text")
-    with pytest.raises(UserError, match="no longer the text this run began with"):
+    with pytest.raises(UserError, match=r"it is not the text this run began with .9 characters"):
         corpus.require_same("some texT")

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from byhand import backend, registry
 from byhand.cli import flags
 from byhand.config import add_flags, flag_of, given
-from byhand.data import TextData, corpus_names, load_corpus
+from byhand.data import TextData, absolute_name, open_corpus
 from byhand.errors import UserError
 from byhand.models import preset
 from byhand.runs.config import Corpus, RunConfig, TokenizerId
+from byhand.runs.files import resume_command
 from byhand.runs.run import Run
 from byhand.runs.settings import TrainingSettings, sensible_warmup
 from byhand.text import kind_named, make_tokenizer
@@ -165,13 +166,13 @@ def _start(args: argparse.Namespace, folder: Run) -> int:
     page = registry.find("models", kind)
     chosen = preset.find(kind, args.preset or next(iter(page.PRESETS)))
     name = args.corpus or "python-docs"
-    text = load_corpus(name)
-    tokenizer = make_tokenizer(args.tokenizer or "char", text)
+    text = open_corpus(name)
+    tokenizer = make_tokenizer(args.tokenizer or "char", text.blocks())
     config = RunConfig(
         kind,
         _model_config(page, dict(chosen.model) | given(args, page.Config), len(tokenizer)),
         _training_settings(dict(chosen.training) | given(args, TrainingSettings)),
-        Corpus.of(name if name in corpus_names() else str(Path(name).resolve()), text),
+        Corpus.of(absolute_name(name), text),
         TokenizerId.of(tokenizer),
     )
     flags.require_memory(config.model)
@@ -205,6 +206,7 @@ def _training_settings(numbers: dict[str, Any]) -> TrainingSettings:
 
 def _resume(args: argparse.Namespace, folder: Run) -> int:
     from byhand.runs.progress import Display
+    from byhand.training.resume import changes
     from byhand.training.setup import text_trainer
 
     config = folder.read_config()
@@ -217,8 +219,8 @@ def _resume(args: argparse.Namespace, folder: Run) -> int:
         config = dataclasses.replace(config, training=config.training.replace(steps=args.steps))
     with folder.only_writer():
         saved = folder.read_checkpoint(args.checkpoint, config)
-        text = load_corpus(args.corpus or corpus.name)
-        corpus.require_same(text)
+        corpus, text = corpus.reopen(args.corpus, resume_command(folder.folder, "NEWPATH"))
+        config = dataclasses.replace(config, data=corpus)
         trainer = text_trainer(
             config, tokenizer, text, folder, Display(), args.device, args.recompute
         )
@@ -227,6 +229,9 @@ def _resume(args: argparse.Namespace, folder: Run) -> int:
             raise UserError(
                 f"the run is at step {trainer.step} already, past --steps {config.training.steps}"
             )
+        notes = changes(trainer, saved)
+        # With the new --steps and the new place of the text, in the present format.
+        folder.write_config(config, tokenizer)
         if trainer.finished():
             print(
                 f"the run in {folder.folder} is finished: {trainer.step} steps; a larger --steps "
@@ -234,8 +239,7 @@ def _resume(args: argparse.Namespace, folder: Run) -> int:
             )
             return 0
         trainer.cut_log()
-        folder.write_config(config, tokenizer)  # with the new --steps, in the present format
-        print(f"continuing from step {trainer.step}")
+        print(f"continuing from step {trainer.step}", *notes, sep="\n")
         return _train(trainer, config, folder)
 
 

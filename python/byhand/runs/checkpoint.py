@@ -101,6 +101,20 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(tensors, state)
 
 
+def step_in(path: Path) -> int | None:
+    """The step of the checkpoint at `path`, read from its metadata without its tensors, so not
+    verified; None if it cannot be read.
+    """
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            step = json.loads((file.metadata() or {})["state"])["step"]
+    except (OSError, safetensors.SafetensorError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return step if isinstance(step, int) else None
+
+
 def require_like(path: Path | str, tensors: Tensors, expected: Tensors) -> None:
     """UserError unless `tensors` has the names, shapes and dtypes of `expected`."""
     missing = sorted(expected.keys() - tensors.keys())

@@ -345,6 +345,7 @@ class Trainer:
             "optimizer_step": self.optimizer.step_count,
             "sampler": self.sampler.state_dict(),
             "generator": self.model.generator.state_dict(),
+            "backend": "cuda" if self.on_gpu else backend.cpu().name,
             "config": self.run_folder.config.to_dict(),
         }
 
@@ -369,8 +370,14 @@ class Trainer:
             raise UserError(f"{name} is incomplete or has something unknown ({error})") from None
 
     def cut_log(self) -> None:
-        """Remove the log records after the restored step, so that the log is that of one run."""
+        """Remove the log records after the restored step, so that the log is that of one run.
+
+        Before that, `last` is set to the restored step: the log must go at least as far as the
+        checkpoint from which a killed process will be resumed.
+        """
         assert self.run_folder is not None
+        if self.run_folder.saved_step("last") != self.step:
+            self.save("last")
         keep_until(self.run_folder.log_path, self.step)
 
     def finished(self) -> bool:
