@@ -116,11 +116,26 @@ def step_in(path: Path) -> int | None:
 
 
 def require_like(path: Path | str, tensors: Tensors, expected: Tensors) -> None:
-    """UserError unless `tensors` has the names, shapes and dtypes of `expected`."""
+    """UserError unless `tensors` has the names, shapes and dtypes of `expected`. It says whether
+    the model, the optimizer, or only the frozen parameters are others.
+    """
     missing = sorted(expected.keys() - tensors.keys())
+    extra = sorted(tensors.keys() - expected.keys())
+    if (missing or extra) and all(name.startswith("optimizer.") for name in missing + extra):
+        saved, own = _slots(tensors), _slots(expected)
+        if saved != own:
+            raise UserError(
+                f"{path} is of another optimizer: it has the state {_listed(saved)}, where "
+                f"{_listed(own)} is expected"
+            )
+        name = (extra or missing)[0].split(".", 2)[2]
+        then, now = ("trained", "frozen") if extra else ("frozen", "trained")
+        raise UserError(
+            f"{path} was saved when {name} was {then}, and now it is {now}: freeze the same "
+            "parameters before the run is resumed"
+        )
     if missing:
         raise UserError(f"{path} is of another model: it lacks the tensor {missing[0]}")
-    extra = sorted(tensors.keys() - expected.keys())
     if extra:
         raise UserError(
             f"{path} is of another model: it has the tensor {extra[0]}, which is unknown"
@@ -132,6 +147,15 @@ def require_like(path: Path | str, tensors: Tensors, expected: Tensors) -> None:
                 f"{path} is of another model: {name} has shape {tensor.shape} and type "
                 f"{tensor.dtype}, where {wanted.shape} and {wanted.dtype} are expected"
             )
+
+
+def _slots(tensors: Tensors) -> list[str]:
+    """What the optimizer keeps for each parameter, such as "m" and "v"."""
+    return sorted({name.split(".")[1] for name in tensors if name.startswith("optimizer.")})
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(names) or "nothing"
 
 
 def _require_ours(path: Path, metadata: Mapping[str, str]) -> None:
