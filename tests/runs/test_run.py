@@ -86,6 +86,7 @@ class TestConfig:
             (lambda d: d["training"].update(steps=0), "steps must be at least 1"),
             (lambda d: d["training"].pop("seed"), "'seed' is missing"),
             (lambda d: d["data"].update(kind="radio"), "data is of an unknown kind"),
+            (lambda d: d["data"].update(kind=["corpus"]), "data is of an unknown kind"),
             (lambda d: d["data"].pop("name"), "'name' is missing"),
             (lambda d: d["data"].update(characters=0), "characters must be at least 1"),
             (lambda d: d.update(data=[]), "data is of an unknown kind"),

@@ -24,12 +24,22 @@ import numpy.typing as npt
 
 from byhand.errors import UserError
 from byhand.runs.legacy import upgrade_checkpoint
+from byhand.values import Number, Values, WholeNumber
 
 FORMAT = "byhand checkpoint"
 VERSION = 2
 READABLE = ("1", "2")
 
 Tensors = Mapping[str, npt.NDArray[Any]]
+
+# The numbers in the state of a training run; -1 means never.
+_COUNTS: dict[str, Values] = {
+    "seconds": Number("at least 0", lambda x: x >= 0),
+    "optimizer_step": WholeNumber(0),
+    "step": WholeNumber(0),
+    "evaluated": WholeNumber(-1),
+    "best_step": WholeNumber(-1),
+}
 
 
 @dataclass(frozen=True)
@@ -112,7 +122,12 @@ def step_in(path: Path) -> int | None:
             step = json.loads((file.metadata() or {})["state"])["step"]
     except (OSError, safetensors.SafetensorError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    return step if isinstance(step, int) else None
+    return step if is_step(step) else None
+
+
+def is_step(value: object) -> bool:
+    """Whether this is a number of steps."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def require_like(path: Path | str, tensors: Tensors, expected: Tensors) -> None:
@@ -147,6 +162,23 @@ def require_like(path: Path | str, tensors: Tensors, expected: Tensors) -> None:
                 f"{path} is of another model: {name} has shape {tensor.shape} and type "
                 f"{tensor.dtype}, where {wanted.shape} and {wanted.dtype} are expected"
             )
+
+
+def require_state(path: Path | str, state: Mapping[str, Any]) -> None:
+    """UserError unless the numbers in the state of a training run are possible ones."""
+    generator = state.get("generator")
+    if not isinstance(generator, dict):
+        raise UserError(f"{path} is incomplete: it lacks the state of the dropout generator")
+    values = {"generator seed": generator.get("seed"), "generator count": generator.get("count")}
+    values |= {name: state.get(name) for name in _COUNTS}
+    for name, value in values.items():
+        try:
+            _COUNTS.get(name, WholeNumber(0)).accept(value)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path} is incomplete: its {name} must be {error}") from None
+    for name in ("evaluated", "best_step"):
+        if state[name] > state["step"]:
+            raise UserError(f"{path} is incomplete: its {name} is later than its step")
 
 
 def _slots(tensors: Tensors) -> list[str]:

@@ -163,7 +163,7 @@ class RunConfig:
             raise UserError(f"{wrong[0]!r} is {fault}")
         kind, task, described = data["kind"], data["task"], data["data"]
         registry.find("tasks", task)
-        if not isinstance(described, dict) or described.get("kind") not in _DATA:
+        if not isinstance(described, dict) or described.get("kind") not in list(_DATA):
             raise UserError("its data is of an unknown kind")
         rest = {name: value for name, value in described.items() if name != "kind"}
         tokenizer = data["tokenizer"]

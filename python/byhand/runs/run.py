@@ -229,7 +229,7 @@ class Run:
                 f"{path} belongs to another configuration than {self.config_path.name} beside it: "
                 f"{name} is {saved} in the checkpoint and {given} in {self.config_path.name}"
             )
-        if not isinstance(found.state.get("step"), int):
+        if not checkpoint.is_step(found.state.get("step")):
             raise UserError(f"{path} is incomplete: it does not say which step it is of")
         return found
 

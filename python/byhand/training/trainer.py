@@ -352,6 +352,7 @@ class Trainer:
     def restore(self, saved: Checkpoint, name: str) -> None:
         """Take over the state in a checkpoint, which error messages call `name`."""
         checkpoint.require_like(name, saved.tensors, self.tensors())
+        checkpoint.require_state(name, saved.state)
         state = saved.state
         try:
             self.sampler.load_state_dict(state["sampler"])
