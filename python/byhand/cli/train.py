@@ -52,7 +52,8 @@ what you get in the folder:
 stopping and resuming:
   Ctrl-C finishes the step, saves and ends; a second Ctrl-C ends at once. Then
   `byhand train --resume --out DIR` continues, bit for bit as if it had never stopped.
-  With a larger --steps it also continues a finished run.
+  With a larger --steps it also continues a finished run; the learning rate then follows the
+  schedule of so many steps, so it rises again.
 
 reading the loss:
   It is the cross-entropy per token in nats. A model that knows nothing starts near the logarithm
