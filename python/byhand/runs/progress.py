@@ -52,10 +52,13 @@ class Display:
 
     Args:
         unit: what the speed counts: "token", "example", "pair".
+        stderr: write to stderr, for a command whose stdout is its result.
     """
 
-    def __init__(self, unit: str = "token") -> None:
-        console = _Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    def __init__(self, unit: str = "token", stderr: bool = False) -> None:
+        console = _Console(
+            stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
         self._console = console
         # FORCE_COLOR makes rich take any output for a terminal; a file gets no bar all the same.
         file = console.file

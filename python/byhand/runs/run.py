@@ -120,6 +120,10 @@ class Run:
         return tokenizer
 
     def _config_data(self) -> Any:
+        if self.folder.is_file():
+            raise UserError(
+                f"{self.folder} is a file: name the folder of the run, {self.folder.parent}"
+            )
         if not self.folder.is_dir():
             raise UserError(f"there is no folder {self.folder}")
         if not self.config_path.exists():
