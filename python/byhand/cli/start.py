@@ -315,9 +315,10 @@ def _how(trainer: Trainer) -> str:
 
 
 def _default_folder(args: argparse.Namespace) -> str:
-    corpus = Path(args.corpus or "python-docs").stem
     if args.source:
-        return os.path.join("runs", f"{corpus}-from-{Path(args.source).resolve().name}")
+        start = f"{Path(args.corpus).stem}-" if args.corpus else ""
+        return os.path.join("runs", f"{start}from-{Path(args.source).resolve().name}")
+    corpus = Path(args.corpus or "python-docs").stem
     first = next(iter(registry.find("models", args.model or DEFAULT_MODEL).PRESETS))
     kind = f"-{args.model}" if args.model not in (None, DEFAULT_MODEL) else ""
     return os.path.join("runs", f"{corpus}{kind}-{args.preset or first}")

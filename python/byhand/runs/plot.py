@@ -63,9 +63,12 @@ class LossPlot:
             return
         self._drawn = time.monotonic()
         try:
+            import numpy as np
+
             buffer = io.BytesIO()
-            figure = loss_figure(read_log(self._log), self._unit)
-            figure.savefig(buffer, format="png", dpi=120)
+            with np.errstate(all="ignore"):  # of losses near the largest float
+                figure = loss_figure(read_log(self._log), self._unit)
+                figure.savefig(buffer, format="png", dpi=120)
             write_atomically(self._path, buffer.getvalue())
         # matplotlib raises errors of many kinds: for a missing TeX, an unknown back end, a damaged
         # installation or a cache that it cannot write. None of them may end a run.

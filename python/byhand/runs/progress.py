@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -13,6 +14,7 @@ from rich.text import Text
 Item = TypeVar("Item")
 
 _LINE_EVERY = 10.0  # seconds between two lines of progress where there is no bar
+_CENTURY = 3.2e9  # in seconds
 _BAR_EVERY = 0.25  # seconds between two drawings of the bar
 
 # The narrowest terminals, in columns, on which these parts of the bar are shown. The step and the
@@ -169,6 +171,8 @@ class Display:
 
 def duration(seconds: float) -> str:
     """Words for a time: "45 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds > _CENTURY:
+        return "over 100 years"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -178,7 +182,12 @@ def duration(seconds: float) -> str:
 
 def _time_left(seconds: float, done: int, left: int | None) -> float | None:
     """Seconds for what is left, if `done` took `seconds`; None if that is not known."""
-    return None if left is None or not done else seconds / done * left
+    if left is None or not done:
+        return None
+    try:
+        return seconds / done * left
+    except OverflowError:  # more steps than a float can hold
+        return math.inf
 
 
 def _smooth(former: float | None, new: float) -> float:
