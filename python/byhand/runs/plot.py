@@ -110,17 +110,18 @@ def loss_figure(records: Iterable[dict[str, Any]], unit: str = "") -> Figure:
 
 
 def moving_average(values: Sequence[float]) -> list[float]:
-    """The mean of each value and its neighbours on both sides, about 2 % of all values together.
-    Near an end fewer neighbours are taken, equally many on both sides, so that a curve that falls
+    """The mean of each value and its neighbours, up to 1 % of all values on each side. At the
+    beginning, where the loss falls steeply, equally many are taken on both sides, so that the curve
     is not shifted.
     """
     import numpy as np
 
     n = len(values)
     at = np.arange(n)
-    half = np.minimum(np.minimum(at, n - 1 - at), n // 100)
+    half = np.minimum(at, n // 100)
+    first, end = at - half, np.minimum(at + half + 1, n)
     sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-    averages: list[float] = ((sums[at + half + 1] - sums[at - half]) / (2 * half + 1)).tolist()
+    averages: list[float] = ((sums[end] - sums[first]) / (end - first)).tolist()
     return averages
 
 
