@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from byhand.cli import flags
 from byhand.cli.main import REFUSED_THREAD, main
 from byhand.data.download import Download
 from byhand.errors import UserError
+from byhand.runs import hints
 from byhand.runs.checkpoint import read
 from tests.training import small
 
@@ -318,7 +318,7 @@ def test_the_commands_that_are_shown_work(
     assert main(["train", "text.txt", f"--out={name}", "--steps", "2", *small.SIZES]) == 0
     hints = [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()[-2:]]
     assert [hint.split()[:2] for hint in hints] == [["byhand", "generate"], ["byhand", "eval"]]
-    assert main(["export", flags.path_argument(name), f"--out={name} exported"]) == 0
+    assert main(["export", os.path.join(os.curdir, name), f"--out={name} exported"]) == 0
     hints.append(capsys.readouterr().out.splitlines()[-1].partition(": ")[2])
     paths = os.pathsep.join(map(os.path.abspath, sys.path))
     for hint in hints:
@@ -335,9 +335,9 @@ def test_the_commands_that_are_shown_work(
 
 def test_a_command_is_quoted_for_the_shell_of_the_system(monkeypatch: pytest.MonkeyPatch):
     words = ("train", "--out", Path("my run"))
-    assert flags.command_line(*words) == "byhand train --out 'my run'"
-    monkeypatch.setattr(flags, "os", type("Windows", (), {"name": "nt"}))
-    assert flags.command_line(*words) == 'byhand train --out "my run"'
+    assert hints.command_line(*words) == "byhand train --out 'my run'"
+    monkeypatch.setattr(hints, "os", type("Windows", (), {"name": "nt"}))
+    assert hints.command_line(*words) == 'byhand train --out "my run"'
 
 
 # --- Prompts -------------------------------------------------------------------------------------

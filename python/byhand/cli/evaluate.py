@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byhand.cli import flags
-from byhand.data import consecutive_windows, load_corpus, split
+from byhand.data import consecutive_windows, open_corpus, split
 from byhand.data.windows import num_batches
 from byhand.errors import UserError
 from byhand.runs.config import Corpus
+from byhand.runs.hints import command_line
 
 if TYPE_CHECKING:
     from byhand.runs.load import Trained
@@ -111,15 +113,14 @@ def _text(args: argparse.Namespace, trained: Trained, tokenizer: Tokenizer) -> t
     """The ids to evaluate on, and a description of them."""
     corpus = trained.config.data
     assert isinstance(corpus, Corpus)  # a language model learns from one
-    text = load_corpus(args.corpus or corpus.name)
-    try:
-        corpus.require_same(text)
-        own = True
-    except UserError:
-        if args.corpus is None:
-            raise
-        own = False
-    ids = tokenizer.encode(text)
+    own = True
+    if args.corpus is None:
+        command = command_line("eval", Path(args.run_folder), "--corpus", "NEWPATH")
+        text = corpus.reopen(None, command)[1]
+    else:
+        text = open_corpus(args.corpus)
+        own = (text.sha256, text.characters) == (corpus.sha256, corpus.characters)
+    ids = tokenizer.encode_blocks(text.blocks(), text.characters)
     part = args.split or ("validation" if own else "all")
     name = args.corpus or corpus.name
     if part == "all":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from byhand.cli import flags
@@ -31,10 +32,11 @@ def add_command(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from byhand.runs.export import export
+    from byhand.runs.hints import command_line
 
     count = export(args.run_folder, args.out, args.checkpoint)
     print(
         f"{args.out} has the {args.checkpoint} weights of {args.run_folder}: {count:,} numbers\n"
-        f"generate text: {flags.command_line('generate', flags.path_argument(args.out))}"
+        f"generate text: {command_line('generate', Path(args.out))}"
     )
     return 0

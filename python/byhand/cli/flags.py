@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import shlex
-import subprocess
 from collections.abc import Iterable
-from pathlib import Path
 
 from byhand import backend
 from byhand.config import Config, argument, flag_of
@@ -28,18 +24,6 @@ def text(value: str) -> str:
     if not value:
         raise argparse.ArgumentTypeError("must not be empty (is a shell variable not set?)")
     return value
-
-
-def command_line(*words: str | Path) -> str:
-    """The command `byhand` with these words, quoted for the shell, to be shown and copied."""
-    plain = ["byhand", *map(str, words)]
-    return subprocess.list2cmdline(plain) if os.name == "nt" else shlex.join(plain)
-
-
-def path_argument(path: str | Path) -> str:
-    """The path as a command line must have it: one that begins with "-" would be a flag."""
-    written = str(path)
-    return os.path.join(os.curdir, written) if written.startswith("-") else written
 
 
 def add_threads(command: argparse._ActionsContainer) -> None:

@@ -17,10 +17,12 @@ from byhand import backend, registry
 from byhand.cli import flags
 from byhand.cli.memory import require_memory
 from byhand.config import flag_of, given
-from byhand.data import TextData, corpus_names, load_corpus
+from byhand.data import TextData, TextSource, absolute_name, open_corpus
 from byhand.errors import UserError
 from byhand.models import preset
+from byhand.runs.checkpoint import require_like
 from byhand.runs.config import Corpus, RunConfig, TokenizerId
+from byhand.runs.hints import command_line, resume_command
 from byhand.runs.run import Run
 from byhand.runs.settings import TrainingSettings, sensible_warmup
 from byhand.text import kind_named, make_tokenizer
@@ -70,6 +72,7 @@ def _start(args: argparse.Namespace, folder: Run) -> int:
     # Every mistake is found before the folder is made.
     trainer = _trainer(args, config, tokenizer, text, folder)
     if weights is not None:
+        require_like(f"the run in {args.source}", weights, trainer.model.state_dict())
         trainer.model.load_state_dict(weights)
     folder.folder.mkdir(parents=True, exist_ok=True)
     with folder.only_writer():
@@ -78,7 +81,7 @@ def _start(args: argparse.Namespace, folder: Run) -> int:
         return _train(trainer, config, folder)
 
 
-New = tuple[RunConfig, "Tokenizer", str, "dict[str, Any] | None"]
+New = tuple[RunConfig, "Tokenizer", TextSource, "dict[str, Any] | None"]
 
 
 def _from_flags(args: argparse.Namespace) -> New:
@@ -87,13 +90,13 @@ def _from_flags(args: argparse.Namespace) -> New:
     page = registry.find("models", kind)
     chosen = preset.find(kind, args.preset or next(iter(page.PRESETS)))
     name = args.corpus or "python-docs"
-    text = load_corpus(name)
-    tokenizer = make_tokenizer(args.tokenizer or "char", text)
+    text = open_corpus(name)
+    tokenizer = make_tokenizer(args.tokenizer or "char", text.blocks())
     config = RunConfig(
         kind,
         _model_config(page, dict(chosen.model) | given(args, page.Config), len(tokenizer)),
         training_settings(dict(chosen.training) | given(args, TrainingSettings)),
-        _corpus(name, text),
+        Corpus.of(absolute_name(name), text),
         TokenizerId.of(tokenizer),
     )
     return config, tokenizer, text, None
@@ -108,9 +111,9 @@ def _from_run(args: argparse.Namespace) -> New:
     saved = source.read_checkpoint(args.checkpoint or "best", former)
     assert isinstance(former.data, Corpus)
     name = args.corpus or former.data.name
-    text = load_corpus(name)
+    text = open_corpus(name)
     try:
-        tokenizer.encode(text)
+        tokenizer.encode_blocks(text.blocks(), text.characters)
     except UserError as error:
         raise UserError(f"{error}: --from keeps the tokenizer of {source.folder}") from None
     chosen = preset.find(former.kind, args.preset).training if args.preset else {}
@@ -120,13 +123,11 @@ def _from_run(args: argparse.Namespace) -> New:
         # They follow from the others unless they are given.
         del numbers["min_lr"], numbers["warmup"]
     config = dataclasses.replace(
-        former, training=training_settings(numbers | changed), data=_corpus(name, text)
+        former,
+        training=training_settings(numbers | changed),
+        data=Corpus.of(absolute_name(name), text),
     )
     return config, tokenizer, text, saved.group("model")
-
-
-def _corpus(name: str, text: str) -> Corpus:
-    return Corpus.of(name if name in corpus_names() else str(Path(name).resolve()), text)
 
 
 def _model_config(page: ModuleType, sizes: dict[str, Any], vocabulary_size: int) -> Any:
@@ -150,6 +151,7 @@ def training_settings(numbers: dict[str, Any]) -> TrainingSettings:
 
 def _resume(args: argparse.Namespace, folder: Run) -> int:
     from byhand.runs.export import require_resumable
+    from byhand.training.resume import changes
 
     config, tokenizer = _read(folder)
     corpus = config.data
@@ -164,14 +166,17 @@ def _resume(args: argparse.Namespace, folder: Run) -> int:
     which = args.checkpoint or "last"
     with folder.only_writer():
         saved = folder.read_checkpoint(which, config)
-        text = load_corpus(args.corpus or corpus.name)
-        corpus.require_same(text)
+        corpus, text = corpus.reopen(args.corpus, resume_command(folder.folder, "NEWPATH"))
+        config = dataclasses.replace(config, data=corpus)
         trainer = _trainer(args, config, tokenizer, text, folder)
         trainer.restore(saved, str(folder.checkpoint_path(which)))
         if trainer.step > config.training.steps:
             raise UserError(
                 f"the run is at step {trainer.step} already, past --steps {config.training.steps}"
             )
+        notes = changes(trainer, saved)
+        # With the new --steps and the new place of the text, in the present format.
+        folder.write_config(config, tokenizer)
         if trainer.finished():
             print(
                 f"the run in {folder.folder} is finished: {trainer.step} steps; a larger --steps "
@@ -179,8 +184,7 @@ def _resume(args: argparse.Namespace, folder: Run) -> int:
             )
             return 0
         trainer.cut_log()
-        folder.write_config(config, tokenizer)  # with the new --steps, in the present format
-        print(f"continuing from step {trainer.step}")
+        print(f"continuing from step {trainer.step}", *notes, sep="\n")
         return _train(trainer, config, folder)
 
 
@@ -224,7 +228,7 @@ def _require_same(
 
 
 def _trainer(
-    args: argparse.Namespace, config: RunConfig, tokenizer: Tokenizer, text: str, folder: Run
+    args: argparse.Namespace, config: RunConfig, tokenizer: Tokenizer, text: TextSource, folder: Run
 ) -> Trainer:
     from byhand.runs.progress import Display
     from byhand.training.setup import text_trainer
@@ -249,7 +253,7 @@ def _train(trainer: Trainer, config: RunConfig, run: Run) -> int:
     from byhand.runs.progress import duration
     from byhand.training import Diverged
 
-    settings, folder = config.training, flags.path_argument(run.folder)
+    settings, folder = config.training, run.folder
     corpus, data, say = config.data, trainer.data, trainer.say
     assert isinstance(corpus, Corpus)
     assert isinstance(data, TextData)
@@ -261,7 +265,7 @@ def _train(trainer: Trainer, config: RunConfig, run: Run) -> int:
         f"drawn from {len(data.train):,}{_how(trainer)}; losses in {trainer.task.loss_unit}; "
         f"everything goes to {run.folder}\n"
     )
-    resume = flags.command_line("train", "--resume", "--out", folder)
+    resume = resume_command(folder)
     try:
         stopped = trainer.run()
     except Diverged as error:
@@ -285,9 +289,9 @@ def _train(trainer: Trainer, config: RunConfig, run: Run) -> int:
     say(
         f"done: {trainer.step} steps in {duration(trainer.seconds)}; lowest validation loss "
         f"{trainer.best_loss:.4f}, at step {trainer.best_step}\n"
-        f"generate text: {flags.command_line('generate', folder)}\n"
+        f"generate text: {command_line('generate', folder)}\n"
         "measure it on the whole validation text: "
-        f"{flags.command_line('eval', folder)}"
+        f"{command_line('eval', folder)}"
     )
     return 0
 

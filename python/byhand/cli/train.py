@@ -39,7 +39,8 @@ stopping and resuming:
   Ctrl-C finishes the step, saves and ends, and so do SIGTERM and closing the terminal. A second
   Ctrl-C ends at once: the steps since the last checkpoint are lost, the checkpoint is not.
   `byhand train --resume --out DIR` continues, bit for bit as if it had never stopped.
-  With a larger --steps it also continues a finished run.
+  With a larger --steps it also continues a finished run; the learning rate then follows the
+  schedule of so many steps, so it rises again.
 
 starting from a trained model:
   `byhand train other.txt --from DIR --lr 1e-4 --out NEW` starts a new run from the weights of the

@@ -81,14 +81,14 @@ def consecutive_windows(
         raise UserError(f"context {context} and batch size {batch_size} must be at least 1")
     if len(ids) < 2:
         raise UserError(f"a text of {len(ids)} tokens has no token to predict")
-    count = (len(ids) - 1) // context
-    whole = np.arange(count) * context
+    count = taken = (len(ids) - 1) // context
     if limit is not None and 1 <= limit < count:
-        whole = whole[np.arange(limit) * count // limit]
-    for first in range(0, len(whole), batch_size):
-        yield WindowDataset(ids, context).batch(whole[first : first + batch_size])
+        taken = limit
+    for first in range(0, taken, batch_size):
+        numbers = np.arange(first, min(first + batch_size, taken)) * count // taken
+        yield WindowDataset(ids, context).batch(numbers * context)
     rest = (len(ids) - 1) % context
-    if rest and len(whole) == count:
+    if rest and taken == count:
         yield WindowDataset(ids, rest).batch(np.array([len(ids) - 1 - rest]))
 
 
@@ -106,7 +106,8 @@ class TextData:
 
     Attributes:
         train: the windows of the training part.
-        training_ids, validation_ids: the ids of the two parts (k,) and (n - k,).
+        training_ids, validation_ids: the ids of the two parts (k,) and (n - k,), in the dtype of
+            the ids that were given. Batches are int64.
     """
 
     def __init__(

@@ -30,8 +30,13 @@ def export(folder: str | os.PathLike[str], to: str | os.PathLike[str], which: st
     weights = {name: t for name, t in saved.tensors.items() if name.startswith(_WEIGHTS)}
     state = {"step": saved.state["step"], "config": config.to_dict()}
     made.folder.mkdir(parents=True, exist_ok=True)
-    made.write_config(config, tokenizer)
-    made.save_checkpoint("best", checkpoint.pack(weights, state))
+    try:
+        made.write_config(config, tokenizer)
+        made.save_checkpoint("best", checkpoint.pack(weights, state))
+    except BaseException:
+        for path in made.files():
+            path.unlink(missing_ok=True)
+        raise
     return sum(tensor.size for tensor in weights.values())
 
 

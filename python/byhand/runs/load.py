@@ -36,9 +36,16 @@ def load(
     device: str = "cpu",
 ) -> Any:
     """The model that a training run left in `folder`, of any kind, in inference mode, with its
-    tokenizer as `model.tokenizer`.
+    tokenizer as `model.tokenizer`:
+
+        model = byhand.load("runs/first")
+        ids = byhand.generation.generate(model, model.tokenizer.encode("The "), 100)
+        print(model.tokenizer.decode(ids))
+
+    `model.train()` ends inference mode, so that the model can be trained further.
 
     Args:
+        folder: what `byhand train --out` named.
         which: "best" (the lowest validation loss) or "last" (the newest).
         precision: "float32" or "bf16"; None is the precision of the training.
         device: "cpu" or "cuda".

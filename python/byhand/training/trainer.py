@@ -361,12 +361,14 @@ class Trainer:
             "optimizer_step": self.optimizer.step_count,
             "sampler": self.sampler.state_dict(),
             "generator": self.model.generator.state_dict(),
+            "backend": "cuda" if self.on_gpu else backend.cpu().name,
             "config": self.run_folder.config.to_dict(),
         }
 
     def restore(self, saved: Checkpoint, name: str) -> None:
         """Take over the state in a checkpoint, which error messages call `name`."""
         checkpoint.require_like(name, saved.tensors, self.tensors())
+        checkpoint.require_state(name, saved.state)
         state = saved.state
         try:
             self.sampler.load_state_dict(state["sampler"])
@@ -385,8 +387,14 @@ class Trainer:
             raise UserError(f"{name} is incomplete or has something unknown ({error})") from None
 
     def cut_log(self) -> None:
-        """Remove the log records after the restored step, so that the log is that of one run."""
+        """Remove the log records after the restored step, so that the log is that of one run.
+
+        Before that, `last` is set to the restored step: the log must go at least as far as the
+        checkpoint from which a killed process will be resumed.
+        """
         assert self.run_folder is not None
+        if self.run_folder.saved_step("last") != self.step:
+            self.save("last")
         keep_until(self.run_folder.log_path, self.step)
 
     def finished(self) -> bool:
