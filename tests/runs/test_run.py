@@ -73,7 +73,7 @@ class TestConfig:
             (lambda d: d.update(format="2"), "does not describe a run in format 2"),
             (lambda d: d.pop("model"), "'model' is missing"),
             (lambda d: d.update(depth=3), "'depth' is unknown"),
-            (lambda d: d.update(kind="gtp"), "no model of kind 'gtp': choose from .*gpt"),
+            (lambda d: d.update(kind="gtp"), "no model of kind 'gtp' .*: choose from .*gpt"),
             (lambda d: d.update(kind="../x"), "no model of kind '../x'"),
             (lambda d: d.update(kind=["gpt"]), "no model of kind"),
             (lambda d: d.update(task=3), "no task of kind 3"),

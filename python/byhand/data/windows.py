@@ -92,6 +92,14 @@ def consecutive_windows(
         yield WindowDataset(ids, rest).batch(np.array([len(ids) - 1 - rest]))
 
 
+def num_batches(tokens: int, context: int, batch_size: int, limit: int | None = None) -> int:
+    """How many batches `consecutive_windows` makes of a text of so many tokens."""
+    count, rest = divmod(tokens - 1, context)
+    if limit is not None and 1 <= limit < count:
+        count, rest = limit, 0
+    return -(-count // batch_size) + (rest > 0)
+
+
 class TextData:
     """A text to train on: all windows of its beginning, and consecutive windows of its end to
     validate on.
@@ -126,3 +134,9 @@ class TextData:
         return consecutive_windows(
             self.validation_ids, self._context, self._batch_size, self._limit
         )
+
+    @property
+    def num_validation_batches(self) -> int:
+        """How many batches `validation` gives."""
+        tokens = len(self.validation_ids)
+        return num_batches(tokens, self._context, self._batch_size, self._limit)

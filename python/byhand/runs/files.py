@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 from contextlib import suppress
 from pathlib import Path
 
 from byhand.errors import UserError
+from byhand.runs.hints import resume_command
 
 # A few megabytes per write call: Python handles signals between two calls.
 _CHUNK = 1 << 22
@@ -81,14 +81,6 @@ def not_saved(path: Path, error: OSError, run: Path) -> UserError:
     return UserError(
         f"cannot save {path} ({error.strerror or error}); {saved}: {first}, then {again}"
     )
-
-
-def resume_command(folder: Path, corpus: str = "") -> str:
-    """The command that continues the run in `folder`, quoted for a shell. `corpus`: the text's
-    new place, if it is not the former one.
-    """
-    words = ["byhand", "train", *([corpus] if corpus else []), "--resume", "--out", str(folder)]
-    return shlex.join(words)
 
 
 def _temporary(path: Path) -> Path:

@@ -156,6 +156,10 @@ class Run:
         return tokenizer
 
     def _config_data(self) -> Any:
+        if self.folder.is_file():
+            raise UserError(
+                f"{self.folder} is a file: name the folder of the run, {self.folder.parent}"
+            )
         if not self.folder.is_dir():
             raise UserError(f"there is no folder {self.folder}")
         self.config_source = self.config_path
