@@ -176,9 +176,6 @@ def require_state(path: Path | str, state: Mapping[str, Any]) -> None:
             _COUNTS.get(name, WholeNumber(0)).accept(value)
         except (TypeError, ValueError) as error:
             raise UserError(f"{path} is incomplete: its {name} must be {error}") from None
-    for name in ("evaluated", "best_step"):
-        if state[name] > state["step"]:
-            raise UserError(f"{path} is incomplete: its {name} is later than its step")
 
 
 def _slots(tensors: Tensors) -> list[str]:
