@@ -6,12 +6,15 @@ import math
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from byhand.cli import evaluate
 from byhand.cli.main import main
+from byhand.data import consecutive_windows
+from byhand.data.windows import num_batches
 from byhand.errors import UserError, suggestion
-from byhand.runs import TrainingSettings
+from byhand.runs import TrainingSettings, load
 from byhand.runs.log import Log
 from byhand.runs.plot import LossPlot, loss_figure
 from byhand.runs.progress import Display
@@ -115,6 +118,46 @@ def test_a_setting_is_named_as_its_flag_on_the_command_line(name: str):
 )
 def test_the_nearest_name(name: object, shown: str):
     assert suggestion(name, ["steps", "batch", "lr"]) == shown
+
+
+def test_a_program_is_told_of_arguments_and_not_of_flags(folder: Path):
+    assert main(TRAIN) == 0
+    best = folder / "run" / "best.safetensors"
+    best.write_bytes(best.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"use it with which=last$"):
+        load("run")
+    assert load("run", which="last").num_parameters() == 1048
+
+
+# --- Evaluations ---
+
+
+@pytest.mark.parametrize("limit", [None, 1, 2, 3, 4, 100])
+@pytest.mark.parametrize("tokens", [5, 6, 7, 30, 31, 36])
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_the_number_of_batches_is_known_before_they_are_made(tokens: int, batch: int, limit):
+    ids = np.arange(tokens)
+    made = list(consecutive_windows(ids, 5, batch, limit))
+    assert num_batches(tokens, 5, batch, limit) == len(made)
+
+
+def test_evaluations_show_how_far_they_are(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """In training beside the other lines, and in `byhand eval` apart from its result."""
+    monkeypatch.setattr("byhand.runs.progress._LINE_EVERY", 0.0)
+    assert main([*TRAIN, "--eval-batches", "3"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line for line in out if line.startswith("evaluating: batch 0 of 3")]
+    assert len([line for line in out if line.startswith("evaluating: batch 2 of 3: 0 s left")]) == 3
+    assert [line for line in out if line.startswith("step 3 of 4: loss 2.")]
+    assert main(["eval", "run", "--batch", "10"]) == 0
+    shown, err = capsys.readouterr()
+    assert shown.startswith("loss 2.")
+    assert shown.count("\n") == 1
+    assert [line.partition(":")[2].split()[:4] for line in err.splitlines()] == [
+        ["batch", str(i), "of", "5:" if i else "5"] for i in range(5)
+    ]
 
 
 # --- Units ---------------------------------------------------------------------------------------

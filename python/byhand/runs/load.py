@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from byhand import registry
+from byhand.errors import UserError
 from byhand.runs.checkpoint import require_like
 from byhand.runs.config import RunConfig
 from byhand.runs.run import Run
@@ -52,7 +53,11 @@ def load(
 
     UserError if there is no such run, or it is damaged or of another configuration.
     """
-    return load_trained(folder, which, precision, device).model
+    try:
+        return load_trained(folder, which, precision, device).model
+    except UserError as error:
+        # Here the checkpoint is chosen by an argument, not by a flag.
+        raise UserError(str(error).replace("--checkpoint ", "which=")) from None
 
 
 def load_trained(
