@@ -5,16 +5,57 @@
 #   byhand_cuda_module(name)  the kernels of cuda/ behind the registry of csrc/bind.cpp
 #
 # -DBYHAND_CUDA=
-#   (nothing)  CUDA when nvcc is found; an nvcc that is found but does not work is an error
-#   AUTO       CUDA when a working nvcc is found; otherwise the reason is recorded
-#   ON         CUDA or an error
-#   OFF        no CUDA
-set(BYHAND_CUDA "" CACHE STRING "build the CUDA kernels: ON, OFF, AUTO, or empty (see cmake/cuda.cmake)")
-set_property(CACHE BYHAND_CUDA PROPERTY STRINGS "" AUTO ON OFF)
+#   AUTO   CUDA where a GPU with its driver and a working nvcc are found; else the reason is recorded
+#   ON     CUDA or an error
+#   OFF    no CUDA
+set(BYHAND_CUDA "AUTO" CACHE STRING "build the CUDA kernels: AUTO, ON or OFF (see cmake/cuda.cmake)")
+set_property(CACHE BYHAND_CUDA PROPERTY STRINGS AUTO ON OFF)
 
-# Machine code for Ampere and Hopper, and PTX, which the driver compiles for later GPUs.
+# The capabilities of this machine's GPUs, such as 9.0, as the driver's tool prints them; or empty
+# and why not.
+function(byhand_find_gpus capabilities reason)
+  set(${capabilities} "" PARENT_SCOPE)
+  find_program(smi nvidia-smi PATHS /usr/lib/wsl/lib NO_CACHE)
+  if(NOT smi)
+    set(${reason} "no NVIDIA driver was found (nvidia-smi is missing)" PARENT_SCOPE)
+    return()
+  endif()
+  execute_process(COMMAND "${smi}" --query-gpu=compute_cap --format=csv,noheader
+                  RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output TIMEOUT 30)
+  string(REGEX MATCHALL "[0-9]+[.][0-9]" found "${output}")
+  if(NOT status EQUAL 0 OR NOT found)
+    string(REGEX MATCH "[^\n]+" line "${output}")
+    set(${reason} "nvidia-smi finds no GPU (${line})" PARENT_SCOPE)
+    return()
+  endif()
+  list(REMOVE_DUPLICATES found)
+  foreach(capability IN LISTS found)
+    if(capability VERSION_LESS 8.0)
+      set(${reason} "a GPU of capability ${capability} is too old, the kernels need 8.0" PARENT_SCOPE)
+      return()
+    endif()
+  endforeach()
+  set(${capabilities} "${found}" PARENT_SCOPE)
+  set(${reason} "" PARENT_SCOPE)
+endfunction()
+
+# Machine code for the GPUs of this machine. Where there are none: for Ampere and Hopper, and PTX,
+# which the driver compiles for later GPUs.
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-  set(CMAKE_CUDA_ARCHITECTURES "80-real;90a-real;80-virtual" CACHE STRING "CUDA architectures")
+  byhand_find_gpus(capabilities BYHAND_NO_GPU)
+  set(architectures "")
+  foreach(capability IN LISTS capabilities)
+    string(REPLACE "." "" number "${capability}")
+    if(number EQUAL 90)
+      set(number 90a)  # with the instructions that only Hopper has
+    endif()
+    list(APPEND architectures "${number}-real")
+  endforeach()
+  if(NOT architectures)
+    set(architectures 80-real 90a-real 80-virtual)
+  endif()
+  set(CMAKE_CUDA_ARCHITECTURES "${architectures}" CACHE STRING "CUDA architectures")
+  set(BYHAND_NO_GPU "${BYHAND_NO_GPU}" CACHE INTERNAL "why AUTO builds no CUDA, if it does not")
 endif()
 
 set(BYHAND_CUDA_ROOT "${CMAKE_CURRENT_LIST_DIR}/../cuda")
@@ -121,19 +162,14 @@ macro(byhand_find_cuda)
   set(BYHAND_HAVE_CUDA OFF)
   set(BYHAND_CUDA_REASON "")
   string(TOUPPER "${BYHAND_CUDA}" byhand_cuda_wish)
-  if(NOT byhand_cuda_wish MATCHES "^(|AUTO|ON|OFF|TRUE|FALSE|YES|NO|1|0)$")
-    message(FATAL_ERROR "BYHAND_CUDA must be ON, OFF or AUTO, got ${BYHAND_CUDA}")
-  endif()
-
   if(byhand_cuda_wish MATCHES "^(OFF|FALSE|NO|0)$")
     set(BYHAND_CUDA_REASON "it was switched off (BYHAND_CUDA=OFF)")
-  else()
+  elseif(byhand_cuda_wish STREQUAL "AUTO" AND NOT "${BYHAND_NO_GPU}" STREQUAL "")
+    set(BYHAND_CUDA_REASON "${BYHAND_NO_GPU}; BYHAND_CUDA=ON builds them all the same")
+  elseif(byhand_cuda_wish MATCHES "^(AUTO|ON|TRUE|YES|1)$")
     byhand_find_nvcc(byhand_nvcc)
     if(byhand_nvcc STREQUAL "")
       set(BYHAND_CUDA_REASON "nvcc was not found (set CUDACXX or put it on the PATH)")
-      if(byhand_cuda_wish MATCHES "^(ON|TRUE|YES|1)$")
-        message(FATAL_ERROR "BYHAND_CUDA=ON, but ${BYHAND_CUDA_REASON}")
-      endif()
     else()
       byhand_try_nvcc("${byhand_nvcc}" byhand_cuda_error)
       if(byhand_cuda_error STREQUAL "")
@@ -145,12 +181,13 @@ macro(byhand_find_cuda)
         set(BYHAND_HAVE_CUDA ON)
       else()
         set(BYHAND_CUDA_REASON "${byhand_nvcc} does not work: ${byhand_cuda_error}")
-        if(NOT byhand_cuda_wish STREQUAL "AUTO")
-          message(FATAL_ERROR "${BYHAND_CUDA_REASON}\n"
-                  "Repair it, or build without CUDA: BYHAND_CUDA=OFF (or AUTO).")
-        endif()
       endif()
     endif()
+    if(NOT BYHAND_HAVE_CUDA AND NOT byhand_cuda_wish STREQUAL "AUTO")
+      message(FATAL_ERROR "BYHAND_CUDA=ON, but ${BYHAND_CUDA_REASON}")
+    endif()
+  else()
+    message(FATAL_ERROR "BYHAND_CUDA must be AUTO, ON or OFF, got ${BYHAND_CUDA}")
   endif()
 
   if(BYHAND_HAVE_CUDA)

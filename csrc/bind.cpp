@@ -1,4 +1,5 @@
-// The registry: every native kernel, compiled once for each back end.
+// The registry: every native kernel. This file is compiled once and linked into all CPU back ends, so
+// it must not depend on their instruction sets; the CUDA modules compile it for themselves.
 //
 // A line gives the names of a kernel's arguments, in the order of its declaration and without the
 // stream. Their directions and types come from the declaration itself, in csrc/ops/<family>/<op>.h;
@@ -6,14 +7,13 @@
 #include <pybind11/pybind11.h>
 
 #include "contracts.h"
-#include "core/caster.h"
+#include "core/binding.h"
 
 #if defined(BYHAND_BACKEND_CUDA)
 #include "core/device.h"
 #else
 #include "core/cache.h"
 #include "core/roofline.h"
-#include "simd/vec.h"
 #include "simd/vecmath_probe.h"
 #include "threads/threads.h"
 #endif
@@ -61,9 +61,7 @@ void bind_probes(Registry& registry) {
     KERNEL(copy_probe, "y x");
     KERNEL(read_probe, "sums x");
     KERNEL(triad_probe, "y a b s");
-#if defined(__AVX512BF16__)
-    KERNEL(bf16_dot_probe, "y s t rounds");
-#endif
+    if (multiplies_bf16()) KERNEL(bf16_dot_probe, "y s t rounds");
 }
 #endif
 
@@ -72,13 +70,6 @@ void bind_probes(Registry& registry) {
 
 PYBIND11_MODULE(BYHAND_MODULE, module) {
     using namespace byhand;
-    py::register_exception_translator([](std::exception_ptr error) {
-        try {
-            if (error) std::rethrow_exception(error);
-        } catch (const TypeError& e) {
-            PyErr_SetString(PyExc_TypeError, e.what());
-        }
-    });
     Registry registry{module, py::dict()};
     bind_operations(registry);
 #if defined(BYHAND_BACKEND_CUDA)
@@ -86,7 +77,6 @@ PYBIND11_MODULE(BYHAND_MODULE, module) {
     bind_gemm(module);
 #else
     bind_probes(registry);
-    module.attr("vector_width") = Vec::width;
     module.def("num_threads", &num_threads);
     module.def("set_num_threads", &set_num_threads);
     module.def("last_level_cache", &last_level_cache);

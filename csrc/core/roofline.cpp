@@ -1,5 +1,7 @@
 #include "core/roofline.h"
 
+#include <stdexcept>
+
 #include "core/rows.h"
 #include "simd/vec.h"
 #include "threads/threads.h"
@@ -59,7 +61,9 @@ void multiply_add_probe(Mut y, double s, double t, std::int64_t rounds, Stream) 
     iterate_rows(y, rounds, [=](Vec word) { return fma(word, scale, shift); });
 }
 
-#if defined(__AVX512BF16__)
+#if defined(BYHAND_BF16_PAIRS)
+bool multiplies_bf16() { return true; }
+
 void bf16_dot_probe(Mut y, double s, double t, std::int64_t rounds, Stream) {
     // Each pair of bfloat16 fills the place of one float.
     const __m512 even = _mm512_set1_ps(static_cast<float>(s));
@@ -68,6 +72,12 @@ void bf16_dot_probe(Mut y, double s, double t, std::int64_t rounds, Stream) {
     const __m512i order = _mm512_set1_epi32(16 << 16);  // lane 0 of s, then lane 0 of t
     const __m512bh pair = (__m512bh)_mm512_maskz_permutexvar_epi16(~0u, order, (__m512i)both);
     iterate_rows(y, rounds, [=](Vec word) { return Vec{_mm512_dpbf16_ps(word.v, pair, pair)}; });
+}
+#else
+bool multiplies_bf16() { return false; }
+
+void bf16_dot_probe(Mut, double, double, std::int64_t, Stream) {
+    throw std::logic_error("this back end has no instruction for bfloat16");
 }
 #endif
 

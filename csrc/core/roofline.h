@@ -20,7 +20,9 @@ namespace byhand {
 // TRAFFIC  2RC rounds operations
 void multiply_add_probe(Mut y, double s, double t, std::int64_t rounds, Stream stream);
 
-#if defined(__AVX512BF16__)
+// Whether this back end has the instruction that bf16_dot_probe measures.
+bool multiplies_bf16();
+
 // MATH     y = y + s * s + t * t, `rounds` times over, s and t rounded to bfloat16: the dot product
 //          of two pairs, which is what the instruction does for each float of its result
 // SHAPES   y (R,C) f32
@@ -28,7 +30,6 @@ void multiply_add_probe(Mut y, double s, double t, std::int64_t rounds, Stream s
 // NUMERICS as vdpbf16ps: products and sums of normal numbers, rounded to nearest
 // TRAFFIC  4RC rounds operations
 void bf16_dot_probe(Mut y, double s, double t, std::int64_t rounds, Stream stream);
-#endif
 
 // Three access patterns of memory. They write as the kernels do: results larger than the caches are
 // written with non-temporal stores, so the old contents are not read first.

@@ -24,7 +24,6 @@ constexpr std::size_t kHugePage = std::size_t{2} << 20;
 // Stored in front of each block, so that releasing it needs no lookup.
 struct alignas(kAlignment) Header {
     std::size_t bytes;
-    void* base;  // the pointer to pass to free()
 };
 
 std::size_t size_class(std::size_t bytes) {
@@ -54,21 +53,27 @@ Pool& pool() {
     return *instance;
 }
 
+// Large blocks use huge pages where available: fewer page faults, fewer TLB misses.
+std::size_t alignment_of(std::size_t bytes) {
+    return bytes >= 2 * kHugePage ? kHugePage : kAlignment;
+}
+
+void release(Header* header) {
+    ::operator delete(header, std::align_val_t{alignment_of(header->bytes)});
+}
+
 Header* fresh_block(std::size_t bytes) {
-    // Large blocks use huge pages where available: fewer page faults, fewer TLB misses.
-    const bool huge = bytes >= 2 * kHugePage;
-    const std::size_t alignment = huge ? kHugePage : kAlignment;
+    const std::size_t alignment = alignment_of(bytes);
     std::size_t total = bytes + sizeof(Header);
     total = (total + alignment - 1) / alignment * alignment;
     if (total < bytes) throw std::bad_alloc();
-    void* base = std::aligned_alloc(alignment, total);
-    if (base == nullptr) throw std::bad_alloc();
+    // Not std::aligned_alloc, which Windows lacks.
+    void* base = ::operator new(total, std::align_val_t{alignment});
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (huge) madvise(base, total, MADV_HUGEPAGE);
+    if (alignment == kHugePage) madvise(base, total, MADV_HUGEPAGE);
 #endif
     auto* header = static_cast<Header*>(base);
     header->bytes = bytes;
-    header->base = base;
     return header;
 }
 
@@ -112,7 +117,7 @@ void pool_release(void* block) noexcept {
         p.free[header->bytes].push_back(header);
         p.stats.cached += header->bytes;
     } catch (...) {
-        std::free(header->base);
+        release(header);
     }
 }
 
@@ -132,7 +137,7 @@ void pool_trim() {
     Pool& p = pool();
     std::lock_guard<std::mutex> lock(p.mutex);
     for (auto& [size, blocks] : p.free) {
-        for (Header* header : blocks) std::free(header->base);
+        for (Header* header : blocks) release(header);
         blocks.clear();
     }
     p.stats.cached = 0;

@@ -1,6 +1,7 @@
 #include "core/cublaslt.h"
 
 #include <dlfcn.h>
+#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <array>

@@ -1,6 +1,7 @@
 #include "core/device.h"
 
 #include <cuda_runtime_api.h>
+#include <pybind11/pybind11.h>
 
 #include <stdexcept>
 #include <string>

@@ -2,11 +2,13 @@
 // host code makes.
 #pragma once
 
-#include <pybind11/pybind11.h>
-
 #include <cstddef>
 
 #include "core/array.h"
+
+namespace pybind11 {
+class module_;
+}
 
 namespace byhand {
 

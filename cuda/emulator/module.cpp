@@ -1,4 +1,6 @@
-// The functions of the module _cuda_on_cpu that are not kernels.
+// The functions of the module byhand_cuda_on_cpu that are not kernels.
+#include <pybind11/pybind11.h>
+
 #include <new>
 
 #include "core/device.h"

@@ -20,7 +20,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from byhand.errors import UserError
+from byhand.errors import UserError, suggestion
 from byhand.values import Choice, Flag, Number, Text, Values, WholeNumber, WholeNumbers
 
 if TYPE_CHECKING:
@@ -286,10 +286,7 @@ def _require_names(cls: type[Config], missing: Sequence[str], unknown: Sequence[
         return
     sentence = " and ".join(faults)
     if unknown:
-        import difflib
-
-        near = difflib.get_close_matches(str(unknown[0]), list(_names(cls)), n=1)
-        sentence += f" (did you mean {near[0]}?)" if near else ""
+        sentence += suggestion(unknown[0], _names(cls))
     raise cls.error(sentence, TypeError)
 
 

@@ -1,5 +1,9 @@
 """The exception for mistakes that a user can correct."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """Something in the input is wrong; the message is one sentence that says what is wrong and, if
@@ -8,3 +12,11 @@ class UserError(ValueError):
     The command line prints it without a traceback and exits with 2. In a program it is a
     ValueError.
     """
+
+
+def suggestion(name: object, known: Iterable[str]) -> str:
+    """ " (did you mean X?)" with the known name that is most like `name`; "" if none is."""
+    import difflib
+
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from byhand.errors import UserError
+from byhand.errors import UserError, suggestion
 
 # What a module in each folder is called in messages, and the name under which it exports its class.
 # The module of that name, such as text/tokenizer.py, defines the protocol and is not a kind.
@@ -28,8 +28,11 @@ def find(folder: str, kind: str) -> ModuleType:
     word, required = _FOLDERS[folder]
     module = _load(folder, kind) if kind in _files(folder) else None
     if module is None or not hasattr(module, required):
-        known = ", ".join(kinds(folder))
-        raise UserError(f"there is no {word} of kind {kind!r}: choose from {known}")
+        known = kinds(folder)
+        near = suggestion(kind, known)
+        raise UserError(
+            f"there is no {word} of kind {kind!r}{near}: choose from {', '.join(known)}"
+        )
     return module
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from byhand import backend, roofline
-from byhand.cli import bench, flags, turns
+from byhand.cli import bench, memory, turns
 from byhand.cli.main import main
 from byhand.errors import UserError
 
@@ -100,10 +100,10 @@ def test_all_presets_in_one_run(
 
 def test_the_memory_of_all_contestants_is_checked(monkeypatch: pytest.MonkeyPatch):
     config = bench.config_of("gpt2", bench.sizes("gpt2"))  # 2 GB with its gradients and moments
-    monkeypatch.setattr(flags.os, "sysconf", lambda name: 4 << 30 if "PAGES" in name else 1)
-    flags.require_memory(config)
+    monkeypatch.setattr(memory.os, "sysconf", lambda name: 4 << 30 if "PAGES" in name else 1)
+    memory.require_memory(config, 1)
     with pytest.raises(UserError, match="memory to train"):
-        flags.require_memory(config, copies=4)
+        memory.require_memory(config, 1, copies=4)
 
 
 def test_a_ratio_compares_the_same_precision():

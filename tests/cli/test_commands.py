@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 
 import byhand
-from byhand.cli import train
-from byhand.cli.main import main, parser
+from byhand.cli.main import main
+from byhand.cli.parser import parser
+from byhand.cli.start import training_settings
 from byhand.models.gpt import PRESETS, GPTConfig
 from byhand.models.preset import find
 from byhand.runs import Run, TrainingSettings, load
 from byhand.runs.checkpoint import read
 from tests.training import small
 
-COMMANDS = ("train", "generate", "eval", "info", "bench")
+COMMANDS = ("train", "generate", "eval", "export", "info", "bench")
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +99,8 @@ def test_model_and_tokenizer_are_chosen_by_name(tmp_path: Path, capsys: pytest.C
 
 def test_the_flags_of_the_model_are_those_of_its_kind():
     def flags(*arguments: str) -> set[str]:
-        train = parser(arguments)._subparsers._group_actions[0].choices["train"]  # type: ignore
-        return {option for action in train._actions for option in action.option_strings}
+        _, commands = parser(arguments)
+        return {option for a in commands["train"]._actions for option in a.option_strings}
 
     assert {"--layers", "--num-layers", "--no-use-bias"} <= flags()
     assert "--vocabulary-size" not in flags()
@@ -146,7 +147,7 @@ def test_presets_have_the_documented_sizes(name: str):
 
 
 def test_defaults_are_those_documented():
-    settings = train._training_settings(dict(PRESETS["tiny"].training))
+    settings = training_settings(dict(PRESETS["tiny"].training))
     assert (settings.steps, settings.batch_size, settings.accumulate) == (2000, 12, 1)
     assert (settings.lr, settings.min_lr, settings.warmup) == (1e-3, 1e-4, 100)
     assert (settings.beta1, settings.beta2, settings.weight_decay) == (0.9, 0.99, 0.1)
@@ -219,7 +220,7 @@ def test_version(capsys: pytest.CaptureFixture[str]):
 def test_every_flag_is_explained(command: str, capsys: pytest.CaptureFixture[str]):
     assert main([command, "--help"]) == 0
     capsys.readouterr()
-    for action in parser()._subparsers._group_actions[0].choices[command]._actions:  # type: ignore[union-attr]
+    for action in parser()[1][command]._actions:
         assert action.help
         assert len(action.help) > 10
 
@@ -227,6 +228,7 @@ def test_every_flag_is_explained(command: str, capsys: pytest.CaptureFixture[str
 def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]):
     out = output(capsys)
     assert "a first session:" in out
+    assert set(parser()[1]) == set(COMMANDS)
     for command in COMMANDS:
         assert f"{command} " in out
 

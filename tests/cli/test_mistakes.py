@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from byhand import backend
+from byhand.cli import flags
 from byhand.cli.main import main
+from byhand.cli.parser import parser
 from byhand.runs import load_trained
 from byhand.runs.checkpoint import pack, read
 from tests.training import small
@@ -45,12 +47,25 @@ def snapshot(folder: Path) -> dict[Path, bytes]:
 TRAIN = ["train", "text.txt", "--out", "new", *small.SIZES]
 RESUME = ["train", "--out", "run", "--resume"]
 GENERATE = ["generate", "run"]
+FROM = ["train", "text.txt", "--out", "new", "--from"]
 
 MISTAKES = [
     # the command line itself
-    (["fly"], "invalid choice: 'fly'"),
-    (["train", "text.txt", "--speed"], "unrecognized arguments: --speed"),
-    (["train", "text.txt", "--ste"], "unrecognized arguments: --ste"),
+    (["fly"], "there is no command 'fly': choose from train, generate, eval, export, info, bench"),
+    (["trian"], "there is no command 'trian' (did you mean train?): choose from"),
+    ([""], "there is no command '': choose from"),
+    (["--speed"], "there is no flag --speed (see byhand --help)"),
+    (["train", "text.txt", "--velocity"], "there is no flag --velocity (see byhand train --help)"),
+    (
+        ["train", "--bacth", "3"],
+        "no flag --bacth (did you mean --batch?) (see byhand train --help)",
+    ),
+    (["train", "--bacth=3"], "there is no flag --bacth (did you mean --batch?)"),
+    (["train", "text.txt", "--ste"], "there is no flag --ste (did you mean --steps?)"),
+    (["train", "--model", "mlp", "--hidden-size", "8"], "(did you mean --hidden-sizes?)"),
+    (["generate", "--promt", "x"], "there is no flag --promt (did you mean --prompt?)"),
+    (["generate", "run", "extra"], "unexpected argument 'extra' (see byhand generate --help)"),
+    (["bench", "--round", "3"], "there is no flag --round (did you mean --rounds?)"),
     (["generate"], "required: DIR"),
     # the corpus
     (["train", "nowhere.txt"], "there is no corpus or file called 'nowhere.txt'"),
@@ -61,9 +76,13 @@ MISTAKES = [
     ([*TRAIN, "--context", "300"], "the validation part of the text has 200 tokens"),
     # sizes and settings
     ([*TRAIN, "--preset", "huge"], "no preset called 'huge': choose from tiny, guide, baby, gpt2"),
-    ([*TRAIN, "--model", "gtp"], "there is no model of kind 'gtp': choose from gpt, mlp"),
+    (
+        [*TRAIN, "--model", "gtp"],
+        "no model of kind 'gtp' (did you mean gpt?): choose from gpt, mlp",
+    ),
     ([*TRAIN, "--model"], "argument --model: expected one argument"),
     (["train", "text.txt", "--model", "mlp"], "'mlp' does not learn from text: choose from gpt"),
+    ([*TRAIN, "--preset", "guied"], "called 'guied' (did you mean guide?): choose from tiny,"),
     ([*TRAIN, "--tokenizer", "wrod"], "no tokenizer of kind 'wrod': choose from character"),
     ([*TRAIN, "--tokenizer", "char:9"], "cannot have a vocabulary of 9"),
     ([*TRAIN, "--heads", "3"], "byhand: --width must be a multiple of --heads, got 8 and 3"),
@@ -84,9 +103,12 @@ MISTAKES = [
     ([*TRAIN, "--warmup", "50", "--steps", "9"], "--warmup must be at most --steps = 9, not 50"),
     ([*TRAIN, "--device", "gpu"], "invalid choice: 'gpu'"),
     ([*TRAIN, "--threads", "0"], "argument --threads: must be at least 1"),
-    ([*TRAIN, "--threads", "9999"], "number of threads must be between 1 and"),
+    ([*TRAIN, "--threads", "9999"], "byhand: --threads must be between 1 and 256"),
     ([*TRAIN, "--width", "80000000"], "of memory to train, and this machine has"),
     ([*TRAIN, "--width", str(2**62), "--heads", "2"], "of memory to train"),
+    (["train", "text.txt", "--preset", "gpt2", "--batch", "100000"], "GB: lower --batch (with a"),
+    (["bench", "--preset", "gpt2", "--batch", "10000000"], "GB: lower --batch or --context"),
+    ([*TRAIN, "--context", "1801"], "take a longer text or a smaller --context"),
     # a folder that holds a run, or is a file
     (["train", "text.txt", "--out", "run"], "run already holds a run (config.json)"),
     (["train", "text.txt", "--out", "text.txt"], "text.txt is a file: a run needs a folder"),
@@ -101,7 +123,27 @@ MISTAKES = [
     ([*RESUME, "--width", "16"], "has --width 8, not 16"),
     ([*RESUME, "--preset", "tiny"], "has --layers 1, not 4"),
     ([*RESUME, "--steps", "2"], "the run is at step 3 already, past --steps 2"),
-    (["train", "other.txt", "--out", "run", "--resume"], "no longer the text this run began with"),
+    (["train", "other.txt", "--out", "run", "--resume"], "is not the text this run began with"),
+    ([*RESUME, "--steps", "1"], "byhand: --warmup must be at most --steps = 1, not 2"),
+    ([*RESUME, "--from", "run"], "argument --from: not allowed with argument --resume"),
+    # starting from a trained model
+    ([*FROM, "nowhere"], "there is no folder nowhere"),
+    ([*FROM, "run", "--width", "16"], "has --width 8, not 16: --from keeps the model"),
+    ([*FROM, "run", "--preset", "tiny"], "has --layers 1, not 4: --from keeps the model"),
+    ([*FROM, "run", "--tokenizer", "bpe"], "has --tokenizer character, not bpe"),
+    ([*FROM, "run", "--min-lr", "1"], "--min-lr must be at most --lr = 0.001, not 1.0"),
+    (["train", "other.txt", "--from", "run"], "vocabulary: --from keeps the tokenizer of run"),
+    # a file where a folder is meant
+    (["generate", "run/best.safetensors"], "is a file: name the folder of the run, run"),
+    (["eval", "run/last.safetensors"], "is a file: name the folder of the run, run"),
+    ([*FROM, "run/best.safetensors"], "is a file: name the folder of the run, run"),
+    (["train", "--resume", "--out", "run/config.json"], "a file: name the folder of the run, run"),
+    (["export", "run/best.safetensors", "--out", "new"], "a file: name the folder of the run, run"),
+    # exporting
+    (["export", "run"], "the following arguments are required: --out"),
+    (["export", "nowhere", "--out", "new"], "there is no folder nowhere"),
+    (["export", "run", "--out", "run"], "run already holds a run (config.json)"),
+    (["export", "run", "--out", "text.txt"], "text.txt is a file: a run needs a folder"),
     # generating and evaluating
     (["generate", "nowhere"], "there is no folder nowhere"),
     (["generate", "."], "holds no training run"),
@@ -110,9 +152,17 @@ MISTAKES = [
         [*GENERATE, "--max-new-tokens", "0"],
         "argument --max-new-tokens: must be at least 1",
     ),
-    ([*GENERATE, "--temperature", "-1"], "the temperature must be 0 or greater, not -1.0"),
+    ([*GENERATE, "--temperature", "-1"], "argument --temperature: must be at least 0, not -1"),
     ([*GENERATE, "--temperature", "inf"], "argument --temperature: must be a number"),
     ([*GENERATE, "--top-k", "0"], "argument --top-k: must be at least 1"),
+    (
+        [*GENERATE, "--prompt-file", "nowhere.txt"],
+        "cannot read the prompt from nowhere.txt: No such",
+    ),
+    ([*GENERATE, "--prompt-file", "latin.txt"], "latin.txt is not UTF-8 text: byte 2 does not fit"),
+    ([*GENERATE, "--prompt-file", "empty.txt"], "the prompt from empty.txt is empty"),
+    ([*GENERATE, "--prompt", "to", "--prompt-file", "text.txt"], "not allowed with argument"),
+    ([*GENERATE, "--num-return-sequences", "0"], "--num-return-sequences: must be at least 1"),
     ([*GENERATE, "--seed", "-1"], "argument --seed: must be at least 0"),
     ([*GENERATE, "--checkpoint", "worst"], "invalid choice: 'worst'"),
     (["eval", "run", "--context", "7"], "--context 7 is longer than the model's context of 6"),
@@ -142,6 +192,77 @@ def test_a_mistake_is_one_sentence(
     assert not (folder / "new").exists()
 
 
+def flags_that_take(kind: str) -> list[tuple[str, str]]:
+    """(command, flag) of every flag and argument that takes a text, or of those for integers."""
+    found = []
+    for name, command in parser()[1].items():
+        for action in command._actions:
+            is_text = action.type is flags.text
+            takes_no_value = action.nargs == 0 or action.choices is not None
+            if (is_text if kind == "text" else not is_text) and not takes_no_value:
+                found.append((name, action.option_strings[0] if action.option_strings else ""))
+    return found
+
+
+@pytest.mark.parametrize(("command", "flag"), flags_that_take("text"))
+def test_an_empty_text_is_not_the_default(
+    folder: Path, capsys: pytest.CaptureFixture[str], command: str, flag: str
+):
+    """As from a shell variable that is not set."""
+    before = snapshot(folder)
+    needed = {"generate": ["run"], "eval": ["run"], "export": ["run"]}.get(command, [])
+    for arguments in ([flag, ""], [f"{flag}="]) if flag else ([""],):
+        assert main([command, *(needed if flag else []), *arguments]) == 2
+        err = capsys.readouterr().err
+        assert f"argument {flag}" in err
+        assert "must not be empty (is a shell variable not set?)" in err
+        assert err.count("\n") == 1
+    assert snapshot(folder) == before
+
+
+def test_every_flag_with_a_value_checks_it():
+    """No flag takes any text whatever: it has choices, a check, or refuses an empty text."""
+    for command in parser()[1].values():
+        for action in command._actions:
+            if action.nargs != 0 and action.choices is None:
+                assert action.type is not None, action
+
+
+@pytest.mark.parametrize(("command", "flag"), flags_that_take("number"))
+@pytest.mark.parametrize("value", ["2.5x", "1e", "", "½", "0x10", "three"])
+def test_a_value_that_is_no_number_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], command: str, flag: str, value: str
+):
+    assert (
+        main([command, "run", flag, value] if command != "bench" else [command, flag, value]) == 2
+    )
+    err = capsys.readouterr().err
+    assert f"argument {flag}: must be " in err
+    assert err.count("\n") == 1
+
+
+INTEGERS = ["--top-k", "--max-new-tokens", "--seed", "--num-return-sequences", "--threads"]
+
+
+@pytest.mark.parametrize("flag", INTEGERS)
+@pytest.mark.parametrize("value", ["2.5", "1e3", "3.0"])
+def test_a_fraction_where_an_integer_is_needed(
+    folder: Path, capsys: pytest.CaptureFixture[str], flag: str, value: str
+):
+    assert main([*GENERATE, flag, value]) == 2
+    assert f"argument {flag}: must be a whole number, not '{value}'" in capsys.readouterr().err
+
+
+def test_a_value_that_looks_like_a_flag_is_a_value(folder: Path):
+    """Text with a space, as in --prompt "--to be"."""
+    for arguments in (["--prompt", "--to be"], ["--prompt=--to"]):
+        assert main([*GENERATE, *arguments]) == 2  # "-" is not in the vocabulary
+    (folder / "text.txt").write_text("--to be or not" * 200)
+    assert main([*TRAIN, "--steps", "1"]) == 0
+    for arguments in (["--prompt", "--to be"], ["--prompt=--to"]):
+        assert main(["generate", "new", *arguments]) == 0
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
 
@@ -162,7 +283,6 @@ DAMAGED = [
     (cut, "truncated or in another format"),
     (flip, "is damaged"),
     (lambda path: path.write_text("my shopping list"), "truncated or in another format"),
-    (lambda path: path.unlink(), "there is no checkpoint at"),
     (of_a_deeper_model, "belongs to another configuration than config.json"),
 ]
 
@@ -201,7 +321,7 @@ def test_the_corpus_changed_under_the_run(folder: Path, capsys: pytest.CaptureFi
     (folder / "text.txt").write_text(small.text() + "x")
     for arguments in (RESUME, ["eval", "run"]):
         assert main(arguments) == 2
-        assert "no longer the text this run began with" in capsys.readouterr().err
+        assert "is not the text this run began with" in capsys.readouterr().err
 
 
 def corpus_name(config: str) -> str:

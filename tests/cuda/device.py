@@ -83,11 +83,11 @@ class OnDevice:
 
 
 class OnCpu:
-    """The kernels of `_cuda_on_cpu`."""
+    """The kernels of `byhand_cuda_on_cpu`."""
 
     def __init__(self) -> None:
         self._kernels = backend.cuda_on_cpu()
-        self._module = importlib.import_module("byhand._cuda_on_cpu")
+        self._module = importlib.import_module("byhand_cuda_on_cpu")
 
     def again(self) -> Iterator[Any]:
         """Every schedule, with one thread of the operating system and with two."""

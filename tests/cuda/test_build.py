@@ -80,26 +80,76 @@ def broken(request, tmp_path) -> tuple[str, str]:
     return str(nvcc), reason
 
 
-@pytest.mark.parametrize("wish", ["", "ON"])
-def test_a_broken_nvcc_is_an_error(wish, broken, configure):
+@pytest.fixture
+def driver(tmp_path) -> Callable[[str], str]:
+    """Makes a driver's tool that runs the lines of a script -> the PATH with it."""
+
+    def make(script: str) -> str:
+        folder = tmp_path / "driver"
+        folder.mkdir()
+        tool = folder / "nvidia-smi"
+        tool.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        tool.chmod(0o755)
+        return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+    return make
+
+
+def test_a_broken_nvcc_is_an_error_where_cuda_was_asked_for(broken, configure):
     nvcc, reason = broken
-    status, output, recorded = configure(f"-DBYHAND_CUDA={wish}", f"-DCMAKE_CUDA_COMPILER={nvcc}")
+    status, output, recorded = configure("-DBYHAND_CUDA=ON", f"-DCMAKE_CUDA_COMPILER={nvcc}")
     assert status != 0
     assert output.count("CMake Error") == 1
-    assert f"{nvcc} does not work: {reason} Repair it, or build without CUDA" in output
+    assert f"BYHAND_CUDA=ON, but {nvcc} does not work: {reason}" in output
     assert recorded == ""
 
 
-def test_auto_goes_on_without_it_and_records_the_reason(broken, configure):
+def test_auto_goes_on_without_it_and_records_the_reason(broken, driver, configure):
     nvcc, reason = broken
-    status, output, recorded = configure("-DBYHAND_CUDA=AUTO", f"-DCMAKE_CUDA_COMPILER={nvcc}")
+    path = driver("echo 9.0")
+    status, output, recorded = configure(f"-DCMAKE_CUDA_COMPILER={nvcc}", PATH=path)
     assert status == 0, output
     assert f"CUDA kernels: none, {nvcc} does not work" in output
     assert recorded == f"{nvcc} does not work: {reason}"
 
 
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo no devices were found; exit 6", "nvidia-smi finds no GPU (no devices were found)"),
+        ("exit 9", "nvidia-smi finds no GPU ()"),
+        ("echo 8.9; echo 7.5", "a GPU of capability 7.5 is too old, the kernels need 8.0"),
+    ],
+)
+def test_auto_builds_cuda_only_where_a_gpu_can_run_it(script, reason, driver, configure):
+    status, output, recorded = configure(CUDACXX="/nowhere/nvcc", PATH=driver(script))
+    assert status == 0, output
+    assert "Checking that" not in output
+    assert recorded == f"{reason}; BYHAND_CUDA=ON builds them all the same"
+    assert f"CUDA kernels: none, {recorded}" in output
+
+
+@pytest.mark.parametrize(
+    ("script", "architectures"),
+    [
+        ("echo 9.0; echo 9.0; echo 8.6", "90a-real;86-real"),
+        ("echo 12.0", "120-real"),
+        ("exit 9", "80-real;90a-real;80-virtual"),
+    ],
+)
+def test_machine_code_is_for_the_gpus_that_are_there(script, architectures, driver, configure):
+    if shutil.which("nvcc") is None:
+        pytest.skip("nvcc was not found")
+    status, output, recorded = configure("-DBYHAND_CUDA=ON", PATH=driver(script))
+    assert status == 0, output
+    assert f"architectures {architectures}" in output
+    assert recorded == ""
+
+
 def test_the_environment_names_the_compiler(configure):
-    status, output, _ = configure(CUDACXX="/nowhere/nvcc -allow-unsupported-compiler")
+    status, output, _ = configure(
+        "-DBYHAND_CUDA=ON", CUDACXX="/nowhere/nvcc -allow-unsupported-compiler"
+    )
     assert status != 0
     assert "/nowhere/nvcc does not work: No such file or directory" in output
 
@@ -107,7 +157,7 @@ def test_the_environment_names_the_compiler(configure):
 def test_a_missing_host_compiler_is_an_error(configure):
     if shutil.which("nvcc") is None:
         pytest.skip("nvcc was not found")
-    status, output, _ = configure(CUDAHOSTCXX="/nowhere/g++")
+    status, output, _ = configure("-DBYHAND_CUDA=ON", CUDAHOSTCXX="/nowhere/g++")
     assert status != 0
     assert re.search(r"nvcc does not work: .*/nowhere/g\+\+", output)
 
@@ -119,9 +169,8 @@ def test_off_looks_for_nothing(configure):
     assert recorded == "it was switched off (BYHAND_CUDA=OFF)"
 
 
-@pytest.mark.parametrize("wish", ["", "AUTO"])
-def test_no_nvcc_is_a_build_without_cuda(wish, configure):
-    status, output, recorded = configure(f"-DBYHAND_CUDA={wish}", "-DBYHAND_NVCC=")
+def test_no_nvcc_is_a_build_without_cuda(driver, configure):
+    status, output, recorded = configure("-DBYHAND_NVCC=", PATH=driver("echo 9.0"))
     assert status == 0, output
     assert recorded == "nvcc was not found (set CUDACXX or put it on the PATH)"
 
@@ -135,7 +184,7 @@ def test_no_nvcc_is_an_error_where_cuda_was_asked_for(configure):
 def test_a_wish_must_be_a_known_word(configure):
     status, output, _ = configure("-DBYHAND_CUDA=PERHAPS")
     assert status != 0
-    assert "BYHAND_CUDA must be ON, OFF or AUTO, got PERHAPS" in output
+    assert "BYHAND_CUDA must be AUTO, ON or OFF, got PERHAPS" in output
 
 
 # --- Generated lists of sources -------------------------------------------------------------------
@@ -147,14 +196,15 @@ def sources(tmp_path: Path) -> Path:
     copy = tmp_path / "sources"
     for folder in ("cmake", "csrc", "cuda"):
         shutil.copytree(ROOT / folder, copy / folder)
+    shutil.copytree(ROOT / "tests" / "cuda_on_cpu", copy / "tests" / "cuda_on_cpu")
     shutil.copy(ROOT / "CMakeLists.txt", copy)
     return copy
 
 
-def generated(cmake: list[str], sources: Path) -> tuple[str, str, str]:
-    """Configures a copy -> (what CMake printed, contracts.h, the build's own list of files)."""
-    build = sources.parent / "build"
-    command = [*cmake, "-S", str(sources), "-B", str(build), "-DBYHAND_CUDA=OFF"]
+def generated(cmake: list[str], sources: Path, package: str = ".") -> tuple[str, str, str]:
+    """Configures a package -> (what CMake printed, contracts.h, the build's own list of files)."""
+    build = sources.parent / package / "build"
+    command = [*cmake, "-S", str(sources / package), "-B", str(build), "-DBYHAND_CUDA=OFF"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:
         return " ".join(done.stdout.split()), "", ""
@@ -174,6 +224,8 @@ def test_a_new_op_is_in_no_list(cmake, sources):
     assert '#include "ops/norm/planted.h"\n' in contracts
     assert "planted_rows" not in contracts
     assert "ops/norm/planted.cpp" in listed
+    _, contracts, listed = generated(cmake, sources, "tests/cuda_on_cpu")
+    assert '#include "ops/norm/planted.h"\n' in contracts
     assert "ops/norm/planted.cu" in listed
 
 

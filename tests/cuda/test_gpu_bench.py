@@ -70,13 +70,13 @@ def test_pytorch_can_run_every_case(case, monkeypatch):
 
 def test_the_environment_of_a_case_is_set_while_it_runs(on_cpu, monkeypatch):
     monkeypatch.delenv("BYHAND_GEMM_HOPPER", raising=False)
-    from byhand import _cuda_on_cpu
+    import byhand_cuda_on_cpu
 
     pair = [c for c in SMALL if c.name.startswith("matmul_forward") and c.dtype == "bfloat16"][:2]
     threads = []
     for case in (*pair, pair[0]):
         case.run(on_cpu)
-        threads.append(_cuda_on_cpu.last_block())
+        threads.append(byhand_cuda_on_cpu.last_block())
         assert "BYHAND_GEMM_HOPPER" not in os.environ
     assert threads == [256, 384, 256]
 

@@ -127,7 +127,7 @@ def taken(a, b):
     """The threads per block of the kernel that computes a b."""
     c = np.zeros((a.shape[0], b.shape[1]), a.dtype)
     backend.cuda_on_cpu().matmul_forward(c, a, b, False, False, False)
-    return importlib.import_module("byhand._cuda_on_cpu").last_block()
+    return importlib.import_module("byhand_cuda_on_cpu").last_block()
 
 
 @pytest.mark.usefixtures("on_cpu")

@@ -37,15 +37,15 @@ def test_the_python_of_the_documentation_runs():
 
 
 def test_schedules_are_restored():
-    from byhand import _cuda_on_cpu
+    import byhand_cuda_on_cpu
 
-    before = _cuda_on_cpu.schedule()
+    before = byhand_cuda_on_cpu.schedule()
     with backend.cuda_on_cpu_schedule("random:5 early"):
-        assert _cuda_on_cpu.schedule() == "random:5 early"
+        assert byhand_cuda_on_cpu.schedule() == "random:5 early"
         with pytest.raises(ZeroDivisionError), backend.cuda_on_cpu_schedule("reverse"):
             raise ZeroDivisionError
-        assert _cuda_on_cpu.schedule() == "random:5 early"
-    assert _cuda_on_cpu.schedule() == before
+        assert byhand_cuda_on_cpu.schedule() == "random:5 early"
+    assert byhand_cuda_on_cpu.schedule() == before
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_other_schedules_are_refused(text):
 
 
 def test_the_environment_sets_the_schedule():
-    code = "from byhand import _cuda_on_cpu as m; print(m.schedule())"
+    code = "import byhand_cuda_on_cpu as m; print(m.schedule())"
     for given_, printed in (({"BYHAND_SCHEDULE": "warp-greedy"}, "warp-greedy"),
                             ({}, "forward late")):  # fmt: skip
         environment = {k: v for k, v in os.environ.items() if k != "BYHAND_SCHEDULE"} | given_

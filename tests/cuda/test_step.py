@@ -338,6 +338,39 @@ def test_a_wrong_batch_is_refused_and_nothing_is_lost(change, error, sentence, c
     assert len(step.read()) == 2
 
 
+@pytest.mark.parametrize("steps", range(5))
+@pytest.mark.parametrize("made_before", [0, 1, 2])
+def test_a_step_that_ends_early_leaves_nothing(steps, made_before, cupy):
+    """After any number of steps and batches, the next one is the same as without it."""
+    found = []
+    for ends_early in (False, True):
+        task, optimizer = made("cuda")
+        step = GraphStep(task, optimizer, clip_norm=0.5)
+        *former, last = batches(steps + 1, 3, ignored=True)
+        for step_batches in former:
+            step(step_batches)
+        if ends_early:
+            with pytest.raises(ZeroDivisionError):
+                step(EndsEarly(last, made_before))
+            assert not task.model.storage.grads.get().any()
+        step(last)
+        found.append((step.read(), task.model.storage.values.get()))
+    assert found[0][0] == found[1][0]
+    assert np.array_equal(found[0][1], found[1][1])
+
+
+class EndsEarly(list):
+    """Batches of which only the first `n` can be made."""
+
+    def __init__(self, batches, n):
+        super().__init__(batches)
+        self.n = n
+
+    def __iter__(self):
+        yield from self[: self.n]
+        raise ZeroDivisionError
+
+
 def test_other_mistakes(cupy):
     with pytest.raises(ValueError, match=r"^GraphStep: the model must be on the GPU"):
         GraphStep(*made("cpu"))

@@ -1,11 +1,16 @@
 """Corpora: what they contain, and the errors for files that cannot be used."""
 
+import hashlib
+import os
+import platform
 import pydoc_data.topics
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from byhand.data import corpus, load_corpus
+from byhand.data import TextSource, absolute_name, corpus, load_corpus, open_corpus
 from byhand.errors import UserError
 
 
@@ -52,6 +57,10 @@ def test_a_file_may_have_the_name_of_a_corpus(tmp_path: Path, monkeypatch: pytes
         (b"ab\x80cd", r"byte 2 \(0x80\)"),
         ("text".encode("utf-16"), r"not UTF-8 text: byte 0"),
         (b"\xed\xa0\x80", "not UTF-8"),  # a lone surrogate
+        (b"\xef\xbb\xbfab\xff", r"byte 5 \(0xff\)"),
+        (b"x" * 200_000 + b"\xe9t\xe9", r"byte 200000 \(0xe9\)"),
+        (b"x" * 65_535 + "é".encode() + b"\x80", r"byte 65537 \(0x80\)"),
+        (b"x" * 65_535 + b"\xe2\x82", r"byte 65535 \(0xe2\)"),  # it ends within a character
     ],
 )
 def test_a_bad_file_is_one_sentence(tmp_path: Path, content: bytes, words: str):
@@ -71,3 +80,72 @@ def test_an_unknown_corpus_lists_the_known_ones(tmp_path: Path):
 
 def test_the_names_are_those_that_load():
     assert corpus.corpus_names() == ("python-docs", "shakespeare")
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\r\n\ufeffé€😀"))
+
+
+@given(TEXTS.filter(bool), st.integers(1, 9), st.booleans())
+def test_blocks_are_the_text(text: str, size: int, marked: bool):
+    """Whatever a block's end cuts: a character, a line end, a byte order mark."""
+    data = b"\xef\xbb\xbf" * marked + text.encode()
+    expected = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "_BLOCK", max(size, 3))
+        if not expected:
+            with pytest.raises(UserError, match="is empty"):
+                TextSource("it", data)
+            return
+        source = TextSource("it", data)
+        assert "".join(source.blocks()) == "".join(source.blocks()) == expected
+        assert source.characters == len(expected)
+        assert source.sha256 == hashlib.sha256(expected.encode()).hexdigest()
+        patch.setattr(corpus, "_BLOCK", size)
+        assert "".join(TextSource("it", text).blocks()) == text, "a str is not changed"
+
+
+@given(st.binary(min_size=1, max_size=40), st.integers(3, 9))
+def test_the_first_byte_that_is_not_utf8_is_named(data: bytes, size: int):
+    try:
+        data.decode("utf-8")
+        return
+    except UnicodeDecodeError as error:
+        words = rf"byte {error.start} \(0x{data[error.start]:02x}\)"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "_BLOCK", size)
+        with pytest.raises(UserError, match=words):
+            TextSource("it", data)
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path):
+    path = tmp_path / "text.txt"
+    path.write_text("one")
+    source = open_corpus(path)
+    for text in ("two", "once", "on", ""):
+        path.write_text(text)
+        with pytest.raises(UserError, match=f"{path} changed while it was being read"):
+            list(source.blocks())
+
+
+def test_a_pipe_is_a_corpus():
+    """As `byhand train <(zcat text.gz)` gives; a pipe can be read only once."""
+    reading, writing = os.pipe()
+    os.write(writing, "one\r\ntwo é".encode())
+    os.close(writing)
+    source = open_corpus(f"/dev/fd/{reading}")
+    assert "".join(source.blocks()) == "".join(source.blocks()) == "one\ntwo é"
+    os.close(reading)
+
+
+def test_the_python_of_the_documentation_is_known(tmp_path: Path):
+    assert open_corpus("python-docs").edition == f"Python {platform.python_version()}"
+    (tmp_path / "text.txt").write_text("mine")
+    assert open_corpus(tmp_path / "text.txt").edition == ""
+
+
+def test_a_path_is_the_same_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute_name("a/../text.txt") == str(tmp_path / "text.txt")
+    assert absolute_name(Path("./python-docs")) == str(tmp_path / "python-docs")
+    assert absolute_name("./python-docs") == str(tmp_path / "python-docs")
+    assert absolute_name("python-docs") == "python-docs"

@@ -128,3 +128,18 @@ def test_text_data_trains_on_the_beginning_and_validates_on_the_end():
     ):
         with pytest.raises(UserError, match=words):
             TextData(np.arange(1000), 6, 3, ratio)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.int32])
+def test_the_dtype_of_the_ids_does_not_matter(dtype: type):
+    ids = np.random.default_rng(0).integers(200, size=500)
+    wide, small = (TextData(i, 7, 4, 0.3, 5) for i in (ids, ids.astype(dtype)))
+    assert small.training_ids.dtype == dtype, "no copy is made"
+    assert np.shares_memory(small.train.ids, small.training_ids)  # type: ignore[attr-defined]
+    numbers = np.arange(0, 300, 17)
+    pairs = [(wide.train.batch(numbers), small.train.batch(numbers))]
+    pairs += list(zip(wide.validation(), small.validation(), strict=True))
+    for one, other in pairs:
+        for name in ("ids", "targets"):
+            assert other[name].dtype == np.int64
+            assert one[name].tobytes() == other[name].tobytes()

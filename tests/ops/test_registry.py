@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import typing
 
 import pytest
 
 from byhand import backend, ops
+from byhand.backend import native
 from byhand.ops import philox
 from tests.cases import all_ops
 from tests.kernel_case import Op, directions
@@ -20,7 +20,7 @@ def built() -> list[str]:
 
 def native_signatures(name: str) -> dict[str, list[tuple[str, str]]]:
     try:
-        module = importlib.import_module(f"byhand._{name}")
+        module = native.load(name)
     except ImportError as error:  # this processor lacks its instructions, or it needs a library
         pytest.skip(f"{name} cannot be loaded here: {error}")
     # Probes are not operations; they have tests of their own.

@@ -166,6 +166,35 @@ def test_tensors_of_another_model_are_refused(change: dict[str, Any], words: str
     require_like("here", dict(TENSORS), TENSORS)
 
 
+MOMENTS = {f"optimizer.{slot}.{name}": np.zeros(2) for slot in "mv" for name in ("a.w", "b.w")}
+
+
+@pytest.mark.parametrize(
+    ("dropped", "words"),
+    [
+        (["optimizer.m.b.w", "optimizer.v.b.w"], "when b.w was {}, and now it is {}: freeze the"),
+        (["optimizer.v.a.w", "optimizer.v.b.w"], "of another optimizer: it has the state {}, "),
+        ([*MOMENTS], "of another optimizer: it has the state {}, where {} is expected"),
+    ],
+)
+def test_what_differs_in_the_optimizers_state_is_named(dropped: list[str], words: str):
+    fewer = {name: value for name, value in MOMENTS.items() if name not in dropped}
+    for saved, expected, states in (
+        (MOMENTS, fewer, ("trained", "frozen")),
+        (fewer, MOMENTS, ("frozen", "trained")),
+    ):
+        with pytest.raises(UserError) as error:
+            require_like("here", saved, expected)
+        if "optimizer" in words:
+            listed = [
+                " and ".join(sorted({name.split(".")[1] for name in names})) or "nothing"
+                for names in (saved, expected)
+            ]
+            assert words.format(*listed) in str(error.value)
+        else:
+            assert words.format(*states) in str(error.value)
+
+
 def test_saving_over_a_file_that_is_being_read(tmp_path: Path):
     path = saved(tmp_path / "c")
     with safetensors.safe_open(path, framework="numpy") as file:

@@ -155,6 +155,66 @@ def test_an_error_of_the_disk_leaves_the_old_file(
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
 
 
+REFUSALS = [
+    *((name, "fsync") for name in ("EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EBADF")),
+    ("EACCES", "open"),  # Windows opens no folders
+]
+
+
+@pytest.mark.parametrize(("name", "call"), REFUSALS)
+@pytest.mark.parametrize("which", ["folder", "both"])
+def test_a_file_system_that_cannot_sync_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, call: str, which: str
+):
+    code = getattr(errno, name)
+    calls: list[str] = []
+
+    def act(when: str, seen: str) -> None:
+        if (when, seen) == ("before", call):
+            calls.append(seen)
+            if len(calls) == 2 or (which == "both" and call == "fsync"):
+                raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(files, "os", WatchedOs(act))
+    write_atomically(tmp_path / "c", content(1))
+    assert len(calls) == 2
+    assert number_in(tmp_path / "c") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_folder_that_a_broken_disk_cannot_sync_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    synced: list[str] = []
+
+    def act(when: str, name: str) -> None:
+        if (when, name) == ("before", "fsync"):
+            synced.append(name)
+            if len(synced) == 2:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(files, "os", WatchedOs(act))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        write_atomically(tmp_path / "c", content(1))
+
+
+@pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS"])
+def test_a_file_that_cannot_be_saved_is_one_sentence(tmp_path: Path, name: str):
+    run = tmp_path / "my run"
+    run.mkdir()
+    code = getattr(errno, name)
+    error = OSError(code, os.strerror(code))
+    first = "mend that" if name in ("EIO", "EROFS") else "free space"
+    start = f"cannot save {run}/x ({os.strerror(code)}); "
+    fresh = f"{start}there is no checkpoint yet: {first}, then start again"
+    assert str(files.not_saved(run / "x", error, run)) == fresh
+    (run / "best.safetensors").touch()
+    assert str(files.not_saved(run / "x", error, run)) == (
+        f"{start}the checkpoints saved before are unchanged: {first}, then byhand train --resume "
+        f"--out '{run}'"
+    )
+
+
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def write(handle: int, data: memoryview) -> int:
         return os.write(handle, data[:7])

@@ -13,7 +13,7 @@ import pytest
 
 from byhand.errors import UserError
 from byhand.models.gpt import GPT, GPTConfig
-from byhand.runs import Run, checkpoint, load, load_trained
+from byhand.runs import Run, RunConfig, checkpoint, load, load_trained
 from byhand.runs.legacy import upgrade_checkpoint
 from byhand.text import CharacterTokenizer
 
@@ -55,7 +55,7 @@ def test_the_configuration_is_converted():
     assert config.training.lr == 0.02
     assert (config.data.name, config.data.characters) == ("text", 2000)
     saved = run.read_checkpoint("last", config)
-    assert saved.state["config"] == config.to_dict()
+    assert RunConfig.from_dict(saved.state["config"]) == config
     assert saved.state["step"] == 4
 
 

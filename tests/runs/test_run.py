@@ -73,7 +73,7 @@ class TestConfig:
             (lambda d: d.update(format="2"), "does not describe a run in format 2"),
             (lambda d: d.pop("model"), "'model' is missing"),
             (lambda d: d.update(depth=3), "'depth' is unknown"),
-            (lambda d: d.update(kind="gtp"), "no model of kind 'gtp': choose from .*gpt"),
+            (lambda d: d.update(kind="gtp"), "no model of kind 'gtp' .*: choose from .*gpt"),
             (lambda d: d.update(kind="../x"), "no model of kind '../x'"),
             (lambda d: d.update(kind=["gpt"]), "no model of kind"),
             (lambda d: d.update(task=3), "no task of kind 3"),
@@ -86,6 +86,7 @@ class TestConfig:
             (lambda d: d["training"].update(steps=0), "steps must be at least 1"),
             (lambda d: d["training"].pop("seed"), "'seed' is missing"),
             (lambda d: d["data"].update(kind="radio"), "data is of an unknown kind"),
+            (lambda d: d["data"].update(kind=["corpus"]), "data is of an unknown kind"),
             (lambda d: d["data"].pop("name"), "'name' is missing"),
             (lambda d: d["data"].update(characters=0), "characters must be at least 1"),
             (lambda d: d.update(data=[]), "data is of an unknown kind"),
@@ -102,12 +103,38 @@ class TestConfig:
             load(run)
         assert "\n" not in str(caught.value)
 
-    @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
     @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000])
-    def test_a_file_that_is_not_json(self, run: Path, name: str, content: bytes):
-        (run / name).write_bytes(content)
-        with pytest.raises(UserError, match=f"{name} is not JSON"):
+    def test_a_file_that_is_not_json(self, run: Path, content: bytes):
+        (run / "tokenizer.json").write_bytes(content)
+        with pytest.raises(UserError, match=r"tokenizer.json is not JSON"):
             load(run)
+
+    @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b"[" * 100_000])
+    def test_a_checkpoint_has_a_copy_of_the_configuration(self, run: Path, content: bytes | None):
+        path = run / "config.json"
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        for which, damaged in (("last", ()), ("best", ("last",)), (None, ("last", "best"))):
+            for name in damaged:
+                (run / f"{name}.safetensors").write_bytes(b"not a checkpoint")
+            if which is None:
+                with pytest.raises(UserError, match=r"config.json( is not JSON|$)"):
+                    Run(run).read_config()
+                continue
+            found = Run(run)
+            assert found.read_config() == made.config()
+            assert found.config_source == run / f"{which}.safetensors"
+            assert found.read_tokenizer() == made.TOKENIZER
+            assert load_trained(run, which).config == made.config()
+
+    def test_a_changed_config_may_be_removed(self, run: Path):
+        path = run / "config.json"
+        path.write_text(path.read_text().replace('"steps": 4', '"steps": -4'))
+        with pytest.raises(UserError, match=f"not -4; remove {path} to use the checkpoint's copy"):
+            load(run)
+        path.unlink()
+        assert load_trained(run).config == made.config()
 
     def test_a_folder_without_a_run(self, tmp_path: Path):
         with pytest.raises(UserError, match="there is no folder"):
@@ -241,5 +268,5 @@ def test_a_sample_is_written_beside_the_checkpoints(run: Path):
 def test_the_text_must_be_the_same_to_the_letter():
     corpus = Corpus.of("it", "some text")
     corpus.require_same("some text")
-    with pytest.raises(UserError, match="no longer the text this run began with"):
+    with pytest.raises(UserError, match=r"it is not the text this run began with .9 characters"):
         corpus.require_same("some texT")

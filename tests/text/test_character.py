@@ -147,3 +147,31 @@ def test_a_tokenizer_is_made_by_name():
     ):
         with pytest.raises(UserError, match=words):
             make_tokenizer(name, "hello")
+
+
+@given(texts, st.integers(1, 5), st.text(characters, max_size=300))
+def test_blocks_give_the_ids_of_the_whole_text(text: str, size: int, more: str):
+    blocks = [text[i : i + size] for i in range(0, len(text), size)]
+    tokenizer = CharacterTokenizer.from_blocks(iter([*blocks, more]))
+    assert tokenizer == CharacterTokenizer.from_text(text + more)
+    ids = tokenizer.encode_blocks(iter(blocks), len(text))
+    assert ids.tolist() == tokenizer.encode(text).tolist()
+    for wrong in (len(text) - 1, len(text) + 1):
+        with pytest.raises(ValueError, match=f"do not have {wrong} characters"):
+            tokenizer.encode_blocks(iter(blocks), wrong)
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"), [(1, "uint8"), (256, "uint8"), (257, "uint16"), (70_000, "uint32")]
+)
+def test_the_ids_of_a_long_text_have_the_smallest_dtype(size: int, dtype: str):
+    text = "".join(map(chr, range(0xE000, 0xE000 + size)))
+    for encode_blocks in (CharacterTokenizer.encode_blocks, Tokenizer.encode_blocks):
+        ids = encode_blocks(CharacterTokenizer(text), [text[:9], text[9:]], size)
+        assert ids.dtype == dtype
+        assert ids.tolist() == list(range(size))
+
+
+def test_an_unknown_character_in_a_later_block_is_named_with_its_position():
+    with pytest.raises(UserError, match=r"'x' .* at position 5 of the text"):
+        CharacterTokenizer("ab").encode_blocks(["aba", "abxx"], 7)

@@ -78,8 +78,9 @@ def test_the_events_of_a_batch_come_for_every_micro_batch():
     written = Written()
     made(1, accumulate=3, callbacks=[written], validate=False).run()
     assert written.events == [
-        "load 20", "load 20", "load 10",
-        *["forward", "loss", "backward"] * 3,
+        "load 20", "forward", "loss", "backward",
+        "load 20", "forward", "loss", "backward",
+        "load 10", "forward", "loss", "backward",
         "step 1", "repeat 1",
     ]  # fmt: skip
 
@@ -171,6 +172,19 @@ def test_an_optimizer_of_another_model_is_refused():
             trainer.schedule,
             trainer.settings,
         )
+
+
+def test_an_uneven_epoch_on_a_gpu_is_refused_at_once(monkeypatch):
+    trainer = made(1)
+    parts = (trainer.optimizer, trainer.schedule, trainer.settings)
+    monkeypatch.setattr("byhand.training.trainer.backend.is_cupy", lambda array: True)
+    with pytest.raises(
+        ValueError, match=r"50 items in batches of 20 the last one has 10.*drop_last"
+    ):
+        Trainer(trainer.task, trainer.data, trainer.sampler, *parts)
+    monkeypatch.setattr("byhand.training.trainer.GraphStep", lambda *args: None)
+    for sampler in (EpochSampler(50, 20, drop_last=True), EpochSampler(50, 25)):
+        Trainer(trainer.task, trainer.data, sampler, *parts)
 
 
 def test_a_run_that_was_not_created_is_refused(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from byhand import GPT, MLP, GPTConfig, MLPConfig, optim
 from byhand.tasks import Classification, LanguageModel
 from byhand.training import Diverged, EagerStep
-from byhand.training.step import scale_of
+from byhand.training.step import Kept, MeanScale
 
 CONFIG = GPTConfig(11, context_size=6, embedding_dim=8, num_heads=2, num_layers=2)
 
@@ -72,7 +72,7 @@ def test_the_loss_of_a_step_is_the_mean_over_all_counted_targets():
     assert norm == pytest.approx(np.linalg.norm(model.storage.grads), rel=1e-6)
     assert step.optimizer.lr == 0.25
     assert step.read() == []
-    assert scale_of(task, apart) == 1 / 17
+    assert step.units == 17
 
 
 def test_a_step_without_counted_targets_only_decays_the_weights():
@@ -114,3 +114,36 @@ def test_unequal_micro_batches_weigh_by_their_examples():
         found.append((*step.read()[0], model.storage.grads.copy()))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
     np.testing.assert_allclose(found[0][2], found[1][2], rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("counts", [(5,), (4, 4, 4), (3, 5, 1), (0, 0, 7), (2, 0), (0, 0)])
+def test_the_scale_of_every_batch_becomes_that_of_the_mean(counts):
+    """The sum of the scaled and corrected parts is the sum of all parts over all units."""
+    scale, total = MeanScale(len(counts)), 0.0
+    for i, count in enumerate(counts):
+        factor = scale.count(count)
+        assert factor == 1 or i + 1 == len(counts)
+        total = total * factor + 10 * count * scale.value
+    assert total == pytest.approx(10.0 if sum(counts) else 0.0, rel=1e-12)
+    assert scale.units == sum(counts)
+    if len(set(counts)) == 1 and sum(counts):
+        assert scale.value == 1 / sum(counts)
+
+
+def test_only_the_last_batches_of_a_step_are_kept():
+    kept = Kept()
+    for i in range(100):
+        kept.add({"i": np.array(i)}, 3 * i)
+    assert [int(batch["i"]) for batch in kept.batches] == list(range(84, 100))
+    assert kept.masks == 3 * 84
+
+
+def test_the_batch_whose_loss_is_not_finite_is_examined_among_many():
+    """The first one: later batches, which are finite, do not push it out."""
+    model = MLP(MLPConfig(3, 4, (5,)), seed=1)
+    parts = [{"x": np.ones((2, 3), np.float32), "labels": np.array([0, 3])} for _ in range(60)]
+    parts[20]["x"][1, 1] = math.nan
+    step = EagerStep(Classification(model), optim.AdamW(model), clip_norm=1.0)
+    step(parts)
+    with pytest.raises(Diverged, match="the training loss is nan, because the output of"):
+        step.read()

@@ -119,7 +119,10 @@ def test_a_disk_that_fills_up_in_a_real_run(tmp_path: Path, corpus: Path):
     status, _, err = small.finish(process)
     assert status == 2
     assert err.startswith(f"byhand: cannot save {run}/")
-    assert err.endswith("(File too large); the checkpoint saved before it is unchanged\n")
+    assert err.endswith(
+        "(File too large); the checkpoints saved before are unchanged: free space, then "
+        f"byhand train --resume --out {run}\n"
+    )
     assert err.count("\n") == 1
     assert {path.name: path.read_bytes() for path in run.glob("*.safetensors")} == before
     assert not list(run.glob(".*.tmp"))

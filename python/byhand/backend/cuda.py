@@ -90,7 +90,9 @@ def cuda_on_cpu() -> Kernels:
     built.
     """
     if "cuda_on_cpu" not in native.built_modules():
-        raise CudaUnavailable("byhand was built without the CUDA kernels for the CPU")
+        raise CudaUnavailable(
+            "the CUDA kernels for the CPU are not installed: pip install ./tests/cuda_on_cpu"
+        )
     return native.kernels_of("cuda_on_cpu")
 
 

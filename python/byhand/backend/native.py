@@ -60,14 +60,19 @@ state = _State()
 
 def built_modules() -> list[str]:
     """Native back ends that this installation contains, such as ``cpu_avx2``."""
-    return [n for n in _MODULES if importlib.util.find_spec(f"byhand._{n}") is not None]
+    return [name for name in _MODULES if importlib.util.find_spec(_module(name)) is not None]
+
+
+def _module(name: str) -> str:
+    """The Python module of a back end. The CUDA kernels for the CPU are a package of the tests."""
+    return f"byhand_{name}" if name == "cuda_on_cpu" else f"byhand._{name}"
 
 
 def load(name: str) -> ModuleType:
     """The compiled module of a back end. ImportError, with the reason, where it cannot be loaded;
     a module for instructions that this processor lacks cannot.
     """
-    return importlib.import_module(f"byhand._{name}")
+    return importlib.import_module(_module(name))
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from byhand.cli import flags
+from byhand.cli.memory import require_memory
 from byhand.cli.turns import take_turns
 from byhand.models import preset
 from byhand.models.gpt import PRESETS
@@ -55,6 +56,7 @@ def add_command(commands: Any) -> None:
     command.set_defaults(run=run)
     command.add_argument(
         "--preset",
+        type=flags.text,
         default="tiny",
         metavar="NAME",
         help=f"which model: {', '.join(PRESETS)} (on sequences of 64) or all (default: tiny)",
@@ -105,7 +107,9 @@ def run(args: argparse.Namespace) -> int:
     torch = not args.no_torch and has_torch()
     for name, size in chosen.items():
         copies = len(precisions) * (2 if torch else 1)
-        flags.require_memory(config_of(name, size), copies)
+        tokens = size["batch"] * size["context"]
+        advice = ": lower --batch or --context"
+        require_memory(config_of(name, size), tokens, copies, advice=advice)
     flags.use_threads(args.threads)
     if torch:
         share_threads()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byhand.cli import flags
-from byhand.data import consecutive_windows, load_corpus, split
+from byhand.data import consecutive_windows, open_corpus, split
+from byhand.data.windows import num_batches
 from byhand.errors import UserError
 from byhand.runs.config import Corpus
+from byhand.runs.hints import command_line
 
 if TYPE_CHECKING:
     from byhand.runs.load import Trained
@@ -36,6 +39,7 @@ def add_command(commands: Any) -> None:
     flags.add_run(command)
     command.add_argument(
         "--corpus",
+        type=flags.text,
         metavar="CORPUS",
         help="another text, named as for `byhand train` (default: the one it was trained on)",
     )
@@ -64,6 +68,7 @@ def add_command(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from byhand.runs.load import load_trained
+    from byhand.runs.progress import Display
     from byhand.tasks import LanguageModel
     from byhand.training.evaluate import evaluate
 
@@ -78,33 +83,44 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--context {context} is longer than the model's context of {longest}")
     ids, part = _text(args, trained, trained.tokenizer)
     task = LanguageModel(trained.model, trained.tokenizer)
-    metrics = evaluate(task, consecutive_windows(ids, context, args.batch))
+    batches = consecutive_windows(ids, context, args.batch)
+    with Display(stderr=True) as display:
+        shown = display.evaluating(batches, num_batches(len(ids), context, args.batch))
+        metrics = evaluate(task, shown)
     assert metrics is not None  # it is None only after a stop request
     loss = metrics["loss"]
     if not math.isfinite(loss):
         raise UserError(f"the loss is {loss}: the model's weights are damaged")
-    unit = "character" if trained.tokenizer.kind == "character" else "token"
+    unit = task.loss_unit.removeprefix("nats per ")
     print(
-        f"loss {loss:.4f} nats per {unit} ({loss / math.log(2):.4f} bits, perplexity "
-        f"{math.exp(loss):.2f}) over {len(ids) - 1:,} {unit}s: {part}, step {trained.step}, "
+        f"loss {loss:.4f} {task.loss_unit} ({loss / math.log(2):.4f} bits, perplexity "
+        f"{_perplexity(loss)}) over {len(ids) - 1:,} {unit}s: {part}, step {trained.step}, "
         f"context {context}"
     )
     return 0
+
+
+def _perplexity(loss: float) -> str:
+    """e^loss, in words where no float can hold it."""
+    try:
+        value = math.exp(loss)
+    except OverflowError:
+        return "over 1e+308"
+    return f"{value:.2f}" if value < 1e6 else f"{value:.3g}"
 
 
 def _text(args: argparse.Namespace, trained: Trained, tokenizer: Tokenizer) -> tuple[Any, str]:
     """The ids to evaluate on, and a description of them."""
     corpus = trained.config.data
     assert isinstance(corpus, Corpus)  # a language model learns from one
-    text = load_corpus(args.corpus or corpus.name)
-    try:
-        corpus.require_same(text)
-        own = True
-    except UserError:
-        if args.corpus is None:
-            raise
-        own = False
-    ids = tokenizer.encode(text)
+    own = True
+    if args.corpus is None:
+        command = command_line("eval", Path(args.run_folder), "--corpus", "NEWPATH")
+        text = corpus.reopen(None, command)[1]
+    else:
+        text = open_corpus(args.corpus)
+        own = (text.sha256, text.characters) == (corpus.sha256, corpus.characters)
+    ids = tokenizer.encode_blocks(text.blocks(), text.characters)
     part = args.split or ("validation" if own else "all")
     name = args.corpus or corpus.name
     if part == "all":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections.abc import Iterable
 
@@ -15,7 +14,16 @@ from byhand.values import Number, WholeNumber
 
 positive_int = argument(WholeNumber(1))
 non_negative_int = argument(WholeNumber(0))
-number = argument(Number())
+non_negative = argument(Number("at least 0", lambda x: x >= 0))
+
+
+def text(value: str) -> str:
+    """The `type=` of an argument that takes a text or a path. An empty one is refused: it is
+    usually a shell variable that is not set, and must not silently mean the default.
+    """
+    if not value:
+        raise argparse.ArgumentTypeError("must not be empty (is a shell variable not set?)")
+    return value
 
 
 def add_threads(command: argparse._ActionsContainer) -> None:
@@ -29,17 +37,21 @@ def add_threads(command: argparse._ActionsContainer) -> None:
 
 
 def add_run(command: argparse.ArgumentParser) -> None:
-    command.add_argument("run_folder", metavar="DIR", help="the folder that `byhand train` wrote")
+    command.add_argument(
+        "run_folder", type=text, metavar="DIR", help="the folder that `byhand train` wrote"
+    )
     add_checkpoint(command, "best")
 
 
-def add_checkpoint(command: argparse._ActionsContainer, default: str) -> None:
+def add_checkpoint(
+    command: argparse._ActionsContainer, default: str | None, shown: str = ""
+) -> None:
     command.add_argument(
         "--checkpoint",
         choices=CHECKPOINTS,
         default=default,
         help="best: the weights with the lowest validation loss; last: the newest "
-        f"(default: {default})",
+        f"(default: {shown or default})",
     )
 
 
@@ -72,26 +84,6 @@ def as_flags(error: Exception, classes: Iterable[type[Config]]) -> UserError:
     return UserError(sentence)
 
 
-def require_memory(config: Config, copies: int = 1) -> None:
-    """UserError if the weights, gradients and moments alone need more memory than this machine has;
-    `copies` models are in memory at once.
-
-    Without this a model that is too large swaps for minutes before it fails. Only transformers are
-    estimated: models with embedding_dim, num_layers and vocabulary_size.
-    """
-    C, layers, V = (
-        getattr(config, name, 0) for name in ("embedding_dim", "num_layers", "vocabulary_size")
-    )
-    parameters = 12 * layers * C * C + (V + getattr(config, "context_size", 0)) * C
-    needed = 16 * parameters * copies
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
-        raise UserError(
-            f"a model of {parameters / 1e9:,.1f} billion parameters needs {needed / 1e9:,.0f} GB "
-            f"of memory to train, and this machine has {there / 1e9:,.0f} GB"
-        )
-
-
 def require_device(device: str) -> None:
     """UserError with the reason if the device cannot be used."""
     reason = backend.cuda_reason() if device == "cuda" else ""
@@ -99,13 +91,20 @@ def require_device(device: str) -> None:
         raise UserError(f"--device cuda cannot be used: {reason}")
 
 
-def use_threads(threads: int | None) -> None:
-    """Set the number of threads. UserError if that is not possible or there is no CPU back end,
-    which is checked here before any work begins.
+def use_threads(threads: int | None, start: bool = True) -> None:
+    """Set the number of threads, and start them: where that is refused it fails now and not after
+    a run's folder was made. UserError if that is not possible or there is no CPU back end.
     """
+    import numpy as np
+
+    from byhand.ops import embedding
+
     try:
         backend.cpu()
         if threads is not None:
             backend.set_num_threads(threads)
     except (RuntimeError, ValueError) as error:
-        raise UserError(str(error)) from None
+        raise UserError(str(error).replace("the number of threads", "--threads")) from None
+    if start:
+        # Enough work for every thread.
+        embedding.forward(np.zeros(1024, np.int64), np.zeros((1, 1024), np.float32))

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     import byhand
     from byhand.cli import flags
 
-    flags.use_threads(None)
+    flags.use_threads(None, start=False)
     for name, value in byhand.info().items():
         if isinstance(value, (list, tuple)):
             value = ", ".join(map(str, value)) or "none"

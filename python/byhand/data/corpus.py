@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import hashlib
+import io
 import os
+import platform
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from byhand.data.download import Download
 from byhand.errors import UserError
@@ -16,14 +22,94 @@ SHAKESPEARE = Download(
     filename="tinyshakespeare.txt",
 )
 
+_BLOCK = 1 << 16  # bytes, or characters of a str
+
+
+class TextSource:
+    """A text that is read in blocks, as often as needed, and never whole.
+
+    Attributes:
+        name: what messages call it.
+        edition: for a text that comes with a program, the program and its version; else "".
+        characters: how many it has.
+        sha256: of the text as UTF-8.
+    """
+
+    def __init__(self, name: str, source: str | bytes | Path, edition: str = "") -> None:
+        """`source`: the text, or UTF-8 in memory or in a file, of which line ends become newlines
+        and a byte order mark at the start is dropped. It is read once here.
+
+        UserError if it is empty or not UTF-8; OSError if the file cannot be read.
+        """
+        self.name = name
+        self.edition = edition
+        self._source = source
+        self.characters, self.sha256 = 0, ""
+        # `blocks` sets sha256 at the end.
+        self.characters = sum(map(len, self.blocks()))
+        if not self.characters:
+            raise UserError(f"the corpus {name} is empty")
+
+    @classmethod
+    def of(cls, text: str | TextSource) -> TextSource:
+        """`text` itself, or a source for a str."""
+        return text if isinstance(text, TextSource) else cls("the text", text)
+
+    def blocks(self) -> Iterator[str]:
+        """The text in consecutive pieces of a few ten thousand characters. UserError if it is not
+        what it was when it was read first.
+        """
+        digest = hashlib.sha256()
+        for block in self._read():
+            digest.update(block.encode())
+            yield block
+        if self.sha256 not in ("", digest.hexdigest()):
+            raise UserError(f"{self.name} changed while it was being read")
+        self.sha256 = digest.hexdigest()
+
+    def _read(self) -> Iterator[str]:
+        source = self._source
+        if isinstance(source, str):
+            yield from (source[i : i + _BLOCK] for i in range(0, len(source), _BLOCK))
+            return
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+            yield from _decoded(file, self.name)
+
+
+def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    place = 0  # how many bytes were read before this block
+    data = None
+    while data != b"":
+        data = file.read(_BLOCK)
+        begun = len(decoder.getstate()[0])  # bytes of a character that the last block began
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{name} is not UTF-8 text: byte {place - begun + error.start} "
+                f"(0x{error.object[error.start]:02x}) does not fit; convert the file to UTF-8 first"
+            ) from None
+        if not place:
+            text = text.removeprefix("\ufeff")
+        place += len(data)
+        yield newlines.decode(text, final=not data)
+
 
 def corpus_names() -> tuple[str, ...]:
     """The corpora that have a name; anything else is a path."""
     return ("python-docs", "shakespeare")
 
 
-def load_corpus(name_or_path: str | os.PathLike[str]) -> str:
-    """The text of a corpus.
+def absolute_name(name_or_path: str | os.PathLike[str]) -> str:
+    """The name of a corpus, or a path that is the same in every working folder."""
+    named = isinstance(name_or_path, str) and name_or_path in corpus_names()
+    return str(name_or_path) if named else str(Path(name_or_path).resolve())
+
+
+def open_corpus(name_or_path: str | os.PathLike[str]) -> TextSource:
+    """A corpus, to be read in blocks.
 
     `python-docs` is the reference text that comes with every CPython for `help()`: no download.
     `shakespeare` is Tiny Shakespeare, downloaded once into the user's cache and verified.
@@ -32,14 +118,20 @@ def load_corpus(name_or_path: str | os.PathLike[str]) -> str:
     UserError if there is no such file, or it is empty or not UTF-8.
     """
     if name_or_path == "python-docs":
-        return _python_docs()
+        edition = f"Python {platform.python_version()}"
+        return TextSource("python-docs", _python_docs(), edition)
     if name_or_path == "shakespeare":
         path = SHAKESPEARE.fetch(
             otherwise="use the corpus python-docs, which needs no network, or any UTF-8 text file"
         )
     else:
         path = Path(name_or_path)
-    return _read(path, str(name_or_path))
+    return _open(path, os.fspath(name_or_path))
+
+
+def load_corpus(name_or_path: str | os.PathLike[str]) -> str:
+    """The whole text of a corpus; see `open_corpus`."""
+    return "".join(open_corpus(name_or_path).blocks())
 
 
 def _python_docs() -> str:
@@ -53,25 +145,17 @@ def _python_docs() -> str:
     return "\n".join(topics[key] for key in sorted(topics))
 
 
-def _read(path: Path, name: str) -> str:
+def _open(path: Path, name: str) -> TextSource:
     try:
-        data = path.read_bytes()
+        # A pipe can be read only once, so its content is kept.
+        in_memory = path.exists() and not path.is_file() and not path.is_dir()
+        return TextSource(name, path.read_bytes() if in_memory else path)
     except FileNotFoundError:
         known = " and ".join(corpus_names())
         raise UserError(
             f"there is no corpus or file called {name!r} (known by name: {known})"
         ) from None
-    except IsADirectoryError:
-        raise UserError(f"{name} is a folder: a corpus is one UTF-8 text file") from None
     except OSError as error:
+        if path.is_dir():  # Windows calls it a lack of permission
+            raise UserError(f"{name} is a folder: a corpus is one UTF-8 text file") from None
         raise UserError(f"cannot read the corpus {name}: {error.strerror}") from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{name} is not UTF-8 text: byte {error.start} (0x{data[error.start]:02x}) "
-            "does not fit; convert the file to UTF-8 first"
-        ) from None
-    if not text:
-        raise UserError(f"the corpus {name} is empty")
-    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -29,10 +29,15 @@ class Download:
     filename: str
 
     def path(self) -> Path:
-        """Where the downloaded file is kept: in the user's cache folder."""
+        """Where the downloaded file is kept: in the user's cache folder, or for a user without a
+        home in the folder for temporary files.
+        """
         import platformdirs
 
-        return Path(platformdirs.user_cache_dir("byhand", appauthor=False)) / self.filename
+        folder = Path(platformdirs.user_cache_dir("byhand", appauthor=False))
+        if not folder.is_absolute():  # "~" could not be expanded
+            folder = Path(tempfile.gettempdir()) / "byhand"
+        return folder / self.filename
 
     def fetch(self, otherwise: str, timeout: float = 30.0) -> Path:
         """The path of the verified file, downloaded if it is missing or altered.

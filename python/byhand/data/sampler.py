@@ -63,10 +63,14 @@ class RandomSampler:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Sampler`."""
         _require_same(state, {"length": self.length, "batch_size": self.batch_size})
+        drawn = np.random.PCG64()
         try:
-            self._random.bit_generator.state = state["random"]
+            drawn.state = state["random"]
         except (KeyError, TypeError, ValueError, OverflowError):
             raise _damaged() from None
+        if drawn.state != state["random"]:  # NumPy takes some numbers that no generator has
+            raise _damaged()
+        self._random = np.random.Generator(drawn)
 
 
 class EpochSampler:

@@ -81,15 +81,23 @@ def consecutive_windows(
         raise UserError(f"context {context} and batch size {batch_size} must be at least 1")
     if len(ids) < 2:
         raise UserError(f"a text of {len(ids)} tokens has no token to predict")
-    count = (len(ids) - 1) // context
-    whole = np.arange(count) * context
+    count = taken = (len(ids) - 1) // context
     if limit is not None and 1 <= limit < count:
-        whole = whole[np.arange(limit) * count // limit]
-    for first in range(0, len(whole), batch_size):
-        yield WindowDataset(ids, context).batch(whole[first : first + batch_size])
+        taken = limit
+    for first in range(0, taken, batch_size):
+        numbers = np.arange(first, min(first + batch_size, taken)) * count // taken
+        yield WindowDataset(ids, context).batch(numbers * context)
     rest = (len(ids) - 1) % context
-    if rest and len(whole) == count:
+    if rest and taken == count:
         yield WindowDataset(ids, rest).batch(np.array([len(ids) - 1 - rest]))
+
+
+def num_batches(tokens: int, context: int, batch_size: int, limit: int | None = None) -> int:
+    """How many batches `consecutive_windows` makes of a text of so many tokens."""
+    count, rest = divmod(tokens - 1, context)
+    if limit is not None and 1 <= limit < count:
+        count, rest = limit, 0
+    return -(-count // batch_size) + (rest > 0)
 
 
 class TextData:
@@ -98,7 +106,8 @@ class TextData:
 
     Attributes:
         train: the windows of the training part.
-        training_ids, validation_ids: the ids of the two parts (k,) and (n - k,).
+        training_ids, validation_ids: the ids of the two parts (k,) and (n - k,), in the dtype of
+            the ids that were given. Batches are int64.
     """
 
     def __init__(
@@ -125,3 +134,9 @@ class TextData:
         return consecutive_windows(
             self.validation_ids, self._context, self._batch_size, self._limit
         )
+
+    @property
+    def num_validation_batches(self) -> int:
+        """How many batches `validation` gives."""
+        tokens = len(self.validation_ids)
+        return num_batches(tokens, self._context, self._batch_size, self._limit)

@@ -93,6 +93,18 @@ class GPTConfig(ConfigBase):
                 f"{self.embedding_dim} and {self.num_heads}"
             )
 
+    def saved_activations(self, tokens: int, recompute: bool = False) -> int:
+        """How many numbers a training step keeps at least between the forward and the backward pass
+        of a batch of so many tokens.
+
+        The embedding and the last norm keep width numbers for each token, and a block keeps 10 *
+        width: its input, queries, keys and values (3), the attention's output, the block's middle
+        and the feed-forward part's hidden layer (4). With ``recompute`` a block keeps only its
+        input, and one block at a time the rest.
+        """
+        blocks = self.num_layers + 10 if recompute else 10 * self.num_layers
+        return tokens * self.embedding_dim * (blocks + 2)
+
 
 class Block(Module):
     """x + attention(norm1(x)), then x + ffn(norm2(x)). Shapes: (B, T, C) in and out."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from byhand import registry
-from byhand.errors import UserError
+from byhand.errors import UserError, suggestion
 
 
 @dataclass(frozen=True)
@@ -26,5 +26,7 @@ def find(kind: str, name: str) -> Preset:
     """The preset called `name` of the models of this kind; UserError if there is none."""
     presets: Mapping[str, Preset] = registry.find("models", kind).PRESETS
     if name not in presets:
-        raise UserError(f"there is no preset called {name!r}: choose from {', '.join(presets)}")
+        near = suggestion(name, presets)
+        known = ", ".join(presets)
+        raise UserError(f"there is no preset called {name!r}{near}: choose from {known}")
     return presets[name]

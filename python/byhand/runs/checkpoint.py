@@ -24,12 +24,22 @@ import numpy.typing as npt
 
 from byhand.errors import UserError
 from byhand.runs.legacy import upgrade_checkpoint
+from byhand.values import Number, Values, WholeNumber
 
 FORMAT = "byhand checkpoint"
 VERSION = 2
 READABLE = ("1", "2")
 
 Tensors = Mapping[str, npt.NDArray[Any]]
+
+# The numbers in the state of a training run; -1 means never.
+_COUNTS: dict[str, Values] = {
+    "seconds": Number("at least 0", lambda x: x >= 0),
+    "optimizer_step": WholeNumber(0),
+    "step": WholeNumber(0),
+    "evaluated": WholeNumber(-1),
+    "best_step": WholeNumber(-1),
+}
 
 
 @dataclass(frozen=True)
@@ -101,12 +111,46 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(tensors, state)
 
 
+def step_in(path: Path) -> int | None:
+    """The step of the checkpoint at `path`, read from its metadata without its tensors, so not
+    verified; None if it cannot be read.
+    """
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            step = json.loads((file.metadata() or {})["state"])["step"]
+    except (OSError, safetensors.SafetensorError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return step if is_step(step) else None
+
+
+def is_step(value: object) -> bool:
+    """Whether this is a number of steps."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def require_like(path: Path | str, tensors: Tensors, expected: Tensors) -> None:
-    """UserError unless `tensors` has the names, shapes and dtypes of `expected`."""
+    """UserError unless `tensors` has the names, shapes and dtypes of `expected`. It says whether
+    the model, the optimizer, or only the frozen parameters are others.
+    """
     missing = sorted(expected.keys() - tensors.keys())
+    extra = sorted(tensors.keys() - expected.keys())
+    if (missing or extra) and all(name.startswith("optimizer.") for name in missing + extra):
+        saved, own = _slots(tensors), _slots(expected)
+        if saved != own:
+            raise UserError(
+                f"{path} is of another optimizer: it has the state {_listed(saved)}, where "
+                f"{_listed(own)} is expected"
+            )
+        name = (extra or missing)[0].split(".", 2)[2]
+        then, now = ("trained", "frozen") if extra else ("frozen", "trained")
+        raise UserError(
+            f"{path} was saved when {name} was {then}, and now it is {now}: freeze the same "
+            "parameters before the run is resumed"
+        )
     if missing:
         raise UserError(f"{path} is of another model: it lacks the tensor {missing[0]}")
-    extra = sorted(tensors.keys() - expected.keys())
     if extra:
         raise UserError(
             f"{path} is of another model: it has the tensor {extra[0]}, which is unknown"
@@ -118,6 +162,29 @@ def require_like(path: Path | str, tensors: Tensors, expected: Tensors) -> None:
                 f"{path} is of another model: {name} has shape {tensor.shape} and type "
                 f"{tensor.dtype}, where {wanted.shape} and {wanted.dtype} are expected"
             )
+
+
+def require_state(path: Path | str, state: Mapping[str, Any]) -> None:
+    """UserError unless the numbers in the state of a training run are possible ones."""
+    generator = state.get("generator")
+    if not isinstance(generator, dict):
+        raise UserError(f"{path} is incomplete: it lacks the state of the dropout generator")
+    values = {"generator seed": generator.get("seed"), "generator count": generator.get("count")}
+    values |= {name: state.get(name) for name in _COUNTS}
+    for name, value in values.items():
+        try:
+            _COUNTS.get(name, WholeNumber(0)).accept(value)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path} is incomplete: its {name} must be {error}") from None
+
+
+def _slots(tensors: Tensors) -> list[str]:
+    """What the optimizer keeps for each parameter, such as "m" and "v"."""
+    return sorted({name.split(".")[1] for name in tensors if name.startswith("optimizer.")})
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(names) or "nothing"
 
 
 def _require_ours(path: Path, metadata: Mapping[str, str]) -> None:

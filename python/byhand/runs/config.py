@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from byhand import registry
 from byhand.config import Config, Settings, config, positive_int, string
+from byhand.data.corpus import TextSource, absolute_name, corpus_names, open_corpus
 from byhand.errors import UserError
 from byhand.runs.settings import TrainingSettings
 from byhand.text.tokenizer import Tokenizer
@@ -20,25 +22,59 @@ FORMAT = 2
 
 @config
 class Corpus(Settings):
-    """The text a run learns from, by name and by content."""
+    """The text a run learns from, by name and by content.
+
+    `edition` is the program that the text comes with, such as "Python 3.12.1" for python-docs; ""
+    for any other text.
+    """
 
     name: str = string()
     sha256: str = string()
     characters: int = positive_int()
+    edition: str = string("", absent="")  # missing in runs of byhand 0.1
 
     @classmethod
-    def of(cls, name: str, text: str) -> Corpus:
+    def of(cls, name: str, text: str | TextSource) -> Corpus:
         """The description of `text`."""
-        return cls(name, hashlib.sha256(text.encode()).hexdigest(), len(text))
+        source = TextSource.of(text)
+        return cls(name, source.sha256, source.characters, source.edition)
 
-    def require_same(self, text: str) -> None:
-        """UserError unless `text` is, character for character, the text this describes."""
-        if Corpus.of(self.name, text) != self:
+    def reopen(self, named: str | None, command: str) -> tuple[Corpus, TextSource]:
+        """The text this describes, and its description with the place where it is now.
+
+        Args:
+            named: the corpus that the user named, for a text that was moved; None: it is where it
+                was.
+            command: the command line that names another place, for the error message.
+
+        UserError if it is not there, or is another text.
+        """
+        name = self.name if named is None else named
+        if named is None and name not in corpus_names() and not Path(name).exists():
             raise UserError(
-                f"the corpus {self.name} is no longer the text this run began with "
-                f"({len(text)} characters, then {self.characters}): bring back the former text, or "
-                "start a new run"
+                f"the text of this run was {name}, which is not there: if it was moved, name its "
+                f"place with {command}"
             )
+        text = open_corpus(name)
+        self.require_same(text)
+        moved = self if named is None else self.replace(name=absolute_name(named))
+        return moved, text
+
+    def require_same(self, text: str | TextSource) -> None:
+        """UserError unless `text` is, character for character, the text this describes."""
+        source = TextSource.of(text)
+        if (source.sha256, source.characters) == (self.sha256, self.characters):
+            return
+        if self.edition and source.edition:
+            raise UserError(
+                f"{self.name} of {source.edition} is not the text this run began with, which is "
+                f"that of {self.edition}: use {self.edition}, or start a new run"
+            )
+        name = self.name if isinstance(text, str) else source.name
+        raise UserError(
+            f"{name} is not the text this run began with ({source.characters} characters, then "
+            f"{self.characters}): bring back the former text, or start a new run"
+        )
 
 
 @config
@@ -127,7 +163,7 @@ class RunConfig:
             raise UserError(f"{wrong[0]!r} is {fault}")
         kind, task, described = data["kind"], data["task"], data["data"]
         registry.find("tasks", task)
-        if not isinstance(described, dict) or described.get("kind") not in _DATA:
+        if not isinstance(described, dict) or described.get("kind") not in list(_DATA):
             raise UserError("its data is of an unknown kind")
         rest = {name: value for name, value in described.items() if name != "kind"}
         tokenizer = data["tokenizer"]
@@ -143,10 +179,27 @@ class RunConfig:
         except (TypeError, ValueError) as error:
             raise UserError(str(error)) from None
 
-    def same_model(self, other: RunConfig) -> bool:
-        """Whether a checkpoint of the one fits the other: equal models and equal token ids."""
-        return (self.kind, self.model, self.tokenizer) == (
-            other.kind,
-            other.model,
-            other.tokenizer,
-        )
+    def difference(self, other: RunConfig) -> tuple[str, Any, Any] | None:
+        """The first field in which the two differ, such as "training.lr", and its two values.
+
+        None if they are of one run. A run may grow (`training.steps`), and its text may be moved
+        (`data.name`).
+        """
+        own, others = _flat(self.to_dict()), _flat(other.to_dict())
+        for name in [*own, *(name for name in others if name not in own)]:
+            if name in ("training.steps", "data.name"):
+                continue
+            if own.get(name) != others.get(name):
+                return name, own.get(name), others.get(name)
+        return None
+
+
+def _flat(data: dict[str, Any]) -> dict[str, Any]:
+    """Nested dicts as one, with keys such as "training.lr"."""
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": item for inner, item in _flat(value).items()}
+        else:
+            flat[name] = value
+    return flat

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
 
+from byhand.errors import UserError
+from byhand.runs.hints import resume_command
+
 # A few megabytes per write call: Python handles signals between two calls.
 _CHUNK = 1 << 22
+
+# The errors of fsync where a file system or a system cannot sync a file or a folder.
+_CANNOT_SYNC = {
+    getattr(errno, name)
+    for name in ("EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EBADF")
+    if hasattr(errno, name)
+}
+_FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -19,13 +31,15 @@ def write_atomically(path: Path, data: bytes) -> None:
     file is then removed.
     """
     temporary = _temporary(path)
+    # Without O_BINARY Windows would change line ends.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
     try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        handle = os.open(temporary, flags, 0o666)
         try:
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(handle, rest[:_CHUNK]) :]
-            os.fsync(handle)
+            sync(handle)
         finally:
             os.close(handle)
         os.replace(temporary, path)
@@ -38,10 +52,35 @@ def write_atomically(path: Path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def sync(handle: int) -> None:
+    """Flush an open file or folder to the disk, where its file system can do that. OSError if the
+    disk fails.
+    """
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+
+
 def remove_leftovers(*paths: Path) -> None:
     """Delete the temporary files that killed processes left beside these paths."""
     for path in paths:
         _temporary(path).unlink(missing_ok=True)
+
+
+def not_saved(path: Path, error: OSError, run: Path) -> UserError:
+    """The error for the file `path` of the run in the folder `run` that cannot be written: it says
+    what is saved, and how to continue.
+    """
+    first = "free space" if error.errno in _FULL else "mend that"
+    if any(run.glob("*.safetensors")):
+        saved, again = "the checkpoints saved before are unchanged", resume_command(run)
+    else:
+        saved, again = "there is no checkpoint yet", "start again"
+    return UserError(
+        f"cannot save {path} ({error.strerror or error}); {saved}: {first}, then {again}"
+    )
 
 
 def _temporary(path: Path) -> Path:
@@ -50,8 +89,11 @@ def _temporary(path: Path) -> Path:
 
 def _sync_folder(folder: Path) -> None:
     # Without this a power failure may undo the rename, although the data is on the disk.
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders
+        return
+    try:
+        sync(handle)
     finally:
         os.close(handle)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from byhand import registry
+from byhand.errors import UserError
 from byhand.runs.checkpoint import require_like
 from byhand.runs.config import RunConfig
 from byhand.runs.run import Run
@@ -36,16 +37,27 @@ def load(
     device: str = "cpu",
 ) -> Any:
     """The model that a training run left in `folder`, of any kind, in inference mode, with its
-    tokenizer as `model.tokenizer`.
+    tokenizer as `model.tokenizer`:
+
+        model = byhand.load("runs/first")
+        ids = byhand.generation.generate(model, model.tokenizer.encode("The "), 100)
+        print(model.tokenizer.decode(ids))
+
+    `model.train()` ends inference mode, so that the model can be trained further.
 
     Args:
+        folder: what `byhand train --out` named.
         which: "best" (the lowest validation loss) or "last" (the newest).
         precision: "float32" or "bf16"; None is the precision of the training.
         device: "cpu" or "cuda".
 
     UserError if there is no such run, or it is damaged or of another configuration.
     """
-    return load_trained(folder, which, precision, device).model
+    try:
+        return load_trained(folder, which, precision, device).model
+    except UserError as error:
+        # Here the checkpoint is chosen by an argument, not by a flag.
+        raise UserError(str(error).replace("--checkpoint ", "which=")) from None
 
 
 def load_trained(

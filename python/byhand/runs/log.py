@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from byhand.errors import UserError
-from byhand.runs.files import write_atomically
+from byhand.runs.files import not_saved, sync, write_atomically
 
 
 class Log:
@@ -22,7 +20,8 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = open(path, "a", encoding="utf-8")
+        with self._as_user_errors():
+            self._file = open(path, "a", encoding="utf-8")
 
     def write(self, **record: Any) -> None:
         """Add a line. UserError if it cannot be written."""
@@ -33,7 +32,7 @@ class Log:
         """Write all lines to the disk. UserError if that fails."""
         with self._as_user_errors():
             self._file.flush()
-            os.fsync(self._file.fileno())
+            sync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file. On a full disk unwritten lines are lost; `flush` has reported it."""
@@ -45,9 +44,7 @@ class Log:
         try:
             yield
         except OSError as error:
-            raise UserError(
-                f"cannot write {self.path} ({error.strerror}); the checkpoints are unchanged"
-            ) from None
+            raise not_saved(self.path, error, self.path.parent) from None
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,18 +25,30 @@ MISSING = (
 class LossPlot:
     """Draws the curves of a log into the file `path` during and after training.
 
-    Without matplotlib it calls `say` once with a sentence that says so, and draws nothing.
+    Without matplotlib it calls `say` once with a sentence that says so, and draws nothing. The
+    first failure of any other kind is reported through `say` too, and training goes on.
+
+    Args:
+        unit: of the loss, such as "nats per character".
+        pause: seconds between two drawings.
     """
 
     def __init__(
-        self, log: Path, path: Path, say: Callable[[str], None], pause: float = 60.0
+        self,
+        log: Path,
+        path: Path,
+        say: Callable[[str], None],
+        unit: str = "",
+        pause: float = 60.0,
     ) -> None:
         self._log = log
         self._path = path
         self._say = say
+        self._unit = unit
         self._pause = pause
         self._drawn = time.monotonic()
-        self._possible = importlib.util.find_spec("matplotlib") is not None
+        self._reported = False
+        self._possible = _is_installed("matplotlib")
         if not self._possible:
             say(MISSING)
 
@@ -45,32 +58,86 @@ class LossPlot:
             self.draw()
 
     def draw(self) -> None:
-        """Draw now. A failure is reported through `say` and does not stop the training."""
+        """Draw now; never raises an error."""
         if not self._possible:
             return
         self._drawn = time.monotonic()
         try:
+            import numpy as np
+
             buffer = io.BytesIO()
-            loss_figure(read_log(self._log)).savefig(buffer, format="png", dpi=120)
+            with np.errstate(all="ignore"):  # of losses near the largest float
+                figure = loss_figure(read_log(self._log), self._unit)
+                figure.savefig(buffer, format="png", dpi=120)
             write_atomically(self._path, buffer.getvalue())
-        except (ImportError, OSError) as error:
-            self._say(f"{self._path} is not drawn: {error}")
+        # matplotlib raises errors of many kinds: for a missing TeX, an unknown back end, a damaged
+        # installation or a cache that it cannot write. None of them may end a run.
+        except Exception as error:
+            if not self._reported:
+                self._reported = True
+                self._say(
+                    f"{self._path} is not drawn ({_in_short(error)}); training goes on, and the "
+                    f"numbers are in {self._log.name}"
+                )
 
 
-def loss_figure(records: Iterable[dict[str, Any]]) -> Figure:
-    """The training and the validation loss of a log's records over the steps."""
+def loss_figure(records: Iterable[dict[str, Any]], unit: str = "") -> Figure:
+    """The training and the validation loss of a log's records over the steps.
+
+    The training loss is shown twice: as logged, pale, and its moving average. The validation loss
+    at step 0, before any training, is a point without a line to the next one: between the two the
+    loss falls steeply, and a straight line would show values it never had.
+    """
     # Not pyplot, which keeps global state and may want a display.
     from matplotlib.figure import Figure
 
     records = list(records)
     figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="loss", title="training and validation")
-    for key, label, style in (
-        ("loss", "training", {"linewidth": 0.8, "alpha": 0.7}),
-        ("validation_loss", "validation", {"linewidth": 2.0, "marker": "o", "markersize": 3}),
-    ):
-        curve = [(record["step"], record[key]) for record in records if key in record]
-        axes.plot([step for step, _ in curve], [loss for _, loss in curve], label=label, **style)
+    label = f"loss ({unit})" if unit else "loss"
+    axes = figure.add_subplot(xlabel="step", ylabel=label, title="training and validation")
+    steps, losses = _curve(records, "loss")
+    axes.plot(steps, losses, color="tab:blue", linewidth=0.6, alpha=0.3)
+    axes.plot(steps, moving_average(losses), color="tab:blue", linewidth=1.5, label="training")
+    steps, losses = _curve(records, "validation_loss")
+    if steps[:1] == [0]:
+        steps, losses = [0, 0, *steps[1:]], [losses[0], math.nan, *losses[1:]]  # NaN: no line
+    axes.plot(
+        steps, losses, color="tab:orange", linewidth=2, marker="o", markersize=3, label="validation"
+    )
     axes.grid(True, alpha=0.3)
     axes.legend(loc="upper right")
     return figure
+
+
+def moving_average(values: Sequence[float]) -> list[float]:
+    """The mean of each value and its neighbours, up to 1 % of all values on each side. At the
+    beginning, where the loss falls steeply, equally many are taken on both sides, so that the curve
+    is not shifted.
+    """
+    import numpy as np
+
+    n = len(values)
+    at = np.arange(n)
+    half = np.minimum(at, n // 100)
+    first, end = at - half, np.minimum(at + half + 1, n)
+    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    averages: list[float] = ((sums[end] - sums[first]) / (end - first)).tolist()
+    return averages
+
+
+def _curve(records: Iterable[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    found = [(record["step"], record[key]) for record in records if key in record]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # it is damaged: importing it will say how
+        return True
+
+
+def _in_short(error: Exception) -> str:
+    """The error in one line of at most 200 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,19 @@ from byhand.errors import UserError
 from byhand.runs import checkpoint, legacy
 from byhand.runs.checkpoint import Checkpoint
 from byhand.runs.config import RunConfig, TokenizerId
-from byhand.runs.files import remove_leftovers, write_atomically
+from byhand.runs.files import not_saved, remove_leftovers, write_atomically
 from byhand.text.tokenizer import Tokenizer, tokenizer_of
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 CHECKPOINTS = ("best", "last")
+
+
+class OtherConfiguration(UserError):
+    """The error for a checkpoint of another configuration than config.json."""
 
 
 class Run:
@@ -26,7 +35,9 @@ class Run:
     samples/.
 
     Attributes:
-        config: the content of config.json, once it was written or read here; else None.
+        config: the run's configuration, once it was written or read here; else None.
+        config_source: the file that `read_config` found it in: config.json, or a checkpoint if
+            config.json is missing or damaged.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -34,8 +45,11 @@ class Run:
         self.config: RunConfig | None = None
         self.tokenizer_path = self.folder / "tokenizer.json"
         self.config_path = self.folder / "config.json"
+        self.config_source = self.config_path
         self.log_path = self.folder / "log.jsonl"
         self.plot_path = self.folder / "loss.png"
+        # There from `create` to the first checkpoint.
+        self._begun_path = self.folder / ".without-checkpoint"
 
     def checkpoint_path(self, which: str) -> Path:
         return self.folder / f"{which}.safetensors"
@@ -50,9 +64,13 @@ class Run:
         return [*described, self.log_path, self.plot_path, *checkpoints]
 
     def require_new(self) -> None:
-        """UserError if there is anything here that a new run would overwrite."""
+        """UserError if there is anything here that a new run would overwrite. The files of a run
+        that ended before its first checkpoint are no reason.
+        """
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder} is a file: a run needs a folder")
+        if self._ended_before_its_first_checkpoint():
+            return
         for path in (*self.files(), self.folder / "samples"):
             if path.exists():
                 raise UserError(
@@ -61,31 +79,49 @@ class Run:
                 )
 
     def create(self, config: RunConfig, tokenizer: Tokenizer | None = None) -> None:
-        """Make the folder; write tokenizer.json, if there is a tokenizer, and config.json."""
-        (self.folder / "samples").mkdir(parents=True, exist_ok=True)
+        """Make the folder; write tokenizer.json, if there is a tokenizer, and config.json.
+
+        The files of a run that ended before its first checkpoint are removed.
+        """
+        samples = self.folder / "samples"
+        samples.mkdir(parents=True, exist_ok=True)
+        if self._ended_before_its_first_checkpoint():
+            for path in (*self.files(), *samples.glob("step_*.txt")):
+                path.unlink(missing_ok=True)
+        self._begun_path.touch()
         self.write_config(config, tokenizer)
+
+    def _ended_before_its_first_checkpoint(self) -> bool:
+        return self._begun_path.exists() and not self._has_checkpoint()
+
+    def _has_checkpoint(self) -> bool:
+        return any(self.checkpoint_path(which).exists() for which in CHECKPOINTS)
 
     def write_config(self, config: RunConfig, tokenizer: Tokenizer | None = None) -> None:
         """Replace config.json, after tokenizer.json. ValueError if `config` names another
-        tokenizer.
+        tokenizer, UserError if they cannot be written.
         """
         described = None if tokenizer is None else TokenizerId.of(tokenizer)
         if described != config.tokenizer:
             raise ValueError(f"the configuration names {config.tokenizer}, not {described}")
         if tokenizer is not None:
-            _write_json(self.tokenizer_path, tokenizer.to_dict())
-        _write_json(self.config_path, config.to_dict())
+            self._write_json(self.tokenizer_path, tokenizer.to_dict())
+        self._write_json(self.config_path, config.to_dict())
         self.config = config
 
     def read_config(self) -> RunConfig:
-        """The run's configuration. UserError if there is no run here, or it is unreadable."""
+        """The run's configuration: config.json or, if that is missing or not JSON, the copy in a
+        checkpoint. UserError if there is no run here, or it is unreadable.
+        """
         data = self._config_data()
         try:
             if _is_format_1(data):
                 data = legacy.upgrade_config(data)[0]
             self.config = RunConfig.from_dict(data)
         except ValueError as error:
-            raise UserError(f"{self.config_path} cannot be used: {error}") from None
+            raise UserError(
+                f"{self.config_source} cannot be used: {error}{self._use_the_copy()}"
+            ) from None
         return self.config
 
     def read_tokenizer(self) -> Tokenizer | None:
@@ -120,23 +156,47 @@ class Run:
         return tokenizer
 
     def _config_data(self) -> Any:
+        if self.folder.is_file():
+            raise UserError(
+                f"{self.folder} is a file: name the folder of the run, {self.folder.parent}"
+            )
         if not self.folder.is_dir():
             raise UserError(f"there is no folder {self.folder}")
-        if not self.config_path.exists():
-            raise UserError(f"{self.folder} holds no training run: it has no config.json")
-        return _read_json(self.config_path)
+        self.config_source = self.config_path
+        try:
+            if not self.config_path.exists():
+                raise UserError(f"{self.folder} holds no training run: it has no config.json")
+            return _read_json(self.config_path)
+        except UserError as error:
+            for which in reversed(CHECKPOINTS):
+                self.config_source = self.checkpoint_path(which)
+                with suppress(UserError):
+                    return checkpoint.read(self.config_source).state.get("config")
+            raise error from None
+
+    def _use_the_copy(self) -> str:
+        """The end of a sentence about config.json, if a checkpoint has a copy of it."""
+        if self.config_source != self.config_path or not self._has_checkpoint():
+            return ""
+        return f"; remove {self.config_path} to use the checkpoint's copy of it"
 
     def read_checkpoint(self, which: str, config: RunConfig) -> Checkpoint:
         """The "best" or the "last" checkpoint of the run that `config` describes.
 
-        UserError if it is damaged or of another run; if the other checkpoint is sound, the message
-        names it.
+        A process that ended between saving `best` and `last` has left a newer `best`, which `last`
+        was to be equal to: it is read for "last" then.
+
+        UserError if it is damaged or of another configuration; if the other checkpoint is sound,
+        the message names it.
         """
-        if not any(self.checkpoint_path(name).exists() for name in CHECKPOINTS):
-            raise UserError(
-                f"the run in {self.folder} ended before its first checkpoint: remove the folder "
-                "and start again"
-            )
+        if not self._has_checkpoint():
+            again = "remove the folder and start again"
+            if self._ended_before_its_first_checkpoint():
+                again = "start it again without --resume"
+            raise UserError(f"the run in {self.folder} ended before its first checkpoint: {again}")
+        if which == "last" and self._best_is_newer():
+            with suppress(UserError):
+                return self._read_checkpoint("best", config)
         try:
             return self._read_checkpoint(which, config)
         except UserError as error:
@@ -146,7 +206,19 @@ class Run:
                         f"{error}; {self.checkpoint_path(other).name} is sound: "
                         f"use it with --checkpoint {other}"
                     ) from None
+            if isinstance(error, OtherConfiguration):
+                raise UserError(f"{error}{self._use_the_copy()}") from None
             raise
+
+    def saved_step(self, which: str) -> int | None:
+        """The step of a checkpoint, without reading its tensors; None if there is none."""
+        return checkpoint.step_in(self.checkpoint_path(which))
+
+    def _best_is_newer(self) -> bool:
+        best, last = self.saved_step("best"), self.saved_step("last")
+        if last is None:
+            return best is not None and not self.checkpoint_path("last").exists()
+        return best is not None and best > last
 
     def _read_checkpoint(self, which: str, config: RunConfig) -> Checkpoint:
         path = self.checkpoint_path(which)
@@ -155,11 +227,13 @@ class Run:
             own = RunConfig.from_dict(found.state.get("config"))
         except ValueError as error:
             raise UserError(f"the configuration in {path} cannot be used: {error}") from None
-        if not own.same_model(config):
-            raise UserError(
-                f"{path} belongs to another configuration than {self.config_path.name} beside it"
+        if different := own.difference(config):
+            name, saved, given = different
+            raise OtherConfiguration(
+                f"{path} belongs to another configuration than {self.config_path.name} beside it: "
+                f"{name} is {saved} in the checkpoint and {given} in {self.config_path.name}"
             )
-        if not isinstance(found.state.get("step"), int):
+        if not checkpoint.is_step(found.state.get("step")):
             raise UserError(f"{path} is incomplete: it does not say which step it is of")
         return found
 
@@ -175,11 +249,11 @@ class Run:
         be written.
         """
         path = self.checkpoint_path(which)
-        former = "; the checkpoint saved before it is unchanged" if path.exists() else ""
         try:
             write_atomically(path, data)
         except OSError as error:
-            raise UserError(f"cannot save {path} ({error.strerror}){former}") from None
+            raise not_saved(path, error, self.folder) from None
+        self._begun_path.unlink(missing_ok=True)
 
     def save_sample(self, step: int, text: str) -> None:
         """Write what the model generated at `step`. UserError if it cannot be written."""
@@ -188,7 +262,13 @@ class Run:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
-            raise UserError(f"cannot write {path} ({error.strerror})") from None
+            raise not_saved(path, error, self.folder) from None
+
+    def _write_json(self, path: Path, data: object) -> None:
+        try:
+            write_atomically(path, (json.dumps(data, indent=2) + "\n").encode())
+        except OSError as error:
+            raise not_saved(path, error, self.folder) from None
 
     @contextmanager
     def only_writer(self) -> Iterator[None]:
@@ -196,18 +276,31 @@ class Run:
 
         The operating system releases the lock when the process ends, even if it is killed.
         """
-        handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        path = self.folder / ".lock"
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in (errno.EAGAIN, errno.EACCES):
-                    raise UserError(f"another process is training in {self.folder}") from None
-                # Some network file systems have no locks: continue without one.
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise not_saved(path, error, self.folder) from None
+        try:
+            if not _locked(handle):
+                raise UserError(f"another process is training in {self.folder}")
             remove_leftovers(*self.files())
             yield
         finally:
             os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    """Lock an open file; False if another process has the lock."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Some network file systems have no locks: continue without one.
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+    return True
 
 
 def _is_format_1(data: object) -> bool:
@@ -219,7 +312,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         raise UserError(f"{path} is not JSON") from None
-
-
-def _write_json(path: Path, data: object) -> None:
-    write_atomically(path, (json.dumps(data, indent=2) + "\n").encode())

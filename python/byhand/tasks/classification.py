@@ -21,6 +21,7 @@ class Classification(task.Task):
     """
 
     unit = "example"
+    loss_unit = "nats per example"
     _saved: tuple[Any, Any] | None = None
 
     def check(self, batch: Batch) -> None:

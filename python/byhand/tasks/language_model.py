@@ -34,6 +34,8 @@ class LanguageModel(task.Task):
         self.model: Any = model
         self.tokenizer = tokenizer
         self.sample_tokens = sample_tokens
+        characters = tokenizer is not None and tokenizer.kind == "character"
+        self.loss_unit = "nats per character" if characters else "nats per token"
 
     def check(self, batch: Batch) -> None:
         self.model.check(batch["ids"], batch["targets"])

@@ -22,10 +22,12 @@ class Task:
     Attributes:
         model: the module that is trained.
         unit: what is counted, in the singular: "token", "example", "pair".
+        loss_unit: what the loss is measured in, such as "nats per token"; "" if it has no unit.
         metric: of ``metrics``, the one by which the best checkpoint is chosen; lower is better.
     """
 
     unit = "example"
+    loss_unit = ""
     metric = "loss"
 
     def __init__(self, model: Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -49,7 +50,17 @@ class CharacterTokenizer(tokenizer.Tokenizer):
         """The tokenizer whose vocabulary is exactly the characters of `text`; no other size is
         possible.
         """
-        made = cls(set(text))
+        return cls.from_blocks([text], vocabulary_size)
+
+    @classmethod
+    def from_blocks(
+        cls, blocks: Iterable[str], vocabulary_size: int | None = None
+    ) -> CharacterTokenizer:
+        """See `Tokenizer`."""
+        found = np.zeros(sys.maxunicode + 1, bool)
+        for block in blocks:
+            found[code_points(block)] = True
+        made = cls(map(chr, np.flatnonzero(found)))
         if vocabulary_size not in (None, len(made)):
             raise UserError(
                 f"the text has {len(made)} different characters, so a character tokenizer cannot "
@@ -80,6 +91,25 @@ class CharacterTokenizer(tokenizer.Tokenizer):
 
     def encode(self, text: str) -> npt.NDArray[np.int64]:
         """The ids of `text`, int64 of shape (len(text),). UserError on an unknown character."""
+        return self._encode(text, 0)
+
+    def encode_blocks(
+        self, blocks: Iterable[str], characters: int
+    ) -> npt.NDArray[np.unsignedinteger]:
+        """See `Tokenizer`. Needs memory for the ids and one block."""
+        ids = np.empty(characters, tokenizer.id_dtype(len(self)))
+        end = 0
+        for block in blocks:
+            start, end = end, end + len(block)
+            if end > characters:
+                break
+            ids[start:end] = self._encode(block, start)
+        if end != characters:
+            raise ValueError(f"the blocks do not have {characters} characters in all")
+        return ids
+
+    def _encode(self, text: str, start: int) -> npt.NDArray[np.int64]:
+        """The ids of a part of a text that begins at position `start`."""
         codes = code_points(text)
         ids = np.searchsorted(self._codes, codes)
         np.minimum(ids, len(self._codes) - 1, out=ids)
@@ -87,8 +117,8 @@ class CharacterTokenizer(tokenizer.Tokenizer):
         if unknown.any():
             position = int(unknown.argmax())
             raise UserError(
-                f"{describe(text[position])} at position {position} of the text is not among the "
-                f"{len(self)} characters of the vocabulary"
+                f"{describe(text[position])} at position {start + position} of the text is not "
+                f"among the {len(self)} characters of the vocabulary"
             )
         return ids.astype(np.int64, copy=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -31,6 +32,19 @@ class Tokenizer(Protocol):
         """The ids of `text`: int64 of shape (n,). UserError if some of it has no id."""
         ...
 
+    def encode_blocks(
+        self, blocks: Iterable[str], characters: int
+    ) -> npt.NDArray[np.unsignedinteger]:
+        """The ids of a long text in the smallest unsigned dtype that holds the vocabulary (n,).
+
+        Args:
+            blocks: the text in consecutive pieces, which need not be in memory together.
+            characters: how many characters they have in all.
+
+        UserError if some of the text has no id.
+        """
+        return self.encode("".join(blocks)).astype(id_dtype(len(self)))
+
     def decode(self, ids: npt.ArrayLike) -> str:
         """The text of `ids`, any sequence of integers. UserError on an id out of range."""
         ...
@@ -51,6 +65,11 @@ class Tokenizer(Protocol):
         ...
 
     @classmethod
+    def from_blocks(cls, blocks: Iterable[str], vocabulary_size: int | None = None) -> Tokenizer:
+        """`from_text` for a long text in consecutive pieces."""
+        return cls.from_text("".join(blocks), vocabulary_size)
+
+    @classmethod
     def from_dict(cls, data: object) -> Tokenizer:
         """The tokenizer that `to_dict` described. UserError if `data` is anything else."""
         ...
@@ -58,6 +77,11 @@ class Tokenizer(Protocol):
     def sha256(self) -> str:
         """A fingerprint: equal for two tokenizers if they give the same ids for every text."""
         return hashlib.sha256(json.dumps(self.to_dict()).encode("ascii")).hexdigest()
+
+
+def id_dtype(vocabulary_size: int) -> np.dtype[Any]:
+    """The smallest unsigned dtype that holds the ids 0 .. vocabulary_size - 1."""
+    return np.min_scalar_type(max(vocabulary_size - 1, 0))
 
 
 def tokenizer_of(data: object) -> Tokenizer:
@@ -79,16 +103,15 @@ def kind_named(name: str) -> str:
     return _SHORT.get(kind, kind)
 
 
-def make_tokenizer(name: str, text: str) -> Tokenizer:
-    """A tokenizer for `text`: "char" or "character" is the kind, "bpe:4096" a kind and the size of
-    the vocabulary. UserError if there is no such kind or the size is wrong.
+def make_tokenizer(name: str, text: str | Iterable[str]) -> Tokenizer:
+    """A tokenizer for a text, which may come in consecutive pieces: "char" or "character" is the
+    kind, "bpe:4096" a kind and the size of the vocabulary. UserError if there is no such kind or
+    the size is wrong.
     """
     found = registry.find("text", kind_named(name)).Tokenizer
     _, colon, size = name.partition(":")
-    if not colon:
-        made: Tokenizer = found.from_text(text)
-        return made
-    if not size.isdecimal() or int(size) < 1:
+    if colon and (not size.isdecimal() or int(size) < 1):
         raise UserError(f"the vocabulary of a tokenizer has at least 1 token, not {size!r}")
-    made = found.from_text(text, int(size))
+    blocks = [text] if isinstance(text, str) else text
+    made: Tokenizer = found.from_blocks(blocks, int(size) if colon else None)
     return made

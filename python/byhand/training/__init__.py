@@ -5,6 +5,7 @@ from byhand.training.callback import Callback
 from byhand.training.evaluate import evaluate
 from byhand.training.finite import Diverged
 from byhand.training.graph import GraphStep
+from byhand.training.setup import text_trainer
 from byhand.training.step import EagerStep
 from byhand.training.trainer import Trainer
 
@@ -17,4 +18,5 @@ __all__ = [
     "TrainingSettings",
     "evaluate",
     "sensible_warmup",
+    "text_trainer",
 ]

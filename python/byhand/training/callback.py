@@ -12,9 +12,9 @@ class Callback:
     """The six events of a training step, in their order, and the evaluation; override the methods
     you need.
 
-    ``on_load``, ``on_forward``, ``on_loss`` and ``on_backward`` are called for every batch of a
-    step, the others once per step. On a GPU a step is launched as a whole, so the loss is None in
-    ``on_loss`` and known in ``on_step``, which is called for several steps in a row.
+    ``on_load``, ``on_forward``, ``on_loss`` and ``on_backward`` are called, in this order, for each
+    batch of a step, the others once per step. On a GPU a step is launched as a whole, so the loss
+    is None in ``on_loss`` and known in ``on_step``, which is called for several steps in a row.
     """
 
     def on_load(self, trainer: Trainer, batch: Any) -> None:
@@ -39,3 +39,22 @@ class Callback:
 
     def on_evaluate(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
         """An evaluation is done."""
+
+
+class Emit:
+    """Passes a step's events on to the callbacks."""
+
+    def __init__(self, trainer: Trainer):
+        self._trainer = trainer
+
+    def forward(self) -> None:
+        for callback in self._trainer.callbacks:
+            callback.on_forward(self._trainer)
+
+    def loss(self, loss: float | None) -> None:
+        for callback in self._trainer.callbacks:
+            callback.on_loss(self._trainer, loss)
+
+    def backward(self) -> None:
+        for callback in self._trainer.callbacks:
+            callback.on_backward(self._trainer)

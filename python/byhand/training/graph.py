@@ -19,7 +19,7 @@ makes no update from them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -32,7 +32,7 @@ from byhand.optim import Optimizer
 from byhand.tasks.task import Batch, Task
 from byhand.training.finite import Result, require_finite
 from byhand.training.memory_plan import Plan
-from byhand.training.step import Events, Silent, scale_of
+from byhand.training.step import Batches, Events, Kept, MeanScale, Silent
 
 
 class GraphStep:
@@ -77,7 +77,8 @@ class GraphStep:
         self._sum = backend.zeros((1,), values)  # of the losses in this step so far
         self._result = backend.zeros((2,), values)  # of the last step: loss, norm
         self._ring = backend.zeros((capacity, 2), values)
-        self._unread: list[tuple[Sequence[Batch], int]] = []  # with the masks drawn before it
+        self.units = 0  # in the last call
+        self._unread: list[Kept] = []
         self._steps = 0
         self._batches = 0  # in each step
         self._infinity = backend.zeros((), values)
@@ -87,12 +88,12 @@ class GraphStep:
         self._block: Array = None  # the memory that both parts use
         task.model.zero_grad()
 
-    def __call__(self, batches: Sequence[Batch], lr: float | None = None) -> None:
+    def __call__(self, batches: Batches, lr: float | None = None) -> None:
         """One update from the mean loss of these batches, with this learning rate from now on.
 
         Returns as soon as everything is launched. Raises what the task's ``check`` raises,
         ValueError for names, shapes or a number of batches that differ from the first call's,
-        RuntimeError when the ring is full.
+        RuntimeError when the ring is full; then the gradients are zero and nothing is updated.
         """
         task, events = self.task, self.events
         storage = task.model.storage
@@ -107,29 +108,43 @@ class GraphStep:
                 str(self._batches or "1 or more"),
                 len(batches),
             )
-        for batch in batches:
-            self._check(batch)
-        self._batches = len(batches)
-        masks = task.model.generator.count
+        scale, kept = MeanScale(len(batches)), Kept()
         with self._stream:
             if lr is not None:
                 self.optimizer.lr = lr
-            scale = np.array(scale_of(task, batches), self._scale.dtype)
-            backend.copy_to(self._scale, scale)
-            for i, batch in enumerate(batches):
-                self._copy(batch)
-                part, body = self._adding, self._add
-                if i + 1 == len(batches):
-                    part, body = self._updating, self._update
-                part.run(body, self._steps, self._block)
-                events.forward()
-                events.loss(None)
-                events.backward()
+            try:
+                for i, batch in enumerate(batches):
+                    self._check(batch)
+                    kept.add(batch, task.model.generator.count)
+                    self._count(scale, batch)
+                    self._copy(batch)
+                    part, body = self._adding, self._add
+                    if i + 1 == len(batches):
+                        part, body = self._updating, self._update
+                    part.run(body, self._steps, self._block)
+                    events.forward()
+                    events.loss(None)
+                    events.backward()
+            except BaseException:
+                storage.grads[...] = 0
+                self._sum[...] = 0
+                raise
             self._ring[len(self._unread)] = self._result
-        self._unread.append((batches, masks))
+        self._batches, self.units = len(batches), scale.units
+        self._unread.append(kept)
         self._steps += 1
         if self._steps == 2:
             self._block = self._reserved()
+
+    def _count(self, scale: MeanScale, batch: Batch) -> None:
+        """Counts the batch, and copies the scale to the GPU if that changed it."""
+        former = scale.value
+        factor = scale.count(self.task.count(batch))
+        if factor != 1:
+            self.task.model.storage.grads *= factor
+            self._sum *= factor
+        if scale.value != former:
+            backend.copy_to(self._scale, np.array(scale.value, self._scale.dtype))
 
     def read(self) -> list[Result]:
         """(mean loss, gradient's norm before clipping) of each step since the last `read`; the norm
@@ -144,9 +159,9 @@ class GraphStep:
         results = [(total, norm if clips else None) for total, norm in rows]
         made, self._unread = self._unread, []
         first = self._steps - len(made) + 1
-        for i, (result, (batches, masks)) in enumerate(zip(results, made, strict=True)):
+        for i, (result, kept) in enumerate(zip(results, made, strict=True)):
             where = f"GraphStep: step {first + i}"
-            require_finite(where, result, self.task, batches, masks, results[:i])
+            require_finite(where, result, self.task, kept.batches, kept.masks, results[:i])
         return results
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from byhand import registry
-from byhand.data import RandomSampler, TextData
+from byhand.data import RandomSampler, TextData, TextSource
 from byhand.optim import AdamW, WarmupCosine
 from byhand.training.trainer import Trainer
 
@@ -13,13 +13,19 @@ if TYPE_CHECKING:
     from byhand.runs.config import RunConfig
     from byhand.runs.progress import Display
     from byhand.runs.run import Run
+    from byhand.runs.settings import TrainingSettings
     from byhand.text.tokenizer import Tokenizer
+
+
+def schedule_of(settings: TrainingSettings) -> WarmupCosine:
+    """The learning rate of each step of a run."""
+    return WarmupCosine(settings.lr, settings.warmup, settings.steps, settings.min_lr)
 
 
 def text_trainer(
     config: RunConfig,
     tokenizer: Tokenizer,
-    text: str,
+    text: str | TextSource,
     run: Run | None = None,
     display: Display | None = None,
     device: str = "cpu",
@@ -36,8 +42,9 @@ def text_trainer(
     UserError if the text is too short, CudaUnavailable if there is no GPU.
     """
     settings = config.training
+    source = TextSource.of(text)
     data = TextData(
-        tokenizer.encode(text),
+        tokenizer.encode_blocks(source.blocks(), source.characters),
         config.model.context_size,  # type: ignore[attr-defined]
         settings.batch_size,
         settings.val_ratio,
@@ -58,7 +65,7 @@ def text_trainer(
             betas=(settings.beta1, settings.beta2),
             weight_decay=settings.weight_decay,
         ),
-        WarmupCosine(settings.lr, settings.warmup, settings.steps, settings.min_lr),
+        schedule_of(settings),
         settings,
         run,
         display,

@@ -5,22 +5,24 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from byhand import backend
+from byhand.data import EpochSampler
 from byhand.errors import UserError
 from byhand.optim import Optimizer
 from byhand.runs import checkpoint
 from byhand.runs.interrupt import StopRequest
 from byhand.runs.log import Log, keep_until
 from byhand.runs.plot import LossPlot
-from byhand.tasks.task import Batch, Task
-from byhand.training.callback import Callback
+from byhand.tasks.task import Task
+from byhand.training.batches import Abandoned, StepBatches
+from byhand.training.callback import Callback, Emit
 from byhand.training.evaluate import evaluate
 from byhand.training.finite import Diverged, first_not_finite
 from byhand.training.graph import GraphStep
@@ -29,21 +31,12 @@ from byhand.training.step import EagerStep
 if TYPE_CHECKING:
     import signal
 
-    from byhand.data import Dataset, Sampler
+    from byhand.data import Sampler
     from byhand.runs.checkpoint import Checkpoint
     from byhand.runs.progress import Display
     from byhand.runs.run import Run
     from byhand.runs.settings import TrainingSettings
-
-
-class Data(Protocol):
-    """The training examples and the validation batches."""
-
-    train: Dataset
-
-    def validation(self) -> Iterable[Batch]:
-        """The same batches on every call; empty if there is nothing to evaluate on."""
-        ...
+    from byhand.training.batches import Data
 
 
 _CAPACITY = 16  # steps on a GPU between two reads of their losses
@@ -68,7 +61,8 @@ class Trainer:
         display: shows the progress.
         callbacks: see `Callback`.
 
-    Raises ValueError for an optimizer of another model.
+    Raises ValueError for an optimizer of another model and, on a GPU, for a sampler whose last
+    batch of an epoch is smaller.
     """
 
     def __init__(
@@ -85,6 +79,14 @@ class Trainer:
     ) -> None:
         if optimizer.model is not task.model:
             raise ValueError("Trainer: the optimizer is of another model than the task")
+        on_gpu = backend.is_cupy(task.model.storage.values)
+        if on_gpu and isinstance(sampler, EpochSampler) and not sampler.drop_last:
+            if rest := sampler.length % sampler.batch_size:
+                raise ValueError(
+                    f"Trainer: on a GPU all batches have the same size, but of {sampler.length} "
+                    f"items in batches of {sampler.batch_size} the last one has {rest}: give the "
+                    "EpochSampler drop_last=True"
+                )
         self.task = task
         self.model = task.model
         self.data = data
@@ -95,14 +97,14 @@ class Trainer:
         self.run_folder = run
         self.display = display
         self.callbacks = list(callbacks)
-        self.on_gpu = backend.is_cupy(self.model.storage.values)
+        self.on_gpu = on_gpu
         # The norm is measured even without clipping: if it is not finite, no update is made.
         clip_norm = settings.clip or math.inf
         self.take_step: EagerStep | GraphStep
         if self.on_gpu:
-            self.take_step = GraphStep(task, optimizer, clip_norm, _Emit(self), _CAPACITY)
+            self.take_step = GraphStep(task, optimizer, clip_norm, Emit(self), _CAPACITY)
         else:
-            self.take_step = EagerStep(task, optimizer, clip_norm, _Emit(self))
+            self.take_step = EagerStep(task, optimizer, clip_norm, Emit(self))
         self.history: list[dict[str, Any]] = []
         self.log: Log | None = None
         self.memory_reported = False
@@ -112,11 +114,16 @@ class Trainer:
         self.best_step = -1
         self.seconds = 0.0  # spent on this run, over all processes
         self.saved = -1  # the step of the last checkpoint
+        self.stop: Any = False  # true once the present `run` shall end
 
     # --- The loop ------------------------------------------------------------------------------
 
     def run(self) -> signal.Signals | None:
         """Train until the last step, or until a signal asks to stop; returns that signal or None.
+
+        The first signal ends the present step, saves and returns. A second Ctrl-C raises
+        KeyboardInterrupt at once; the last checkpoint is unchanged. If the display cannot write any
+        more (see its ``error``), the run is saved and ends as by a signal, and None is returned.
 
         UserError (Diverged) when the loss is no longer finite, and when the disk is full;
         ValueError for a run folder without a configuration.
@@ -128,12 +135,13 @@ class Trainer:
                 "read_config() first"
             )
         plot: LossPlot | None = None
-        with StopRequest() as stop, self.display or _Nothing():
-            if self.run_folder is not None:
-                self.log = Log(self.run_folder.log_path)
-                plot = LossPlot(self.run_folder.log_path, self.run_folder.plot_path, self.say)
+        with StopRequest(self._acknowledge) as stop, self.display or _Nothing():
+            self.stop = stop
+            if folder is not None:
+                self.log = Log(folder.log_path)
+                plot = LossPlot(folder.log_path, folder.plot_path, self.say, self.task.loss_unit)
             try:
-                while not stop:
+                while not (stop or self._output_failed()):
                     if self.evaluation_is_due():
                         self.evaluate(stop)
                         if plot is not None:
@@ -142,15 +150,29 @@ class Trainer:
                         self.train_step()
                     else:
                         break
-                if stop:
+                if stop or self._output_failed():
                     self.save("last")
+            except KeyboardInterrupt:
+                plot = None  # at once
+                raise
             finally:
+                self.stop = False
                 if self.log is not None:
                     self.log.close()
                     self.log = None
                 if plot is not None:
                     plot.draw()
         return stop.signal
+
+    def _output_failed(self) -> bool:
+        return getattr(self.display, "error", None) is not None
+
+    def _acknowledge(self, number: signal.Signals) -> None:
+        """Says at once what a signal will do; a step may take long."""
+        kept = f"the steps after step {self.saved}" if self.saved >= 0 else "everything"
+        lost = "" if self.run_folder is None else f", which loses {kept}"
+        second = f" (Ctrl-C again ends at once{lost})" if number.name == "SIGINT" else ""
+        self.say(f"{number.name}: stopping as soon as this step is done{second}")
 
     def train_step(self) -> None:
         """One update of the weights; on a GPU several, whose losses are read together."""
@@ -159,14 +181,14 @@ class Trainer:
         units, diverged = 0, None
         take = self.take_step
         try:
-            while len(rates) < take.capacity and not (rates and self.evaluation_is_due()):
-                rates.append(self.schedule(self.step))
-                with self._undone_on_error():
-                    batches = self.batches()
-                    if self.display is not None:
-                        units += sum(self.task.count(batch) for batch in batches)
-                    take(batches, rates[-1])
-                self.step += 1
+            with suppress(Abandoned):
+                while len(rates) < take.capacity and not (rates and self.evaluation_is_due()):
+                    rate = self.schedule(self.step)
+                    with self._undone_on_error():
+                        take(StepBatches(self), rate)
+                    rates.append(rate)
+                    self.step += 1
+                    units += take.units
             results = take.read()
         except Diverged as error:
             diverged, results = error, list(error.before)
@@ -179,7 +201,7 @@ class Trainer:
                 loss=loss,
                 lr=rates[i - 1],
                 norm=norm if self.settings.clip else None,
-                seconds=round(before + seconds * i / len(rates), 3),
+                seconds=round(before + seconds * i / max(len(rates), 1), 3),
             )
             for callback in self.callbacks:
                 callback.on_step(self, done + i, loss, norm if self.settings.clip else None)
@@ -187,7 +209,7 @@ class Trainer:
         if diverged is not None:
             raise self.diverged(self.step, diverged.reason)
         self.report_memory()
-        if self.display is not None:
+        if self.display is not None and results:
             self.display.step(self.step, self.settings.steps, results[-1][0], units, seconds)
 
     @contextmanager
@@ -203,16 +225,6 @@ class Trainer:
             self.sampler.load_state_dict(sampled)
             self.model.generator.load_state_dict(masks)
             raise
-
-    def batches(self) -> list[Batch]:
-        """The batches of the coming step, one for each pass."""
-        found: list[Batch] = []
-        for _ in range(self.settings.accumulate):
-            batch = self.data.train.batch(next(self.sampler))
-            for callback in self.callbacks:
-                callback.on_load(self, batch)
-            found.append(batch)
-        return found
 
     def evaluation_is_due(self) -> bool:
         """Before the first step, after every `eval_every` steps, and after the last."""
@@ -231,7 +243,11 @@ class Trainer:
             self.evaluated = self.step
             self.save("last")
             return
-        metrics = evaluate(self.task, itertools.chain([first], batches), stop)
+        batches = itertools.chain([first], batches)
+        if self.display is not None:
+            total = getattr(self.data, "num_validation_batches", None)
+            batches = self.display.evaluating(batches, total)
+        metrics = evaluate(self.task, batches, stop)
         if metrics is None:
             return
         loss = metrics[self.task.metric]
@@ -303,8 +319,8 @@ class Trainer:
         saved = f"the checkpoint of step {self.saved}" if self.saved >= 0 else "no checkpoint"
         return Diverged(
             f"training stopped after step {step}",
-            f"{reason}; a smaller --lr (it is {self.settings.lr:g}), a longer --warmup or a "
-            f"smaller --clip may help; {saved} is saved",
+            f"{reason}; a smaller lr (it is {self.optimizer.lr:g}), a longer warmup or a smaller "
+            f"clip may help; {saved} is saved",
         )
 
     # --- Saving and resuming -------------------------------------------------------------------
@@ -345,12 +361,14 @@ class Trainer:
             "optimizer_step": self.optimizer.step_count,
             "sampler": self.sampler.state_dict(),
             "generator": self.model.generator.state_dict(),
+            "backend": "cuda" if self.on_gpu else backend.cpu().name,
             "config": self.run_folder.config.to_dict(),
         }
 
     def restore(self, saved: Checkpoint, name: str) -> None:
         """Take over the state in a checkpoint, which error messages call `name`."""
         checkpoint.require_like(name, saved.tensors, self.tensors())
+        checkpoint.require_state(name, saved.state)
         state = saved.state
         try:
             self.sampler.load_state_dict(state["sampler"])
@@ -369,31 +387,18 @@ class Trainer:
             raise UserError(f"{name} is incomplete or has something unknown ({error})") from None
 
     def cut_log(self) -> None:
-        """Remove the log records after the restored step, so that the log is that of one run."""
+        """Remove the log records after the restored step, so that the log is that of one run.
+
+        Before that, `last` is set to the restored step: the log must go at least as far as the
+        checkpoint from which a killed process will be resumed.
+        """
         assert self.run_folder is not None
+        if self.run_folder.saved_step("last") != self.step:
+            self.save("last")
         keep_until(self.run_folder.log_path, self.step)
 
     def finished(self) -> bool:
         return self.step == self.settings.steps and not self.evaluation_is_due()
-
-
-class _Emit:
-    """Passes a step's events on to the callbacks."""
-
-    def __init__(self, trainer: Trainer):
-        self._trainer = trainer
-
-    def forward(self) -> None:
-        for callback in self._trainer.callbacks:
-            callback.on_forward(self._trainer)
-
-    def loss(self, loss: float | None) -> None:
-        for callback in self._trainer.callbacks:
-            callback.on_loss(self._trainer, loss)
-
-    def backward(self) -> None:
-        for callback in self._trainer.callbacks:
-            callback.on_backward(self._trainer)
 
 
 class _Nothing:

@@ -1,0 +1,87 @@
+"""The parser of the command line; its errors are one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from byhand.cli import bench, evaluate, export, generate, info, train
+from byhand.errors import suggestion
+
+DESCRIPTION = "Neural networks by hand: train a language model on a text and generate text with it."
+
+EPILOG = """\
+a first session:
+  byhand train --out runs/first           learn from Python's own documentation: no download
+  byhand generate runs/first              generate text with it
+  byhand train shakespeare --out runs/s   learn from Tiny Shakespeare (1 MB, downloaded once)
+  byhand train my.txt --out runs/mine     learn from any UTF-8 text file
+
+'byhand COMMAND --help' explains each command and its flags.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one sentence, without the usage above them."""
+
+    def error(self, message: str) -> NoReturn:
+        # Of a flag with two names, the message has the shorter.
+        message = re.sub(r"^argument (--[\w-]+)/[^:]+:", r"argument \1:", message)
+        print(f"byhand: {' '.join(message.split())} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parser(arguments: Sequence[str] = ()) -> tuple[Parser, dict[str, Parser]]:
+    """The parser of all commands, and those of the commands by name; `arguments` name the model
+    whose flags `byhand train` has.
+    """
+    top = Parser(
+        prog="byhand",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="store_true", help="print the version")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    train.add_command(commands, train.model_in(arguments))
+    for module in (generate, evaluate, export, info, bench):
+        module.add_command(commands)
+    return top, commands.choices
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """What the command line says; its `run` does it. SystemExit after --help (status 0) and after a
+    mistake, which was printed (2).
+    """
+    top, commands = parser(arguments)
+    if not arguments:
+        top.print_help()
+        raise SystemExit(0)
+    name = arguments[0]
+    if not name.startswith("-") and name not in commands:
+        near = suggestion(name, commands)
+        top.error(f"there is no command {name!r}{near}: choose from {', '.join(commands)}")
+    chosen = commands.get(name, top)
+    _require_known_flags(chosen, arguments)
+    args, rest = top.parse_known_args(arguments)
+    if rest:
+        chosen.error(f"unexpected argument {rest[0]!r}")
+    return args
+
+
+def _require_known_flags(command: Parser, arguments: Sequence[str]) -> None:
+    """Names the first unknown flag, before anything that is missing because of it."""
+    known = [flag for action in command._actions for flag in action.option_strings]
+    for argument in arguments:
+        if argument == "--":
+            return
+        flag = argument.partition("=")[0]
+        # Text with a space is a value, as in --prompt "--- a line".
+        if flag.startswith("--") and " " not in argument and flag not in known:
+            near = suggestion(flag[2:], (name[2:] for name in known))
+            near = near.replace("mean ", "mean --")
+            command.error(f"there is no flag {flag}{near}")
