@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
 import shutil
@@ -14,11 +13,12 @@ import numpy as np
 import pytest
 
 from byhand import backend
-from byhand.cli.main import main, parser
-from byhand.data import consecutive_windows, split
+from byhand.cli.main import main
+from byhand.cli.parser import parser
+from byhand.data import TextSource, consecutive_windows, split
 from byhand.generation import generate
 from byhand.models import gpt
-from byhand.runs import Run, RunConfig, TrainingSettings, load
+from byhand.runs import Corpus, Run, RunConfig, TrainingSettings, load
 from byhand.runs.checkpoint import read
 from tests.training import small
 
@@ -41,13 +41,13 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Buil
     def text_trainer(
         config: RunConfig,
         tokenizer: Any,
-        text: str,
+        text: TextSource,
         run: Run,
         display: Any,
         device: str,
         recompute: bool,
     ) -> Any:
-        assert text == small.text()
+        assert "".join(text.blocks()) == small.text()
         assert tokenizer.characters == small.TOKENIZER.characters
         raise Built(config, run, device, recompute)
 
@@ -65,13 +65,8 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Buil
 
 def flags_of(command: str) -> set[str]:
     """The first name of each option of a command, and the names of its positional arguments."""
-    (commands,) = (
-        action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)
-    )
-    actions = commands.choices[command]._actions
-    names = {
-        action.option_strings[0] if action.option_strings else action.dest for action in actions
-    }
+    actions = parser()[1][command]._actions
+    names = {(action.option_strings or [action.dest])[0] for action in actions}
     return names - {"-h"}
 
 
@@ -103,11 +98,12 @@ OF_THE_MODEL: dict[str, tuple[str, str, Any]] = {
     "--use-bias": ("use_bias", "", True),
     "--tie-weights": ("tie_weights", "", True),
 }
-# Each has a test below.
+# Each has a test below, and --from in tests/cli/test_from_and_export.py.
 OTHERS = {
     "corpus",
     "--out",
     "--resume",
+    "--from",
     "--checkpoint",
     "--device",
     "--threads",
@@ -193,7 +189,7 @@ def test_the_run_the_corpus_and_the_tokenizer_are_described(
     found = built("text.txt")
     assert found.run.folder == Path("runs/text-tiny")
     assert found.config.data.name == str(tmp_path / "text.txt")
-    found.config.data.require_same(small.text())  # type: ignore[union-attr]
+    assert found.config.data == Corpus.of(found.config.data.name, small.text())
     assert found.config.tokenizer == small.TokenizerId.of(small.TOKENIZER)
     assert (found.config.kind, found.config.task) == ("gpt", "language_model")
     assert built("text.txt", "--out", "elsewhere").run.folder == Path("elsewhere")
@@ -207,8 +203,22 @@ def test_recompute_and_the_device_are_passed_on(
     found = built("text.txt")
     assert (found.device, found.recompute) == ("cpu", False)
     assert built("text.txt", "--recompute").recompute is True
+    needed: list[tuple[Any, ...]] = []
+
+    def require_memory(model: Any, tokens: int, **options: Any) -> None:
+        assert "--batch" in options["advice"]
+        needed.append((tokens, options["device"], options["recompute"], options["half"]))
+
     monkeypatch.setattr(backend, "cuda_reason", lambda: "")
+    monkeypatch.setattr("byhand.cli.start.require_memory", require_memory)
     assert built("text.txt", "--device", "cuda").device == "cuda"
+    built("text.txt", "--batch", 5, "--context", 7, "--recompute", "--precision", "bf16")
+    built("text.txt", "--device", "cuda", "--precision", "bf16")
+    assert needed == [
+        (12 * 64, "cuda", False, False),
+        (5 * 7, "cpu", True, False),
+        (12 * 64, "cuda", False, True),
+    ]
 
 
 @pytest.fixture
@@ -232,7 +242,8 @@ def test_resume_continues_the_checkpoint_that_is_named(
     (tmp_path / "text.txt").write_text(small.text())
     finished.best_loss = -math.inf  # of the steps none is better, so "best" is written by hand
     finished.run()
-    at_two = small.new_trainer(tmp_path / "two", small.config(tmp_path / "text.txt", steps=4))
+    of = small.config(tmp_path / "text.txt", steps=4, eval_every=2)
+    at_two = small.new_trainer(tmp_path / "two", of)
     for _ in range(2):
         at_two.train_step()
     at_two.save("best")
@@ -255,6 +266,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     text = folder / "text.txt"
     text.write_text(small.text())
+    (folder / "prompt.txt").write_text("that is")
     (folder / "other.txt").write_text(small.text(700)[300:])
     run = folder / "run"
     of = small.config(text, steps=12, lr=0.05, eval_every=100, val_ratio=0.25)
@@ -270,6 +282,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 GENERATE: dict[str, tuple[list[str], dict[str, Any]]] = {
     "run_folder": ([], {}),
     "--prompt": (["--prompt", "to be"], {"prompt": "to be"}),
+    "--prompt-file": (["--prompt-file", "prompt.txt"], {"prompt": "that is"}),
+    "--num-return-sequences": (["--num-return-sequences", "2"], {"count": 2}),
     "--max-new-tokens": (["--max-new-tokens", "41"], {"max_new_tokens": 41}),
     "--temperature": (["--temperature", "2.5"], {"temperature": 2.5}),
     "--top-k": (["--top-k", "2"], {"top_k": 2}),
@@ -305,27 +319,33 @@ def test_a_flag_of_generate_changes_the_text_as_the_function_does(
 
     monkeypatch.setattr(gpt.GPT, "new_cache", new_cache)
     arguments, changes = GENERATE[flag]
-    assert main(["generate", str(trained / "run"), *arguments]) == 0
+    monkeypatch.chdir(trained)
+    assert main(["generate", "run", *arguments]) == 0
     shown = capsys.readouterr().out
     assert bool(made["cache"]) == changes.get("cache", True)
     options = {**GENERATED, **LOADED, **changes}
     model = load(trained / "run", options.pop("which"), options.pop("precision"))
-    prompt, seed = options.pop("prompt"), options.pop("rng")
-    tokenizer = model.tokenizer
-    tokens = generate(
-        model, tokenizer.encode(prompt or "\n"), rng=np.random.default_rng(seed), **options
-    )
-    assert shown == prompt + tokenizer.decode(tokens) + "\n"
+    prompt, count = options.pop("prompt"), options.pop("count", 1)
+    tokenizer, rng = model.tokenizer, np.random.default_rng(options.pop("rng"))
+    wanted = ""
+    for number in range(count):
+        wanted += f"--- {number + 1} of {count} ---\n" if count > 1 else ""
+        tokens = generate(model, tokenizer.encode(prompt or "\n"), rng=rng, **options)
+        wanted += prompt + tokenizer.decode(tokens) + "\n"
+    assert shown == wanted
 
 
-def test_the_generated_texts_differ(trained: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_generated_texts_differ(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     """What is compared above would notice a flag that is not used."""
+    monkeypatch.chdir(trained)
     texts = set()
     flags = [arguments for arguments, changes in GENERATE.values() if changes]
     for arguments in [[], *(a for a in flags if a[0] not in ("--no-cache", "--precision"))]:
-        assert main(["generate", str(trained / "run"), *arguments]) == 0
+        assert main(["generate", "run", *arguments]) == 0
         texts.add(capsys.readouterr().out)
-    assert len(texts) == 7
+    assert len(texts) == 9
 
 
 EVAL: dict[str, list[list[str]]] = {
