@@ -176,7 +176,7 @@ def record_all(work: Path, copy: Copy) -> list[dict[str, Any]]:
             made = saved.with_suffix(".new")
             made.unlink(missing_ok=True)
             made.touch()
-            pytest(copy, [name], {"BYHAND_MUTATION_RECORD": str(made)}, 900, str(hooks))
+            pytest(copy, [name], {"BYHAND_MUTATION_RECORD": str(made)}, 300, str(hooks))
             made.replace(saved)
         records += [json.loads(line) for line in saved.read_text().splitlines()]
     return records
