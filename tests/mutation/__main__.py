@@ -34,6 +34,7 @@ NOT_USED = (
 )
 # Of the tests of CUDA only those that run the package's Python code.
 USED = (
+    "tests/cuda/test_plan_wiring.py",
     "tests/cuda/test_step.py",
     "tests/cuda/test_training.py",
     "tests/cuda/test_without_device.py",
@@ -103,6 +104,8 @@ class Copy:
         self.package = self.folder / "byhand"
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.copytree(PACKAGE, self.package, ignore=shutil.ignore_patterns("__pycache__"))
+        for path in PACKAGE.parent.glob("byhand_*.*"):  # compiled modules beside the package
+            shutil.copy(path, self.folder)
         subprocess.run([sys.executable, "-m", "compileall", "-q", self.package], check=True)
 
     def write(self, file: str, source: bytes) -> None:
