@@ -138,7 +138,6 @@ def pytest(
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, [str(copy.folder), hooks])),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
             "BYHAND_MUTATION_PACKAGE": str(copy.package),
             **env,
