@@ -188,7 +188,8 @@ class Tests:
     """The tests of each line and of each function, the fastest first."""
 
     def __init__(self, records: list[dict[str, Any]], sources: dict[str, bytes]):
-        usable = [r for r in records if r["passed"] and r["seconds"] < TEST_SECONDS]
+        self.at_import = {line for r in records if not r["test"] for line in r["lines"]}
+        usable = [r for r in records if r["test"] and r["passed"] and r["seconds"] < TEST_SECONDS]
         usable.sort(key=lambda record: record["seconds"])
         self.seconds = {record["test"]: record["seconds"] for record in usable}
         self.names = {file: names_of(file, source) for file, source in sources.items()}
@@ -211,6 +212,8 @@ class Tests:
             first, last = edit.lines
             for name in self.names[edit.file][first - 1 : last]:
                 found |= set(self._of_line[name])
+                if name in self.at_import:
+                    found |= set(self._of_file[edit.file])
         else:
             found = set(self._of_function[f"{edit.file}|{edit.function}"])
             found = found or set(self._of_file[edit.file])

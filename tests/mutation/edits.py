@@ -81,7 +81,7 @@ class Edit:
 class Lister:
     """Lists the edits of one file, for each statement."""
 
-    def __init__(self, file: str, source: bytes, defaults: dict[str, list[Any]]):
+    def __init__(self, file: str, source: bytes, defaults: Defaults):
         self.file = file
         self.source = source
         self.defaults = defaults
@@ -272,15 +272,17 @@ class Lister:
         name = ast.unparse(node.func).rpartition(".")[2]
         if name in SHOWING or "typing" in name:
             return False
+        known = self.defaults.get(name, {})
         for i, keyword in enumerate(node.keywords):
-            if keyword.arg is not None and keyword.arg not in SHOWN:
+            if keyword.arg is None or keyword.arg in SHOWN:
+                continue
+            if ast.unparse(keyword.value) != known.get(keyword.arg):
                 new = copy.deepcopy(node)
                 del new.keywords[i]
                 self.replace(node, new, "drop keyword")
         plain = not any(isinstance(a, ast.Starred) for a in node.args)
-        known = self.defaults.get(name, [])
-        for i, argument in enumerate(node.args):
-            default = known[i] if plain and i < len(known) else None
+        defaults = list(known.values()) if plain else []
+        for argument, default in zip(node.args, defaults, strict=False):
             if default is not None and ast.unparse(argument) != default:
                 self.replace(argument, default, "argument to default")
         if name not in SYMMETRIC and plain:
@@ -318,23 +320,27 @@ class Lister:
         self.found[-1].append(Edit(self.file, function, kind, line, start, old, new, self.lines))
 
 
-def defaults_of(sources: dict[str, bytes]) -> dict[str, list[Any]]:
-    """{name of a function, method or class: the default of each positional argument, or None};
-    names that are defined twice are left out.
+Defaults = dict[str, dict[str, str | None]]
+
+
+def defaults_of(sources: dict[str, bytes]) -> Defaults:
+    """{name of a function, method or class: {argument: its default, or None}}, of the arguments
+    that may be positional; names that are defined twice are left out.
     """
-    found: dict[str, list[list[Any]]] = defaultdict(list)
+    found: dict[str, list[dict[str, str | None]]] = defaultdict(list)
     for source in sources.values():
         for node, owner in _functions(ast.parse(source)):
             arguments = [*node.args.posonlyargs, *node.args.args]
-            values: list[Any] = [None] * (len(arguments) - len(node.args.defaults))
+            values: list[str | None] = [None] * (len(arguments) - len(node.args.defaults))
             for value in node.args.defaults:
                 constant = isinstance(value, ast.Constant)
                 values.append(ast.unparse(value) if constant else None)
+            by_name = {a.arg: v for a, v in zip(arguments, values, strict=True)}
             static = any(ast.unparse(d) == "staticmethod" for d in node.decorator_list)
-            if owner is not None and not static:
-                values = values[1:]
+            if owner is not None and not static and arguments:
+                del by_name[arguments[0].arg]
             name = owner if node.name == "__init__" and owner is not None else node.name
-            found[name].append(values)
+            found[name].append(by_name)
     return {name: values[0] for name, values in found.items() if len(values) == 1}
 
 

@@ -118,7 +118,9 @@ def record_child() -> None:
 
 
 class RecordPlugin:
-    """Writes {"test", "seconds", "passed", "lines"} for each test."""
+    """Writes {"test", "seconds", "passed", "lines"} for each test, and, with the test "", the lines
+    that run while the tests are imported.
+    """
 
     def __init__(self) -> None:
         package = Path(os.environ["BYHAND_MUTATION_PACKAGE"])
@@ -135,6 +137,9 @@ class RecordPlugin:
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         items[:] = [item for item in items if not _only_compiled(item)]
 
+    def pytest_collection_finish(self) -> None:
+        self.write("", 0.0)
+
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.failed or (report.skipped and report.when != "teardown"):
             self.passed = False
@@ -146,6 +151,10 @@ class RecordPlugin:
         started = time.perf_counter()
         result = yield
         seconds = time.perf_counter() - started
+        self.write(item.nodeid, seconds)
+        return result
+
+    def write(self, test: str, seconds: float) -> None:
         found = self.recorder.take()
         for path in self.children.glob("*.json"):
             try:
@@ -155,14 +164,13 @@ class RecordPlugin:
             finally:
                 path.unlink()
         record = {
-            "test": item.nodeid,
+            "test": test,
             "seconds": round(seconds, 4),
             "passed": self.passed,
             "lines": sorted({self.names.of(file, line) for file, line in found}),
         }
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
-        return result
 
 
 def _only_compiled(item: Any) -> bool:
@@ -190,8 +198,12 @@ class SelectPlugin:
         items.sort(key=lambda item: self.order[item.nodeid])
 
 
+# Made here, before pytest imports any conftest.py and with it the package.
+_record = RecordPlugin() if "BYHAND_MUTATION_RECORD" in os.environ else None
+
+
 def pytest_configure(config: Any) -> None:
-    if "BYHAND_MUTATION_RECORD" in os.environ:
-        config.pluginmanager.register(RecordPlugin())
+    if _record is not None:
+        config.pluginmanager.register(_record)
     if "BYHAND_MUTATION_SELECT" in os.environ:
         config.pluginmanager.register(SelectPlugin())

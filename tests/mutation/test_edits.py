@@ -62,6 +62,7 @@ def test_an_edit_of_each_kind(text: str, kind: str, old: str, new: list[str]):
         "def f(): raise NotImplementedError",
         "print(a + 1)",
         "a = f(help=b + 1)",
+        "def g(a, b=None): f()\ng(c, b=None)",
     ],
 )
 def test_what_is_only_shown_or_declared_is_not_edited(text: str):

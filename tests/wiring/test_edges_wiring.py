@@ -15,7 +15,7 @@ from byhand.cli.main import main
 from byhand.data import download
 from byhand.errors import UserError
 from byhand.generation import probabilities
-from byhand.runs import checkpoint
+from byhand.runs import checkpoint, files
 from tests.training import small
 
 
@@ -43,6 +43,16 @@ def test_a_download_makes_the_folders_above_it(tmp_path: Path):
     download._write(path, b"other")
     assert path.read_bytes() == b"other"
     assert os.listdir(path.parent) == ["text.txt"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such permissions")
+def test_files_have_the_permissions_that_the_user_wants(tmp_path: Path):
+    former = os.umask(0o026)
+    try:
+        files.write_atomically(tmp_path / "log", b"text")
+    finally:
+        os.umask(former)
+    assert (tmp_path / "log").stat().st_mode & 0o777 == 0o640
 
 
 def test_an_incomplete_checkpoint_of_the_first_format_is_refused(tmp_path: Path):

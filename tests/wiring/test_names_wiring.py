@@ -1,0 +1,61 @@
+"""Every name that is accepted for a field means that field."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from byhand.models.gpt import GPTConfig
+from byhand.models.mlp import MLPConfig
+from byhand.runs import TrainingSettings
+
+GPT_SIZES: dict[str, Any] = {
+    "vocabulary_size": 11,
+    "context_size": 7,
+    "embedding_dim": 12,
+    "num_heads": 3,
+    "num_layers": 2,
+    "dropout": 0.25,
+    "use_bias": False,
+    "tie_weights": False,
+}
+# Those of Hugging Face's configurations, nanoGPT's and the guide's.
+GPT_NAMES = {
+    "vocabulary_size": ("vocab_size",),
+    "context_size": ("n_positions", "n_ctx", "max_position_embeddings", "block_size"),
+    "embedding_dim": ("n_embd", "hidden_size"),
+    "num_heads": ("n_head", "num_attention_heads", "heads_num"),
+    "num_layers": ("n_layer", "num_hidden_layers", "layers_num"),
+    "dropout": ("dropout_rate", "resid_pdrop"),
+    "use_bias": ("bias",),
+    "tie_weights": ("tie_word_embeddings",),
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "name"), [(f, n) for f, names in GPT_NAMES.items() for n in names]
+)
+def test_other_names_of_a_field_are_accepted(field: str, name: str):
+    sizes = dict(GPT_SIZES)
+    value = sizes.pop(field)
+    made = GPTConfig(**sizes, **{name: value})
+    assert made == GPTConfig(**GPT_SIZES)
+    assert GPTConfig.from_dict({**sizes, name: value}) == made
+
+
+@pytest.mark.parametrize("cls", [GPTConfig, MLPConfig, TrainingSettings])
+def test_every_field_has_a_help(cls: Any):
+    for field in dataclasses.fields(cls):
+        assert field.metadata["help"]
+        names = GPT_NAMES.get(field.name, ()) if cls is GPTConfig else ()
+        assert field.metadata["aliases"] == names
+
+
+@pytest.mark.parametrize("cls", [GPTConfig, MLPConfig, TrainingSettings])
+def test_configurations_cannot_be_changed(cls: Any):
+    made = {GPTConfig: lambda: cls(**GPT_SIZES), MLPConfig: lambda: cls(5, 3)}.get(cls, cls)()
+    for field in dataclasses.fields(cls):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(made, field.name, getattr(made, field.name))
