@@ -12,6 +12,7 @@ import pytest
 
 from byhand.runs import Run
 from byhand.runs.checkpoint import Checkpoint
+from byhand.runs.log import read_log
 from byhand.training import Callback, Trainer
 from byhand.training.setup import text_trainer
 from tests.training import small
@@ -128,6 +129,22 @@ def test_the_metric_of_the_task_decides_which_is_best(tmp_path: Path):
         trainer.step = step
         trainer.evaluate()
     assert (trainer.best_loss, trainer.best_step) == (0.25, 2)
+
+
+def test_the_log_is_on_the_disk_before_a_checkpoint_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A run that is killed during the save has the records of every step up to it."""
+    found: list[list[int]] = []
+
+    def save_checkpoint(run: Run, name: str, data: bytes) -> None:
+        found.append([record["step"] for record in read_log(run.log_path)])
+
+    monkeypatch.setattr(Run, "save_checkpoint", save_checkpoint)
+    trainer = small.new_trainer(tmp_path, small.config(steps=2, eval_every=1, warmup=0))
+    trainer.best_loss = -math.inf  # saves "last" only
+    trainer.run()
+    assert found == [[0], [0, 1, 1], [0, 1, 1, 2, 2]]
 
 
 # --- Callbacks, display, log -------------------------------------------------------------------
