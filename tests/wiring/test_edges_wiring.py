@@ -1,4 +1,4 @@
-"""What is easily lost because results seldom show it: alignment, folders, permissions, old formats."""
+"""What results seldom show: alignment, folders, permissions, old formats."""
 
 from __future__ import annotations
 
