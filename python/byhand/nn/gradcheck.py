@@ -66,8 +66,10 @@ def gradcheck(
     copied = copy.deepcopy(module)
     if any(not p.built for p in copied.parameters()) or copied._storage is None:
         copied.build(seed)
-    for _, part in copied.named_modules():
-        part._saving = True
+    for (_, part), (_, original) in zip(
+        copied.named_modules(), module.named_modules(), strict=True
+    ):
+        part._training, part._saves = original.training, True
     copied.precision = "float32"  # a rounded function has no derivative
     copied.to("cpu", "float64")
     use_loss = hasattr(copied, "loss") if loss is None else loss

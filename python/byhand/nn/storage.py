@@ -69,6 +69,10 @@ class Storage:
         self._lay_out(library, self.values.dtype if dtype is None else dtype, half, 0, False)
         self.version += 1
 
+    def rearrange(self) -> None:
+        """`move` to the same device and dtype, after a change of what is trained or decays."""
+        self.move(half=self.compute_values is not self.values)
+
     def refresh(self) -> None:
         """Copies the values to ``compute_values``, where that is a copy."""
         if self.compute_values is not self.values:
@@ -112,13 +116,13 @@ class Storage:
         """
         half = self.compute_values is not self.values
         for p, start, stop, shape, trainable in self._spans:
-            p._value = p.compute_value = self.values[start:stop].reshape(shape)
+            p._value = p._compute_value = self.values[start:stop].reshape(shape)
             if half:
-                p.compute_value = self.compute_values[start:stop].reshape(shape)
+                p._compute_value = self.compute_values[start:stop].reshape(shape)
             p._grad = self.grads[start:stop].reshape(shape) if trainable else None
             p.storage = self
         for p, array in self._apart:
-            p._value = p.compute_value = array
+            p._value = p._compute_value = array
             p._grad, p.storage = None, self
 
     def rebind_like(self, original: Storage) -> None:
@@ -184,7 +188,9 @@ def library_of(device: str | None) -> Any:
         import cupy
 
         return cupy
-    raise ValueError(f"device must be 'cpu' or 'cuda', got {device!r}")
+    raise ValueError(
+        f"device must be 'cpu' or 'cuda', got {device!r} (a dtype is given as dtype='float64')"
+    )
 
 
 def parameter_dtype(dtype: Any) -> Any:
