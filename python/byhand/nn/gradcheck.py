@@ -95,10 +95,11 @@ def _check(
     inputs = tuple(_as_double(x) for x in inputs)
     masks = model.generator.state_dict()
     weights: list[np.ndarray] = []
+    no_save = model.no_save()
 
     def f() -> float:
         model.generator.load_state_dict(masks)  # the same dropout masks at every evaluation
-        with model.no_save():
+        with no_save:
             if use_loss:
                 return float(model.loss(*inputs))
             return float(np.sum(model(*inputs) * weights[0]))
