@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from byhand import GPT, MLP, GPTConfig, MLPConfig, optim
+from byhand import GPT, MLP, GPTConfig, MLPConfig, gradcheck, nn, optim
 from byhand.errors import UserError
 from byhand.generation import generate, probabilities, stream
 from byhand.ops import cross_entropy
+from byhand.tasks import LanguageModel
 
 CONFIG = GPTConfig(17, 9, 12, 3, 2)
 IDS, TARGETS = np.random.default_rng(0).integers(0, 17, (2, 4, 7))
@@ -177,3 +178,105 @@ def test_every_setting_of_generation_reaches_the_draw(temperature, top_k):
         expected.append(written[-1])
     found = generate(model, [2], 6, temperature, top_k, np.random.default_rng(3))
     assert found.tolist() == expected
+
+
+# --- Other names, other types ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("cuda", "to('cuda')"),
+        ("double", "to(dtype='float64')"),
+        ("requires_grad_", "freeze() and unfreeze()"),
+        ("modules", "named_modules()"),
+    ],
+)
+def test_pytorchs_names_of_methods_are_translated(name, instead):
+    message = f"'GPT' object has no attribute '{name}': use {instead}"
+    with pytest.raises(AttributeError, match=f"^{re.escape(message)}$"):
+        getattr(GPT(CONFIG), name)
+    with pytest.raises(AttributeError, match=r"^'GPT' object has no attribute 'frobnicate'$"):
+        GPT(CONFIG).frobnicate  # noqa: B018
+    with pytest.raises(AttributeError, match="'AdamW' object has no attribute 'param_groups': use"):
+        optim.AdamW(GPT(CONFIG)).param_groups  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [("data", "value"), ("requires_grad", "trainable"), ("numel", "size")]
+)
+def test_pytorchs_names_of_attributes_are_translated(name, own):
+    p = GPT(CONFIG).head.weight
+    message = f"Parameter has no attribute '{name}': it is called {own}"
+    for use in (lambda: getattr(p, name), lambda: setattr(p, name, None)):
+        with pytest.raises(AttributeError, match=f"^{message}$"):
+            use()
+
+
+def test_a_parameter_is_an_array_for_numpy():
+    p = GPT(CONFIG).head.weight
+    assert np.array_equal(np.asarray(p), p.value)
+    assert np.asarray(p, np.float64).dtype == np.float64
+    np.asarray(p)[...] = 0
+    assert p.value.any()
+
+
+@pytest.mark.parametrize("wrong", [0.0, "zeros", np.zeros(3), 1])
+def test_an_initialiser_is_a_function(wrong):
+    for make in (
+        lambda: nn.Linear(2, 3, weight_init=wrong),
+        lambda: nn.Linear(2, 3, bias_init=wrong),
+        lambda: nn.Embedding(2, 3, weight_init=wrong),
+        lambda: nn.FeedForward(2, 3, down_init=wrong),
+        lambda: nn.MultiHeadAttention(2, 1, project_init=wrong),
+        lambda: nn.Buffer((3,), wrong),
+    ):
+        with pytest.raises(TypeError, match=r"init must be a function of \(rng, shape\), such as"):
+            make()
+
+
+@pytest.mark.parametrize("wrong", ["x", [1.0], np.ones(3, np.float32)])
+def test_a_wrong_scale_is_called_scale(wrong):
+    with pytest.raises(TypeError, match=r"GPT: scale must be a number or a 0-d array, got"):
+        GPT(CONFIG).loss(IDS, TARGETS, wrong)
+
+
+def test_a_wrong_cache_is_named():
+    model = GPT(CONFIG).inference()
+    with pytest.raises(TypeError, match="GPT: cache must be what new_cache"):
+        model(IDS, cache=True)
+    message = "KeyValueCache: k must have shape (1, 7, 3, 4), got (4, 7, 3, 4)"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        model(IDS, cache=model.new_cache(1))
+    with pytest.raises(TypeError, match="batch_size must be a whole number, got 'a'"):
+        model.new_cache("a")
+
+
+def test_a_module_without_passes_says_so():
+    class Empty(nn.Module):
+        pass
+
+    for use, name in ((lambda m: m(1), "forward"), (lambda m: m.backward(1), "backward")):
+        with pytest.raises(NotImplementedError, match=rf"^Empty has no {name}\(\.\.\.\)$"):
+            use(Empty().build())
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: gradcheck(len, x), TypeError, "gradcheck takes a Module, got builtin_function"),
+        (lambda x: gradcheck(nn.Linear(3, 2), x, eps=0), ValueError, "eps must be greater than 0"),
+        (lambda x: gradcheck(nn.Linear(3, 2), x, directions=0), ValueError, "directions must be"),
+        (lambda x: LanguageModel(MLP(MLPConfig(3, 2))), TypeError, "a model with loss.* got MLP"),
+        (lambda x: probabilities(np.ones((2, 3))), UserError, r"shape \(V,\), not \(2, 3\)"),
+        (lambda x: optim.Constant("1"), ValueError, "Constant: lr must be a number >= 0, got '1'"),
+        (
+            lambda x: optim.WarmupCosine(1e-3, -10, 100, 0.0),
+            ValueError,
+            "WarmupCosine: warmup must be a number >= 0, got -10",
+        ),
+    ],
+)
+def test_other_wrong_arguments_are_one_sentence(call, error, message):
+    with pytest.raises(error, match=message):
+        call(np.ones((2, 3)))

@@ -39,10 +39,12 @@ def probabilities(
 
     `logits` and the result have shape (V,). Temperature 0 gives the token with the largest logit
     the probability 1. Of equal logits the one with the smaller id counts as larger, so exactly
-    `top_k` tokens are kept. UserError for a NaN among the logits.
+    `top_k` tokens are kept. UserError for a NaN among the logits, or another shape.
     """
     check(temperature, top_k)
     scores = np.asarray(logits, dtype=np.float64)
+    if scores.ndim != 1 or not scores.size:
+        raise UserError(f"the logits of one token must have shape (V,), not {scores.shape}")
     if np.isnan(scores).any():
         raise UserError("the model's logits are not numbers (NaN): its weights are damaged")
     if temperature == 0:

@@ -31,7 +31,7 @@ from byhand.nn import (
     MultiHeadAttention,
     init,
 )
-from byhand.nn.protocol import contiguous
+from byhand.nn.protocol import contiguous, require_sizes
 from byhand.ops import check, cross_entropy, linear_cross_entropy
 
 _FORWARD = "forward"  # saved by a forward pass without a loss
@@ -261,6 +261,8 @@ class GPT(Module):
         nothing is saved for a backward pass. Raises ValueError for a wrong shape or more tokens
         than the context holds, TypeError for ids that are not int64, IndexError for an unknown id.
         """
+        if cache is not None and not isinstance(cache, GPTCache):
+            raise TypeError(f"GPT: cache must be what new_cache() gives, got {cache!r}")
         if cache is None:
             with self.discard_on_error():
                 logits = self.head(self.decoder(ids))
@@ -293,6 +295,8 @@ class GPT(Module):
         nothing.
         """
         self._check_targets(ids, targets)
+        if getattr(scale, "shape", ()) != () or isinstance(scale, (str, list, tuple)):
+            raise TypeError(f"GPT: scale must be a number or a 0-d array, got {scale!r}")
         reduction: Literal["mean", "sum"] = "mean" if scale is None else "sum"
         with self.discard_on_error():
             hidden = self.decoder(ids)
@@ -338,6 +342,7 @@ class GPT(Module):
 
     def new_cache(self, batch_size: int = 1) -> GPTCache:
         """An empty key-value cache for ``batch_size`` sequences of up to context_size tokens."""
+        require_sizes("GPT.new_cache", batch_size=batch_size)
         c = self.config
         like = self.decoder.tokens.weight.compute_value
         D = c.embedding_dim // c.num_heads

@@ -25,7 +25,8 @@ class Embedding(Module):
 
     def __init__(self, num: int, dim: int, *, weight_init: Init | None = None):
         require_sizes("Embedding", num=num, dim=dim)
-        self.weight = Parameter((num, dim), weight_init or init.Normal(1.0))
+        weight_init = init.Normal(1.0) if weight_init is None else weight_init
+        self.weight = Parameter((num, dim), weight_init)
 
     def forward(self, ids: Array, add: Array | None = None) -> Array:
         y, (ids, *rest) = embedding.forward(contiguous(ids), self.weight.compute_value, add)

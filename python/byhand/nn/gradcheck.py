@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from byhand.nn.module import Module
+from byhand.ops import check
 
 
 class GradcheckError(AssertionError):
@@ -61,8 +62,14 @@ def gradcheck(
 
     Raises GradcheckError when an error exceeds ``tolerance``, when ``backward`` returns no gradient
     of a floating input, one of another shape, or leaves something that ``forward`` pushed;
-    TypeError when the module returns no array, ValueError when there is nothing to check.
+    TypeError for what is not a module or returns no array, ValueError for eps or directions of 0
+    and when there is nothing to check.
     """
+    if not isinstance(module, Module):
+        raise TypeError(f"gradcheck takes a Module, got {type(module).__name__}")
+    for name, value in (("eps", eps), ("directions", directions)):
+        if not value > 0:
+            raise check.wrong_value("gradcheck", name, "greater than 0", value)
     copied = copy.deepcopy(module)
     if any(not p.built for p in copied.parameters()) or copied._storage is None:
         copied.build(seed)

@@ -32,8 +32,10 @@ class Linear(Module):
     ):
         require_sizes("Linear", in_features=in_features, out_features=out_features)
         default = init.fan_in_uniform(in_features)
-        self.weight = Parameter((out_features, in_features), weight_init or default)
-        self.bias = Parameter((out_features,), bias_init or default) if bias else None
+        weight_init = default if weight_init is None else weight_init
+        self.weight = Parameter((out_features, in_features), weight_init)
+        bias_init = default if bias_init is None else bias_init
+        self.bias = Parameter((out_features,), bias_init) if bias else None
 
     def forward(self, x: Array, add: Array | None = None, again: Again = None) -> Array:
         weight, bias = self.weight.compute_value, self.bias

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,19 @@ from byhand.nn.storage import Storage, library_of, parameter_dtype
 from byhand.ops import check
 
 M = TypeVar("M", bound="Module")
+
+# What is written here where PyTorch has these names.
+_INSTEAD = {
+    "cuda": "to('cuda')",
+    "cpu": "to('cpu')",
+    "double": "to(dtype='float64')",
+    "float": "to(dtype='float32')",
+    "bfloat16": "precision = 'bf16'",
+    "requires_grad_": "freeze() and unfreeze()",
+    "modules": "named_modules()",
+    "children": "named_modules()",
+    "numel": "num_parameters()",
+}
 
 
 class Module(Passes):
@@ -60,13 +73,20 @@ class Module(Passes):
     _root: bool = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no forward(...)")
 
     def backward(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no backward(...)")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
+
+    if not TYPE_CHECKING:  # type checkers shall find misspelt names
+
+        def __getattr__(self, name: str) -> Any:
+            # Called for an attribute that is not set.
+            how = f": use {_INSTEAD[name]}" if name in _INSTEAD else ""
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{how}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         old = self.__dict__.get(name)

@@ -65,7 +65,7 @@ class Parameter:
         dtype: Any = None,
     ):
         self.shape = _checked_shape("Parameter", shape)
-        self.init: Init | None = init
+        self.init: Init | None = _checked_init("Parameter", init)
         self._decay = len(self.shape) >= 2 if decay is None else decay
         self._trainable = trainable
         self.dtype = None if dtype is None else np.dtype(dtype)
@@ -146,6 +146,10 @@ class Parameter:
             raise AttributeError(
                 f"parameter {self.name}: its {name} is fixed once the model is built"
             )
+        if name in _NAMES:
+            raise AttributeError(
+                f"Parameter has no attribute {name!r}: it is called {_NAMES[name]}"
+            )
         super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
@@ -155,7 +159,12 @@ class Parameter:
                 f"parameter {self.name or f'of shape {self.shape}'} has no values yet: call "
                 "build() on the model that it is a part of"
             )
-        raise AttributeError(f"Parameter has no attribute {name!r}")
+        how = f": it is called {_NAMES[name]}" if name in _NAMES else ""
+        raise AttributeError(f"Parameter has no attribute {name!r}{how}")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The values, for numpy's functions."""
+        return np.array(backend.to_numpy(self.value), dtype)
 
     def __repr__(self) -> str:
         state = "" if self.trainable else ", frozen"
@@ -174,6 +183,8 @@ class Parameter:
             super().__setattr__(name, value)
 
 
+# PyTorch's names of some attributes.
+_NAMES = {"data": "value", "numel": "size", "requires_grad": "trainable"}
 _KEPT = ("_decay", "_trainable", "dtype", "init", "name", "shape", "storage")
 
 
@@ -216,6 +227,15 @@ def _checked_shape(kind: str, shape: Any) -> tuple[int, ...]:
     return tuple(int(n) for n in shape)
 
 
+def _checked_init(kind: str, init: Any) -> Init:
+    if not callable(init):
+        raise TypeError(
+            f"{kind}: init must be a function of (rng, shape), such as nn.init.zeros or "
+            f"nn.init.Constant(0.5), got {init!r}"
+        )
+    return init
+
+
 class Buffer:
     """A tensor that belongs to a module and is not trained: running statistics, tables.
 
@@ -225,7 +245,7 @@ class Buffer:
 
     def __init__(self, shape: tuple[int, ...], init: Init, persistent: bool = True):
         self.shape = _checked_shape("Buffer", shape)
-        self.init: Init | None = init
+        self.init: Init | None = _checked_init("Buffer", init)
         self.persistent = persistent
         self.name = ""
         self.value: Array = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -272,6 +272,13 @@ class Optimizer:
         norm = None if clip_norm is None else grad_norm.norm(storage.grads)
         self.update(norm, clip_norm or 0.0)
         return norm
+
+    if not TYPE_CHECKING:  # type checkers shall find misspelt names
+
+        def __getattr__(self, name: str) -> Any:
+            # Called for an attribute that is not set.
+            how = ": use groups" if name == "param_groups" else ""
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{how}")
 
     def _require_passes_done(self) -> None:
         if not self.model._saving:
