@@ -307,9 +307,37 @@ class Module(Passes):
 
     # --- Copies --------------------------------------------------------------------------------
 
-    # A pickled part has the memory of its whole model; pickle its deep copy for the part alone.
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_saved"}
+        state = {name: value for name, value in vars(self).items() if name != "_saved"}
+        if self._storage is not None and not self._root:
+            # A part that is pickled alone does not carry its model.
+            state.pop("_modules", None)
+            storage = state.pop("_storage")
+            state["_alone"] = storage.generator, storage.dtype
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        storage = self._storage
+        if self._root and storage is not None:
+            storage.restore()
+            for name, part in self.walk():
+                if isinstance(part, Module):
+                    part._storage, part._root = storage, part is self
+                else:
+                    part.name = name
+        elif alone := vars(self).pop("_alone", None):
+            # Memory of its own, until a model that it is a part of, and that is read after it,
+            # takes it over.
+            with suppress(ValueError):  # it shares a parameter with a part that was read before
+                self.build(dtype=alone[1])
+                self.storage.generator = alone[0]
+
+    def __copy__(self: M) -> M:
+        """Another module with the same parts."""
+        made = type(self).__new__(type(self))
+        vars(made).update(vars(self))
+        return made
 
     def __deepcopy__(self: M, memo: dict[int, Any]) -> M:
         """A copy with memory of its own and without saved forward passes. A copy of a part is a
@@ -320,7 +348,10 @@ class Module(Passes):
         copied = copy.deepcopy(storage, memo)
         made = type(self).__new__(type(self))
         memo[id(self)] = made
-        vars(made).update(copy.deepcopy(self.__getstate__(), memo))
+        state = self.__getstate__()
+        if state.pop("_alone", None):
+            state["_storage"] = storage
+        vars(made).update(copy.deepcopy(state, memo))
         if storage is None or copied is None:
             return made
         if self._root and storage.valid and not copied.valid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import numbers
 from typing import TYPE_CHECKING, Any
@@ -170,17 +171,36 @@ class Parameter:
         state = "" if self.trainable else ", frozen"
         return f"Parameter({self.name or 'unnamed'}, shape={self.shape}{state})"
 
-    # The arrays are views of the storage, which is copied and pickled as a whole and then makes the
-    # views again.
+    # A pickle holds the values, as those that `build` will give it again.
     def __getstate__(self) -> dict[str, Any]:
         state = {name: getattr(self, name) for name in _KEPT}
         if self.built:
-            state["init"] = None  # no longer needed, and may be a function that cannot be pickled
-        return state
+            state["init"] = _Pickled(backend.to_numpy(self.value))
+        return {**state, "storage": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             super().__setattr__(name, value)
+
+    # The arrays are views of the storage, which is copied as a whole and makes the views again.
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        state = {name: getattr(self, name) for name in _KEPT}
+        if self.built:
+            state["init"] = None  # no longer needed
+        made.__setstate__(copy.deepcopy(state, memo))
+        return made
+
+
+class _Pickled:
+    """The initialiser of a parameter that was pickled: its values at that time."""
+
+    def __init__(self, values: np.ndarray):
+        self.values = values
+
+    def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        return self.values
 
 
 # PyTorch's names of some attributes.

@@ -5,6 +5,7 @@ Zeroing, clipping, the optimizer and a checkpoint are then each one pass over me
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,6 +61,11 @@ class Storage:
     def valid(self) -> bool:
         """False once the module was built into a larger one, which has a storage of its own."""
         return self.version >= 0
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the parameters, "float32" or "float64"."""
+        return self.values.dtype.name
 
     def move(self, library: Any = None, dtype: Any = None, half: bool = False) -> None:
         """Makes new buffers and copies the parameters into them: for another device or dtype, or
@@ -136,16 +142,46 @@ class Storage:
             b.name = of.name
         self._bind()
 
-    # A copy or pickle contains the flat buffers once, and makes its parameters views of them again.
-    def __getstate__(self) -> dict[str, Any]:
+    # A copy contains the flat buffers once, and makes its parameters views of them again.
+    def __deepcopy__(self, memo: dict[int, Any]) -> Storage:
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
         half = self.compute_values is not self.values
-        return {**vars(self), "compute_values": self.compute_values if half else None}
+        state = {**vars(self), "compute_values": self.compute_values if half else None}
+        vars(made).update(copy.deepcopy(state, memo))
+        if made.compute_values is None:
+            made.compute_values = made.values
+        made._bind()
+        return made
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        if self.compute_values is None:
-            self.compute_values = self.values
-        self._bind()
+    # A pickle contains the gradients; the values are in the parameters, of which a part of the
+    # model may have been pickled alone. `restore` makes the flat buffers again.
+    def __getstate__(self) -> dict[str, Any]:
+        state = {"version": self.version, "generator": self.generator}
+        if not self.valid:
+            return state
+        return state | {
+            "_in_tree_order": self._in_tree_order,
+            "buffers": self.buffers,
+            "_pickled": (
+                "cuda" if backend.is_cupy(self.values) else "cpu",
+                self.dtype,
+                self.compute_values is not self.values,
+                backend.to_numpy(self.grads),
+            ),
+        }
+
+    def restore(self) -> None:
+        """Makes the buffers of a storage that was pickled, once its parameters are there."""
+        pickled = vars(self).pop("_pickled", None)
+        if pickled is None:
+            return
+        device, dtype, half, grads = pickled
+        for p in self._in_tree_order:
+            if p.storage is not None:  # of a part that was complete first
+                p.storage.version = -1
+        self._lay_out(library_of(device), dtype, half, 0, True)
+        backend.copy_to(self.grads, grads)
 
 
 def _fill(view: Array, p: Parameter, seed: int, draw: bool) -> None:
