@@ -173,12 +173,12 @@ class Declaration:
                 return None
             shapes = [f"{n} {a.shape}" for n, a in given.items() if hasattr(a, "shape")]
             return MemoryError(f"{self.name}: not enough memory, for {', '.join(shapes)}")
-        if str(error).startswith(self.name):  # it comes from the function's own checks
-            return None
         arrays = {n: given[n] for n in self.shapes if isinstance(given[n], np.ndarray)}
         for name, array in arrays.items():
             if isinstance(error, UnsupportedArray) and error.array is array:
                 return TypeError(f"{self.name}: {name}: {error}")
+        if "must be float" not in str(error):
+            return None
         of_saved = zip(self.saved, given.get("saved") or (), strict=False)
         arrays |= {f"the saved {n}": a for n, a in of_saved if isinstance(a, np.ndarray)}
         floats = {n: a.dtype for n, a in arrays.items() if a.dtype.kind == "f"}
