@@ -261,6 +261,7 @@ def copy_with_example(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.deep
 def test_a_new_op_needs_no_other_edit(copy_with_example: Path):
     """The registry of ops, the reference, the cases and the bench find it by its files. Its kernels
     are not compiled here.
