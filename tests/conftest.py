@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+# Parallel workers share the processors. Before byhand, which reads it, is imported.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
 from byhand import _build, backend
 from tests.cuda.device import OnCpu, OnDevice
 from tests.cuda.schedules import SCHEDULES

@@ -261,6 +261,7 @@ def copy_with_example(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.deep
 def test_a_new_op_needs_no_other_edit(copy_with_example: Path):
     """The registry of ops, the reference, the cases and the bench find it by its files. Its kernels
     are not compiled here.
@@ -301,7 +302,7 @@ def test_a_new_op_needs_no_other_edit(copy_with_example: Path):
     tests = ("tests/ops/test_scale_shift.py", "tests/test_oracle.py", "tests/ops/test_registry.py")
     # Without compiled kernels there is nothing to hold against the reference.
     chosen = "scale_shift and not native and not cpu_ and not pytorch"
-    options = ("-q", "-p", "no:cacheprovider", "-k", chosen)
+    options = ("-q", "-n", "0", "-p", "no:cacheprovider", "-k", chosen)
     passed = re.search(r"(\d+) passed", run("-m", "pytest", *options, *tests))
     assert passed is not None
     assert int(passed[1]) >= 20

@@ -72,6 +72,7 @@ def edited(kernel: str, helper: str | None, edits: tuple[tuple[str, str], ...]) 
 BUGS = [bug for op in all_ops() for bug in op.planted]
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: f"{bug.kernel}-{bug.what}")
 def test_a_planted_bug_is_rejected(bug: Bug) -> None:
     kernels = edited(bug.kernel, bug.helper, ((bug.old, bug.new),))

@@ -217,7 +217,7 @@ inline void set_python_error(const Kernel& kernel) {
     } catch (const py::builtin_exception& error) {
         error.set_error();
     } catch (const std::bad_alloc&) {
-        PyErr_Format(PyExc_MemoryError, "%s: there is not enough memory", kernel.name);
+        PyErr_NoMemory();  // Python adds the shapes
     } catch (const std::out_of_range& error) {
         PyErr_SetString(PyExc_IndexError, error.what());
     } catch (const std::logic_error& error) {

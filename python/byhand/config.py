@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 C = TypeVar("C", bound="type[Config]")
+T = TypeVar("T")
 _REQUIRED: Any = dataclasses.MISSING
 
 
@@ -240,6 +241,18 @@ def config(cls: C) -> C:
 
     made.__init__ = __init__
     return cast(C, made)
+
+
+def require_config(model: str, value: object, cls: type[T]) -> T:
+    """`value`, if it is a configuration of this class; else the TypeError of a model's constructor,
+    which shows how to make one.
+    """
+    if isinstance(value, cls):
+        return value
+    names = ", ".join(f"{e.name}=..." for e in _fields(cls) if e.default is _REQUIRED)
+    raise TypeError(
+        f"{model} takes a {cls.__name__}, got {_show(value)}: {model}({cls.__name__}({names}))"
+    )
 
 
 def _fields(cls: Any) -> tuple[dataclasses.Field[Any], ...]:

@@ -15,6 +15,7 @@ PADDED = [
 ]
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("sample", PADDED, ids=lambda s: s.label)
 def test_the_content_of_padding_does_not_matter(sample, device_kernels):
     check_padding(sample, device_kernels, np.float32)

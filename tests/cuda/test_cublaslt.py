@@ -85,6 +85,7 @@ def pair(seed: int, rows: int, inner: int, cols: int) -> tuple[Any, Any]:
     return (rng.standard_normal(s).astype(np.float32) for s in ((rows, inner), (inner, cols)))
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize(("op", "sample"), CASES, ids=lambda c: getattr(c, "label", None))
 def test_samples(op, sample, shift, stand_in, on_cpu):

@@ -24,6 +24,7 @@ SMALL = tuple(collect.gpu_cases(np, "small"))
 RESULTS = Path(gpu.__file__).parent / "results"
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_each_call_agrees_with_the_reference_and_repeats(case, device_kernels):
     for kernel, arguments in case.calls:
@@ -102,6 +103,7 @@ def test_a_dry_run_of_the_bench(on_cpu, capsys):
     assert said.rstrip().endswith("these numbers measure no GPU")
 
 
+@pytest.mark.deep
 def test_a_dry_run_of_every_kernel(on_cpu, capsys):
     assert gpu.main(["run", "--on-cpu"]) == 0
     assert capsys.readouterr().out == "every kernel ran\n"

@@ -36,6 +36,7 @@ def normal(*shape, seed=0, dtype=BF16):
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(dtype)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     ("shape", "box_rows", "at"),
     [((64, 64), 64, (0, 0)), ((200, 136), 128, (0, 0)), ((200, 136), 128, (128, 64)),
@@ -63,6 +64,7 @@ def test_products(primitives, left_across, right_across, k):
     np.testing.assert_allclose(d, exact, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.deep
 def test_nvcc_takes_the_same_file(cache_dir):
     assert compile.with_nvcc(SOURCE, cache_dir, library=False).exists()
     assert compile.with_nvcc(SOURCE, cache_dir, library=False, arch="90a").exists()
@@ -106,6 +108,7 @@ def test_against_the_reference(op, sample, device_kernels):
     half.check(op, sample, device_kernels)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(("op", "sample"), FEW, ids=name_of)
 def test_same_bits_under_every_schedule_and_as_the_portable_path(op, sample, on_cpu, monkeypatch):
     """Both kernels add products in the same order, and the emulator rounds at the same places."""

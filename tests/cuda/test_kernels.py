@@ -42,18 +42,21 @@ def test_samples(op, sample, shift, device_kernels):
     oracle.check_native(op, sample, device_kernels, shift)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("shift", [0, 1])
 @on_both(WIDE)
 def test_wide(op, sample, shift, device_kernels):
     oracle.check_native(op, sample, device_kernels, shift)
 
 
+@pytest.mark.deep
 @on_both(HALF)
 def test_bfloat16(op, sample, device_kernels):
     pytest.importorskip("ml_dtypes")
     half.check(op, sample, device_kernels)
 
 
+@pytest.mark.deep
 @on_both([*EVERY, *WIDE])
 def test_same_bits_every_time_and_under_every_schedule(op, sample, device_kernels):
     for stage in oracle.stages(op, sample, bare_reference()):

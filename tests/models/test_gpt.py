@@ -413,6 +413,7 @@ def test_casting_keeps_parameters_in_one_buffer():
     assert all((p.value == 2.0).all() and p.value.dtype == np.float64 for p in model.parameters())
 
 
+@pytest.mark.deep
 def test_gradcheck_accepts_correct_models_and_does_not_change_them():
     """For no seed does the truncation error of the difference reject a correct gradient."""
     for seed in range(100):

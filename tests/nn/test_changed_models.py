@@ -277,3 +277,90 @@ def test_tied_parts_copied_before_their_model():
     assert twin.weight is body.weight
     assert_same(values_of(whole), values_of(model))
     optim.AdamW(whole)
+
+
+# --- Pickles of parts -----------------------------------------------------------------------------
+
+
+def test_a_pickled_part_does_not_carry_its_model():
+    model = nn.Sequential(nn.Linear(300, 300), Two(), nn.Dropout(0.5)).build(7)
+    model.storage.grads[...] = 1
+    model.generator.next()
+    values = values_of(model[1])
+    pickled = pickle.dumps(model[1])
+    assert len(pickled) < 4000 < model[0].weight.value.nbytes < len(pickle.dumps(model))
+    part = pickle.loads(pickled)
+    assert part.is_root
+    assert part.storage.values.size == part.num_parameters() == 43
+    assert_same(values_of(part), values)
+    assert [p.name for p in part.parameters()] == list(values)
+    assert part.head.storage is part.storage
+    assert part.generator.state_dict() == {"seed": 7, "count": 1}
+    x = np.ones((2, 4), np.float32)
+    assert np.array_equal(part(x), model[1](x))
+    part.backward(np.ones((2, 3), np.float32))
+    optim.AdamW(part).step()
+    assert_same(values_of(model[1]), values)
+
+
+def test_a_pickled_part_keeps_what_is_frozen_and_its_dtype():
+    model = nn.Sequential(Two(), nn.Linear(3, 2)).build(1, dtype="float64")
+    model.freeze("0.body.*")
+    part = pickle.loads(pickle.dumps(model[0]))
+    assert part.storage.values.dtype == np.float64
+    assert [name for name, p in part.named_parameters() if p.trainable] == [
+        "head.weight",
+        "head.bias",
+    ]
+    assert_same(values_of(part), values_of(model[0]))
+    layer = pickle.loads(pickle.dumps(model[0].head.weight))
+    assert not layer.built
+    assert layer.shape == (3, 5)
+
+
+def test_a_pickled_model_is_whole():
+    model = Two()
+    model.twin = nn.Linear(5, 3)
+    model.twin.weight = model.head.weight
+    model.table = nn.Buffer((3,), init.ones)
+    model.build(1)
+    model.storage.grads[...] = np.arange(model.storage.grads.size)
+    model.table.value[...] = 5
+    other = pickle.loads(pickle.dumps(model))
+    assert other.is_root
+    assert order_of(other) == order_of(model)
+    assert np.array_equal(other.storage.grads, model.storage.grads)
+    assert np.array_equal(other.storage.values, model.storage.values)
+    assert other.twin.weight is other.head.weight
+    assert (other.table.value == 5).all()
+    assert all(m.storage is other.storage for _, m in other.named_modules())
+    assert all(np.shares_memory(p.value, other.storage.values) for p in other.parameters())
+    assert [p.name for p in other.parameters()] == [p.name for p in model.parameters()]
+    other.zero_grad()
+    assert not other.storage.grads.any()
+    assert model.storage.grads.any()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (0, 2, 1)])
+def test_parts_and_their_model_pickled_in_any_order_belong_together(order):
+    model = Two().build(1)
+    things = model.body, model.head, model
+    copies = pickle.loads(pickle.dumps([things[i] for i in order]))
+    body, head, whole = (copies[order.index(i)] for i in range(3))
+    assert whole.is_root
+    assert not body.is_root
+    assert (whole.body, whole.head) == (body, head)
+    assert body.storage is head.storage is whole.storage
+    assert all(np.shares_memory(p.value, whole.storage.values) for p in whole.parameters())
+    assert_same(values_of(whole), values_of(model))
+    update(optim.AdamW(whole))
+
+
+def test_a_shallow_copy_has_the_same_parts():
+    model = Two().build(1)
+    for original in (model, model.body):
+        other = copy.copy(original)
+        assert other.storage is model.storage
+        assert [id(p) for p in other.parameters()] == [id(p) for p in original.parameters()]
+    assert model.is_root
+    update(optim.AdamW(model))

@@ -11,6 +11,7 @@ import pytest
 
 from byhand import GPT, GPTConfig, nn, optim
 from byhand.nn import init
+from byhand.nn.passes import Passes
 
 CONFIG = GPTConfig(17, 9, 12, 3, 2, dropout=0.1)
 IDS, TARGETS = np.random.default_rng(0).integers(0, 17, (2, 4, 7))
@@ -310,7 +311,7 @@ def test_eval_changes_the_mode_only_and_inference_saves_nothing():
 
 
 def test_accumulated_forward_passes_give_one_warning(monkeypatch):
-    monkeypatch.setattr(nn.Module, "_has_warned", False)
+    monkeypatch.setattr(Passes, "_has_warned", False)
     model = GPT(CONFIG)
 
     def many() -> None:
@@ -323,7 +324,7 @@ def test_accumulated_forward_passes_give_one_warning(monkeypatch):
     model.discard_saved()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        monkeypatch.setattr(nn.Module, "_has_warned", False)
+        monkeypatch.setattr(Passes, "_has_warned", False)
         for _ in range(63):
             model(IDS)
         model.discard_saved()

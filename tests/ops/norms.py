@@ -131,7 +131,7 @@ def errors(name: str) -> tuple[Error, ...]:
         ),
         Error(
             TypeError,
-            f"{name}_forward: w must be float64",
+            f"{name}.forward: x is float64 and w is float32: all arrays of a call",
             lambda: module.forward(ones(2, 3), np.ones(3, np.float32)),
         ),
         Error(
@@ -223,6 +223,33 @@ class NormTests:
         np.testing.assert_array_equal(y, expected)
         for ours, theirs in zip(saved, expected_saved, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+    def test_eps_is_under_the_root_and_1e_5_by_default(self) -> None:
+        module = getattr(ops, self.op.name)
+        rng = generator(self.op.name, "eps")
+        x, add, w = normal(rng, 5, 7), normal(rng, 5, 7), normal(rng, 7)
+        for factor, settings in ((1e-3, {}), (1.0, {"eps": 0.5})):
+            a, b = factor * x.astype(np.float64), factor * add.astype(np.float64)
+            for s, results in (
+                (a, module.forward(a, w.astype(np.float64), **settings)),
+                (a + b, module.forward_add(a, b, w.astype(np.float64), **settings)),
+            ):
+                centred = s - s.mean(-1, keepdims=True) if self.centred else s
+                variance = (centred**2).mean(-1, keepdims=True)
+                expected = centred / np.sqrt(variance + settings.get("eps", 1e-5)) * w
+                np.testing.assert_allclose(results[0], expected, rtol=1e-10)
+
+    @pytest.mark.parametrize("eps", [-1e-5, float("nan"), float("inf"), "x"])
+    def test_a_wrong_eps_is_named(self, eps: Any) -> None:
+        x = np.ones((2, 3), np.float32)
+        module = getattr(ops, self.op.name)
+        for call in (
+            lambda: module.forward(x, x[0], eps=eps),
+            lambda: module.forward_add(x, x, x[0], eps=eps),
+        ):
+            message = f"^{self.op.name}.forward: eps must be a number of at least 0, got"
+            with pytest.raises(ValueError, match=message):
+                call()
 
     @pytest.mark.parametrize("missing", ["s", "add"])
     def test_a_sum_and_its_addend_go_together(self, backend_name: str, missing: str) -> None:

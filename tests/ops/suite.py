@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar
@@ -69,12 +69,15 @@ def _all_given(sample: Sample, kernel: str) -> bool:
 
 @dataclass(frozen=True)
 class Refused:
-    """A call of a public function with one wrong argument. expected: as the error shows it."""
+    """A call of a public function with one wrong argument. expected: as the error shows it. others:
+    the arguments that gave the sizes which it does not fit.
+    """
 
     declared: Declaration
     name: str
     value: Any
     expected: str = ""
+    others: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -112,27 +115,25 @@ def refused_calls(op: Op) -> list[Refused]:
     found = []
     for declared in declarations(module_of(op)):
         right = right_shapes(declared)
-        known: set[Any] = {size for n, s in declared.saved.items() for size in _names(s)}
+        gave = {size: "" for shape in declared.saved.values() for size in shape.names}
         for name, shape in declared.shapes.items():
             sizes = dict(zip(shape.dimensions, right[name][-len(shape.dimensions) :], strict=False))
-            sizes = {d: n for d, n in sizes.items() if d in known}
-            if "..." in known:
+            sizes = {d: n for d, n in sizes.items() if d in gave}
+            if "..." in gave:
                 sizes["..."] = (2, 3)
             expected = "" if shape.free else shape.with_sizes(sizes)
-            for wrong in _wrong_shapes(shape, right[name], known):
-                found.append(Refused(declared, name, np.ones(wrong), expected))
+            others = tuple(dict.fromkeys(gave[d] for d in shape.names if gave.get(d)))
+            for wrong in _wrong_shapes(shape, right[name], gave):
+                found.append(Refused(declared, name, np.ones(wrong), expected, others))
             found.append(Refused(declared, name, [1.0]))
             if not shape.optional:
                 found.append(Refused(declared, name, None))
-            known.update(_names(shape))
+            for dimension in shape.names:
+                gave.setdefault(dimension, name)
     return found
 
 
-def _names(shape: Shape) -> tuple[Any, ...]:
-    return (*shape.dimensions, "...") if shape.leading else shape.dimensions
-
-
-def _wrong_shapes(shape: Shape, right: tuple[int, ...], known: set[Any]) -> Iterator[Any]:
+def _wrong_shapes(shape: Shape, right: tuple[int, ...], known: Container[Any]) -> Iterator[Any]:
     if shape.free:
         return
     if shape.leading and "..." not in known:
@@ -258,7 +259,10 @@ class OpSuite:
         declared, name = refused.declared, refused.name
         where = f"^{re.escape(declared.name)}: {name} must"
         if hasattr(refused.value, "shape"):
+            right = right_shapes(declared)
+            fits = " and ".join(f"{other} has shape {right[other]}" for other in refused.others)
             shapes = re.escape(f"{refused.expected}, got {refused.value.shape}")
+            shapes += re.escape(f", where {fits}" if fits else "")
             error = pytest.raises(ValueError, match=f"{where} have shape {shapes}$")
         else:
             error = pytest.raises(TypeError, match=f"{where} be an array, got \\w+$")

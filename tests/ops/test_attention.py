@@ -322,7 +322,7 @@ OP = Op(
         ),
         Error(
             TypeError,
-            "attention_forward: k must be float64",
+            "attention.forward: q is float64 and k is float32: all arrays of a call",
             lambda: ops.attention.forward(GOOD[0], GOOD[1].astype("f"), GOOD[2]),
         ),
     ),

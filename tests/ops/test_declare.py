@@ -40,10 +40,19 @@ LINEAR = declared(a="... K", b="N K", c="N?", d="... N?")
     ("arguments", "message"),
     [
         ((ones(), ones(5, 3)), "a must have shape (..., K), got ()"),
-        ((ones(2, 3), ones(5, 4)), "b must have shape (N, 3), got (5, 4)"),
-        ((ones(2, 3), ones(3)), "b must have shape (N, 3), got (3,)"),
-        ((ones(2, 3), ones(5, 3), ones(3)), "c must have shape (5,), got (3,)"),
-        ((ones(2, 3), ones(5, 3), ones(5, 1)), "c must have shape (5,), got (5, 1)"),
+        (
+            (ones(2, 3), ones(5, 4)),
+            "b must have shape (N, 3), got (5, 4), where a has shape (2, 3)",
+        ),
+        ((ones(2, 3), ones(3)), "b must have shape (N, 3), got (3,), where a has shape (2, 3)"),
+        (
+            (ones(2, 3), ones(5, 3), ones(3)),
+            "c must have shape (5,), got (3,), where b has shape (5, 3)",
+        ),
+        (
+            (ones(2, 3), ones(5, 3), ones(5, 1)),
+            "c must have shape (5,), got (5, 1), where b has shape (5, 3)",
+        ),
     ],
 )
 def test_a_wrong_shape_is_one_sentence(arguments, message) -> None:
@@ -55,7 +64,9 @@ def test_a_wrong_shape_is_one_sentence(arguments, message) -> None:
 def test_leading_dimensions_are_the_same_everywhere() -> None:
     x, w = ones(4, 2, 3), ones(5, 3)
     LINEAR(x, w, d=ones(4, 2, 5))
-    with pytest.raises(ValueError, match=r"d must have shape \(4, 2, 5\), got \(2, 5\)$"):
+    with pytest.raises(
+        ValueError, match=r"d must have shape \(4, 2, 5\), got \(2, 5\), where b has"
+    ):
         LINEAR(x, w, d=ones(2, 5))
     LINEAR(ones(3), w, d=ones(5))
 

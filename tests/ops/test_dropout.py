@@ -1,5 +1,6 @@
 """Dropout: the cases, its rate, and the published test vectors of the generator."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -234,3 +235,42 @@ def test_cuda_keeps_what_the_cpu_keeps(shift, device_kernels):
 @pytest.mark.parametrize(("fixed", "moving"), [(5, 4), (10, -1)])
 def test_cuda_takes_an_offset_in_two_parts(fixed, moving, device_kernels):
     check_parts_of_offset(device_kernels, False, fixed, moving)
+
+
+COUNTS = [
+    (0, True),
+    (2**32, True),
+    (2**63, True),
+    (2**64 - 1, True),
+    (2**64, False),
+    (2**64 + 1, False),
+    (-1, False),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("count", "good"), COUNTS)
+@pytest.mark.parametrize("name", ["seed", "offset", "the fixed part of offset"])
+def test_the_bounds_of_seed_and_offset(name, count, good, dtype):
+    """Every unsigned 64-bit integer, by each op that draws masks; no other."""
+    given = {"seed": 3, "offset": 4}
+    if name in given:
+        given[name] = count
+    else:
+        given["offset"] = (count, np.array(0))
+    x = np.ones((1, 2, 1, 4), dtype)
+    calls = {
+        "dropout": lambda: ops.dropout.forward(x, 0.5, **given)[0],
+        "attention": lambda: ops.attention.forward(x, x, x, dropout=0.5, **given)[0],
+    }
+    for op, call in calls.items():
+        if good:
+            call()
+        else:
+            word = "seed" if name == "seed" else "offset"
+            sentence = f"{op}.forward: {word} must be an integer in 0..2**64-1, got {count}"
+            with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+                call()
+    if good:
+        kept = philox.keep(1, x.size, 0.5, given["seed"], philox.sum_of(given["offset"]))
+        assert np.array_equal(calls["dropout"]().reshape(1, -1), 2 * kept)

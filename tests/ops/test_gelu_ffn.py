@@ -8,6 +8,8 @@ import pytest
 from hypothesis import strategies as st
 
 from byhand import backend, ops
+from byhand.ops.bias_gelu import gelu_derivative
+from byhand.ops.precision import round_bf16
 from tests.kernel_case import Bug, Call, Cuda, Error, Op, Sample, generator, normal
 from tests.ops.sizes import SMALL
 from tests.ops.suite import OpSuite
@@ -196,3 +198,22 @@ def test_cuda_in_blocks_of_any_size(block, device_kernels):
     exact = both(backend.reference, np.float64)
     for got, wanted in zip(both(device_kernels, np.float32), exact, strict=True):
         np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_biases_are_summed_before_the_gradients_are_rounded(frozen):
+    """In bf16 only factors of products are rounded; db1 and db2 are sums, not products."""
+    rng = np.random.default_rng(0)
+    x, w1, b1, w2, b2, dy = (
+        rng.standard_normal(shape) for shape in ((6, 4), (5, 4), (5,), (4, 5), (4,), (6, 4))
+    )
+    _, saved = ops.gelu_ffn.forward(x, w1, b1, w2, b2, bf16=True)
+    db1, db2 = np.zeros(5), np.zeros(4)
+    weights = (None, None) if frozen else (np.zeros((5, 4)), np.zeros((4, 5)))
+    ops.gelu_ffn.backward(dy, saved, weights[0], db1, weights[1], db2)
+    pre = round_bf16(x) @ round_bf16(w1).T + b1
+    dpre = (round_bf16(dy) @ round_bf16(w2)) * gelu_derivative(pre, tanh=True)
+    np.testing.assert_allclose(db1, dpre.sum(0), rtol=1e-12)
+    np.testing.assert_allclose(db2, dy.sum(0), rtol=1e-12)
+    assert np.abs(db1 - round_bf16(dpre).sum(0)).max() > 1e-6
+    assert np.abs(db2 - round_bf16(dy).sum(0)).max() > 1e-6

@@ -154,7 +154,7 @@ OP = Op(
         ),
         Error(
             TypeError,
-            "linear_forward: w must be float64",
+            "linear.forward: x is float64 and w is float32: all arrays of a call",
             lambda: ops.linear.forward(ones(2, 3), np.ones((5, 3), np.float32)),
         ),
     ),

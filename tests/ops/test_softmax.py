@@ -178,7 +178,7 @@ OP = Op(
         ),
         Error(
             TypeError,
-            "softmax_backward: dy must be float64",
+            "softmax.backward: dy is float32 and the saved y is float64: all arrays of a call",
             lambda: ops.softmax.backward(
                 np.ones((2, 3), np.float32), ops.softmax.forward(np.ones((2, 3)))[1]
             ),

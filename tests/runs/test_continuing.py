@@ -83,6 +83,7 @@ def require_log_of_one_run(folder: Path, whole: Path) -> None:
         assert found == expected, path
 
 
+@pytest.mark.deep
 def test_killed_while_continuing_from_the_best_checkpoint(
     tmp_path: Path, whole: Path, stopped: Path
 ):

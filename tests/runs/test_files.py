@@ -105,6 +105,7 @@ def test_killed_at_every_system_call(tmp_path: Path, moment: int):
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
 
 
+@pytest.mark.deep
 def test_killed_at_sixty_random_moments(tmp_path: Path):
     path = tmp_path / "c"
     write_atomically(path, content(0))

@@ -68,6 +68,7 @@ def places(data: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
             yield from places(value, *path, name)
 
 
+@pytest.mark.deep
 def test_every_altered_state_is_refused_or_possible(
     folder: Path, whole: Checkpoint, trainer: Trainer
 ):

@@ -204,7 +204,7 @@ class TestLoad:
     def test_a_damaged_checkpoint_is_refused_and_the_sound_one_named(self, run: Path):
         last = run / "last.safetensors"
         last.write_bytes(last.read_bytes()[:-5])
-        with pytest.raises(UserError, match=r"last.safetensors is not a valid.*--checkpoint best$"):
+        with pytest.raises(UserError, match=r"last.safetensors is not a valid.*which=best$"):
             load(run, "last")
         load(run, "best")
         (run / "best.safetensors").unlink()
@@ -218,7 +218,7 @@ class TestLoad:
     def test_a_checkpoint_of_another_configuration_is_refused(self, run: Path, tmp_path: Path):
         other = made.run(tmp_path / "other", of=made.config(dropout=0.25))
         os.replace(other.checkpoint_path("best"), run / "best.safetensors")
-        with pytest.raises(UserError, match=r"belongs to another configuration.*--checkpoint last"):
+        with pytest.raises(UserError, match=r"belongs to another configuration.*which=last"):
             load(run)
 
     @pytest.mark.parametrize(

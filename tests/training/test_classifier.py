@@ -56,6 +56,7 @@ def new_trainer(
     )
 
 
+@pytest.mark.deep
 def test_five_folds_of_the_digits():
     """Shuffled stratified five-fold, seeds 0, 1 and 2: on average at least 97 % of the held-out
     digits (97.4 % where this was written).

@@ -124,6 +124,7 @@ def moments_of_a_run(folder: Path, act: Callable[[str, str], None]) -> None:
     run(folder).run()
 
 
+@pytest.mark.deep
 def test_killed_at_every_moment_of_every_save(tmp_path: Path):
     """kill -9 at each system call of the saves at steps 2 and 4, and of the log before them."""
     config = small.config(steps=4, eval_every=2, lr=0.05, dropout=0.0)
@@ -164,6 +165,7 @@ def test_killed_at_every_moment_of_every_save(tmp_path: Path):
     assert killed > 60, "too few system calls were seen to be all of them"
 
 
+@pytest.mark.deep
 def test_a_run_killed_many_times_still_finishes(tmp_path: Path, corpus: Path):
     """`byhand train` killed at random moments and resumed until it is finished: the same run."""
     settings = ["--steps", "200", "--eval-every", "1", "--eval-batches", "1", "--dropout", "0.1"]

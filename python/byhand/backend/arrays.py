@@ -25,12 +25,21 @@ def xp(x: Array) -> Any:
 
 
 def empty(shape: tuple[int, ...], like: Array, dtype: Any = None) -> Array:
-    """An uninitialised array on the device of ``like``; large CPU arrays come from the pool."""
+    """An uninitialised array on the device of ``like``; large CPU arrays come from the pool.
+    MemoryError saying how much was asked for.
+    """
     dtype = like.dtype if dtype is None else np.dtype(dtype)
     if isinstance(like, np.ndarray):
         if math.prod(shape) * dtype.itemsize < _SMALL:
             return np.empty(shape, dtype)
-        return _host.empty(shape, dtype)
+        try:
+            return _host.empty(shape, dtype)
+        except MemoryError:
+            size = math.prod(shape) * dtype.itemsize / 2**30
+            raise MemoryError(
+                f"not enough memory: {size:,.1f} GiB for an array of shape {shape} and dtype "
+                f"{dtype}"
+            ) from None
     return xp(like).empty(shape, dtype)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import numbers
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +13,23 @@ from byhand.errors import UserError
 
 
 def check(temperature: float, top_k: int | None) -> None:
-    """UserError if the temperature or top_k is out of range."""
+    """UserError if the temperature or top_k is out of range or not a number."""
+    if isinstance(temperature, bool) or not isinstance(temperature, numbers.Real):
+        raise UserError(f"the temperature must be a number, not {temperature!r}")
     if not (math.isfinite(temperature) and temperature >= 0):
         raise UserError(f"the temperature must be 0 or greater, not {temperature}")
-    if top_k is not None and top_k < 1:
-        raise UserError(f"top-k must keep at least 1 token, not {top_k}")
+    if top_k is not None:
+        require_whole_number("top_k", top_k)
+        if top_k < 1:
+            raise UserError(f"top-k must keep at least 1 token, not {top_k}")
+
+
+def require_whole_number(name: str, value: Any, least: int | None = None) -> None:
+    """UserError naming the argument unless it is an integer, of at least ``least`` if given."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise UserError(f"{name} must be a whole number, not {value!r}")
+    if least is not None and value < least:
+        raise UserError(f"{name} must be at least {least}, not {value}")
 
 
 def probabilities(
@@ -25,10 +39,12 @@ def probabilities(
 
     `logits` and the result have shape (V,). Temperature 0 gives the token with the largest logit
     the probability 1. Of equal logits the one with the smaller id counts as larger, so exactly
-    `top_k` tokens are kept. UserError for a NaN among the logits.
+    `top_k` tokens are kept. UserError for a NaN among the logits, or another shape.
     """
     check(temperature, top_k)
     scores = np.asarray(logits, dtype=np.float64)
+    if scores.ndim != 1 or not scores.size:
+        raise UserError(f"the logits of one token must have shape (V,), not {scores.shape}")
     if np.isnan(scores).any():
         raise UserError("the model's logits are not numbers (NaN): its weights are damaged")
     if temperature == 0:

@@ -10,6 +10,7 @@ The backward pass is the forward pass read from the bottom up.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from byhand import backend
 from byhand.backend import Array
 from byhand.config import Config as ConfigBase
-from byhand.config import config, flag, positive_int, probability
+from byhand.config import config, flag, positive_int, probability, require_config
 from byhand.models.preset import Preset
 from byhand.nn import (
     Dropout,
@@ -30,8 +31,10 @@ from byhand.nn import (
     MultiHeadAttention,
     init,
 )
+from byhand.nn.protocol import contiguous, require_sizes
 from byhand.ops import check, cross_entropy, linear_cross_entropy
 
+_FORWARD = "forward"  # saved by a forward pass without a loss
 IGNORED = -100  # a target with this value is not counted in the loss
 
 
@@ -206,11 +209,16 @@ class Decoder(Module):
 
     def check_ids(self, name: str, ids: Any, start: int = 0) -> None:
         if not isinstance(ids, np.ndarray) and not backend.is_cupy(ids):
-            raise TypeError(f"GPT: {name} must be an int64 array, got {type(ids).__name__}")
+            raise TypeError(
+                f"GPT: {name} must be an int64 array, got {type(ids).__name__}: use "
+                f"np.array({name}, np.int64)"
+            )
         if ids.dtype != np.int64:
-            raise TypeError(f"GPT: {name} must be int64, got {ids.dtype}")
+            how = f": use {name}.astype(np.int64)" if ids.dtype.kind in "iu" else ""
+            raise TypeError(f"GPT: {name} must be int64, got {ids.dtype}{how}")
         if ids.ndim != 2:
-            raise ValueError(f"GPT: {name} must have shape (B, T), got {ids.shape}")
+            how = f": use {name}[None] for one sequence" if ids.ndim == 1 else ""
+            raise ValueError(f"GPT: {name} must have shape (B, T), got {ids.shape}{how}")
         if start + ids.shape[1] > self.config.context_size:
             held = f" after the {start} in the cache" if start else ""
             raise ValueError(
@@ -243,9 +251,7 @@ class GPT(Module):
         recompute: bool = False,
         draw: bool = True,
     ):
-        if not isinstance(config, GPTConfig):
-            raise TypeError(f"GPT takes a GPTConfig, got {type(config).__name__}")
-        self.config = config
+        self._config = require_config("GPT", config, GPTConfig)
         self.decoder = Decoder(config, recompute)
         self.head = Linear(
             config.embedding_dim, config.vocabulary_size, False, weight_init=init.Normal(0.02)
@@ -255,6 +261,11 @@ class GPT(Module):
         self.precision = precision
         self.build(seed, draw=draw)
 
+    @property
+    def config(self) -> GPTConfig:
+        """The sizes that the model was made with; a model of other sizes is a new model."""
+        return self._config
+
     def forward(self, ids: Array, cache: GPTCache | None = None) -> Array:
         """Logits (B, T, V) of the token that follows each position.
 
@@ -262,15 +273,26 @@ class GPT(Module):
         nothing is saved for a backward pass. Raises ValueError for a wrong shape or more tokens
         than the context holds, TypeError for ids that are not int64, IndexError for an unknown id.
         """
+        if cache is not None and not isinstance(cache, GPTCache):
+            raise TypeError(f"GPT: cache must be what new_cache() gives, got {cache!r}")
         if cache is None:
             with self.discard_on_error():
-                return self.head(self.decoder(ids))
-        with self.no_save():
+                logits = self.head(self.decoder(ids))
+                self.push(_FORWARD)
+                return logits
+        with self.no_save() if self._saving else nullcontext():
             return self.head(self.decoder(ids, cache))
 
     def backward_logits(self, dlogits: Array) -> None:
         """The backward pass of ``forward``: adds to every Parameter.grad. dlogits (B, T, V)."""
-        self.decoder.backward(self.head.backward(dlogits))
+        if self.peek() is not _FORWARD:
+            raise RuntimeError(
+                "GPT.backward_logits: the last forward pass was loss(ids, targets), whose gradient "
+                "backward() adds without an argument"
+            )
+        d = self.head.backward(dlogits)
+        self.pop()
+        self.decoder.backward(d)
 
     def loss(self, ids: Array, targets: Array, scale: Any = None) -> Array:
         """Mean cross-entropy in nats over the positions that count, a 0-d array.
@@ -285,6 +307,8 @@ class GPT(Module):
         nothing.
         """
         self._check_targets(ids, targets)
+        if getattr(scale, "shape", ()) != () or isinstance(scale, (str, list, tuple)):
+            raise TypeError(f"GPT: scale must be a number or a 0-d array, got {scale!r}")
         reduction: Literal["mean", "sum"] = "mean" if scale is None else "sum"
         with self.discard_on_error():
             hidden = self.decoder(ids)
@@ -293,7 +317,7 @@ class GPT(Module):
                 loss, dx = linear_cross_entropy.forward(
                     hidden,
                     weight.compute_value,
-                    targets,
+                    contiguous(targets),
                     weight.grad if self._saving else None,
                     need_dx=self._saving,
                     reduction=reduction,
@@ -301,7 +325,9 @@ class GPT(Module):
                     bf16=self._bf16,
                 )
             else:
-                loss, saved = cross_entropy.forward(self.head(hidden), targets, reduction=reduction)
+                loss, saved = cross_entropy.forward(
+                    self.head(hidden), contiguous(targets), reduction=reduction
+                )
                 dx = None
                 if self._saving:
                     dlogits = cross_entropy.backward(1.0 if scale is None else scale, saved)
@@ -311,12 +337,24 @@ class GPT(Module):
             loss *= scale
         return loss
 
-    def backward(self) -> None:
-        """Adds to every Parameter.grad what the last ``loss`` has not added yet."""
+    def backward(self, dlogits: Array | None = None) -> None:
+        """Adds to every Parameter.grad what the last ``loss`` has not added yet, or, with the
+        gradient of the logits (B, T, V), does what ``backward_logits`` does. RuntimeError when that
+        does not fit the last forward pass.
+        """
+        if dlogits is not None:
+            return self.backward_logits(dlogits)
+        if self.peek() is _FORWARD:
+            raise RuntimeError(
+                "GPT.backward: the last forward pass was model(ids), which has no loss: call "
+                "model.loss(ids, targets) instead, or pass the gradient of the logits, "
+                "backward(dlogits)"
+            )
         self.decoder.backward(self.pop())
 
     def new_cache(self, batch_size: int = 1) -> GPTCache:
         """An empty key-value cache for ``batch_size`` sequences of up to context_size tokens."""
+        require_sizes("GPT.new_cache", batch_size=batch_size)
         c = self.config
         like = self.decoder.tokens.weight.compute_value
         D = c.embedding_dim // c.num_heads

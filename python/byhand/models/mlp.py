@@ -11,9 +11,10 @@ from itertools import pairwise
 
 from byhand.backend import Array
 from byhand.config import Config as ConfigBase
-from byhand.config import config, positive_int, positive_ints, probability
+from byhand.config import config, positive_int, positive_ints, probability, require_config
 from byhand.models.preset import Preset
 from byhand.nn import GELU, Dropout, Linear, Module, Sequential
+from byhand.nn.protocol import own_copy
 
 
 @config
@@ -42,7 +43,7 @@ class MLP(Module):
     def __init__(
         self, config: MLPConfig, seed: int = 0, precision: str = "float32", draw: bool = True
     ):
-        self.config = config
+        self._config = require_config("MLP", config, MLPConfig)
         sizes = (config.num_features, *config.hidden_sizes)
         layers: list[Module] = []
         for inputs, outputs in pairwise(sizes):
@@ -51,8 +52,13 @@ class MLP(Module):
         self.precision = precision
         self.build(seed, draw=draw)
 
+    @property
+    def config(self) -> MLPConfig:
+        """The sizes that the model was made with; a model of other sizes is a new model."""
+        return self._config
+
     def forward(self, x: Array) -> Array:
-        return self.layers(x)
+        return self.layers(own_copy(x) if self._saving else x)
 
     def backward(self, dy: Array) -> Array:
         return self.layers.backward(dy)

@@ -8,9 +8,10 @@ from byhand.nn.dropout import Dropout
 from byhand.nn.embedding import Embedding
 from byhand.nn.feed_forward import FeedForward
 from byhand.nn.linear import Linear
-from byhand.nn.module import Module, PilingUp
+from byhand.nn.module import Module
 from byhand.nn.norm import LayerNorm, RMSNorm
 from byhand.nn.parameter import Buffer, Parameter
+from byhand.nn.passes import PilingUp
 from byhand.nn.random import Generator
 from byhand.nn.sequential import Sequential
 from byhand.nn.storage import Storage

@@ -11,7 +11,7 @@ from byhand.nn.dropout import Dropout
 from byhand.nn.init import Init
 from byhand.nn.linear import Linear
 from byhand.nn.module import Module
-from byhand.nn.protocol import Again
+from byhand.nn.protocol import Again, own_copy, require_like, require_sizes
 from byhand.ops import attention, check, linear
 
 
@@ -55,6 +55,7 @@ class MultiHeadAttention(Module):
     ):
         check.probability("MultiHeadAttention", "dropout", dropout)
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        require_sizes("MultiHeadAttention", dim=dim, num_heads=num_heads, num_kv_heads=kv_heads)
         if num_heads < 1 or dim % num_heads:
             raise ValueError(
                 f"MultiHeadAttention: dim must be a multiple of num_heads, got {dim} and "
@@ -83,9 +84,7 @@ class MultiHeadAttention(Module):
         again: Again = None,
         cache: KeyValueCache | None = None,
     ) -> Array:
-        for name, a, shape in (("x", x, "(B, T, dim)"), ("memory", memory, "(B, S, dim)")):
-            if a is not None and a.ndim != 3:
-                raise check.wrong_shape("MultiHeadAttention", name, shape, a)
+        self._check_inputs(x, memory)
         if memory is not None and cache is not None:
             raise ValueError("MultiHeadAttention: a cache is for self-attention, not for a memory")
         B, T, C = x.shape
@@ -101,6 +100,8 @@ class MultiHeadAttention(Module):
         dropout: tuple[Any, ...] = ()
         if self.training and self.p > 0:
             dropout = (self.p, *self.generator.next())
+        if self._saving:
+            mask, lengths = own_copy(mask), own_copy(lengths)
         o, saved = attention.forward(q, k, v, mask, None, self.causal, *dropout, lengths=lengths)
         dropped = self.dropout.active
         self.push((saved, memory is not None, dropped))
@@ -126,6 +127,18 @@ class MultiHeadAttention(Module):
         )
         attention.backward(do, saved, out=(dq, dkv[:, :, :G], dkv[:, :, G:]))
         return self._backward_both(dq, dkv)
+
+    def _check_inputs(self, x: Array, memory: Array | None) -> None:
+        dim = self.num_heads * self.head_dim
+        for name, a, shape in (("x", x, f"(B, T, {dim})"), ("memory", memory, f"(B, S, {dim})")):
+            if a is None and name == "memory":
+                continue
+            if a is None or not hasattr(a, "shape"):
+                raise check.not_an_array("MultiHeadAttention", name, a)
+            if a.ndim != 3 or a.shape[2] != dim:
+                raise check.wrong_shape("MultiHeadAttention", name, shape, a)
+            if type(self.qkv) is Linear:
+                require_like("MultiHeadAttention", name, a, self.qkv.weight.compute_value)
 
     # --- Cross-attention -----------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from byhand import backend
 from byhand.backend import Array
+from byhand.ops import check
 
 
 class KeyValueCache:
@@ -21,8 +22,12 @@ class KeyValueCache:
 
     def extend(self, k: Array, v: Array) -> tuple[Array, Array]:
         """Appends k, v (B, T, G, D) and returns views of all keys and values so far. ValueError if
-        they do not fit.
+        they do not fit, in number or shape.
         """
+        expected = (self.keys.shape[0], k.shape[1], *self.keys.shape[2:])
+        for name, a in (("k", k), ("v", v)):
+            if a.shape != expected:
+                raise check.wrong_shape("KeyValueCache", name, expected, a)
         start, stop = self.length, self.length + k.shape[1]
         if stop > self.keys.shape[1]:  # a slice beyond the end would be empty, and take anything
             raise ValueError(

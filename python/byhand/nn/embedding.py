@@ -7,6 +7,7 @@ from byhand.nn import init
 from byhand.nn.init import Init
 from byhand.nn.module import Module
 from byhand.nn.parameter import Parameter
+from byhand.nn.protocol import contiguous, own_copy, require_sizes
 from byhand.ops import embedding
 
 
@@ -17,15 +18,20 @@ class Embedding(Module):
     to the rows that were read and returns nothing: ids have no gradient. Rows start as N(0, 1), as
     PyTorch's do, unless ``weight_init`` is given.
 
-    Raises IndexError naming the position of an id outside 0..num-1 (on the CPU).
+    Numpy ids are copied for the backward pass, so the array may be changed after the call. Raises
+    IndexError naming the position of an id outside 0..num-1 (on the CPU), TypeError unless they are
+    int64.
     """
 
     def __init__(self, num: int, dim: int, *, weight_init: Init | None = None):
-        self.weight = Parameter((num, dim), weight_init or init.Normal(1.0))
+        require_sizes("Embedding", num=num, dim=dim)
+        weight_init = init.Normal(1.0) if weight_init is None else weight_init
+        self.weight = Parameter((num, dim), weight_init)
 
     def forward(self, ids: Array, add: Array | None = None) -> Array:
-        y, saved = embedding.forward(ids, self.weight.compute_value, add)
-        self.push(saved)
+        y, (ids, *rest) = embedding.forward(contiguous(ids), self.weight.compute_value, add)
+        if self._saving:
+            self.push((own_copy(ids), *rest))
         return y
 
     def backward(self, dy: Array) -> None:

@@ -9,7 +9,7 @@ from byhand.nn.dropout import Dropout
 from byhand.nn.init import Init
 from byhand.nn.linear import Linear
 from byhand.nn.module import Module
-from byhand.nn.protocol import Again, taken_again
+from byhand.nn.protocol import Again, require_input, require_sizes, taken_again
 from byhand.ops import bias_gelu, gelu_ffn
 
 # The names that Hugging Face's configurations use.
@@ -50,6 +50,7 @@ class FeedForward(Module):
                 f"FeedForward: activation must be one of {', '.join(ACTIVATIONS)}, got "
                 f"{activation!r}"
             )
+        require_sizes("FeedForward", dim=dim, hidden=hidden)
         self.activation = activation
         self.up = Linear(dim, hidden, bias, weight_init=up_init, bias_init=bias_init)
         self.down = Linear(hidden, dim, bias, weight_init=down_init, bias_init=bias_init)
@@ -60,9 +61,11 @@ class FeedForward(Module):
         approximate = ACTIVATIONS[self.activation]
         residual = None if dropped else add
         if type(up) is Linear and type(down) is Linear:
+            weight = up.weight.compute_value
+            require_input("FeedForward", "x", x, weight.shape[1], weight)
             y, (x, *rest) = gelu_ffn.forward(
                 x,
-                up.weight.compute_value,
+                weight,
                 up.bias and up.bias.compute_value,
                 down.weight.compute_value,
                 down.bias and down.bias.compute_value,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from byhand.nn.module import Module
+from byhand.ops import check
 
 
 class GradcheckError(AssertionError):
@@ -61,13 +62,21 @@ def gradcheck(
 
     Raises GradcheckError when an error exceeds ``tolerance``, when ``backward`` returns no gradient
     of a floating input, one of another shape, or leaves something that ``forward`` pushed;
-    TypeError when the module returns no array, ValueError when there is nothing to check.
+    TypeError for what is not a module or returns no array, ValueError for eps or directions of 0
+    and when there is nothing to check.
     """
+    if not isinstance(module, Module):
+        raise TypeError(f"gradcheck takes a Module, got {type(module).__name__}")
+    for name, value in (("eps", eps), ("directions", directions)):
+        if not value > 0:
+            raise check.wrong_value("gradcheck", name, "greater than 0", value)
     copied = copy.deepcopy(module)
     if any(not p.built for p in copied.parameters()) or copied._storage is None:
         copied.build(seed)
-    for _, part in copied.named_modules():
-        part._saving = True
+    for (_, part), (_, original) in zip(
+        copied.named_modules(), module.named_modules(), strict=True
+    ):
+        part._training, part._saves = original.training, True
     copied.precision = "float32"  # a rounded function has no derivative
     copied.to("cpu", "float64")
     use_loss = hasattr(copied, "loss") if loss is None else loss
@@ -93,10 +102,11 @@ def _check(
     inputs = tuple(_as_double(x) for x in inputs)
     masks = model.generator.state_dict()
     weights: list[np.ndarray] = []
+    no_save = model.no_save()
 
     def f() -> float:
         model.generator.load_state_dict(masks)  # the same dropout masks at every evaluation
-        with model.no_save():
+        with no_save:
             if use_loss:
                 return float(model.loss(*inputs))
             return float(np.sum(model(*inputs) * weights[0]))

@@ -7,7 +7,7 @@ from byhand.nn import init
 from byhand.nn.init import Init
 from byhand.nn.module import Module
 from byhand.nn.parameter import Parameter
-from byhand.nn.protocol import Again, taken_again
+from byhand.nn.protocol import Again, require_input, require_sizes, taken_again
 from byhand.ops import linear
 
 
@@ -30,15 +30,17 @@ class Linear(Module):
         weight_init: Init | None = None,
         bias_init: Init | None = None,
     ):
+        require_sizes("Linear", in_features=in_features, out_features=out_features)
         default = init.fan_in_uniform(in_features)
-        self.weight = Parameter((out_features, in_features), weight_init or default)
-        self.bias = Parameter((out_features,), bias_init or default) if bias else None
+        weight_init = default if weight_init is None else weight_init
+        self.weight = Parameter((out_features, in_features), weight_init)
+        bias_init = default if bias_init is None else bias_init
+        self.bias = Parameter((out_features,), bias_init) if bias else None
 
     def forward(self, x: Array, add: Array | None = None, again: Again = None) -> Array:
-        bias = self.bias
-        y, (x, *rest) = linear.forward(
-            x, self.weight.compute_value, bias and bias.compute_value, add, self._bf16
-        )
+        weight, bias = self.weight.compute_value, self.bias
+        require_input("Linear", "x", x, weight.shape[1], weight)
+        y, (x, *rest) = linear.forward(x, weight, bias and bias.compute_value, add, self._bf16)
         self.push((again or x, *rest))
         return y
 

@@ -11,29 +11,38 @@ model: finished models call it themselves.
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from byhand import backend
 from byhand.backend import Array
-from byhand.nn import tree
-from byhand.nn.parameter import Buffer, Parameter, require_held
+from byhand.nn import build, show, tree
+from byhand.nn.parameter import Buffer, Parameter, require_finite, require_held
+from byhand.nn.passes import Passes
 from byhand.nn.random import Generator
 from byhand.nn.storage import Storage, library_of, parameter_dtype
 from byhand.ops import check
 
 M = TypeVar("M", bound="Module")
 
+# What is written here where PyTorch has these names.
+_INSTEAD = {
+    "cuda": "to('cuda')",
+    "cpu": "to('cpu')",
+    "double": "to(dtype='float64')",
+    "float": "to(dtype='float32')",
+    "bfloat16": "precision = 'bf16'",
+    "requires_grad_": "freeze() and unfreeze()",
+    "modules": "named_modules()",
+    "children": "named_modules()",
+    "numel": "num_parameters()",
+}
 
-class PilingUp(UserWarning):
-    """Warns that saved forward passes accumulate because no backward passes are run."""
 
-
-class Module:
+class Module(Passes):
     """Subclasses declare parameters and parts in ``__init__`` and write ``forward`` and
     ``backward``::
 
@@ -55,115 +64,42 @@ class Module:
     tuples and dicts that are attributes. Attributes that begin with an underscore are not parts.
 
     Attributes:
-        training: whether dropout is active and running statistics are updated.
         waiting_limit: the number of saved forward passes of one module, without backward passes, at
             which a `PilingUp` warning is given (once per process).
     """
 
-    training: bool = True
-    waiting_limit: int = 64
-    _has_warned: bool = False  # whether any module of this process has warned
-    _saving: bool = True
     _bf16: bool = False
     _storage: Storage | None = None
     _root: bool = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no forward(...)")
 
     def backward(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no backward(...)")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
 
-    # --- What forward saves for backward -------------------------------------------------------
+    if not TYPE_CHECKING:  # type checkers shall find misspelt names
 
-    def push(self, saved: Any) -> None:
-        """Keeps ``saved`` for the matching ``backward``; does nothing while saving is off."""
-        if self._saving:
-            stack = self.__dict__.setdefault("_saved", [])
-            stack.append(saved)
-            if len(stack) == self.waiting_limit and not Module._has_warned:
-                Module._has_warned = True
-                warnings.warn(
-                    f"{len(stack)} forward passes of {type(self).__name__} are kept in memory and "
-                    "had no backward pass yet; to evaluate a model, use inference() or no_save(), "
-                    "which keep nothing (for a long loop over time, raise waiting_limit)",
-                    PilingUp,
-                    stacklevel=3,
-                )
+        def __getattr__(self, name: str) -> Any:
+            # Called for an attribute that is not set.
+            how = f": use {_INSTEAD[name]}" if name in _INSTEAD else ""
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{how}")
 
-    def peek(self) -> Any:
-        """What the next ``pop`` will return."""
-        stack = self.__dict__.get("_saved")
-        if not stack:
-            raise RuntimeError(
-                f"{type(self).__name__}.backward was called without a forward pass before it"
-                + ("" if self._saving else " (inference() and no_save() keep nothing for it)")
+    def __setattr__(self, name: str, value: Any) -> None:
+        old = self.__dict__.get(name)
+        if isinstance(old, (Parameter, Buffer, Module)) and isinstance(
+            value, (bool, int, float, str, np.ndarray, np.generic)
+        ):
+            kind = "module" if isinstance(old, Module) else type(old).__name__
+            how = "its attributes" if isinstance(old, Module) else f"{name}.value"
+            raise TypeError(
+                f"{type(self).__name__}.{name} is a {kind}, got {type(value).__name__}: set {how}, "
+                f"or assign another {kind}"
             )
-        return stack[-1]
-
-    def pop(self) -> Any:
-        saved = self.peek()
-        self.__dict__["_saved"].pop()
-        return saved
-
-    def discard_saved(self) -> None:
-        """Drops what forward passes have saved for backward passes that were not run."""
-        for _, module in self.named_modules():
-            module.__dict__.pop("_saved", None)
-
-    @contextmanager
-    def no_save(self) -> Iterator[None]:
-        """Inside the ``with`` block forward passes save nothing, so no backward can follow."""
-        before = [(module, module._saving) for _, module in self.named_modules()]
-        for module, _ in before:
-            module._saving = False
-        try:
-            yield
-        finally:
-            for module, saving in before:
-                module._saving = saving
-
-    @contextmanager
-    def discard_on_error(self) -> Iterator[None]:
-        """Drops the saved values when an error in the ``with`` block ends a forward pass early."""
-        try:
-            yield
-        except BaseException:
-            self.discard_saved()
-            raise
-
-    # --- Modes ---------------------------------------------------------------------------------
-
-    def train(self: M) -> M:
-        """Training mode: dropout is active, running statistics are updated."""
-        return self._mode(True, True)
-
-    def eval(self: M) -> M:
-        """Evaluation mode: no dropout, fixed statistics. A backward pass is still possible."""
-        return self._mode(False, True)
-
-    def inference(self: M) -> M:
-        """Evaluation mode in which forward passes save nothing: no backward pass can follow."""
-        return self._mode(False, False)
-
-    def _mode(self: M, training: bool, saving: bool) -> M:
-        for _, module in self.named_modules():
-            module.training, module._saving = training, saving
-        return self
-
-    @contextmanager
-    def in_inference(self) -> Iterator[None]:
-        """Inference mode inside the ``with`` block; after it each module has its former mode."""
-        before = [(m, m.training, m._saving) for _, m in self.named_modules()]
-        self.inference()
-        try:
-            yield
-        finally:
-            for module, training, saving in before:
-                module.training, module._saving = training, saving
+        super().__setattr__(name, value)
 
     # --- The tree ------------------------------------------------------------------------------
 
@@ -191,9 +127,12 @@ class Module:
         """How many numbers all (or all trainable) parameters have; a tied matrix counts once."""
         return sum(p.size for p in self.parameters() if p.trainable or not trainable)
 
+    def __repr__(self) -> str:
+        return show.tree_of(self, Module)
+
     def summary(self) -> str:
         """A table: each parameter's path, shape and size, and the totals."""
-        return tree.table(list(self.named_parameters()))
+        return show.table(list(self.named_parameters()))
 
     # --- Memory --------------------------------------------------------------------------------
 
@@ -211,7 +150,8 @@ class Module:
         that was made for such a part raises an error when it is used afterwards.
 
         Args:
-            seed: of the initial values, drawn from (seed, path) each, and of dropout masks.
+            seed: of the initial values of what has none yet, drawn from (seed, path) each, and of
+                dropout masks. It does not change values that are there already.
             device: "cpu" or "cuda"; None: that of the parts built before, else "cpu".
             dtype: "float32" or "float64" (check mode); None: that of the parts, else "float32".
             draw: False leaves the initial values undefined, for weights that will be loaded.
@@ -220,56 +160,7 @@ class Module:
         initialiser that gives another shape, and for an unknown device or dtype; CudaUnavailable
         with the reason where there is no CUDA. In that case nothing is changed.
         """
-        library = library_of(device)
-        where = f"{type(self).__name__}.build"
-        named = list(self.named_parameters())
-        buffers = list(self.named_buffers())
-        tensors: list[tuple[str, Parameter | Buffer]] = [*named, *buffers]
-        if twice := tree.repeated([name for name, _ in tensors]):
-            raise ValueError(f"{where}: two different tensors have the path {twice!r}")
-        former = list({id(p.storage): p.storage for _, p in named if p.storage}.values())
-        own = {id(p) for _, p in named}
-        modules = [module for _, module in self.named_modules()]
-        # A model whose parts were replaced has a storage with parameters that are no longer its.
-        whole = {id(m._storage) for m in modules if m._root}
-        outside = self._storage is not None and self._storage.valid and not self._root
-        if outside or any(
-            storage.valid
-            and id(storage) not in whole
-            and any(id(p) not in own for p in storage.params)
-            for storage in former
-        ):
-            raise ValueError(
-                f"{where}: this is a part of a model that is built already; build the model, or "
-                "a copy of the part (copy.deepcopy)"
-            )
-        if dtype is not None:
-            dtype = parameter_dtype(dtype)
-        elif former:
-            dtype = former[0].values.dtype
-        there = former[0].values if former else None
-        if library is not None:
-            there = library.empty(0, np.float32)
-        names = [(a, a.name) for _, a in tensors]
-        for name, a in tensors:
-            a.name = name
-        try:
-            storage = Storage(
-                [p for _, p in named],
-                [b for _, b in buffers],
-                seed,
-                np.float32 if dtype is None else dtype,
-                draw,
-                half=self._bf16 and there is not None and backend.is_cupy(there),
-                like=there,
-            )
-        except BaseException:
-            for a, name in names:
-                a.name = name
-            raise
-        for module in modules:
-            module._storage, module._root, module._bf16 = storage, module is self, self._bf16
-        self._modules = modules
+        self._modules = build.build(self, seed, library_of(device), dtype, draw)
         return self
 
     @property
@@ -297,14 +188,8 @@ class Module:
 
         Raises RuntimeError when a forward pass still waits for its backward pass.
         """
-        modules = self._modules if self._root else [m for _, m in self.named_modules()]
-        for module in modules:
-            if waiting := len(module.__dict__.get("_saved", ())):
-                raise RuntimeError(
-                    f"{waiting} forward pass(es) of {type(module).__name__} had no backward pass; "
-                    "call backward(), or run them after inference() or inside no_save(), or drop "
-                    "them with discard_saved()"
-                )
+        if waiting := self.waiting():
+            raise RuntimeError(waiting)
         if self.is_root:
             self.storage.grads[...] = 0
             return
@@ -314,8 +199,10 @@ class Module:
 
     def freeze(self, match: tree.Match = None) -> None:
         """Stops training the parameters whose paths match: a pattern such as "decoder.blocks.*", a
-        list of patterns, a function of the path, or None for all. Their gradients are dropped, and
-        a new optimizer must be made. Raises ValueError when nothing matches.
+        list of patterns, a function of the path, or None for all. A shared parameter is frozen if
+        any of its paths matches: with a tied head, "head.*" freezes the token embedding too. The
+        gradients are dropped, and a new optimizer must be made. Raises ValueError when nothing
+        matches.
         """
         self._set_trainable(match, False)
 
@@ -325,7 +212,8 @@ class Module:
 
     def _set_trainable(self, match: tree.Match, trainable: bool) -> None:
         accepts = tree.matcher(match)
-        found = [(name, p) for name, p in self.named_parameters() if accepts(name)]
+        every = tree.every_path(self, Module)
+        found = [(n, p) for n, p in every if isinstance(p, Parameter) and accepts(n)]
         if not found:
             raise ValueError(f"{type(self).__name__} has no parameter that matches {match!r}")
         for name, p in found:
@@ -335,7 +223,7 @@ class Module:
         for p in changed:
             p._trainable = trainable
         for storage in {id(p.storage): p.storage for p in changed if p.storage}.values():
-            storage.move(half=storage.compute_values is not storage.values)
+            storage.rearrange()
 
     def state_dict(self) -> dict[str, Array]:
         """{path: value} of every parameter and persistent buffer; the values are views."""
@@ -346,13 +234,17 @@ class Module:
             if isinstance(a, Parameter) or (isinstance(a, Buffer) and a.persistent):
                 yield name, a
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], allow_non_finite: bool = False) -> None:
         """Copies values in, cast to this model's dtype.
 
-        Raises ValueError naming what is missing, unknown, of another shape or not representable
-        (0.5 in an int8 tensor), TypeError naming what is not an array; in that case nothing is
-        changed.
+        Raises ValueError naming what is missing, unknown, of another shape, not representable (0.5
+        in an int8 tensor) or, unless ``allow_non_finite``, NaN or infinite; TypeError naming what
+        is not an array. In that case nothing is changed.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                f"load_state_dict takes a dict of arrays by path, got {type(state).__name__}"
+            )
         own = dict(self._state())
         storage = self.storage
         if missing := [name for name in own if name not in state]:
@@ -368,6 +260,8 @@ class Module:
                     f"got {tuple(state[name].shape)}"
                 )
             require_held(f"load_state_dict: {name}", state[name], a.value.dtype)
+            if not allow_non_finite:
+                require_finite(f"load_state_dict: {name}", state[name])
         for name, a in own.items():
             a.value[...] = backend.to_device_of(state[name], a.value)
         storage.refresh()
@@ -413,9 +307,37 @@ class Module:
 
     # --- Copies --------------------------------------------------------------------------------
 
-    # A pickled part has the memory of its whole model; pickle its deep copy for the part alone.
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_saved"}
+        state = {name: value for name, value in vars(self).items() if name != "_saved"}
+        if self._storage is not None and not self._root:
+            # A part that is pickled alone does not carry its model.
+            state.pop("_modules", None)
+            storage = state.pop("_storage")
+            state["_alone"] = storage.generator, storage.dtype
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        storage = self._storage
+        if self._root and storage is not None:
+            storage.restore()
+            for name, part in self.walk():
+                if isinstance(part, Module):
+                    part._storage, part._root = storage, part is self
+                else:
+                    part.name = name
+        elif alone := vars(self).pop("_alone", None):
+            # Memory of its own, until a model that it is a part of, and that is read after it,
+            # takes it over.
+            with suppress(ValueError):  # it shares a parameter with a part that was read before
+                self.build(dtype=alone[1])
+                self.storage.generator = alone[0]
+
+    def __copy__(self: M) -> M:
+        """Another module with the same parts."""
+        made = type(self).__new__(type(self))
+        vars(made).update(vars(self))
+        return made
 
     def __deepcopy__(self: M, memo: dict[int, Any]) -> M:
         """A copy with memory of its own and without saved forward passes. A copy of a part is a
@@ -426,7 +348,10 @@ class Module:
         copied = copy.deepcopy(storage, memo)
         made = type(self).__new__(type(self))
         memo[id(self)] = made
-        vars(made).update(copy.deepcopy(self.__getstate__(), memo))
+        state = self.__getstate__()
+        if state.pop("_alone", None):
+            state["_storage"] = storage
+        vars(made).update(copy.deepcopy(state, memo))
         if storage is None or copied is None:
             return made
         if self._root and storage.valid and not copied.valid:

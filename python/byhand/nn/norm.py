@@ -6,7 +6,8 @@ from byhand.backend import Array
 from byhand.nn import init
 from byhand.nn.module import Module
 from byhand.nn.parameter import Parameter
-from byhand.ops import layernorm, rmsnorm
+from byhand.nn.protocol import require_input, require_sizes
+from byhand.ops import check, layernorm, rmsnorm
 
 
 class LayerNorm(Module):
@@ -18,23 +19,29 @@ class LayerNorm(Module):
     and s; its backward takes the gradient of s as ``add`` and returns one gradient, which is that
     of x and also that of ``add``. ``again()``, called before ``backward``, recomputes y with the
     same bits, which is cheaper than keeping y.
+
+    ValueError for an eps that is not a number of at least 0.
     """
 
     def __init__(self, dim: int, eps: float = 1e-5, bias: bool = True):
+        require_sizes("LayerNorm", dim=dim)
+        check.eps("LayerNorm", eps)
         self.weight = Parameter((dim,), init.ones)
         self.bias = Parameter((dim,), init.zeros) if bias else None
         self.eps = eps
 
     def forward(self, x: Array) -> Array:
-        y, saved = layernorm.forward(
-            x, self.weight.compute_value, self.bias and self.bias.compute_value, self.eps
-        )
+        weight = self.weight.compute_value
+        require_input("LayerNorm", "x", x, weight.shape[0], weight)
+        y, saved = layernorm.forward(x, weight, self.bias and self.bias.compute_value, self.eps)
         self.push(saved)
         return y
 
     def forward_add(self, x: Array, add: Array) -> tuple[Array, Array]:
+        weight = self.weight.compute_value
+        require_input("LayerNorm", "x", x, weight.shape[0], weight)
         y, s, saved = layernorm.forward_add(
-            x, add, self.weight.compute_value, self.bias and self.bias.compute_value, self.eps
+            x, add, weight, self.bias and self.bias.compute_value, self.eps
         )
         self.push(saved)
         return y, s
@@ -57,16 +64,22 @@ class RMSNorm(Module):
     """
 
     def __init__(self, dim: int, eps: float = 1e-5):
+        require_sizes("RMSNorm", dim=dim)
+        check.eps("RMSNorm", eps)
         self.weight = Parameter((dim,), init.ones)
         self.eps = eps
 
     def forward(self, x: Array) -> Array:
-        y, saved = rmsnorm.forward(x, self.weight.compute_value, self.eps)
+        weight = self.weight.compute_value
+        require_input("RMSNorm", "x", x, weight.shape[0], weight)
+        y, saved = rmsnorm.forward(x, weight, self.eps)
         self.push(saved)
         return y
 
     def forward_add(self, x: Array, add: Array) -> tuple[Array, Array]:
-        y, s, saved = rmsnorm.forward_add(x, add, self.weight.compute_value, self.eps)
+        weight = self.weight.compute_value
+        require_input("RMSNorm", "x", x, weight.shape[0], weight)
+        y, s, saved = rmsnorm.forward_add(x, add, weight, self.eps)
         self.push(saved)
         return y, s
 

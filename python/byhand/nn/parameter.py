@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import numbers
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from byhand import backend
 from byhand.backend import Array
+from byhand.errors import UserError
 from byhand.nn.init import Init
 
 if TYPE_CHECKING:
@@ -23,7 +25,8 @@ class Parameter:
         shape: a tuple of integers.
         init: called with (rng, shape), returns the first values; see `byhand.nn.init`.
         decay: whether weight decay applies; by default to tensors of two and more axes only
-            (Radford et al., 2019, as nanoGPT and llm.c do it).
+            (Radford et al., 2019, as nanoGPT and llm.c do it). It may be set later; then a new
+            optimizer must be made.
         trainable: False freezes it: it has no gradient, and no optimizer changes it.
         dtype: of the values; None: the model's. A trainable parameter always has the model's.
 
@@ -38,11 +41,11 @@ class Parameter:
     """
 
     __slots__ = (
+        "_compute_value",
+        "_decay",
         "_grad",
         "_trainable",
         "_value",
-        "compute_value",
-        "decay",
         "dtype",
         "init",
         "name",
@@ -52,7 +55,7 @@ class Parameter:
 
     _value: Array
     _grad: Any
-    compute_value: Array
+    _compute_value: Array
 
     def __init__(
         self,
@@ -63,8 +66,8 @@ class Parameter:
         dtype: Any = None,
     ):
         self.shape = _checked_shape("Parameter", shape)
-        self.init: Init | None = init
-        self.decay = len(self.shape) >= 2 if decay is None else decay
+        self.init: Init | None = _checked_init("Parameter", init)
+        self._decay = len(self.shape) >= 2 if decay is None else decay
         self._trainable = trainable
         self.dtype = None if dtype is None else np.dtype(dtype)
         if trainable and self.dtype is not None:
@@ -108,6 +111,21 @@ class Parameter:
         view[...] = backend.to_device_of(array, view)
 
     @property
+    def compute_value(self) -> Array:
+        return self._compute_value
+
+    @property
+    def decay(self) -> bool:
+        return self._decay
+
+    @decay.setter
+    def decay(self, decay: bool) -> None:
+        if decay != self._decay:
+            self._decay = decay
+            if self.storage is not None:
+                self.storage.rearrange()  # an optimizer that was made before raises an error
+
+    @property
     def trainable(self) -> bool:
         return self._trainable
 
@@ -124,42 +142,101 @@ class Parameter:
     def size(self) -> int:
         return math.prod(self.shape)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("shape", "dtype") and getattr(self, "storage", None) is not None:
+            raise AttributeError(
+                f"parameter {self.name}: its {name} is fixed once the model is built"
+            )
+        if name in _NAMES:
+            raise AttributeError(
+                f"Parameter has no attribute {name!r}: it is called {_NAMES[name]}"
+            )
+        super().__setattr__(name, value)
+
     def __getattr__(self, name: str) -> Any:
         # Called for an attribute that is not set: the parameter was not built.
-        if name in ("_value", "_grad", "compute_value"):
+        if name in ("_value", "_grad", "_compute_value"):
             raise RuntimeError(
                 f"parameter {self.name or f'of shape {self.shape}'} has no values yet: call "
                 "build() on the model that it is a part of"
             )
-        raise AttributeError(f"Parameter has no attribute {name!r}")
+        how = f": it is called {_NAMES[name]}" if name in _NAMES else ""
+        raise AttributeError(f"Parameter has no attribute {name!r}{how}")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The values, for numpy's functions."""
+        return np.array(backend.to_numpy(self.value), dtype)
 
     def __repr__(self) -> str:
         state = "" if self.trainable else ", frozen"
         return f"Parameter({self.name or 'unnamed'}, shape={self.shape}{state})"
 
-    # The arrays are views of the storage, which is copied and pickled as a whole and then makes the
-    # views again.
+    # A pickle holds the values, as those that `build` will give it again.
     def __getstate__(self) -> dict[str, Any]:
         state = {name: getattr(self, name) for name in _KEPT}
         if self.built:
-            state["init"] = None  # no longer needed, and may be a function that cannot be pickled
-        return state
+            state["init"] = _Pickled(backend.to_numpy(self.value))
+        return {**state, "storage": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
-            setattr(self, name, value)
+            super().__setattr__(name, value)
+
+    # The arrays are views of the storage, which is copied as a whole and makes the views again.
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        state = {name: getattr(self, name) for name in _KEPT}
+        if self.built:
+            state["init"] = None  # no longer needed
+        made.__setstate__(copy.deepcopy(state, memo))
+        return made
 
 
-_KEPT = ("_trainable", "decay", "dtype", "init", "name", "shape", "storage")
+class _Pickled:
+    """The initialiser of a parameter that was pickled: its values at that time."""
+
+    def __init__(self, values: np.ndarray):
+        self.values = values
+
+    def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        return self.values
+
+
+# PyTorch's names of some attributes.
+_NAMES = {"data": "value", "numel": "size", "requires_grad": "trainable"}
+_KEPT = ("_decay", "_trainable", "dtype", "init", "name", "shape", "storage")
 
 
 def require_held(what: str, array: Any, dtype: Any) -> None:
-    """ValueError where integers of this dtype would not hold the values of the array."""
-    if np.issubdtype(dtype, np.integer) and array.dtype != dtype:
-        given = backend.to_numpy(array)
-        with np.errstate(invalid="ignore"):
-            if (given.astype(dtype) != given).any():
-                raise ValueError(f"{what} is kept in {dtype}, which cannot hold the values given")
+    """ValueError where this dtype would not hold the values of the array: numbers too large for it,
+    fractions in integers, text, complex numbers.
+    """
+    if array.dtype == dtype:
+        return
+    given = backend.to_numpy(array)
+    if given.dtype.kind not in "biuf" and given.dtype.name != "bfloat16":
+        raise ValueError(f"{what} is kept in {dtype}, which cannot hold {given.dtype}")
+    with np.errstate(invalid="ignore", over="ignore"):
+        held = given.astype(dtype)
+        if np.issubdtype(dtype, np.integer):
+            lost = held != given
+        else:
+            lost = np.isinf(held) & np.isfinite(given)
+    if lost.any():
+        raise ValueError(f"{what} is kept in {dtype}, which cannot hold the values given")
+
+
+def require_finite(what: str, array: Any) -> None:
+    """UserError naming the tensor if it has NaN or infinite numbers."""
+    host = backend.to_numpy(array)
+    if host.dtype.kind in "biu" or np.isfinite(host).all():
+        return
+    bad = np.argwhere(~np.isfinite(host))
+    raise UserError(
+        f"{what} is not finite: {len(bad)} of {host.size} numbers are NaN or infinite, the first "
+        f"at {tuple(int(i) for i in bad[0])}"
+    )
 
 
 def _checked_shape(kind: str, shape: Any) -> tuple[int, ...]:
@@ -168,6 +245,15 @@ def _checked_shape(kind: str, shape: Any) -> tuple[int, ...]:
     ):
         raise ValueError(f"{kind}: shape must be a tuple of integers >= 0, got {shape!r}")
     return tuple(int(n) for n in shape)
+
+
+def _checked_init(kind: str, init: Any) -> Init:
+    if not callable(init):
+        raise TypeError(
+            f"{kind}: init must be a function of (rng, shape), such as nn.init.zeros or "
+            f"nn.init.Constant(0.5), got {init!r}"
+        )
+    return init
 
 
 class Buffer:
@@ -179,7 +265,7 @@ class Buffer:
 
     def __init__(self, shape: tuple[int, ...], init: Init, persistent: bool = True):
         self.shape = _checked_shape("Buffer", shape)
-        self.init: Init | None = init
+        self.init: Init | None = _checked_init("Buffer", init)
         self.persistent = persistent
         self.name = ""
         self.value: Array = None

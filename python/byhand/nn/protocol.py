@@ -10,10 +10,15 @@ x again for the backward pass: a norm's output is cheaper to compute again than 
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from byhand import backend
 from byhand.backend import Array
+from byhand.ops import check
 
 Again = Callable[[], Array] | None
 
@@ -22,3 +27,49 @@ def taken_again(saved: tuple[Any, ...]) -> tuple[Any, ...]:
     """What a forward pass saved; if the first entry is a function, it is replaced by its result."""
     first = saved[0]
     return (first(), *saved[1:]) if callable(first) else saved
+
+
+def require_input(layer: str, name: str, x: Any, size: int, weight: Array) -> None:
+    """Raises the error of an input that is not an array (..., size) of the weight's dtype and on
+    its device. A layer's own parameters fit each other, so what does not fit them is the input.
+    """
+    shape = getattr(x, "shape", None)
+    if shape is None:
+        raise TypeError(f"{check.not_an_array(layer, name, x)}: use np.array({name}, np.float32)")
+    if not shape or shape[-1] != size:
+        raise check.wrong_shape(layer, name, f"(..., {size})", x)
+    require_like(layer, name, x, weight)
+
+
+def require_sizes(layer: str, **sizes: Any) -> None:
+    """Raises the error of a layer's constructor for a size that is not an integer of at least 0."""
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, numbers.Integral):
+            raise TypeError(f"{layer}: {name} must be a whole number, got {size!r}")
+        if size < 0:
+            raise check.wrong_value(layer, name, "at least 0", size)
+
+
+def require_like(layer: str, name: str, x: Array, weight: Array) -> None:
+    """Raises TypeError for an array of another dtype than the weight's, or on another device."""
+    if isinstance(x, np.ndarray) and isinstance(weight, np.ndarray):
+        if x.dtype != weight.dtype:
+            raise TypeError(
+                f"{layer}: {name} must be {weight.dtype}, as the parameters are, got {x.dtype}: "
+                f"use {name}.astype(np.{weight.dtype})"
+            )
+    elif backend.is_cupy(x) != backend.is_cupy(weight):
+        here, there = ("GPU", "CPU") if backend.is_cupy(x) else ("CPU", "GPU")
+        raise TypeError(f"{layer}: {name} is on the {here} and the parameters are on the {there}")
+
+
+def own_copy(a: Array | None) -> Array | None:
+    """A copy of a small numpy array that the backward pass will read: the caller may change the
+    original before that. On a GPU the array itself, which must stay as it is until then.
+    """
+    return a.copy() if isinstance(a, np.ndarray) else a
+
+
+def contiguous(a: Array) -> Array:
+    """A small numpy array without gaps, as kernels need it."""
+    return a.copy() if isinstance(a, np.ndarray) and not a.flags.c_contiguous else a

@@ -40,5 +40,9 @@ class Sequential(Module):
 
     def __setitem__(self, index: int, layer: Module) -> None:
         if not isinstance(layer, Module):
-            raise TypeError(f"Sequential: layer {index} must be a Module, got {layer!r}")
+            how = ": pass the layers one by one, Sequential(*layers)"
+            raise TypeError(
+                f"Sequential: layer {index} must be a Module, got {layer!r}"
+                f"{how if isinstance(layer, (list, tuple)) else ''}"
+            )
         vars(self)[str(range(self._count)[index])] = layer

@@ -5,6 +5,7 @@ Zeroing, clipping, the optimizer and a checkpoint are then each one pass over me
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,6 +62,11 @@ class Storage:
         """False once the module was built into a larger one, which has a storage of its own."""
         return self.version >= 0
 
+    @property
+    def dtype(self) -> str:
+        """The dtype of the parameters, "float32" or "float64"."""
+        return self.values.dtype.name
+
     def move(self, library: Any = None, dtype: Any = None, half: bool = False) -> None:
         """Makes new buffers and copies the parameters into them: for another device or dtype, or
         because some were frozen. None keeps the present device or dtype.
@@ -68,6 +74,10 @@ class Storage:
         library = backend.xp(self.values) if library is None else library
         self._lay_out(library, self.values.dtype if dtype is None else dtype, half, 0, False)
         self.version += 1
+
+    def rearrange(self) -> None:
+        """`move` to the same device and dtype, after a change of what is trained or decays."""
+        self.move(half=self.compute_values is not self.values)
 
     def refresh(self) -> None:
         """Copies the values to ``compute_values``, where that is a copy."""
@@ -112,13 +122,13 @@ class Storage:
         """
         half = self.compute_values is not self.values
         for p, start, stop, shape, trainable in self._spans:
-            p._value = p.compute_value = self.values[start:stop].reshape(shape)
+            p._value = p._compute_value = self.values[start:stop].reshape(shape)
             if half:
-                p.compute_value = self.compute_values[start:stop].reshape(shape)
+                p._compute_value = self.compute_values[start:stop].reshape(shape)
             p._grad = self.grads[start:stop].reshape(shape) if trainable else None
             p.storage = self
         for p, array in self._apart:
-            p._value = p.compute_value = array
+            p._value = p._compute_value = array
             p._grad, p.storage = None, self
 
     def rebind_like(self, original: Storage) -> None:
@@ -132,16 +142,46 @@ class Storage:
             b.name = of.name
         self._bind()
 
-    # A copy or pickle contains the flat buffers once, and makes its parameters views of them again.
-    def __getstate__(self) -> dict[str, Any]:
+    # A copy contains the flat buffers once, and makes its parameters views of them again.
+    def __deepcopy__(self, memo: dict[int, Any]) -> Storage:
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
         half = self.compute_values is not self.values
-        return {**vars(self), "compute_values": self.compute_values if half else None}
+        state = {**vars(self), "compute_values": self.compute_values if half else None}
+        vars(made).update(copy.deepcopy(state, memo))
+        if made.compute_values is None:
+            made.compute_values = made.values
+        made._bind()
+        return made
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        if self.compute_values is None:
-            self.compute_values = self.values
-        self._bind()
+    # A pickle contains the gradients; the values are in the parameters, of which a part of the
+    # model may have been pickled alone. `restore` makes the flat buffers again.
+    def __getstate__(self) -> dict[str, Any]:
+        state = {"version": self.version, "generator": self.generator}
+        if not self.valid:
+            return state
+        return state | {
+            "_in_tree_order": self._in_tree_order,
+            "buffers": self.buffers,
+            "_pickled": (
+                "cuda" if backend.is_cupy(self.values) else "cpu",
+                self.dtype,
+                self.compute_values is not self.values,
+                backend.to_numpy(self.grads),
+            ),
+        }
+
+    def restore(self) -> None:
+        """Makes the buffers of a storage that was pickled, once its parameters are there."""
+        pickled = vars(self).pop("_pickled", None)
+        if pickled is None:
+            return
+        device, dtype, half, grads = pickled
+        for p in self._in_tree_order:
+            if p.storage is not None:  # of a part that was complete first
+                p.storage.version = -1
+        self._lay_out(library_of(device), dtype, half, 0, True)
+        backend.copy_to(self.grads, grads)
 
 
 def _fill(view: Array, p: Parameter, seed: int, draw: bool) -> None:
@@ -184,7 +224,9 @@ def library_of(device: str | None) -> Any:
         import cupy
 
         return cupy
-    raise ValueError(f"device must be 'cpu' or 'cuda', got {device!r}")
+    raise ValueError(
+        f"device must be 'cpu' or 'cuda', got {device!r} (a dtype is given as dtype='float64')"
+    )
 
 
 def parameter_dtype(dtype: Any) -> Any:

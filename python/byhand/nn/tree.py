@@ -18,13 +18,17 @@ def walk(module: Any, path: str, seen: set[int], kind: type) -> Iterator[tuple[s
     seen.add(id(module))
     yield path, module
     prefix = f"{path}." if path else ""
-    public = ((name, a) for name, a in vars(module).items() if not name.startswith("_"))
-    for name, part in _parts(public, kind):
+    for name, part in public_parts(module, kind):
         if isinstance(part, kind):
             yield from walk(part, prefix + name, seen, kind)
         elif id(part) not in seen:
             seen.add(id(part))
             yield prefix + name, part
+
+
+def public_parts(module: Any, kind: type) -> Iterator[tuple[str, Any]]:
+    public = ((name, a) for name, a in vars(module).items() if not name.startswith("_"))
+    return _parts(public, kind)
 
 
 def _parts(items: Iterable[tuple[Any, Any]], kind: type) -> Iterator[tuple[str, Any]]:
@@ -46,19 +50,6 @@ def matcher(match: Match) -> Callable[[str], bool]:
     return lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def table(named: list[tuple[str, Parameter]]) -> str:
-    """One line per parameter (path, shape, size), and the totals."""
-    width = max([len(name) for name, _ in named] + [len("parameter")])
-    lines = [f"{'parameter':{width}}  {'shape':>16}  {'size':>12}"]
-    for name, p in named:
-        frozen = "" if p.trainable else "  frozen"
-        lines.append(f"{name:{width}}  {p.shape!s:>16}  {p.size:>12,}{frozen}")
-    total = sum(p.size for _, p in named)
-    trained = sum(p.size for _, p in named if p.trainable)
-    lines.append(f"{total:,} parameters, {trained:,} of them trained")
-    return "\n".join(lines)
-
-
 def repeated(names: list[str]) -> str | None:
     """The first name that occurs twice, or None."""
     seen: set[str] = set()
@@ -72,3 +63,56 @@ def repeated(names: list[str]) -> str | None:
 def some(names: list[str]) -> str:
     shown = ", ".join(names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def every_path(module: Any, kind: type) -> Iterator[tuple[str, Any]]:
+    """(path, parameter or buffer) under every path, so that a shared one comes several times."""
+    yield from _every_path(module, "", (), kind)
+
+
+def _every_path(
+    module: Any, path: str, above: tuple[int, ...], kind: type
+) -> Iterator[tuple[str, Any]]:
+    if id(module) in above:  # a module that contains itself
+        return
+    prefix = f"{path}." if path else ""
+    for name, part in public_parts(module, kind):
+        if isinstance(part, kind):
+            yield from _every_path(part, prefix + name, (*above, id(module)), kind)
+        else:
+            yield prefix + name, part
+
+
+class Snapshot:
+    """The parts of a module as they are now, to notice quickly whether one was replaced, added or
+    removed.
+    """
+
+    def __init__(self, module: Any, kind: type):
+        self._sizes: list[tuple[Any, int]] = []
+        self._items: list[tuple[Any, Any, Any]] = []
+        seen: set[int] = set()
+        for _, part in walk(module, "", seen, kind):
+            if isinstance(part, kind):
+                self._add(vars(part), kind)
+
+    def _add(self, container: Any, kind: type) -> None:
+        self._sizes.append((container, len(container)))
+        items = container.items() if isinstance(container, dict) else enumerate(container)
+        for key, value in items:
+            if isinstance(key, str) and key.startswith("_"):
+                continue
+            if isinstance(value, (list, tuple, dict)):
+                self._items.append((container, key, value))
+                self._add(value, kind)
+            elif isinstance(value, (kind, Parameter, Buffer)):
+                self._items.append((container, key, value))
+
+    def holds(self) -> bool:
+        """False if the parts may have changed since."""
+        try:
+            return all(len(container) == size for container, size in self._sizes) and all(
+                container[key] is value for container, key, value in self._items
+            )
+        except (KeyError, IndexError):
+            return False

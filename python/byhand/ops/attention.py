@@ -202,7 +202,8 @@ def forward(
     batch, queries, heads, depth = shape = q.shape
     if heads != k.shape[2] and (not k.shape[2] or heads % k.shape[2]):
         expected = f"({batch}, S, G, {depth}) with a G that divides {heads}"
-        raise check.wrong_shape("attention.forward", "k", expected, k)
+        error = check.wrong_shape("attention.forward", "k", expected, k)
+        raise ValueError(f"{error}, where q has shape {shape}")
     if mask is not None:
         mask = check.broadcast_mask("attention.forward", mask, (batch, heads, queries, k.shape[1]))
     if lengths is not None:

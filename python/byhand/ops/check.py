@@ -48,8 +48,22 @@ def gelu_is_tanh(op: str, approximate: str) -> bool:
 
 def probability(op: str, name: str, p: float) -> None:
     """ValueError unless 0 <= p < 1 (at 1 the scale 1/(1-p) of the kept values has no meaning)."""
-    if not 0.0 <= p < 1.0:
+    try:
+        good = 0.0 <= p < 1.0
+    except TypeError:  # not a number
+        good = False
+    if not good:
         raise wrong_value(op, name, "at least 0 and less than 1", p)
+
+
+def eps(op: str, value: float) -> None:
+    """ValueError unless eps, which is added under a root, is a number of at least 0."""
+    try:
+        good = 0.0 <= value < np.inf
+    except TypeError:  # not a number
+        good = False
+    if not good:
+        raise wrong_value(op, "eps", "a number of at least 0", value)
 
 
 def counter(op: str, seed: int, offset: Any) -> None:

@@ -15,8 +15,9 @@ Its shapes give sizes and are not checked. Parentheses, "(V C)", say that a shap
 its array.
 
 A wrong shape is a ValueError and a value that is not an array a TypeError, in one sentence that
-names op and argument. What shapes cannot express (ranges, dtypes, broadcasting) the function checks
-itself, afterwards.
+names op and argument, and the other arguments that it does not fit. An error of a kernel that does
+not say which argument is the cause (dtype, memory) is replaced by one that does. What shapes cannot
+express (ranges, dtypes, broadcasting) the function checks itself, afterwards.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+
+from byhand.backend.dispatch import UnsupportedArray
 from byhand.ops import check
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -84,6 +88,11 @@ class Shape(NamedTuple):
         dimensions = tuple(int(part) if part.isdigit() else part for part in parts)
         return cls(dimensions, leading, optional, itself=itself)
 
+    @property
+    def names(self) -> tuple[str | int, ...]:
+        """Its dimensions, "..." among them if it has leading ones."""
+        return (*self.dimensions, "...") if self.leading else self.dimensions
+
     def agrees(self, shape: tuple[int, ...], sizes: Sizes) -> bool:
         """Whether a shape fits, given sizes; adds those that it gives itself."""
         split = len(shape) - len(self.dimensions)
@@ -137,6 +146,9 @@ class Declaration:
         for i, shape in enumerate(self.saved.values()):
             entry = given["saved"][i]
             shape.agrees(tuple(entry if shape.itself else entry.shape), sizes)
+        gave: dict[Any, str] = {}  # dimension -> the argument that gave its size, "" for saved
+        for shape in self.saved.values():
+            gave.update(dict.fromkeys(shape.names, ""))
         for name, shape in self.shapes.items():
             array = given[name]
             if array is None and shape.optional:
@@ -145,8 +157,39 @@ class Declaration:
                 return check.not_an_array(self.name, name, array)
             expected = shape.with_sizes(sizes)
             if not shape.agrees(tuple(array.shape), sizes):
-                return check.wrong_shape(self.name, name, expected, array)
+                error = check.wrong_shape(self.name, name, expected, array)
+                others = dict.fromkeys(gave[d] for d in shape.names if gave.get(d))
+                fits = " and ".join(f"{o} has shape {given[o].shape}" for o in others)
+                return ValueError(f"{error}, where {fits}") if fits else error
+            for dimension in shape.names:
+                gave.setdefault(dimension, name)
         return AssertionError(f"{self.name} refuses what it declares")
+
+    def better(self, error: Exception, *values: Any) -> Exception | None:
+        """An error that says more of the cause than the one that the function raised, or None."""
+        given = dict(zip((p.name for p in self.parameters), values, strict=True))
+        if isinstance(error, MemoryError):
+            if str(error) not in ("", "std::bad_alloc"):  # it says how much was asked for
+                return None
+            shapes = [f"{n} {a.shape}" for n, a in given.items() if hasattr(a, "shape")]
+            return MemoryError(f"{self.name}: not enough memory, for {', '.join(shapes)}")
+        arrays = {n: given[n] for n in self.shapes if isinstance(given[n], np.ndarray)}
+        for name, array in arrays.items():
+            if isinstance(error, UnsupportedArray) and error.array is array:
+                return TypeError(f"{self.name}: {name}: {error}")
+        if "must be float" not in str(error):
+            return None
+        of_saved = zip(self.saved, given.get("saved") or (), strict=False)
+        arrays |= {f"the saved {n}": a for n, a in of_saved if isinstance(a, np.ndarray)}
+        floats = {n: a.dtype for n, a in arrays.items() if a.dtype.kind == "f"}
+        for name, dtype in floats.items():
+            first = next(iter(floats))
+            if dtype != floats[first]:
+                return TypeError(
+                    f"{self.name}: {first} is {floats[first]} and {name} is {dtype}: all arrays of "
+                    "a call must have the same floating dtype"
+                )
+        return None
 
     def source(self) -> str:
         """Python that defines `make(body, declared)`, which returns the function that checks its
@@ -167,7 +210,13 @@ class Declaration:
             "            wrong = True",
             "        if wrong:",
             f"            raise declared.refusal({', '.join(names)})",
-            f"        return body({', '.join(passed)})",
+            "        try:",
+            f"            return body({', '.join(passed)})",
+            "        except (TypeError, MemoryError) as error:",
+            f"            better = declared.better(error, {', '.join(names)})",
+            "            if better is None:",
+            "                raise",
+            "            raise better from None",
             f"    return {self._body.__name__}",
         ]
         return "\n".join(lines) + "\n"

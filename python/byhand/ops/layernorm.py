@@ -23,6 +23,7 @@ from byhand.backend import (
     reference_kernel,
     statistics,
 )
+from byhand.ops import check
 from byhand.ops.check import Saved
 from byhand.ops.declare import op
 
@@ -105,7 +106,7 @@ def row_groups(rows: int, x: Array) -> int:
 def forward(x: Array, w: Array, b: Array | None = None, eps: float = 1e-5) -> tuple[Array, Saved]:
     """x (..., C), w (C,), b (C,) or None -> y of x's shape, saved.
 
-    ValueError when w or b does not have the length of x's last axis.
+    ValueError when eps is negative, or when w or b does not have the length of x's last axis.
     """
     y, _, saved = _forward(x, None, w, b, eps)
     return y, saved
@@ -127,6 +128,7 @@ def _forward(
     x: Array, add: Array | None, w: Array, b: Array | None, eps: float
 ) -> tuple[Array, Array, Saved]:
     kernel = kernels(x).layernorm_forward
+    check.eps("layernorm.forward", eps)
     shape = x.shape
     f = statistics(x)
     y, mean, rstd = empty(shape, x), empty(shape[:-1], x, f), empty(shape[:-1], x, f)

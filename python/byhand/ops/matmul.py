@@ -73,7 +73,8 @@ def forward(
     shape, inner, depth = _product_shape(a, b, transpose_a, transpose_b)
     if inner != depth:
         expected = (shape[1], inner) if transpose_b else (inner, shape[1])
-        raise check.wrong_shape("matmul.forward", "b", expected, b)
+        error = check.wrong_shape("matmul.forward", "b", expected, b)
+        raise ValueError(f"{error}, where a has shape {a.shape}")
     c = empty(shape, a)
     kernel(c, a, b, transpose_a, transpose_b, bf16)
     return c, (a, b, transpose_a, transpose_b, bf16)

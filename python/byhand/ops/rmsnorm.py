@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from byhand.backend import Acc, Array, In, Out, empty, kernels, reference_kernel, statistics
+from byhand.ops import check
 from byhand.ops.check import Saved
 from byhand.ops.declare import op
 from byhand.ops.layernorm import mean_last, row_groups, sum_of
@@ -53,7 +54,7 @@ def rmsnorm_backward(
 def forward(x: Array, w: Array, eps: float = 1e-5) -> tuple[Array, Saved]:
     """x (..., C), w (C,) -> y of x's shape, saved.
 
-    ValueError when w does not have the length of x's last axis.
+    ValueError when eps is negative, or when w does not have the length of x's last axis.
     """
     y, _, saved = _forward(x, None, w, eps)
     return y, saved
@@ -71,6 +72,7 @@ def forward_add(x: Array, add: Array, w: Array, eps: float = 1e-5) -> tuple[Arra
 
 def _forward(x: Array, add: Array | None, w: Array, eps: float) -> tuple[Array, Array, Saved]:
     kernel = kernels(x).rmsnorm_forward
+    check.eps("rmsnorm.forward", eps)
     shape = x.shape
     y, rstd = empty(shape, x), empty(shape[:-1], x, statistics(x))
     s = None if add is None else empty(shape, x)

@@ -38,6 +38,22 @@ class AdamW(Optimizer):
         self.betas = self.checked_betas(betas)
         self.eps = self.number("eps", eps)
 
+    # A captured CUDA graph holds betas and eps as constants: a change would be ignored there.
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("betas", "eps") and name in vars(self):
+            raise AttributeError(
+                f"AdamW: {name} is fixed when the optimizer is made: make a new one, and give it "
+                "the state_dict() of this one"
+            )
+        super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        return (
+            f"AdamW(lr={self.lr:g}, betas={self.betas}, eps={self.eps:g}, "
+            f"weight_decay={self.weight_decay:g}) of {len(self._params)} parameters in "
+            f"{len(self.groups)} groups, after {self.step_count} steps"
+        )
+
     def update(self, norm: Array | None, max_norm: float) -> None:
         storage = self.model.storage
         size = storage.grads.size

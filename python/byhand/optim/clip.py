@@ -5,6 +5,7 @@ from __future__ import annotations
 from byhand.backend import Array
 from byhand.nn.module import Module
 from byhand.ops import grad_norm
+from byhand.optim.optimizer import require_number
 
 
 def clip_grad_norm(model: Module, max_norm: float) -> Array:
@@ -12,9 +13,11 @@ def clip_grad_norm(model: Module, max_norm: float) -> Array:
     ``max_norm``. Returns the norm before that, a 0-d array.
 
     ``Optimizer.step(clip_norm=...)`` does the same without the extra pass over memory. Raises
-    ValueError unless max_norm is positive.
+    ValueError unless max_norm is positive, and for a part of a larger model.
     """
-    if not max_norm > 0:
+    if not model.is_root:
+        raise ValueError("clip_grad_norm: this module is a part of a larger model: give the model")
+    if not require_number("clip_grad_norm", "max_norm", max_norm) > 0:
         raise ValueError(f"clip_grad_norm: max_norm must be positive, got {max_norm}")
     grads = model.storage.grads
     norm = grad_norm.norm(grads)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from byhand import backend
 from byhand.backend import Array
+from byhand.nn import tree
 from byhand.nn.module import Module
-from byhand.nn.parameter import Parameter
+from byhand.nn.parameter import Parameter, require_finite, require_held
 from byhand.ops import grad_norm
 
 
@@ -20,7 +21,7 @@ class Group:
     """Parameters with a learning rate and a weight decay of their own.
 
     Attributes:
-        names: the paths of the parameters, in the order of the flat buffer.
+        names: the paths of the parameters, in the order of the flat buffer; read only.
         lr, weight_decay: may be set between steps; None: the optimizer's.
     """
 
@@ -32,11 +33,15 @@ class Group:
         weight_decay: float | None,
     ):
         self._optimizer = optimizer
-        self.names = names
+        self._names = tuple(names)
         self._lr = None if lr is None else optimizer.number("lr", lr)
         self._weight_decay = (
             None if weight_decay is None else optimizer.number("weight_decay", weight_decay)
         )
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._names)
 
     @property
     def lr(self) -> float:
@@ -74,11 +79,13 @@ class Optimizer:
     each, and implements ``update``.
 
     Args:
-        model: a built Module that is not a part of a larger one. After ``to``, ``freeze`` or
-            building it into a larger model a new optimizer must be made; ``step`` checks this.
+        model: a built Module that is not a part of a larger one. After ``to``, ``freeze``,
+            replacing a part or building it into a larger model a new optimizer must be made;
+            ``step`` checks this.
         groups: parameters with other settings, such as
             ``[{"params": lambda name: name.startswith("head."), "lr": 1e-4}]``: "params" is a test
-            of the path, or a list of paths or parameters; "lr" and "weight_decay" may be absent.
+            of the path, or a list of paths or parameters; "lr" and "weight_decay" may be absent. A
+            shared parameter is found by each of its paths.
             The parameters of no group form the last of ``self.groups``.
 
     ``lr`` and ``weight_decay``, here and in ``groups``, may be set between steps. Like the step
@@ -101,7 +108,8 @@ class Optimizer:
         kind = type(self).__name__
         if not isinstance(model, Module):
             raise TypeError(
-                f"{kind} takes the model itself (not its parameters), got {type(model).__name__}"
+                f"{kind} takes the model itself (not its parameters), got {type(model).__name__}: "
+                f"{kind}(model, lr=...); parameters with settings of their own are groups=[...]"
             )
         if model._storage is None:
             raise RuntimeError(
@@ -112,21 +120,8 @@ class Optimizer:
                 f"{kind}: this module is a part of a larger model: give the optimizer that model, "
                 "and freeze what is not to be trained"
             )
-        held = {id(p) for p in model.storage.params}
-        for name, p in model.named_parameters():
-            if id(p) not in held:
-                raise RuntimeError(
-                    f"{kind}: {name} is not in the memory of the model, whose parts were replaced: "
-                    "call model.build() before making an optimizer"
-                )
-            held.remove(id(p))
-        if held:
-            name = min(p.name for p in model.storage.params if id(p) in held)
-            raise RuntimeError(
-                f"{kind}: {name} is no longer a part of the model: call model.build() before "
-                "making an optimizer"
-            )
         self.model = model
+        self._require_whole()
         self._lr = self.number("lr", lr)
         self._weight_decay = self.number("weight_decay", weight_decay)
         storage = self._storage = model.storage
@@ -172,11 +167,15 @@ class Optimizer:
 
     def checked_betas(self, betas: tuple[float, float]) -> tuple[float, float]:
         """Two decay rates in [0, 1); ValueError for others."""
-        if np.shape(betas) != (2,) or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(
-                f"{type(self).__name__}: betas must be two numbers in [0, 1), got {betas}"
-            )
-        return float(betas[0]), float(betas[1])
+        try:
+            first, second = betas
+            if 0 <= first < 1 and 0 <= second < 1:
+                return float(first), float(second)
+        except (TypeError, ValueError):  # not a pair, or not of numbers
+            pass
+        raise ValueError(
+            f"{type(self).__name__}: betas must be two numbers in [0, 1), got {betas!r}"
+        )
 
     def _divide(
         self, groups: Iterable[Mapping[str, Any]]
@@ -193,7 +192,7 @@ class Optimizer:
                 raise TypeError(f"{where} must be a dict, got {type(settings).__name__}")
             if unknown := settings.keys() - {"params", "lr", "weight_decay"}:
                 raise ValueError(f"{where} has no setting {min(unknown)!r}")
-            names = _names(where, settings.get("params", ()), self._storage.params)
+            names = _names(where, settings.get("params", ()), self.model, self._storage.params)
             if taken := [name for name in names if name in of]:
                 raise ValueError(f"{where} takes {taken[0]}, which an earlier group has")
             found.append(Group(self, names, settings.get("lr"), settings.get("weight_decay")))
@@ -218,6 +217,28 @@ class Optimizer:
         decays = [group.weight_decay if decays else 0.0 for group, decays in self._pieces]
         backend.copy_to(self._settings, np.array([rates, decays], self._settings.dtype))
 
+    def _require_whole(self) -> None:
+        """RuntimeError unless the memory of the model holds exactly its parameters."""
+        kind, model = type(self).__name__, self.model
+        held = {id(p) for p in model.storage.params}
+        for name, p in model.named_parameters():
+            if id(p) not in held:
+                raise RuntimeError(
+                    f"{kind}: {name} is not in the memory of the model, whose parts were replaced: "
+                    "call model.build() before making an optimizer"
+                )
+            held.remove(id(p))
+        if held:
+            name = min(p.name for p in model.storage.params if id(p) in held)
+            raise RuntimeError(
+                f"{kind}: {name} is no longer a part of the model: call model.build() before "
+                "making an optimizer"
+            )
+        self._parts: tree.Snapshot | None = tree.Snapshot(model, Module)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_parts": None}  # of this model, not of its copy
+
     # --- Steps ---------------------------------------------------------------------------------
 
     @property
@@ -232,20 +253,45 @@ class Optimizer:
         norm is larger (Pascanu, Mikolov & Bengio, 2013); returns the norm before scaling, a 0-d
         array. If the norm is not finite, nothing is changed and the step is not counted.
 
-        Raises RuntimeError when the model's parameters were moved after the optimizer was made.
+        Raises RuntimeError when the model's parameters were moved or its parts replaced after the
+        optimizer was made, when a forward pass still waits for its backward pass, and in inference
+        mode; ValueError for a clip_norm that is not a positive number.
         """
         kind = type(self).__name__
-        if clip_norm is not None and not clip_norm > 0:
+        if clip_norm is not None and not require_number(f"{kind}.step", "clip_norm", clip_norm) > 0:
             raise ValueError(f"{kind}.step: clip_norm must be positive, got {clip_norm}")
         storage = self.model.storage
         if storage is not self._storage or storage.version != self._version:
             raise RuntimeError(
-                f"{kind}: the model's parameters were moved (by to, freeze or precision, or into a "
-                "larger model that was built): make a new optimizer"
+                f"{kind}: the model's parameters were moved (by to, freeze, decay or precision, or "
+                "into a larger model that was built): make a new optimizer"
             )
+        if self._parts is None or not self._parts.holds():
+            self._require_whole()
+        self._require_passes_done()
         norm = None if clip_norm is None else grad_norm.norm(storage.grads)
         self.update(norm, clip_norm or 0.0)
         return norm
+
+    if not TYPE_CHECKING:  # type checkers shall find misspelt names
+
+        def __getattr__(self, name: str) -> Any:
+            # Called for an attribute that is not set.
+            how = ": use groups" if name == "param_groups" else ""
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{how}")
+
+    def _require_passes_done(self) -> None:
+        if not self.model._saving:
+            raise RuntimeError(
+                f"{type(self).__name__}.step: the model is in inference mode, as byhand.load gives "
+                "it: call model.train() before training it"
+            )
+        if waiting := self.model.waiting():
+            raise RuntimeError(f"{type(self).__name__}.step: {waiting}")
+
+    def zero_grad(self) -> None:
+        """``model.zero_grad()``."""
+        self.model.zero_grad()
 
     def update(self, norm: Array | None, max_norm: float) -> None:
         """Updates the values from the gradients. ``norm`` is the norm of the gradient, to be
@@ -299,24 +345,36 @@ class Optimizer:
                     raise ValueError(
                         f"{where}: {slot} of {name} must have shape {tuple(view.shape)}, got {got}"
                     )
+                require_held(f"{where}: {slot} of {name}", given[name], view.dtype)
+                require_finite(f"{where}: {slot} of {name}", given[name])
         for slot in self.slots:
             for name, view in own[slot].items():
                 view[...] = backend.to_device_of(state[slot][name], view)
         self._t[...] = int(steps)
 
 
-def _names(where: str, wanted: Any, params: Sequence[Parameter]) -> list[str]:
+def require_number(where: str, name: str, value: Any) -> float:
+    """`value` as a float; ValueError naming the argument for what is not a number."""
+    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
+        raise ValueError(f"{where}: {name} must be a number, got {value!r}")
+    return float(value)
+
+
+def _names(where: str, wanted: Any, model: Module, params: Sequence[Parameter]) -> list[str]:
     """The paths of a group's parameters, in the order of `params`, all that the model has."""
     trained = {p.name: p for p in params if p.trainable}
+    # A shared parameter has several paths, of which the first is its name.
+    paths = [(n, p) for n, p in tree.every_path(model, Module) if isinstance(p, Parameter)]
     if callable(wanted):
-        chosen = {name for name in trained if wanted(name)}
+        chosen = {p.name for path, p in paths if p.name in trained and wanted(path)}
     elif isinstance(wanted, str):
         raise ValueError(f"{where}: params must be a list of names, got {wanted!r}")
     else:
         chosen = set()
         frozen = {p.name for p in params if not p.trainable}
+        name_of = {path: p.name for path, p in paths}
         for p in wanted:
-            name = p.name if isinstance(p, Parameter) else p
+            name = p.name if isinstance(p, Parameter) else name_of.get(p, p)
             if name in frozen:
                 raise ValueError(f"{where}: {name} is frozen")
             if name not in trained or (isinstance(p, Parameter) and trained[name] is not p):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -11,6 +13,9 @@ class Constant:
     """The same learning rate at every step."""
 
     lr: float
+
+    def __post_init__(self) -> None:
+        _require_numbers(self, "lr")
 
     def __call__(self, step: int) -> float:
         return self.lr
@@ -27,6 +32,9 @@ class WarmupCosine:
     total: int
     min_lr: float
 
+    def __post_init__(self) -> None:
+        _require_numbers(self, "lr", "warmup", "total", "min_lr")
+
     def __call__(self, step: int) -> float:
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
@@ -34,3 +42,13 @@ class WarmupCosine:
             return self.min_lr
         progress = (step - self.warmup) / max(self.total - self.warmup, 1)
         return self.min_lr + 0.5 * (self.lr - self.min_lr) * (1 + math.cos(math.pi * progress))
+
+
+def _require_numbers(schedule: Any, *names: str) -> None:
+    """ValueError naming the field that is not a finite number of at least 0."""
+    for name in names:
+        value = getattr(schedule, name)
+        if not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
+            raise ValueError(
+                f"{type(schedule).__name__}: {name} must be a number >= 0, got {value!r}"
+            )

@@ -8,6 +8,7 @@ import numpy as np
 
 from byhand import backend
 from byhand.backend import Array
+from byhand.nn.protocol import own_copy
 from byhand.ops import check, cross_entropy
 from byhand.tasks import task
 from byhand.tasks.task import Batch
@@ -41,8 +42,9 @@ class Classification(task.Task):
     def loss(self, batch: Batch, scale: Any) -> Array:
         with self.model.discard_on_error():
             logits = self.model(batch["x"])
-            loss, saved = cross_entropy.forward(logits, batch["labels"], reduction="sum")
-        self._saved = saved, scale
+            labels = own_copy(batch["labels"])
+            loss, saved = cross_entropy.forward(logits, labels, reduction="sum")
+        self._saved = saved, own_copy(scale)
         loss *= scale
         return loss
 

@@ -30,6 +30,11 @@ class LanguageModel(task.Task):
     unit = "token"
 
     def __init__(self, model: Any, tokenizer: Tokenizer | None = None, sample_tokens: int = 200):
+        if not hasattr(model, "loss"):
+            raise TypeError(
+                f"LanguageModel takes a model with loss(ids, targets), such as GPT, got "
+                f"{type(model).__name__}"
+            )
         super().__init__(model)
         self.model: Any = model
         self.tokenizer = tokenizer
