@@ -128,7 +128,7 @@ def pytest(
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-            *("-p", "tests.mutation.lines", "--no-header", *arguments),
+            *("-o", "addopts=--strict-markers -m 'not deep'", "-p", "tests.mutation.lines", *arguments),
         ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
