@@ -101,7 +101,7 @@ def names_of(file: str, source: bytes) -> list[str]:
 def record_child() -> None:
     """Records the lines of this process, if a test that is recorded has started it."""
     folder = os.environ.get("BYHAND_MUTATION_CHILDREN")
-    if folder is None:
+    if folder is None or _record is not None:
         return
     recorder = Recorder(Path(os.environ["BYHAND_MUTATION_PACKAGE"]))
 
@@ -126,7 +126,7 @@ class RecordPlugin:
         package = Path(os.environ["BYHAND_MUTATION_PACKAGE"])
         self.names = Names(package)
         self.recorder = Recorder(package)
-        path = Path(os.environ["BYHAND_MUTATION_RECORD"])
+        path = Path(os.environ.pop("BYHAND_MUTATION_RECORD"))
         self.file = open(path, "a", encoding="utf-8")
         self.children = path.with_suffix(".children")
         self.children.mkdir(exist_ok=True)
