@@ -15,6 +15,7 @@ import ast
 import atexit
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -129,7 +130,8 @@ class RecordPlugin:
         path = Path(os.environ.pop("BYHAND_MUTATION_RECORD"))
         self.file = open(path, "a", encoding="utf-8")
         self.children = path.with_suffix(".children")
-        self.children.mkdir(exist_ok=True)
+        shutil.rmtree(self.children, ignore_errors=True)
+        self.children.mkdir()
         os.environ["BYHAND_MUTATION_CHILDREN"] = str(self.children)
         self.passed = True
         self.recorder.start()
