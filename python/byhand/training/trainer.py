@@ -207,7 +207,8 @@ class Trainer:
                 callback.on_step(self, done + i, loss, norm if self.settings.clip else None)
                 callback.on_repeat(self, done + i)
         if diverged is not None:
-            raise self.diverged(self.step, diverged.reason)
+            # On a GPU later steps have been launched, with rates of their own.
+            raise self.diverged(self.step, diverged.reason, rates[len(results)])
         self.report_memory()
         if self.display is not None and results:
             self.display.step(self.step, self.settings.steps, results[-1][0], units, seconds)
@@ -254,7 +255,8 @@ class Trainer:
         if not math.isfinite(loss):
             with self.model.in_inference():
                 why = first_not_finite(self.task, self.data.validation())
-            raise self.diverged(self.step, f"the validation loss is {loss}{why}")
+            lr = self.optimizer.lr
+            raise self.diverged(self.step, f"the validation loss is {loss}{why}", lr)
         rng = np.random.default_rng([self.settings.seed, self.step])
         sample = self.task.sample(rng, stop)
         if stop:
@@ -314,12 +316,12 @@ class Trainer:
             f"state, {planned / 1e6:,.1f} MB for the activations of a step"
         )
 
-    def diverged(self, step: int, reason: str) -> Diverged:
-        """The error for a non-finite value found after `step`."""
+    def diverged(self, step: int, reason: str, lr: float) -> Diverged:
+        """The error for a non-finite value found after `step`, with the learning rate `lr`."""
         saved = f"the checkpoint of step {self.saved}" if self.saved >= 0 else "no checkpoint"
         return Diverged(
             f"training stopped after step {step}",
-            f"{reason}; a smaller lr (it is {self.optimizer.lr:g}), a longer warmup or a smaller "
+            f"{reason}; a smaller lr (it is {lr:g}), a longer warmup or a smaller "
             f"clip may help; {saved} is saved",
         )
 
