@@ -198,6 +198,9 @@ class Cupy:
             MemoryPointer=MemoryPointer,
             UnownedMemory=UnownedMemory,
             using_allocator=self._using_allocator,
+            runtime=SimpleNamespace(
+                memGetInfo=lambda: (machine.memory - machine.used, machine.memory)
+            ),
         )
 
     def empty(self, shape: Any, dtype: Any = float) -> ndarray:
