@@ -216,9 +216,9 @@ class Tests:
                 found |= set(self._of_line[name])
                 if name in self.at_import:
                     found |= set(self._of_file[edit.file])
-        else:
-            found = set(self._of_function[f"{edit.file}|{edit.function}"])
-            found = found or set(self._of_file[edit.file])
+        # A line that no test is known to run may run in a process that was killed.
+        found = found or set(self._of_function[f"{edit.file}|{edit.function}"])
+        found = found or set(self._of_file[edit.file])
         return self._ordered(found, edit.file)
 
     def _ordered(self, tests: set[str], file: str) -> list[str]:
