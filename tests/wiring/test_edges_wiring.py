@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +88,27 @@ def test_a_full_memory_is_said_to_be_the_gpus_or_the_machines(
     monkeypatch.setattr(start, "_start", full)
     assert main(["train"]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_the_roofline_is_the_amount_of_the_shortest_run(monkeypatch: pytest.MonkeyPatch):
+    times = iter([0.0, 0.5, 1.0, 1.25, 2.0, 3.0])
+    monkeypatch.setattr("byhand.roofline.time.perf_counter", lambda: next(times))
+    runs: list[int] = []
+    probe = roofline.Probe(lambda: runs.append(1), 5e9)
+    assert roofline._best(probe, 3) == 5.0 / 0.25
+    assert len(runs) == 4  # the first warms up
+
+
+def test_a_signal_is_acknowledged_at_once_with_what_a_second_one_loses(tmp_path: Path):
+    trainer = small.new_trainer(tmp_path)
+    assert isinstance(trainer.display, small.Quiet)
+    trainer._acknowledge(signal.SIGTERM)
+    trainer._acknowledge(signal.SIGINT)
+    trainer.saved = 4
+    trainer._acknowledge(signal.SIGINT)
+    words = "stopping as soon as this step is done"
+    assert trainer.display.lines == [
+        f"SIGTERM: {words}",
+        f"SIGINT: {words} (Ctrl-C again ends at once, which loses everything)",
+        f"SIGINT: {words} (Ctrl-C again ends at once, which loses the steps after step 4)",
+    ]
