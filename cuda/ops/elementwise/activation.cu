@@ -6,6 +6,8 @@ namespace byhand {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kElements = 8;  // that a thread loads before it uses the first
+constexpr int64_t kBlock = int64_t{kThreads} * kElements;
 
 struct Rule {
     Activation function;
@@ -26,98 +28,142 @@ BYHAND_DEVICE float silu_slope(float x) {
     return fmaf(near * s, e * s, s);
 }
 
-template <class T>
-BYHAND_DEVICE float value(float x, const Rule& rule) {
-    switch (rule.function) {
-        case Activation::step:
-            return x >= 0.0f ? 1.0f : x < 0.0f ? 0.0f : x;
-        case Activation::sigmoid:
-            return sigmoid<T>(x);
-        case Activation::tanh:
-            return tanhf(x);
-        case Activation::relu:
-            return at_least(x, 0.0f);
-        case Activation::leaky_relu:
-            return x > 0.0f ? x : rule.a * x;
-        case Activation::elu:
-            return x > 0.0f ? rule.b * x : rule.a * expm1f(x);
-        case Activation::gelu:
-            return gelu<T>(x, false).value;
-        case Activation::gelu_tanh:
-            return gelu<T>(x, true).value;
-        case Activation::silu:
-            return x / (1.0f + exp_for<T>(-x));
-        case Activation::softplus: {
-            const float z = rule.a * x;
-            if (z > rule.b) return x;
-            return (at_least(z, 0.0f) + log1pf(exp_for<T>(-fabsf(z)))) / rule.a;
-        }
+// v = f(v) for all elements of a thread. The function is the same for all, so it is chosen once.
+template <int U, int V, class F>
+BYHAND_DEVICE void each(float (&v)[U][V], F&& f) {
+#pragma unroll
+    for (int u = 0; u < U; ++u) {
+#pragma unroll
+        for (int j = 0; j < V; ++j) v[u][j] = f(v[u][j]);
     }
-    return not_a_number();
 }
 
-// Of what the function saves: its result y where that is enough, else x.
-template <class T>
-BYHAND_DEVICE float gradient(float dy, float saved, const Rule& rule) {
-    switch (rule.function) {
-        case Activation::step:
-            return 0.0f;
-        case Activation::sigmoid:
-            return dy * (saved * (1.0f - saved));
-        case Activation::tanh:
-            return dy * ((1.0f - saved) * (1.0f + saved));
-        case Activation::relu:
-            return saved <= 0.0f ? 0.0f : dy;
-        case Activation::leaky_relu:
-            return saved > 0.0f ? dy : rule.a * dy;
-        case Activation::elu:
-            return dy * (saved > 0.0f ? rule.b : saved + rule.a);
-        case Activation::gelu:
-            return dy * gelu<T>(saved, false).slope;
-        case Activation::gelu_tanh:
-            return dy * gelu<T>(saved, true).slope;
-        case Activation::silu:
-            return dy * silu_slope<T>(saved);
-        case Activation::softplus: {
-            const float z = rule.a * saved;
-            return z > rule.b ? dy : dy * sigmoid<T>(z);
-        }
+// d = g(d, s)
+template <int U, int V, class G>
+BYHAND_DEVICE void each(float (&d)[U][V], const float (&s)[U][V], G&& g) {
+#pragma unroll
+    for (int u = 0; u < U; ++u) {
+#pragma unroll
+        for (int j = 0; j < V; ++j) d[u][j] = g(d[u][j], s[u][j]);
     }
-    return not_a_number();
 }
 
+template <class T, int U, int V>
+BYHAND_DEVICE void apply(float (&v)[U][V], const Rule& rule) {
+    const float a = rule.a, b = rule.b;
+    switch (rule.function) {
+        case Activation::step:
+            return each(v, [](float x) { return x >= 0.0f ? 1.0f : x < 0.0f ? 0.0f : x; });
+        case Activation::sigmoid:
+            return each(v, [](float x) { return sigmoid<T>(x); });
+        case Activation::tanh:
+            return each(v, [](float x) { return tanhf(x); });
+        case Activation::relu:
+            return each(v, [](float x) { return at_least(x, 0.0f); });
+        case Activation::leaky_relu:
+            return each(v, [=](float x) { return x > 0.0f ? x : a * x; });
+        case Activation::elu:
+            return each(v, [=](float x) { return x > 0.0f ? b * x : a * expm1f(x); });
+        case Activation::gelu:
+            return each(v, [](float x) { return gelu<T>(x, false).value; });
+        case Activation::gelu_tanh:
+            return each(v, [](float x) { return gelu<T>(x, true).value; });
+        case Activation::silu:
+            return each(v, [](float x) { return x / (1.0f + exp_for<T>(-x)); });
+        case Activation::softplus:
+            return each(v, [=](float x) {
+                const float z = a * x;
+                const float smooth = (at_least(z, 0.0f) + log1pf(exp_for<T>(-fabsf(z)))) / a;
+                return z > b ? x : smooth;
+            });
+    }
+}
+
+// d: the gradient of y, then of x. s: what the function saves.
+template <class T, int U, int V>
+BYHAND_DEVICE void apply(float (&d)[U][V], const float (&s)[U][V], const Rule& rule) {
+    const float a = rule.a, b = rule.b;
+    switch (rule.function) {
+        case Activation::step:
+            return each(d, s, [](float, float) { return 0.0f; });
+        case Activation::sigmoid:
+            return each(d, s, [](float dy, float y) { return dy * (y * (1.0f - y)); });
+        case Activation::tanh:
+            return each(d, s, [](float dy, float y) { return dy * ((1.0f - y) * (1.0f + y)); });
+        case Activation::relu:
+            return each(d, s, [](float dy, float y) { return y <= 0.0f ? 0.0f : dy; });
+        case Activation::leaky_relu:
+            return each(d, s, [=](float dy, float y) { return y > 0.0f ? dy : a * dy; });
+        case Activation::elu:
+            return each(d, s, [=](float dy, float y) { return dy * (y > 0.0f ? b : y + a); });
+        case Activation::gelu:
+            return each(d, s, [](float dy, float x) { return dy * gelu<T>(x, false).slope; });
+        case Activation::gelu_tanh:
+            return each(d, s, [](float dy, float x) { return dy * gelu<T>(x, true).slope; });
+        case Activation::silu:
+            return each(d, s, [](float dy, float x) { return dy * silu_slope<T>(x); });
+        case Activation::softplus:
+            return each(d, s,
+                        [=](float dy, float x) { return a * x > b ? dy : dy * sigmoid<T>(a * x); });
+    }
+}
+
+// The first element of pack u of this thread.
+template <int V>
+BYHAND_DEVICE int64_t pack_at(int64_t start, int u) {
+    return start + static_cast<int64_t>(u * kThreads + static_cast<int>(threadIdx.x)) * V;
+}
+
+// Several loads of a thread are in flight at the same time.
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads, 1)
     activation_forward_elements(T* y, const T* x, Rule rule, int64_t n) {
-    const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads * V;
-    const int64_t mine = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * V;
-    for (int64_t i = mine; i + V <= n; i += stride) {
-        float v[V];
-        load(v, x + i);
+    constexpr int kPacks = kElements / V;
+    const int64_t whole = n / V * V;
+    for (int64_t start = blockIdx.x * kBlock; start < whole; start += gridDim.x * kBlock) {
+        float v[kPacks][V] = {};
 #pragma unroll
-        for (int j = 0; j < V; ++j) v[j] = value<T>(v[j], rule);
-        store(y + i, v);
+        for (int u = 0; u < kPacks; ++u) {
+            if (pack_at<V>(start, u) < whole) load(v[u], x + pack_at<V>(start, u));
+        }
+        apply<T>(v, rule);
+#pragma unroll
+        for (int u = 0; u < kPacks; ++u) {
+            if (pack_at<V>(start, u) < whole) store(y + pack_at<V>(start, u), v[u]);
+        }
     }
-    const int64_t last = n / V * V + threadIdx.x;  // what is left over after the last whole pack
-    if (blockIdx.x == 0 && last < n) y[last] = from_float<T>(value<T>(to_float(x[last]), rule));
+    const int64_t last = whole + threadIdx.x;  // what is left over after the last whole pack
+    if (blockIdx.x == 0 && last < n) {
+        float v[1][1] = {{to_float(x[last])}};
+        apply<T>(v, rule);
+        y[last] = from_float<T>(v[0][0]);
+    }
 }
 
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads, 1)
     activation_backward_elements(T* dx, const T* dy, const T* saved, Rule rule, int64_t n) {
-    const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads * V;
-    const int64_t mine = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * V;
-    for (int64_t i = mine; i + V <= n; i += stride) {
-        float d[V], s[V];
-        load(d, dy + i);
-        load(s, saved + i);
+    constexpr int kPacks = kElements / V;
+    const int64_t whole = n / V * V;
+    for (int64_t start = blockIdx.x * kBlock; start < whole; start += gridDim.x * kBlock) {
+        float d[kPacks][V] = {}, s[kPacks][V] = {};
 #pragma unroll
-        for (int j = 0; j < V; ++j) d[j] = gradient<T>(d[j], s[j], rule);
-        store(dx + i, d);
+        for (int u = 0; u < kPacks; ++u) {
+            if (pack_at<V>(start, u) >= whole) continue;
+            load(d[u], dy + pack_at<V>(start, u));
+            load(s[u], saved + pack_at<V>(start, u));
+        }
+        apply<T>(d, s, rule);
+#pragma unroll
+        for (int u = 0; u < kPacks; ++u) {
+            if (pack_at<V>(start, u) < whole) store(dx + pack_at<V>(start, u), d[u]);
+        }
     }
-    const int64_t last = n / V * V + threadIdx.x;  // what is left over after the last whole pack
+    const int64_t last = whole + threadIdx.x;  // what is left over after the last whole pack
     if (blockIdx.x == 0 && last < n) {
-        dx[last] = from_float<T>(gradient<T>(to_float(dy[last]), to_float(saved[last]), rule));
+        float d[1][1] = {{to_float(dy[last])}}, s[1][1] = {{to_float(saved[last])}};
+        apply<T>(d, s, rule);
+        dx[last] = from_float<T>(d[0][0]);
     }
 }
 
@@ -147,7 +193,7 @@ void activation_forward(Out y, In x, std::int64_t function, double a, double b, 
         const bool packed = packable<T>(0, to, from);
         const auto kernel =
             packed ? activation_forward_elements<T, kPack<T>> : activation_forward_elements<T, 1>;
-        const dim3 grid(blocks_for(n, kThreads * (packed ? kPack<T> : 1)));
+        const dim3 grid(blocks_for(n, kBlock));
         launch(name, kernel, grid, dim3(kThreads), stream, to, from, rule, n);
     });
 }
@@ -168,7 +214,7 @@ void activation_backward(Out dx, In dy, Maybe<In> x, Maybe<In> y, std::int64_t f
         const bool packed = packable<T>(0, to, upstream, from);
         const auto kernel =
             packed ? activation_backward_elements<T, kPack<T>> : activation_backward_elements<T, 1>;
-        const dim3 grid(blocks_for(n, kThreads * (packed ? kPack<T> : 1)));
+        const dim3 grid(blocks_for(n, kBlock));
         launch(name, kernel, grid, dim3(kThreads), stream, to, upstream, from, rule, n);
     });
 }

@@ -87,26 +87,26 @@ def value(x: Array, name: str, a: float, b: float) -> Array:
     return gelu(x, name == "gelu_tanh")
 
 
-def gradient(dy: Array, x: Array | None, y: Array | None, name: str, a: float, b: float) -> Array:
-    """dy f'(x), from y where that is saved, else from x."""
+def gradient(dy: Array, saved: Array, name: str, a: float, b: float) -> Array:
+    """dy f'(x); saved: x for a function of FROM_X, else y."""
     if name == "step":
         return np.zeros_like(dy)
     if name == "sigmoid":
-        return dy * (y * (1 - y))
+        return dy * (saved * (1 - saved))
     if name == "tanh":
-        return dy * ((1 - y) * (1 + y))
+        return dy * ((1 - saved) * (1 + saved))
     if name == "relu":
-        return np.where(y <= 0, 0, dy)
+        return np.where(saved <= 0, 0, dy)
     if name == "leaky_relu":
-        return np.where(y > 0, dy, a * dy)
+        return np.where(saved > 0, dy, a * dy)
     if name == "elu":
-        return dy * np.where(y > 0, b, y + a)
+        return dy * np.where(saved > 0, b, saved + a)
     if name == "silu":
-        s = sigmoid(x)
-        return dy * (s * (1 + x * (1 - s)))
+        s = sigmoid(saved)
+        return dy * (s * (1 + saved * (1 - s)))
     if name == "softplus":
-        return np.where(a * x > b, dy, dy * sigmoid(a * x))
-    return dy * gelu_derivative(x, name == "gelu_tanh")
+        return np.where(a * saved > b, dy, dy * sigmoid(a * saved))
+    return dy * gelu_derivative(saved, name == "gelu_tanh")
 
 
 def sigmoid(x: Array) -> Array:
@@ -124,7 +124,8 @@ def activation_forward(y: Out, x: In, function: int, a: float, b: float) -> None
 def activation_backward(
     dx: Out, dy: In, x: In | None, y: In | None, function: int, a: float, b: float
 ) -> None:
-    dx[...] = gradient(dy, x, y, NUMBERED[function], a, b)
+    name = NUMBERED[function]
+    dx[...] = gradient(dy, x if name in FROM_X else y, name, a, b)
 
 
 class Rule(NamedTuple):
