@@ -164,6 +164,16 @@ OP = Op(
         ),
         Error(
             ValueError,
+            "softplus, selu, got ['relu']",
+            lambda: ops.activation.forward(np.ones(3), ["relu"]),  # type: ignore[arg-type]
+        ),
+        Error(
+            ValueError,
+            "activation.forward: beta must be a number greater than 0, got [1.0]",
+            lambda: ops.activation.forward(np.ones(3), "softplus", beta=[1.0]),  # type: ignore[arg-type]
+        ),
+        Error(
+            ValueError,
             "activation.forward: relu has no option alpha",
             lambda: ops.activation.forward(np.ones(3), "relu", alpha=1.0),
         ),

@@ -173,7 +173,25 @@ _RANGES = {
     "beta": ("a number greater than 0", lambda v: 0 < v < math.inf),
     "threshold": ("a number", lambda v: -math.inf <= v <= math.inf),
 }
-_plain_rule = functools.cache(rule_of)  # of functions without options
+
+
+# Checking the options takes longer than a small array.
+@functools.lru_cache(maxsize=256)
+def _rule(
+    function: str,
+    negative_slope: float | None,
+    alpha: float | None,
+    beta: float | None,
+    threshold: float | None,
+) -> Rule:
+    return rule_of(
+        "activation.forward",
+        function,
+        negative_slope=negative_slope,
+        alpha=alpha,
+        beta=beta,
+        threshold=threshold,
+    )
 
 
 @op(x="...")
@@ -193,17 +211,10 @@ def forward(
     must be at least 0, unlike PyTorch's, so that the sign of y is that of x.
     """
     kernel = kernels(x).activation_forward
-    if negative_slope is alpha is beta is threshold is None and type(function) is str:
-        rule = _plain_rule("activation.forward", function)
-    else:
-        rule = rule_of(
-            "activation.forward",
-            function,
-            negative_slope=negative_slope,
-            alpha=alpha,
-            beta=beta,
-            threshold=threshold,
-        )
+    try:
+        rule = _rule(function, negative_slope, alpha, beta, threshold)
+    except TypeError:  # an argument that cannot be hashed, whose error names it
+        rule = _rule.__wrapped__(function, negative_slope, alpha, beta, threshold)
     y = empty(x.shape, x)
     kernel(y, x, rule.number, rule.a, rule.b)
     return y, (y if rule.saves_y else x, rule)
