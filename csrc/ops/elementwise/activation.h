@@ -7,7 +7,7 @@
 
 namespace byhand {
 
-// The functions by number, in the order of NAMES in python/byhand/ops/activation.py.
+// The functions by number, in the order of NUMBERED in python/byhand/ops/activation.py.
 enum class Activation : std::int64_t {
     step,
     sigmoid,
@@ -38,8 +38,8 @@ enum class Activation : std::int64_t {
 // EFFECTS  writes y | writes dx | y may be x, dx may be dy; None for the one of x and y that f'
 // does
 //          not need; throws for another number
-// NUMERICS f32; the error bounds are in simd/vecmath.h; NaN gives NaN in the same element (step' is
-//          0 everywhere)
+// NUMERICS f32; the error bounds are in simd/vecmath.h; NaN gives NaN in the same element, except
+//          that dx is 0 for step, and for relu where y <= 0, whatever dy holds
 // TRAFFIC  forward 2RC, backward 3RC elements
 void activation_forward(Out y, In x, std::int64_t function, double a, double b, Stream stream);
 void activation_backward(Out dx, In dy, Maybe<In> x, Maybe<In> y, std::int64_t function, double a,
