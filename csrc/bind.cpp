@@ -29,6 +29,7 @@ namespace {
 
 // The operations: every back end has them.
 void bind_operations(Registry& registry) {
+    OP(activation, "y x function a b", "dx dy x y function a b");
     KERNEL(adamw_step, "w m v copy t work g norm lr weight_decay bounds beta1 beta2 eps max_norm");
     OP(attention, "o lse work q k v mask lengths scale causal window dropout seed offset",
        "dq dk dv work do_ q k v o lse mask lengths scale causal window dropout seed offset");

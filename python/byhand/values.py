@@ -7,6 +7,8 @@ import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from byhand.errors import suggestion
+
 
 class Values:
     """The values a field takes."""
@@ -113,7 +115,9 @@ class Choice(Values):
         if not isinstance(value, str):
             raise TypeError(_either(self.options))
         if value not in self.options:
-            raise ValueError(_either(self.options))
+            # Among a few options the one that was meant is found at a glance.
+            near = suggestion(value, self.options) if len(self.options) > 3 else ""
+            raise ValueError(_either(self.options) + near)
         return value
 
     def parse(self, text: str) -> str:
