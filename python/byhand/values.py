@@ -7,7 +7,15 @@ import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from byhand.errors import suggestion
+from byhand.errors import UserError, suggestion
+
+
+def require_whole_number(name: str, value: Any, least: int | None = None) -> None:
+    """UserError naming the argument unless it is an integer, of at least ``least`` if given."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise UserError(f"{name} must be a whole number, not {value!r}")
+    if least is not None and value < least:
+        raise UserError(f"{name} must be at least {least}, not {value}")
 
 
 class Values:

@@ -158,11 +158,13 @@ class Optimizer:
     def number(self, name: str, value: float) -> float:
         """A finite number >= 0; ValueError with its name for any other."""
         try:
-            number = math.nan if isinstance(value, str) else float(value)
+            number = math.nan if isinstance(value, (bool, str)) else float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not 0 <= number < math.inf:
-            raise ValueError(f"{type(self).__name__}: {name} must be a number >= 0, got {value!r}")
+            raise ValueError(
+                f"{type(self).__name__}: {name} must be a finite number >= 0, got {value!r}"
+            )
         return number
 
     def checked_betas(self, betas: tuple[float, float]) -> tuple[float, float]:
@@ -322,6 +324,8 @@ class Optimizer:
         is changed.
         """
         where = f"{type(self).__name__}.load_state_dict"
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{where} takes what state_dict gave, got {type(state).__name__}")
         own = self.state_dict()
         if missing := own.keys() - state.keys():
             raise ValueError(f"{where}: {min(missing)} is missing")

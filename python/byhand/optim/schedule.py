@@ -48,7 +48,8 @@ def _require_numbers(schedule: Any, *names: str) -> None:
     """ValueError naming the field that is not a finite number of at least 0."""
     for name in names:
         value = getattr(schedule, name)
-        if not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not is_number or not 0 <= value < math.inf:
             raise ValueError(
-                f"{type(schedule).__name__}: {name} must be a number >= 0, got {value!r}"
+                f"{type(schedule).__name__}: {name} must be a finite number >= 0, got {value!r}"
             )
