@@ -33,8 +33,8 @@ struct AdagradRule {
 
 template <int V, class G, class C>
 __global__ void __launch_bounds__(kFlatThreads, 1)
-    adagrad_update(FlatArrays<AdagradRule::kSlots, G, C> a, FlatGroups<StepScalars> groups,
-                   AdagradRule rule) {
+    adagrad_update(const __grid_constant__ FlatArrays<AdagradRule::kSlots, G, C> a,
+                   FlatGroups<StepScalars> groups, AdagradRule rule) {
     update_flat<V>(a, groups, rule);
 }
 

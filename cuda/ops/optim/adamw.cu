@@ -38,8 +38,8 @@ struct AdamWRule {
 
 template <int V, class G, class C>
 __global__ void __launch_bounds__(kFlatThreads, 1)
-    adamw_update(FlatArrays<AdamWRule::kSlots, G, C> a, FlatGroups<AdamWScalars> groups,
-                 AdamWRule rule) {
+    adamw_update(const __grid_constant__ FlatArrays<AdamWRule::kSlots, G, C> a,
+                 FlatGroups<AdamWScalars> groups, AdamWRule rule) {
     update_flat<V>(a, groups, rule);
 }
 

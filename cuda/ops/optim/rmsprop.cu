@@ -39,8 +39,8 @@ struct RmspropRule {
 
 template <int V, class G, class C>
 __global__ void __launch_bounds__(kFlatThreads, 1)
-    rmsprop_update(FlatArrays<RmspropRule::kSlots, G, C> a, FlatGroups<StepScalars> groups,
-                   RmspropRule rule) {
+    rmsprop_update(const __grid_constant__ FlatArrays<RmspropRule::kSlots, G, C> a,
+                   FlatGroups<StepScalars> groups, RmspropRule rule) {
     update_flat<V>(a, groups, rule);
 }
 

@@ -40,7 +40,8 @@ struct SgdRule {
 
 template <int V, class G, class C>
 __global__ void __launch_bounds__(kFlatThreads, 1)
-    sgd_update(FlatArrays<SgdRule::kSlots, G, C> a, FlatGroups<SgdScalars> groups, SgdRule rule) {
+    sgd_update(const __grid_constant__ FlatArrays<SgdRule::kSlots, G, C> a,
+               FlatGroups<SgdScalars> groups, SgdRule rule) {
     update_flat<V>(a, groups, rule);
 }
 
