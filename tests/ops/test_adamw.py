@@ -225,7 +225,7 @@ OP = Op(
         ),
         Error(
             TypeError,
-            "adamw_step: m must be float64",
+            "adamw.step: w is float64 and m is float32: all arrays of a call",
             lambda: step_with(m=np.ones(3, np.float32)),
         ),
         Error(
