@@ -309,4 +309,4 @@ def test_warmup_cosine():
 
 def test_schedule_without_warmup_or_steps():
     assert optim.WarmupCosine(1.0, 0, 1, 0.0)(0) == 1.0
-    assert optim.WarmupCosine(1.0, 0, 0, 0.2)(5) == 0.2
+    assert optim.WarmupCosine(1.0, 0, 1, 0.2)(5) == 0.2
