@@ -29,7 +29,10 @@ namespace {
 
 // The operations: every back end has them.
 void bind_operations(Registry& registry) {
-    KERNEL(adamw_step, "w m v copy t work g norm lr weight_decay bounds beta1 beta2 eps max_norm");
+    OP(activation, "y x function a b", "dx dy x y function a b");
+    KERNEL(adagrad_step, "w v copy t work g norm lr weight_decay bounds lr_decay eps max_norm");
+    KERNEL(adamw_step,
+           "w m v copy t work g norm lr weight_decay bounds beta1 beta2 eps max_norm coupled");
     OP(attention, "o lse work q k v mask lengths scale causal window dropout seed offset",
        "dq dk dv work do_ q k v o lse mask lengths scale causal window dropout seed offset");
     OP(bias_gelu, "y x b tanh", "dx db dy x b tanh");
@@ -50,6 +53,10 @@ void bind_operations(Registry& registry) {
     OP(log_softmax, "y x", "dx dy y");
     OP(matmul, "c a b transpose_a transpose_b bf16", "da db dc a b transpose_a transpose_b bf16");
     OP(rmsnorm, "y s rstd x w add eps", "dx dw work dy x w rstd ds");
+    KERNEL(rmsprop_step,
+           "w v mean m copy t work g norm lr weight_decay bounds alpha eps momentum max_norm");
+    KERNEL(sgd_step,
+           "w m copy t work g norm lr weight_decay l1 l2 bounds momentum nesterov max_norm");
     OP(softmax, "y x mask scale causal", "dx dy y scale");
 }
 

@@ -265,7 +265,7 @@ class Memory:
         canary = _pattern(dtype, "canary").copy()
         if dtype.kind == "f":  # each array has its own: a copy of another's would not be seen
             canary[0] = len(self._blocks)
-        raw[...] = np.resize(canary, raw.size)
+        raw.view(f"u{canary.size}")[...] = canary.view(f"u{canary.size}")
         array = carve(raw)
         array[...] = _pattern(dtype, "poison").view(dtype)[0] if content is None else content
         array.flags.writeable = not frozen

@@ -48,6 +48,7 @@ def calls(m: Maker, N: int) -> Iterator[gpu_case.Case]:
     bounds = m.xp.asarray(np.array([N // 2, N], np.int64))
     groups = {"bounds": bounds, "lr": m.full(1e-3, 2), "weight_decay": m.full(0.01, 2)}
     update = {**state, **groups, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "max_norm": 1.0}
+    update["coupled"] = False
     yield m.case("adamw_step", {**update, "g": m.normal(N)}, (N,), rival, N=N)
     # Gradients in bfloat16, and a copy of the weights for the model, which has as many bytes.
     arguments = {**update, "g": m.normal(N, dtype="bfloat16"), "norm": m.full(10)}

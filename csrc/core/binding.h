@@ -209,7 +209,7 @@ inline Stream current_stream() {
 
 // Sets Python's error for the C++ exception being handled. A TypeError that a kernel throws does
 // not name the kernel.
-inline void set_python_error(const Kernel& kernel) {
+inline void set_python_error() {
     try {
         throw;
     } catch (py::error_already_set& error) {
@@ -251,7 +251,7 @@ inline PyObject* call_kernel(PyObject* self, PyObject* const* objects, Py_ssize_
             throw TypeError(std::string(kernel.name) + ": " + error.what());
         }
     } catch (...) {
-        set_python_error(kernel);
+        set_python_error();
         return nullptr;
     }
     Py_RETURN_NONE;

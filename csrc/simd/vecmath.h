@@ -8,10 +8,11 @@
 // tests/core/test_vecmath.py):
 //
 //   exp 2   log 2   tanh 3   erf 3       exp: -inf -> 0, overflow -> inf, underflow is gradual
+//   expm1_negative 2 where x <= 0   sigmoid, silu 3 and softplus 2 where x >= -87
 //   exp_score 3 where |x| < 16, 6 elsewhere; without a fused multiply-add 10 and 70
 //   gelu, both forms: 8 where |x| <= 2; for larger |x| the relative error of a vanishing tail grows
-//   with the argument of its exponential, as in any formula: there, and for the derivatives, the
-//   absolute error stays below 4 units in the last place of max(1, |x|).
+//   with the argument of its exponential, as in any formula: there, and for the derivatives of gelu
+//   and silu, the absolute error stays below 4 units in the last place of max(1, |x|).
 #pragma once
 
 #include "simd/vec.h"
@@ -25,18 +26,33 @@ BYHAND_INLINE Vec polynomial(Vec x, const float (&coefficients)[N]) {  // lowest
     return p;
 }
 
-// e^x = 2^n e^r with |r| <= log(2)/2. The clamps put the constant first, so that NaN passes
-// through.
+// e^x = 2^n (1 + small) with small = e^r - 1 and |r| <= log(2)/2. The clamps put the constant
+// first, so that NaN passes through.
+struct Exponential {
+    Vec small, n;
+    BYHAND_INLINE explicit Exponential(Vec x) {
+        x = max(Vec::set(-104.0f), min(Vec::set(89.0f), x));
+        n = round(x * Vec::set(1.44269504f));
+        // log(2) in two parts, the first short enough for n times it to be exact even without a
+        // fused multiply-add.
+        Vec r = fma(n, Vec::set(-0.693359375f), x);
+        r = fma(n, Vec::set(2.12194440e-4f), r);
+        const Vec q = polynomial(
+            r, {0.49999994f, 0.166665211f, 0.0416682586f, 0.00836866815f, 0.0013821302f});
+        small = fma(r * r, q, r);
+    }
+};
+
 BYHAND_INLINE Vec exp(Vec x) {
-    x = max(Vec::set(-104.0f), min(Vec::set(89.0f), x));
-    const Vec n = round(x * Vec::set(1.44269504f));
-    // log(2) in two parts, the first short enough for n times it to be exact even without a fused
-    // multiply-add.
-    Vec r = fma(n, Vec::set(-0.693359375f), x);
-    r = fma(n, Vec::set(2.12194440e-4f), r);
-    const Vec q =
-        polynomial(r, {0.49999994f, 0.166665211f, 0.0416682586f, 0.00836866815f, 0.0013821302f});
-    return scale2(Vec::set(1.0f) + fma(r * r, q, r), n);
+    const Exponential e(x);
+    return scale2(Vec::set(1.0f) + e.small, e.n);
+}
+
+// e^x - 1 for x <= 0, without the cancellation near 0: 2^n small + (2^n - 1).
+BYHAND_INLINE Vec expm1_negative(Vec x) {
+    const Exponential e(x);
+    const Vec power = scale2(Vec::set(1.0f), e.n);
+    return fma(power, e.small, power - Vec::set(1.0f));
 }
 
 // e^x for x <= 88 in two thirds of the operations of exp: no upper clamp, one constant for log(2)
@@ -50,6 +66,13 @@ BYHAND_INLINE Vec exp_score(Vec x) {
     return scale2(fma(q, r, Vec::set(1.0f)), n);
 }
 
+// log(1 + f) - f for 1 + f in [sqrt(1/2), sqrt(2)).
+BYHAND_INLINE Vec log1p_curve(Vec f) {
+    const Vec q = polynomial(f, {0.333333313f, -0.250008196f, 0.200012416f, -0.166234091f,
+                                 0.14201583f, -0.131596178f, 0.127621874f, -0.076363638f});
+    return f * f * fma(f, q, Vec::set(-0.5f));
+}
+
 // log x = e log 2 + log(1 + f) with 1 + f in [sqrt(1/2), sqrt(2)).
 BYHAND_INLINE Vec log(Vec x) {
     const Mask tiny = x < Vec::set(1.17549435e-38f);  // subnormal (or out of the domain)
@@ -59,15 +82,38 @@ BYHAND_INLINE Vec log(Vec x) {
     const Mask high = m >= Vec::set(1.41421356f);
     e = e + select(high, Vec::set(1.0f), Vec::zero());
     const Vec f = select(high, m * Vec::set(0.5f), m) - Vec::set(1.0f);
-    const Vec q = polynomial(f, {0.333333313f, -0.250008196f, 0.200012416f, -0.166234091f,
-                                 0.14201583f, -0.131596178f, 0.127621874f, -0.076363638f});
-    Vec small = f * f * fma(f, q, Vec::set(-0.5f));
+    Vec small = log1p_curve(f);
     small = fma(e, Vec::set(-2.12194440e-4f), small);
     Vec y = fma(e, Vec::set(0.693359375f), f + small);
     const Vec infinity = Vec::set(__builtin_inff());
     y = select(x < infinity, y, x);  // +inf and NaN are their own logarithm
     y = select(x == Vec::zero(), -infinity, y);
     return select(x < Vec::zero(), Vec::set(__builtin_nanf("")), y);
+}
+
+// log(1 + e^x) = max(x, 0) + log(1 + t) with t = e^-|x|, which neither overflows nor cancels. Where
+// 1 + t >= sqrt(2), log(1 + t) = log 2 + log(1 + f) with f = (t - 1) / 2; elsewhere f = t, so that
+// no digit of a small t is lost.
+BYHAND_INLINE Vec softplus(Vec x) {
+    const Vec t = exp(-abs(x));
+    const Mask high = t >= Vec::set(0.414213562f);
+    const Vec f = select(high, (t - Vec::set(1.0f)) * Vec::set(0.5f), t);
+    const Vec small = log1p_curve(f) + select(high, Vec::set(-2.12194440e-4f), Vec::zero());
+    const Vec log = select(high, Vec::set(0.693359375f), Vec::zero()) + (f + small);
+    return max(Vec::zero(), x) + log;
+}
+
+BYHAND_INLINE Vec sigmoid(Vec x) { return Vec::set(1.0f) / (Vec::set(1.0f) + exp(-x)); }
+
+// SiLU (Elfwing et al. 2018), x sigmoid(x).
+BYHAND_INLINE Vec silu(Vec x) { return x / (Vec::set(1.0f) + exp(-x)); }
+
+// s + x s (1 - s), where 1 - s = e s. Capping e and x keeps that product finite.
+BYHAND_INLINE Vec silu_derivative(Vec x) {
+    const Vec e = min(Vec::set(1e30f), exp(-x));
+    const Vec s = Vec::set(1.0f) / (Vec::set(1.0f) + e);
+    const Vec a = max(Vec::set(-100.0f), min(Vec::set(100.0f), x));
+    return fma(a * s, e * s, s);
 }
 
 BYHAND_INLINE Vec tanh(Vec x) {

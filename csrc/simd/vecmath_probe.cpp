@@ -25,6 +25,11 @@ constexpr Apply kFunctions[] = {
     apply<gelu_tanh_derivative>,
     apply<gelu_erf_derivative>,
     apply<exp_score>,
+    apply<sigmoid>,
+    apply<silu>,
+    apply<silu_derivative>,
+    apply<expm1_negative>,
+    apply<softplus>,
 };
 constexpr std::int64_t kCount = sizeof(kFunctions) / sizeof(kFunctions[0]);
 

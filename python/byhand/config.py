@@ -108,7 +108,7 @@ def probability(default: Any = _REQUIRED, **options: Any) -> Any:
 
 def fraction(default: Any = _REQUIRED, **options: Any) -> Any:
     """A number p with 0 < p < 1."""
-    return field(Number("between 0 and 1", lambda x: 0 < x < 1), default, **options)
+    return field(Number("greater than 0 and less than 1", lambda x: 0 < x < 1), default, **options)
 
 
 def choice(options: Sequence[str], default: Any = _REQUIRED, **more: Any) -> Any:

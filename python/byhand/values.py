@@ -7,6 +7,16 @@ import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from byhand.errors import UserError, suggestion
+
+
+def require_whole_number(name: str, value: Any, least: int | None = None) -> None:
+    """UserError naming the argument unless it is an integer, of at least ``least`` if given."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise UserError(f"{name} must be a whole number, not {value!r}")
+    if least is not None and value < least:
+        raise UserError(f"{name} must be at least {least}, not {value}")
+
 
 class Values:
     """The values a field takes."""
@@ -113,7 +123,9 @@ class Choice(Values):
         if not isinstance(value, str):
             raise TypeError(_either(self.options))
         if value not in self.options:
-            raise ValueError(_either(self.options))
+            # Among a few options the one that was meant is found at a glance.
+            near = suggestion(value, self.options) if len(self.options) > 3 else ""
+            raise ValueError(_either(self.options) + near)
         return value
 
     def parse(self, text: str) -> str:

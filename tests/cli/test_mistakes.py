@@ -65,6 +65,7 @@ MISTAKES = [
     (["train", "--model", "mlp", "--hidden-size", "8"], "(did you mean --hidden-sizes?)"),
     (["generate", "--promt", "x"], "there is no flag --promt (did you mean --prompt?)"),
     (["generate", "run", "extra"], "unexpected argument 'extra' (see byhand generate --help)"),
+    (["generate", "run", "-n", "3"], "there is no flag -n (see byhand generate --help)"),
     (["bench", "--round", "3"], "there is no flag --round (did you mean --rounds?)"),
     (["generate"], "required: DIR"),
     # the corpus
@@ -99,7 +100,7 @@ MISTAKES = [
     ([*TRAIN, "--min-lr", "1"], "--min-lr must be at most --lr = 0.001, not 1.0"),
     ([*TRAIN, "--dropout", "1"], "argument --dropout: must be at least 0 and less than 1, not 1"),
     ([*TRAIN, "--beta2", "1"], "argument --beta2: must be at least 0 and less than 1"),
-    ([*TRAIN, "--val-ratio", "1"], "argument --val-ratio: must be between 0 and 1"),
+    ([*TRAIN, "--val-ratio", "1"], "argument --val-ratio: must be greater than 0 and less than 1"),
     ([*TRAIN, "--warmup", "50", "--steps", "9"], "--warmup must be at most --steps = 9, not 50"),
     ([*TRAIN, "--device", "gpu"], "invalid choice: 'gpu'"),
     ([*TRAIN, "--threads", "0"], "argument --threads: must be at least 1"),
@@ -115,6 +116,11 @@ MISTAKES = [
     (["train", "text.txt", "--out", "text.txt/x", *small.SIZES], "text.txt/x: Not a directory"),
     # resuming
     (["train", "--out", "nowhere", "--resume"], "there is no folder nowhere"),
+    (
+        ["train", "--resume"],
+        "--resume needs the folder of the run: byhand train --resume --out DIR",
+    ),
+    (["train", "--resume", "run"], "the folder of the run: byhand train --resume --out run"),
     (["train", "--out", ".", "--resume"], "holds no training run"),
     ([*RESUME, "--lr", "0.5"], "has --lr 0.001, not 0.5: a resumed run keeps its settings"),
     ([*RESUME, "--model", "mlp"], "does not learn from text"),
@@ -142,7 +148,10 @@ MISTAKES = [
     # exporting
     (["export", "run"], "the following arguments are required: --out"),
     (["export", "nowhere", "--out", "new"], "there is no folder nowhere"),
-    (["export", "run", "--out", "run"], "run already holds a run (config.json)"),
+    (
+        ["export", "run", "--out", "run"],
+        "holds a run (config.json): name another folder with --out",
+    ),
     (["export", "run", "--out", "text.txt"], "text.txt is a file: a run needs a folder"),
     # generating and evaluating
     (["generate", "nowhere"], "there is no folder nowhere"),

@@ -34,6 +34,18 @@ def gelu_erf_derivative(x):
     return erfc(-x / math.sqrt(2)) / 2 + x * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
 
 
+def sigmoid(x):
+    return np.exp(-softplus(-x))
+
+
+def silu_derivative(x):
+    return sigmoid(x) * (1 + x * sigmoid(-x))
+
+
+def softplus(x):
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
 # In the order of the table in csrc/simd/vecmath_probe.cpp.
 FUNCTIONS = [
     np.exp,
@@ -45,9 +57,15 @@ FUNCTIONS = [
     gelu_tanh_derivative,
     gelu_erf_derivative,
     np.exp,
+    sigmoid,
+    lambda x: x * sigmoid(x),
+    silu_derivative,
+    np.expm1,
+    softplus,
 ]
 EXP, LOG, TANH, ERF, GELU_TANH, GELU_ERF = range(6)
 GELU_TANH_DERIVATIVE, GELU_ERF_DERIVATIVE, EXP_SCORE = range(6, 9)
+SIGMOID, SILU, SILU_DERIVATIVE, EXPM1_NEGATIVE, SOFTPLUS = range(9, 14)
 
 
 @pytest.fixture(params=list(backend.cpu_modules()))
@@ -74,6 +92,12 @@ def inputs(function: int) -> np.ndarray:
         x = [np.linspace(-103.9, 88.7, 60_001), rng.standard_normal(20_000)]
     elif function == LOG:
         x = [np.exp(np.linspace(-103, 88, 60_001)), np.linspace(0.5, 2, 20_001)]
+    elif function in (SIGMOID, SILU, SOFTPLUS):
+        x = [np.linspace(-87, 104, 60_001), np.linspace(-20, 20, 60_001)]
+        x.append(np.exp(np.linspace(-80, 0, 10_000)))
+    elif function == EXPM1_NEGATIVE:
+        x = [-np.linspace(0, 104, 60_001), -np.linspace(0, 3, 60_001)]
+        x.append(-np.exp(np.linspace(-87, 0, 10_000)))
     else:
         tiny = np.exp(np.linspace(-80, 2.4, 10_000))
         x = [np.linspace(-12, 12, 40_001), rng.standard_normal(20_000), tiny, -tiny]
@@ -82,8 +106,17 @@ def inputs(function: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("function", "bound"),
-    [(EXP, 2), (LOG, 2), (TANH, 3), (ERF, 3)],
-    ids=["exp", "log", "tanh", "erf"],
+    [
+        (EXP, 2),
+        (LOG, 2),
+        (TANH, 3),
+        (ERF, 3),
+        (SIGMOID, 3),
+        (SILU, 3),
+        (EXPM1_NEGATIVE, 2),
+        (SOFTPLUS, 2),
+    ],
+    ids=["exp", "log", "tanh", "erf", "sigmoid", "silu", "expm1", "softplus"],
 )
 def test_error_in_units_in_the_last_place(probe, function, bound):
     x = inputs(function)
@@ -116,10 +149,10 @@ def test_gelu_is_precise_where_it_matters(probe, function):
 
 @pytest.mark.parametrize(
     "function",
-    [GELU_TANH, GELU_ERF, GELU_TANH_DERIVATIVE, GELU_ERF_DERIVATIVE],
-    ids=["tanh", "erf", "tanh-derivative", "erf-derivative"],
+    [GELU_TANH, GELU_ERF, GELU_TANH_DERIVATIVE, GELU_ERF_DERIVATIVE, SILU_DERIVATIVE],
+    ids=["tanh", "erf", "tanh-derivative", "erf-derivative", "silu-derivative"],
 )
-def test_gelu_absolute_error(probe, function):
+def test_absolute_error(probe, function):
     x = inputs(function)
     error = np.abs(probe(function, x) - FUNCTIONS[function](x.astype(np.float64)))
     assert (error <= 4 * 2.0**-23 * np.maximum(1, np.abs(x))).all()
@@ -140,6 +173,11 @@ def test_gelu_absolute_error(probe, function):
             [1, 0, np.nan, 0.5, 1, 0],
         ),
         (GELU_ERF_DERIVATIVE, [1e30, -1e30, np.nan, 0, np.inf, -np.inf], [1, 0, np.nan, 0.5, 1, 0]),
+        (SIGMOID, [1e30, -1e30, np.nan, 0, np.inf, -np.inf], [1, 0, np.nan, 0.5, 1, 0]),
+        (SILU, [1e30, -1e30, np.nan, 0, np.inf], [1e30, 0, np.nan, 0, np.inf]),
+        (SILU_DERIVATIVE, [1e30, -1e30, np.nan, 0, np.inf, -np.inf], [1, 0, np.nan, 0.5, 1, 0]),
+        (EXPM1_NEGATIVE, [-1e30, -np.inf, np.nan, 0, -1e-40], [-1, -1, np.nan, 0, -1e-40]),
+        (SOFTPLUS, [1e30, -1e30, np.nan, np.inf, -np.inf], [1e30, 0, np.nan, np.inf, 0]),
     ],
 )
 def test_special_values(probe, function, x, expected):

@@ -66,7 +66,7 @@ def call(
             value = value.astype(storage(kernel, name))
         elif direction == "StridedIn" and value is not None:
             value = np.broadcast_to(value, shapes[name])
-        elif direction == "Mut":
+        elif direction == "Mut" and value is not None:
             value = value.copy()
         if direction.startswith("Strided") and value is not None and value.dtype != bool:
             value = _strided(value, layout)

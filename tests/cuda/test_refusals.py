@@ -111,7 +111,7 @@ def test_a_refused_dtype_changes_nothing(name, dtype, message, on_cpu):
     arrays[name] = arrays[name].astype(dtype)
     before = {array: value.copy() for array, value in arrays.items()}
     with pytest.raises(TypeError, match=f"^adamw_step: {name} {message}$"):
-        on_cpu.adamw_step(*arrays.values(), 0.9, 0.99, 1e-8, 1.0)
+        on_cpu.adamw_step(*arrays.values(), 0.9, 0.99, 1e-8, 1.0, False)
     for array, value in arrays.items():
         assert value.tobytes() == before[array].tobytes(), array
 

@@ -81,7 +81,8 @@ def test_folds_are_shuffled_and_the_seed_decides():
 @pytest.mark.parametrize(
     ("labels", "k", "words"),
     [
-        ([0, 0, 1, 1], 1, "at least 2, not 1"),
+        ([0, 0, 1, 1], 1, "the number of folds must be at least 2, not 1"),
+        ([0, 0, 1, 1], 2.0, "the number of folds must be a whole number, not 2.0"),
         ([0, 0, 0, 1], 2, "the class 1 has 1 examples, too few for 2 folds"),
         ([], 2, "no labels"),
         ([[0, 1], [1, 0]], 2, r"shape \(2, 2\)"),

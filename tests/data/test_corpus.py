@@ -58,6 +58,7 @@ def test_a_file_may_have_the_name_of_a_corpus(tmp_path: Path, monkeypatch: pytes
         ("text".encode("utf-16"), r"not UTF-8 text: byte 0"),
         (b"\xed\xa0\x80", "not UTF-8"),  # a lone surrogate
         (b"\xef\xbb\xbfab\xff", r"byte 5 \(0xff\)"),
+        ("a text".encode("utf-16"), "byte order mark of UTF-16"),
         (b"x" * 200_000 + b"\xe9t\xe9", r"byte 200000 \(0xe9\)"),
         (b"x" * 65_535 + "é".encode() + b"\x80", r"byte 65537 \(0x80\)"),
         (b"x" * 65_535 + b"\xe2\x82", r"byte 65535 \(0xe2\)"),  # it ends within a character
@@ -76,6 +77,8 @@ def test_an_unknown_corpus_lists_the_known_ones(tmp_path: Path):
         load_corpus("nowhere.txt")
     with pytest.raises(UserError, match="is a folder"):
         load_corpus(tmp_path)
+    with pytest.raises(UserError, match="a corpus is a name or a path, not None"):
+        load_corpus(None)  # type: ignore[arg-type]
 
 
 def test_the_names_are_those_that_load():

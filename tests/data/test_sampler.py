@@ -1,6 +1,7 @@
 """Samplers: the right distribution or order, and exact continuation from a saved state."""
 
 import json
+import re
 from collections.abc import Callable
 from statistics import NormalDist
 from typing import Any
@@ -140,3 +141,19 @@ def test_sizes_are_positive(make: Make):
     for length, batch in ((0, 1), (-1, 1), (1, 0), (1, -5)):
         with pytest.raises(UserError):
             make(length, batch)
+
+
+@kinds
+@pytest.mark.parametrize("wrong", ["2", 2.0, None, True, [2]])
+def test_sizes_and_seeds_are_whole_numbers(make: Make, wrong: Any):
+    for arguments, name in (
+        ((wrong, 1), "the number of items"),
+        ((9, wrong), "the batch size"),
+        ((9, 2, wrong), "the seed"),
+    ):
+        with pytest.raises(
+            UserError, match=f"{name} must be a whole number, not {re.escape(repr(wrong))}"
+        ):
+            make(*arguments)
+    with pytest.raises(UserError, match="the seed must be at least 0, not -1"):
+        make(9, 2, -1)

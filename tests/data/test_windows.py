@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from byhand.data import TextData, WindowDataset, consecutive_windows, split
+from byhand.data import (
+    ArrayDataset,
+    Dataset,
+    TextData,
+    WindowDataset,
+    consecutive_windows,
+    split,
+)
 from byhand.errors import UserError
 
 
@@ -49,12 +56,23 @@ def test_an_index_out_of_range_is_an_index_error():
     assert dataset.batch(np.array([], int))["ids"].shape == (0, 4)
 
 
+@pytest.mark.parametrize("dataset", [WindowDataset(np.arange(10), 4), ArrayDataset(ids=np.eye(6))])
+def test_indices_are_whole_numbers_in_an_array_or_a_list(dataset: Dataset):
+    for same in ([1, 5], (1, 5), np.array([1, 5], np.uint8)):
+        assert np.array_equal(dataset.batch(same)["ids"], dataset.batch(np.array([1, 5]))["ids"])
+    assert len(dataset.batch([])["ids"]) == 0
+    for wrong in (3, [1.5], ["a"], None, [[1, 2]], np.ones(6, bool)):
+        with pytest.raises(UserError, match=r"must be whole numbers of shape \(B,\), not "):
+            dataset.batch(wrong)
+
+
 @pytest.mark.parametrize(
     ("ids", "context", "words"),
     [
         (np.arange(4), 4, "has 4 tokens, and one window of context 4 needs 5"),
         (np.arange(0), 1, "has 0 tokens"),
-        (np.arange(9), 0, "at least 1 token, not 0"),
+        (np.arange(9), 0, "the context must be at least 1, not 0"),
+        (np.arange(9), "2", "the context must be a whole number, not '2'"),
         (np.zeros(9), 2, "not float64"),
         (np.zeros((3, 3), int), 2, r"shape \(3, 3\)"),
     ],
@@ -68,8 +86,8 @@ def test_the_split_is_by_position():
     train, validation = split(np.arange(1000), 0.1)
     assert train.tolist() == list(range(900))
     assert validation.tolist() == list(range(900, 1000))
-    for ratio in (0.0, 1.0, -0.1, 2.0, float("nan")):
-        with pytest.raises(UserError, match="between 0 and 1"):
+    for ratio in (0.0, 1.0, -0.1, 2.0, float("nan"), "0.1", None, True):
+        with pytest.raises(UserError, match="greater than 0 and less than 1"):
             split(np.arange(10), ratio)
 
 

@@ -80,7 +80,7 @@ def test_the_ends_of_the_uniform_draw_never_give_a_token_of_probability_0(p: lis
 @pytest.mark.parametrize(
     ("temperature", "top_k", "words"),
     [
-        (-0.1, None, "temperature must be 0 or greater, not -0.1"),
+        (-0.1, None, "temperature must be a finite number of at least 0, not -0.1"),
         (math.nan, None, "temperature"),
         (math.inf, None, "temperature"),
         (1.0, 0, "top-k must keep at least 1 token, not 0"),

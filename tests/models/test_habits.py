@@ -13,6 +13,7 @@ from byhand.errors import UserError
 from byhand.generation import generate, probabilities, stream
 from byhand.ops import cross_entropy
 from byhand.tasks import LanguageModel
+from byhand.training import evaluate
 
 CONFIG = GPTConfig(17, 9, 12, 3, 2)
 IDS, TARGETS = np.random.default_rng(0).integers(0, 17, (2, 4, 7))
@@ -268,12 +269,14 @@ def test_a_module_without_passes_says_so():
         (lambda x: gradcheck(nn.Linear(3, 2), x, eps=0), ValueError, "eps must be greater than 0"),
         (lambda x: gradcheck(nn.Linear(3, 2), x, directions=0), ValueError, "directions must be"),
         (lambda x: LanguageModel(MLP(MLPConfig(3, 2))), TypeError, "a model with loss.* got MLP"),
+        (lambda x: evaluate(MLP(MLPConfig(3, 2)), []), TypeError, "takes a task, .* got MLP"),
         (lambda x: probabilities(np.ones((2, 3))), UserError, r"shape \(V,\), not \(2, 3\)"),
-        (lambda x: optim.Constant("1"), ValueError, "Constant: lr must be a number >= 0, got '1'"),
+        (lambda x: optim.Constant("1"), ValueError, "Constant: lr must be a finite .*, got '1'"),
+        (lambda x: optim.Constant(True), ValueError, "lr must be a finite number >= 0, got True"),
         (
             lambda x: optim.WarmupCosine(1e-3, -10, 100, 0.0),
             ValueError,
-            "WarmupCosine: warmup must be a number >= 0, got -10",
+            "WarmupCosine: warmup must be a finite number >= 0, got -10",
         ),
     ],
 )

@@ -20,6 +20,7 @@ def sample(
     lr: float = 1e-2,
     size: float = 1.0,
     copy: bool = False,
+    coupled: bool = False,
 ) -> Sample:
     """Groups that end at `ends` and at n, each with its own rate and decay; `t` steps were done."""
     where = "-".join(map(str, ends)) if len(ends) < 9 else f"{len(ends) + 1} groups"
@@ -27,6 +28,7 @@ def sample(
     label += "" if norm is None else f"-norm {norm:g}"
     label += f"-size {size:g}" if size != 1 else ""
     label += "-copy" if copy else ""
+    label += "-coupled" if coupled else ""
     rng = generator("adamw", label)
     groups = len(ends) + 1
     return Sample(
@@ -47,6 +49,7 @@ def sample(
             "beta2": 0.97,
             "eps": 1e-8,
             "max_norm": max_norm,
+            "coupled": coupled,
             **({} if copy else {"copy": None}),
         },
     )
@@ -67,7 +70,8 @@ def torch_forward(t, o):
         {"params": [p], "lr": lr, "weight_decay": decay}
         for p, lr, decay in zip(parameters, t.lr.tolist(), t.weight_decay.tolist(), strict=True)
     ]
-    adamw = torch.optim.AdamW(groups, betas=(o["beta1"], o["beta2"]), eps=o["eps"])
+    kind = torch.optim.Adam if o["coupled"] else torch.optim.AdamW
+    adamw = kind(groups, betas=(o["beta1"], o["beta2"]), eps=o["eps"])
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.grad = t.g[part] * scale
         adamw.state[parameter] = {
@@ -97,6 +101,7 @@ def public(c: Call):
         betas=(o["beta1"], o["beta2"]),
         eps=o["eps"],
         max_norm=o["max_norm"],
+        coupled=o["coupled"],
         copy=results.get("copy"),
     )
     return results
@@ -141,6 +146,14 @@ BUGS = (
         "    w *= 1 - rate * decay\n", None, FORWARD),
     Bug("eps inside", "adamw_step", "v / (1 - beta2**steps)) + eps",
         "v / (1 - beta2**steps) + eps)", None, FORWARD),
+    Bug("a decoupled penalty", "adamw_step", "if coupled:", "if False:", None, FORWARD),
+    Bug("both penalties", "adamw_step", "g + decay * w, 0 * decay", "g + decay * w, decay", None,
+        FORWARD),
+    Bug("penalty before the clipping", "adamw_step",
+        "g = g * clip_factor(norm, max_norm)\n",
+        "g = g * clip_factor(norm, max_norm)\n"
+        "        weight_decay = weight_decay * (clip_factor(norm, max_norm) if coupled else 1)\n",
+        None, FORWARD),
     Bug("not clipped", "adamw_step", "if norm is not None:", "if False:", None, FORWARD),
     Bug("made with an infinite norm", "adamw_step", "not np.isfinite(norm)", "np.isnan(norm)", None,
         FORWARD),
@@ -167,6 +180,8 @@ OP = Op(
         sample(37, 18, t=3, norm=np.nan, copy=True),
         sample(35, 30, t=3, norm=np.inf),
         sample(31, 15, size=1e-8),  # so small that eps matters
+        sample(45, 9, 16, 31, t=2, norm=3.0, copy=True, coupled=True),
+        sample(1021, 500, t=50, coupled=True),
     ),
     big=sample(300_001, 100_003, 100_003, 200_002, t=1, norm=3.0, copy=True),
     shapes=lambda s: {"copy": s.arrays["w"].shape, "work": (s.arrays["lr"].size, 4)},
@@ -227,14 +242,17 @@ class TestAdamW(OpSuite):
     test_finite_differences = None  # it has no gradient
 
 
-def test_a_thousand_steps_are_those_of_pytorch() -> None:
+@pytest.mark.parametrize("coupled", [False, True])
+def test_a_thousand_steps_are_those_of_pytorch(coupled: bool) -> None:
     torch = pytest.importorskip("torch")
     rng = generator("adamw", "a thousand steps")
     w, target = rng.standard_normal((2, 7))
     m, v, t = np.zeros(7), np.zeros(7), np.zeros((), np.int64)
     theirs = torch.nn.Parameter(torch.from_numpy(w.copy()))
-    optimiser = torch.optim.AdamW([theirs], lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
+    kind = torch.optim.Adam if coupled else torch.optim.AdamW
+    optimiser = kind([theirs], lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
     settings = {"lr": np.full(1, 1e-2), "weight_decay": np.full(1, 0.1), "bounds": np.array([7])}
+    settings["coupled"] = coupled
     for _ in range(1000):
         g = w - target + 0.1 * rng.standard_normal(7)
         theirs.grad = torch.from_numpy(g.copy())

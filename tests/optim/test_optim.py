@@ -110,7 +110,7 @@ def test_groups_that_change_nothing_give_the_same_bits():
         ([{"lr": 1e-3}], "groups[0] has no parameters"),
         ([{"params": ["norm.bias"], "betas": (0, 0)}], "groups[0] has no setting 'betas'"),
         ([{"params": ["norm.bias"]}] * 2, "groups[1] takes norm.bias, which an earlier group has"),
-        ([{"params": ["norm.bias"], "lr": -1.0}], "lr must be a number >= 0, got -1.0"),
+        ([{"params": ["norm.bias"], "lr": -1.0}], "lr must be a finite number >= 0, got -1.0"),
         ([{"params": ["first.weight"]}], "groups[0]: first.weight is frozen"),
         (
             [{"params": [TwoLayers().build().norm.bias]}],  # of another model
@@ -139,9 +139,9 @@ def test_a_group_may_name_parameters_themselves():
 def test_settings_between_steps_are_checked_too():
     optimizer = optim.AdamW(TwoLayers().build())
     for target in (optimizer, optimizer.groups[0]):
-        with pytest.raises(ValueError, match="lr must be a number"):
+        with pytest.raises(ValueError, match="lr must be a finite number"):
             target.lr = float("inf")
-        with pytest.raises(ValueError, match="weight_decay must be a number"):
+        with pytest.raises(ValueError, match="weight_decay must be a finite number"):
             target.weight_decay = -1.0
     assert (optimizer.lr, optimizer.weight_decay) == (1e-3, 0.01)
 
@@ -220,6 +220,8 @@ def test_wrong_state_is_named_and_changes_nothing(change, message):
     before = {name: flat.copy() for name, flat in optimizer.slots.items()}
     with pytest.raises(ValueError, match=message):
         optimizer.load_state_dict(change(optimizer.state_dict()))
+    with pytest.raises(TypeError, match="load_state_dict takes what state_dict gave, got NoneType"):
+        optimizer.load_state_dict(None)  # type: ignore[arg-type]
     assert all(np.array_equal(flat, before[name]) for name, flat in optimizer.slots.items())
 
 
@@ -245,8 +247,9 @@ def test_state_is_kept_by_name_for_any_layout():
     [
         (dict(lr=-1.0), "lr"),
         (dict(lr=float("nan")), "lr"),
-        (dict(lr="0.1"), "lr must be a number >= 0, got '0.1'"),
-        (dict(lr=None), "lr must be a number >= 0, got None"),
+        (dict(lr="0.1"), "lr must be a finite number >= 0, got '0.1'"),
+        (dict(lr=True), "lr must be a finite number >= 0, got True"),
+        (dict(lr=None), "lr must be a finite number >= 0, got None"),
         (dict(eps=-1e-8), "eps"),
         (dict(weight_decay=-0.1), "weight_decay"),
         (dict(betas=(0.9, 1.0)), "betas"),
@@ -306,4 +309,4 @@ def test_warmup_cosine():
 
 def test_schedule_without_warmup_or_steps():
     assert optim.WarmupCosine(1.0, 0, 1, 0.0)(0) == 1.0
-    assert optim.WarmupCosine(1.0, 0, 0, 0.2)(5) == 0.2
+    assert optim.WarmupCosine(1.0, 0, 1, 0.2)(5) == 0.2

@@ -85,6 +85,15 @@ def test_every_terminal_shows_the_step_and_the_time_left(clock: Clock, monkeypat
     assert ("600 tokens/s" in last) == (columns >= 80)
 
 
+def test_lines_are_printed_whatever_the_environment_says_of_columns(
+    clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch
+):
+    for columns in ("0", "1", "-5", "many"):
+        monkeypatch.setenv("COLUMNS", columns)
+        Display().say("a line of text")
+        assert capsys.readouterr().out == "a line of text\n"
+
+
 def test_an_evaluation_has_a_bar_of_its_own(clock: Clock, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(sys, "stdout", terminal := Terminal())

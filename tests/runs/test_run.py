@@ -245,6 +245,19 @@ class TestLoad:
             load(tmp_path)
 
 
+@pytest.mark.parametrize("folder", ["", None, 3, b"runs"])
+def test_a_folder_is_a_path(folder: Any, run: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(run)  # which an empty path would mean
+    with pytest.raises(UserError, match="the folder of a run must be a path, not "):
+        load(folder)
+
+
+@pytest.mark.parametrize("which", ["newest", "../best", "", None])
+def test_a_checkpoint_is_the_best_or_the_last(run: Path, which: Any):
+    with pytest.raises(UserError, match=f"^which must be best or last, not {which!r}$"):
+        load(run, which=which)
+
+
 def test_one_process_at_a_time(run: Path):
     (run / ".last.safetensors.tmp").write_bytes(b"left by a killed process")
     (run / ".notes.tmp").write_bytes(b"not ours")
@@ -268,5 +281,5 @@ def test_a_sample_is_written_beside_the_checkpoints(run: Path):
 def test_the_text_must_be_the_same_to_the_letter():
     corpus = Corpus.of("it", "some text")
     corpus.require_same("some text")
-    with pytest.raises(UserError, match=r"it is not the text this run began with .9 characters"):
+    with pytest.raises(UserError, match=r"it is not the text .* .now 9 characters, before 9.:"):
         corpus.require_same("some texT")

@@ -36,6 +36,9 @@ from byhand.runs import TrainingSettings, sensible_warmup
         ("beta1", 1.0, "less than 1"),
         ("beta2", -0.1, "less than 1"),
         ("weight_decay", -0.1, "at least 0"),
+        ("momentum", -0.1, "at least 0"),
+        ("optimizer", "Adam", "must be adagrad, adam, adamw, rmsprop or sgd, not Adam"),
+        ("schedule", "step", "must be constant, cosine, inverse_sqrt or one_cycle, not step"),
         ("clip", -1.0, "at least 0"),
         ("val_ratio", 0.0, "between 0 and 1"),
         ("val_ratio", 1.0, "between 0 and 1"),
@@ -63,7 +66,7 @@ def test_settings_without_a_precision_mean_float32():
     ("change", "words"),
     [
         ({"lr": None}, "'lr' is missing"),
-        ({"momentum": 0.9}, "'momentum' is unknown"),
+        ({"beta3": 0.9}, "'beta3' is unknown"),
     ],
 )
 def test_json_must_be_complete_and_known(change: dict[str, Any], words: str):

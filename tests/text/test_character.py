@@ -1,12 +1,14 @@
 """The character tokenizer: texts and ids are one to one, and anything else is a clear error."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from byhand.data import TextSource
 from byhand.errors import UserError
 from byhand.text import CharacterTokenizer, Tokenizer, make_tokenizer
 
@@ -131,6 +133,21 @@ def test_a_text_without_a_prompt_starts_with_a_newline_if_there_is_one():
     assert CharacterTokenizer("b\na").start == "\n"
     assert CharacterTokenizer("ba").start == "a"
     assert CharacterTokenizer("\tb").start == "\t"
+
+
+@pytest.mark.parametrize("text", [None, 3, b"ab", ["a"]])
+def test_only_a_str_is_a_text(text: Any):
+    for read in (CharacterTokenizer("ab").encode, CharacterTokenizer.from_text):
+        with pytest.raises(UserError, match=f"a text must be a str, not {type(text).__name__}"):
+            read(text)
+
+
+def test_a_tokenizer_is_made_of_a_str_or_its_pieces():
+    source = TextSource.of("hello")
+    assert make_tokenizer("char", source.blocks()) == make_tokenizer("char", "hello")
+    for wrong in (source, None, 3):
+        with pytest.raises(UserError, match=rf"source.blocks\(\), not {type(wrong).__name__}"):
+            make_tokenizer("char", wrong)  # type: ignore[arg-type]
 
 
 def test_a_tokenizer_is_made_by_name():

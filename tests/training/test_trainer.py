@@ -145,9 +145,10 @@ def test_the_validation_loss_is_the_mean_over_every_token(tmp_path: Path):
     assert few != mean_loss(4)
 
 
-def test_the_batches_of_a_step_are_made_one_at_a_time(tmp_path: Path):
+@pytest.mark.parametrize("accumulate", [10**12, 10**30])
+def test_the_batches_of_a_step_are_made_one_at_a_time(tmp_path: Path, accumulate: int):
     """A step of very many batches needs the memory of few, and a signal ends it between two."""
-    trainer = small.new_trainer(tmp_path, small.config(accumulate=10**12, eval_every=20))
+    trainer = small.new_trainer(tmp_path, small.config(accumulate=accumulate, eval_every=20))
     plain, made, alive = trainer.data.train.batch, 0, weakref.WeakSet()
 
     class Ids(np.ndarray):

@@ -69,7 +69,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     _require_known_flags(chosen, arguments)
     args, rest = top.parse_known_args(arguments)
     if rest:
-        chosen.error(f"unexpected argument {rest[0]!r}")
+        flag = rest[0].startswith("-")
+        chosen.error(f"there is no flag {rest[0]}" if flag else f"unexpected argument {rest[0]!r}")
     return args
 
 

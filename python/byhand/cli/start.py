@@ -153,6 +153,11 @@ def _resume(args: argparse.Namespace, folder: Run) -> int:
     from byhand.runs.export import require_resumable
     from byhand.training.resume import changes
 
+    if args.out is None and not folder.folder.exists():
+        # Often the folder was given as the corpus: byhand train --resume runs/first
+        named = args.corpus and Run(args.corpus).config_path.exists()
+        command = resume_command(Path(args.corpus if named else "DIR"))
+        raise UserError(f"--resume needs the folder of the run: {command}")
     config, tokenizer = _read(folder)
     corpus = config.data
     assert isinstance(corpus, Corpus)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from byhand.data.dataset import Batch, require_indices
+from byhand.data.dataset import Batch, checked_indices
 from byhand.errors import UserError
+from byhand.values import require_whole_number
 
 
 class ArrayDataset:
@@ -39,9 +40,9 @@ class ArrayDataset:
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
 
-    def batch(self, indices: npt.NDArray[np.integer]) -> Batch:
+    def batch(self, indices: npt.ArrayLike) -> Batch:
         """Rows `indices` (B,) of each array: {name: array of shape (B, ...)}."""
-        require_indices(indices, len(self))
+        indices = checked_indices(indices, len(self))
         return {name: np.ascontiguousarray(rows[indices]) for name, rows in self.arrays.items()}
 
 
@@ -64,8 +65,8 @@ def stratified_folds(
     classes = np.asarray(labels)
     if classes.ndim != 1:
         raise UserError(f"labels must be one sequence, not an array of shape {classes.shape}")
-    if k < 2:
-        raise UserError(f"the number of folds must be at least 2, not {k}")
+    require_whole_number("the number of folds", k, 2)
+    require_whole_number("the seed", seed, 0)
     names, class_of, counts = np.unique(classes, return_inverse=True, return_counts=True)
     if not len(names):
         raise UserError("there are no labels to divide into folds")

@@ -87,9 +87,12 @@ def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
         try:
             text = decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
+            utf_16 = not place and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
             raise UserError(
                 f"{name} is not UTF-8 text: byte {place - begun + error.start} "
-                f"(0x{error.object[error.start]:02x}) does not fit; convert the file to UTF-8 first"
+                f"(0x{error.object[error.start]:02x}) does not fit"
+                f"{' (it begins with the byte order mark of UTF-16)' if utf_16 else ''}; "
+                "convert the file to UTF-8 first"
             ) from None
         if not place:
             text = text.removeprefix("\ufeff")
@@ -117,6 +120,8 @@ def open_corpus(name_or_path: str | os.PathLike[str]) -> TextSource:
     become newlines and a byte order mark at the start is dropped.
     UserError if there is no such file, or it is empty or not UTF-8.
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise UserError(f"a corpus is a name or a path, not {name_or_path!r}")
     if name_or_path == "python-docs":
         edition = f"Python {platform.python_version()}"
         return TextSource("python-docs", _python_docs(), edition)

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from byhand.errors import UserError
+
 Batch = dict[str, npt.NDArray[Any]]  # name -> array whose first axis runs over the items
 
 
@@ -17,20 +19,29 @@ class Dataset(Protocol):
         """How many items there are."""
         ...
 
-    def batch(self, indices: npt.NDArray[np.integer]) -> Batch:
+    def batch(self, indices: npt.ArrayLike) -> Batch:
         """The items at `indices` (B,), each in 0 .. len - 1, as arrays with B rows.
 
-        IndexError if an index is out of range.
+        UserError if they are not whole numbers of shape (B,), IndexError if one is out of range.
         """
         ...
 
 
-def require_indices(indices: npt.NDArray[np.integer], length: int) -> None:
-    """IndexError, with the first wrong index, unless all are in 0 .. length - 1. Negative ones are
-    out of range too.
+def checked_indices(indices: npt.ArrayLike, length: int) -> npt.NDArray[np.integer]:
+    """`indices`, an array or list of whole numbers (B,), as an array.
+
+    UserError for anything else; IndexError, with the first wrong index, unless all are in
+    0 .. length - 1. Negative ones are out of range too.
     """
-    outside = (indices < 0) | (indices >= length)
-    if outside.any():
-        raise IndexError(
-            f"index {indices[outside.argmax()]} is outside a data set of {length} items"
+    array = np.asarray(indices)
+    if array.shape == (0,):
+        return array.astype(np.int64)  # an empty list has no dtype of its own
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise UserError(
+            f"the indices of a batch must be whole numbers of shape (B,), not {array.dtype} of "
+            f"shape {array.shape}"
         )
+    outside = (array < 0) | (array >= length)
+    if outside.any():
+        raise IndexError(f"index {array[outside.argmax()]} is outside a data set of {length} items")
+    return array

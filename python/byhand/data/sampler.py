@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from byhand.errors import UserError
+from byhand.values import require_whole_number
 
 Indices = npt.NDArray[np.int64]
 
@@ -40,7 +41,7 @@ class RandomSampler:
     """
 
     def __init__(self, length: int, batch_size: int, seed: int = 0) -> None:
-        _require_sizes(length, batch_size)
+        _require_numbers(length, batch_size, seed)
         self.length = length
         self.batch_size = batch_size
         self._random = np.random.Generator(np.random.PCG64(seed))
@@ -86,7 +87,7 @@ class EpochSampler:
     def __init__(
         self, length: int, batch_size: int, seed: int = 0, drop_last: bool = False
     ) -> None:
-        _require_sizes(length, batch_size)
+        _require_numbers(length, batch_size, seed)
         if drop_last and length < batch_size:
             raise UserError(
                 f"{length} items are too few for a batch of {batch_size}, and drop_last is set"
@@ -145,11 +146,12 @@ class EpochSampler:
         return np.random.default_rng([self._seed, self.epoch]).permutation(self.length)
 
 
-def _require_sizes(length: int, batch_size: int) -> None:
+def _require_numbers(length: int, batch_size: int, seed: int) -> None:
+    require_whole_number("the number of items", length)
     if length < 1:
         raise UserError(f"there is nothing to sample from: {length} items")
-    if batch_size < 1:
-        raise UserError(f"the batch size must be at least 1, not {batch_size}")
+    require_whole_number("the batch size", batch_size, 1)
+    require_whole_number("the seed", seed, 0)
 
 
 def _require_same(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from byhand.data.dataset import Batch, Dataset, require_indices
+from byhand.data.dataset import Batch, Dataset, checked_indices
 from byhand.errors import UserError
+from byhand.values import require_whole_number
 
 Ids = npt.NDArray[np.int64]
 
@@ -19,8 +21,10 @@ def split(ids: npt.NDArray[np.integer], ratio: float) -> tuple[npt.NDArray, npt.
     The cut is by position, not shuffled: neighbouring windows overlap, so a shuffled split would
     validate on text that was trained on.
     """
-    if not 0.0 < ratio < 1.0:
-        raise UserError(f"the validation ratio must be between 0 and 1, not {ratio}")
+    if isinstance(ratio, bool) or not isinstance(ratio, numbers.Real) or not 0.0 < ratio < 1.0:
+        raise UserError(
+            f"the validation ratio must be greater than 0 and less than 1, not {ratio!r}"
+        )
     cut = int(len(ids) * (1.0 - ratio))
     return ids[:cut], ids[cut:]
 
@@ -34,8 +38,7 @@ class WindowDataset:
 
     def __init__(self, ids: npt.NDArray[np.integer], context: int, name: str = "the text") -> None:
         """`ids`: integers of shape (n,), n > context. `name` is for the error message."""
-        if context < 1:
-            raise UserError(f"the context must be at least 1 token, not {context}")
+        require_whole_number("the context", context, 1)
         if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
             raise UserError(
                 f"the ids must be one sequence of integers, not {ids.dtype} of shape {ids.shape}"
@@ -57,9 +60,9 @@ class WindowDataset:
             raise IndexError(f"index {index} is outside a data set of {len(self)} items")
         return {name: rows[0] for name, rows in self.batch(np.array([index % len(self)])).items()}
 
-    def batch(self, indices: npt.NDArray[np.integer]) -> Batch:
+    def batch(self, indices: npt.ArrayLike) -> Batch:
         """The windows at `indices` (B,): "ids" and "targets", int64 of shape (B, context)."""
-        require_indices(indices, len(self))
+        indices = checked_indices(indices, len(self))
         positions = indices[:, None] + np.arange(self.context + 1)
         windows = self.ids[positions].astype(np.int64, copy=False)
         return {
@@ -77,8 +80,8 @@ def consecutive_windows(
     shorter than `context`. With `limit`, at most so many whole windows, spread evenly over the
     text, and no shorter one: the same windows on every call.
     """
-    if context < 1 or batch_size < 1:
-        raise UserError(f"context {context} and batch size {batch_size} must be at least 1")
+    require_whole_number("the context", context, 1)
+    require_whole_number("the batch size", batch_size, 1)
     if len(ids) < 2:
         raise UserError(f"a text of {len(ids)} tokens has no token to predict")
     count = taken = (len(ids) - 1) // context

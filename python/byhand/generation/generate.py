@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from byhand import backend
 from byhand.errors import UserError
-from byhand.generation.sampling import check, probabilities, require_whole_number, sample
+from byhand.generation.sampling import check, probabilities, sample
+from byhand.values import require_whole_number
 
 
 def generate(

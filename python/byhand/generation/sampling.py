@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import numbers
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from byhand.errors import UserError
+from byhand.values import require_whole_number
 
 
 def check(temperature: float, top_k: int | None) -> None:
@@ -17,19 +17,11 @@ def check(temperature: float, top_k: int | None) -> None:
     if isinstance(temperature, bool) or not isinstance(temperature, numbers.Real):
         raise UserError(f"the temperature must be a number, not {temperature!r}")
     if not (math.isfinite(temperature) and temperature >= 0):
-        raise UserError(f"the temperature must be 0 or greater, not {temperature}")
+        raise UserError(f"the temperature must be a finite number of at least 0, not {temperature}")
     if top_k is not None:
         require_whole_number("top_k", top_k)
         if top_k < 1:
             raise UserError(f"top-k must keep at least 1 token, not {top_k}")
-
-
-def require_whole_number(name: str, value: Any, least: int | None = None) -> None:
-    """UserError naming the argument unless it is an integer, of at least ``least`` if given."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise UserError(f"{name} must be a whole number, not {value!r}")
-    if least is not None and value < least:
-        raise UserError(f"{name} must be at least {least}, not {value}")
 
 
 def probabilities(

@@ -1,8 +1,8 @@
-"""MLP: a multi-layer perceptron, linear layers with GELU between them.
+"""MLP: a multi-layer perceptron, linear layers with an activation function between them.
 
-    x -> (linear -> GELU -> dropout) for each hidden layer -> linear -> logits
+    x -> (linear -> activation -> dropout) for each hidden layer -> linear -> logits
 
-Rumelhart, Hinton & Williams, 1986; the GELU is Hendrycks & Gimpel's (2016).
+Rumelhart, Hinton & Williams, 1986. The default activation is the GELU (Hendrycks & Gimpel, 2016).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from itertools import pairwise
 
 from byhand.backend import Array
 from byhand.config import Config as ConfigBase
-from byhand.config import config, positive_int, positive_ints, probability, require_config
+from byhand.config import choice, config, positive_int, positive_ints, probability, require_config
 from byhand.models.preset import Preset
-from byhand.nn import GELU, Dropout, Linear, Module, Sequential
+from byhand.nn import Dropout, Linear, Module, Sequential, activation
 from byhand.nn.protocol import own_copy
 
 
@@ -26,12 +26,16 @@ class MLPConfig(ConfigBase):
         num_classes: numbers in the output.
         hidden_sizes: widths of the hidden layers.
         dropout: probability of zeroing, after each hidden layer.
+        activation: "gelu", "relu", "tanh" or another name of ``nn.activation.NAMES``.
     """
 
     num_features: int = positive_int(help="numbers in an example")
     num_classes: int = positive_int(help="numbers in the output")
     hidden_sizes: tuple[int, ...] = positive_ints((100,), help="widths of the hidden layers")
     dropout: float = probability(0.0, help="part of the activations zeroed while training")
+    activation: str = choice(
+        tuple(activation.NAMES), "gelu", help="function after each hidden layer", absent="gelu"
+    )
 
 
 class MLP(Module):
@@ -47,7 +51,11 @@ class MLP(Module):
         sizes = (config.num_features, *config.hidden_sizes)
         layers: list[Module] = []
         for inputs, outputs in pairwise(sizes):
-            layers += [Linear(inputs, outputs), GELU(), Dropout(config.dropout)]
+            layers += [
+                Linear(inputs, outputs),
+                activation.layer_named("MLP", config.activation),
+                Dropout(config.dropout),
+            ]
         self.layers = Sequential(*layers, Linear(sizes[-1], config.num_classes))
         self.precision = precision
         self.build(seed, draw=draw)

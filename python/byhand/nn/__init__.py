@@ -1,12 +1,25 @@
 """Layers: each declares its parameters and writes out its backward pass."""
 
 from byhand.nn import init
-from byhand.nn.activation import GELU
+from byhand.nn.activation import (
+    ELU,
+    GELU,
+    SELU,
+    LeakyReLU,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Step,
+    Tanh,
+)
 from byhand.nn.attention import MultiHeadAttention
 from byhand.nn.cache import KeyValueCache
 from byhand.nn.dropout import Dropout
 from byhand.nn.embedding import Embedding
 from byhand.nn.feed_forward import FeedForward
+from byhand.nn.flatten import Flatten
 from byhand.nn.linear import Linear
 from byhand.nn.module import Module
 from byhand.nn.norm import LayerNorm, RMSNorm
@@ -17,21 +30,32 @@ from byhand.nn.sequential import Sequential
 from byhand.nn.storage import Storage
 
 __all__ = [
+    "ELU",
     "GELU",
+    "SELU",
     "Buffer",
     "Dropout",
     "Embedding",
     "FeedForward",
+    "Flatten",
     "Generator",
     "KeyValueCache",
     "LayerNorm",
+    "LeakyReLU",
     "Linear",
     "Module",
     "MultiHeadAttention",
     "Parameter",
     "PilingUp",
     "RMSNorm",
+    "ReLU",
     "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Step",
     "Storage",
+    "Tanh",
     "init",
 ]

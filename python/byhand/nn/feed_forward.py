@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import Literal
 
 from byhand.backend import Array
+from byhand.nn.activation import function_named
 from byhand.nn.dropout import Dropout
 from byhand.nn.init import Init
 from byhand.nn.linear import Linear
 from byhand.nn.module import Module
 from byhand.nn.protocol import Again, require_input, require_sizes, taken_again
-from byhand.ops import bias_gelu, gelu_ffn
+from byhand.ops import activation as activations
+from byhand.ops import gelu_ffn
 
-# The names that Hugging Face's configurations use.
-ACTIVATIONS: dict[str, Literal["none", "tanh"]] = {
-    "gelu": "none",
-    "gelu_new": "tanh",
-    "gelu_pytorch_tanh": "tanh",
-}
+# The functions that run as one kernel with the linear layers -> GELU's form.
+FUSED: dict[str, Literal["none", "tanh"]] = {"gelu": "none", "gelu_tanh": "tanh"}
 
 
 class FeedForward(Module):
@@ -25,11 +23,13 @@ class FeedForward(Module):
 
     Shapes: x, y, add (..., dim); ``up`` gives (..., hidden). Vaswani et al., 2017, equation 2.
 
-    As long as both linear layers are plain ``Linear`` layers, they and the activation run as one
-    kernel. A replacement of one of them, such as an adapter, is called like any layer.
+    As long as both linear layers are plain ``Linear`` layers and the activation is a GELU, they run
+    as one kernel. A replacement of one of them, such as an adapter, is called like any layer.
 
     Args:
-        activation: "gelu", or its tanh approximation "gelu_new" (also "gelu_pytorch_tanh").
+        activation: "gelu", its tanh approximation "gelu_new" (also "gelu_pytorch_tanh"), or any
+            other function of ``ops.activation``, such as "relu", with the defaults of its options.
+            ValueError, which names the nearest one, for another name.
         dropout: the probability of zeroing an element of the result, before ``add``.
     """
 
@@ -45,11 +45,7 @@ class FeedForward(Module):
         down_init: Init | None = None,
         bias_init: Init | None = None,
     ):
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"FeedForward: activation must be one of {', '.join(ACTIVATIONS)}, got "
-                f"{activation!r}"
-            )
+        function_named("FeedForward", activation)
         require_sizes("FeedForward", dim=dim, hidden=hidden)
         self.activation = activation
         self.up = Linear(dim, hidden, bias, weight_init=up_init, bias_init=bias_init)
@@ -58,9 +54,9 @@ class FeedForward(Module):
 
     def forward(self, x: Array, add: Array | None = None, again: Again = None) -> Array:
         up, down, dropped = self.up, self.down, self.dropout.active
-        approximate = ACTIVATIONS[self.activation]
+        function = function_named("FeedForward", self.activation)
         residual = None if dropped else add
-        if type(up) is Linear and type(down) is Linear:
+        if function in FUSED and type(up) is Linear and type(down) is Linear:
             weight = up.weight.compute_value
             require_input("FeedForward", "x", x, weight.shape[1], weight)
             y, (x, *rest) = gelu_ffn.forward(
@@ -70,12 +66,12 @@ class FeedForward(Module):
                 down.weight.compute_value,
                 down.bias and down.bias.compute_value,
                 residual,
-                approximate,
+                FUSED[function],
                 self._bf16,
             )
             self.push((True, dropped, (again or x, *rest)))
         else:
-            h, saved = bias_gelu.forward(up(x, again=again), None, approximate)
+            h, saved = activations.forward(up(x, again=again), function)
             self.push((False, dropped, saved))
             y = down(h, residual)
         return self.dropout(y, add) if dropped else y
@@ -85,7 +81,7 @@ class FeedForward(Module):
         fused, dropped, saved = self.pop()
         d = self.dropout.backward(dy) if dropped else dy
         if not fused:
-            return up.backward(bias_gelu.backward(down.backward(d), saved))
+            return up.backward(activations.backward(down.backward(d), saved))
         return gelu_ffn.backward(
             d,
             taken_again(saved),

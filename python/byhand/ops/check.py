@@ -57,13 +57,8 @@ def probability(op: str, name: str, p: float) -> None:
 
 
 def eps(op: str, value: float) -> None:
-    """ValueError unless eps, which is added under a root, is a number of at least 0."""
-    try:
-        good = 0.0 <= value < np.inf
-    except TypeError:  # not a number
-        good = False
-    if not good:
-        raise wrong_value(op, "eps", "a number of at least 0", value)
+    """ValueError unless eps, which keeps a divisor from 0, is a number of at least 0."""
+    at_least_0(op, "eps", value)
 
 
 def counter(op: str, seed: int, offset: Any) -> None:
@@ -142,3 +137,32 @@ def broadcast_mask(op: str, mask: Array, shape: tuple[int, ...]) -> Array:
         return np.broadcast_to(mask, shape)
     except ValueError:
         raise wrong_shape(op, "mask", f"that broadcasts to {shape}", mask) from None
+
+
+def step_of_optimizer(
+    op: str, w: Array, lr: Array, bounds: Array, t: Array, norm: Array | None, max_norm: float
+) -> None:
+    """ValueError unless there is a group, bounds ascend to the size of w, t is at least 0, and
+    max_norm is positive where a norm is given. The values of bounds and t are checked on the CPU
+    only, since reading them on a GPU would wait for it.
+    """
+    if not lr.shape[0]:
+        raise wrong_shape(op, "lr", "(G,) with G >= 1", lr)
+    if norm is not None and not max_norm > 0:
+        raise wrong_value(op, "max_norm", "positive when norm is given", max_norm)
+    if isinstance(w, np.ndarray):
+        ends = bounds.tolist()
+        if ends[0] < 0 or ends != sorted(ends) or ends[-1] != w.shape[0]:
+            raise wrong_value(op, "bounds", f"ascending to {w.shape[0]}", ends)
+        if t.item() < 0:
+            raise wrong_value(op, "t", "at least 0", t.item())
+
+
+def at_least_0(op: str, name: str, value: float) -> None:
+    """ValueError unless the value is a finite number of at least 0."""
+    try:
+        good = 0.0 <= value < np.inf
+    except TypeError:  # not a number
+        good = False
+    if not good:
+        raise wrong_value(op, name, "a number of at least 0", value)

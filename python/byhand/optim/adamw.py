@@ -1,4 +1,4 @@
-"""AdamW: Adam with decoupled weight decay (Loshchilov & Hutter, 2019, algorithm 2)."""
+"""AdamW: Adam with decoupled weight decay (Loshchilov & Hutter, 2019, algorithm 2), and Adam."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class AdamW(Optimizer):
     """
 
     SLOTS = ("m", "v")
+    SETTINGS = ("lr", "betas", "eps", "weight_decay")
+    _coupled = False
 
     def __init__(
         self,
@@ -38,38 +40,38 @@ class AdamW(Optimizer):
         self.betas = self.checked_betas(betas)
         self.eps = self.number("eps", eps)
 
-    # A captured CUDA graph holds betas and eps as constants: a change would be ignored there.
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("betas", "eps") and name in vars(self):
-            raise AttributeError(
-                f"AdamW: {name} is fixed when the optimizer is made: make a new one, and give it "
-                "the state_dict() of this one"
-            )
-        super().__setattr__(name, value)
-
-    def __repr__(self) -> str:
-        return (
-            f"AdamW(lr={self.lr:g}, betas={self.betas}, eps={self.eps:g}, "
-            f"weight_decay={self.weight_decay:g}) of {len(self._params)} parameters in "
-            f"{len(self.groups)} groups, after {self.step_count} steps"
-        )
-
     def update(self, norm: Array | None, max_norm: float) -> None:
-        storage = self.model.storage
-        size = storage.grads.size
-        half = storage.compute_values is not storage.values
+        w, g, common = self.flat()
         adamw.step(
-            storage.values[:size],
+            w,
             self.slots["m"],
             self.slots["v"],
-            storage.grads,
-            lr=self._settings[0],
-            weight_decay=self._settings[1],
-            bounds=self._bounds,
-            t=self._t,
+            g,
             betas=self.betas,
             eps=self.eps,
             norm=norm,
             max_norm=max_norm,
-            copy=storage.compute_values[:size] if half else None,
+            coupled=self._coupled,
+            **common,
         )
+
+
+class Adam(AdamW):
+    """Adam (Kingma & Ba, 2015, algorithm 1) over all trainable parameters of ``model``.
+
+    As `AdamW`, but with the weight decay as an L2 penalty: ``weight_decay * w`` is added to the
+    gradient, so that it passes through the moments. It is 0 unless given.
+    """
+
+    _coupled = True
+
+    def __init__(
+        self,
+        model: Module,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        groups: Iterable[Mapping[str, Any]] = (),
+    ):
+        super().__init__(model, lr, betas, eps, weight_decay, groups)

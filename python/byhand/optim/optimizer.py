@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,9 @@ from byhand import backend
 from byhand.backend import Array
 from byhand.nn import tree
 from byhand.nn.module import Module
-from byhand.nn.parameter import Parameter, require_finite, require_held
+from byhand.nn.parameter import Parameter
 from byhand.ops import grad_norm
+from byhand.optim.state import require_arrays, require_count
 
 
 class Group:
@@ -76,7 +76,7 @@ class Optimizer:
 
     In every group, weight decay applies to matrices and embeddings but not to biases and norms (see
     ``Parameter.decay``). A subclass lists the names of its state in ``SLOTS``, one flat buffer
-    each, and implements ``update``.
+    each, and the names of its settings in ``SETTINGS``, and implements ``update``.
 
     Args:
         model: a built Module that is not a part of a larger one. After ``to``, ``freeze``,
@@ -97,6 +97,7 @@ class Optimizer:
     """
 
     SLOTS: tuple[str, ...] = ()
+    SETTINGS: tuple[str, ...] = ("lr", "weight_decay")
 
     def __init__(
         self,
@@ -155,15 +156,48 @@ class Optimizer:
         self._weight_decay = self.number("weight_decay", value)
         self._copy_settings()
 
+    # A captured CUDA graph holds the other settings as constants: a change would be ignored there.
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.SETTINGS and name in vars(self):  # lr and weight_decay are properties
+            raise AttributeError(
+                f"{type(self).__name__}: {name} is fixed when the optimizer is made: make a new "
+                "one, and give it the state_dict() of this one"
+            )
+        super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{name}={value:g}" if type(value) is float else f"{name}={value}"
+            for name, value in ((name, getattr(self, name)) for name in self.SETTINGS)
+        ]
+        return (
+            f"{type(self).__name__}({', '.join(shown)}) of {len(self._params)} parameters in "
+            f"{len(self.groups)} groups, after {self.step_count} steps"
+        )
+
     def number(self, name: str, value: float) -> float:
         """A finite number >= 0; ValueError with its name for any other."""
         try:
-            number = math.nan if isinstance(value, str) else float(value)
+            number = math.nan if isinstance(value, (bool, str)) else float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not 0 <= number < math.inf:
-            raise ValueError(f"{type(self).__name__}: {name} must be a number >= 0, got {value!r}")
+            raise ValueError(
+                f"{type(self).__name__}: {name} must be a finite number >= 0, got {value!r}"
+            )
         return number
+
+    def share(self, name: str, value: float) -> float:
+        """A number in [0, 1), such as a decay rate; ValueError with its name for any other."""
+        if not (number := self.number(name, value)) < 1:
+            raise ValueError(f"{type(self).__name__}: {name} must be below 1, got {value!r}")
+        return number
+
+    def flag(self, name: str, value: bool) -> bool:
+        """True or False; ValueError with its name for anything else."""
+        if not isinstance(value, bool):
+            raise ValueError(f"{type(self).__name__}: {name} must be a bool, got {value!r}")
+        return value
 
     def checked_betas(self, betas: tuple[float, float]) -> tuple[float, float]:
         """Two decay rates in [0, 1); ValueError for others."""
@@ -299,6 +333,21 @@ class Optimizer:
         """
         raise NotImplementedError
 
+    def flat(self) -> tuple[Array, Array, dict[str, Any]]:
+        """What the kernels of all optimizers take: the values of the trained parameters, their
+        gradients, and the arguments by name.
+        """
+        storage, size = self.model.storage, self.model.storage.grads.size
+        half = storage.compute_values is not storage.values
+        common = {
+            "lr": self._settings[0],
+            "weight_decay": self._settings[1],
+            "bounds": self._bounds,
+            "t": self._t,
+            "copy": storage.compute_values[:size] if half else None,
+        }
+        return storage.values[:size], storage.grads, common
+
     # --- State ---------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -322,35 +371,20 @@ class Optimizer:
         is changed.
         """
         where = f"{type(self).__name__}.load_state_dict"
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{where} takes what state_dict gave, got {type(state).__name__}")
         own = self.state_dict()
         if missing := own.keys() - state.keys():
             raise ValueError(f"{where}: {min(missing)} is missing")
         if unknown := state.keys() - own.keys():
             raise ValueError(f"{where}: there is no state called {min(unknown)}")
-        steps = state["step"]
-        if not isinstance(steps, numbers.Integral) or int(steps) < 0:
-            raise ValueError(f"{where}: step must be an integer >= 0, got {steps!r}")
+        steps = require_count(where, "step", state["step"])
         for slot in self.slots:
-            names, given = own[slot].keys(), state[slot]
-            if not isinstance(given, Mapping):
-                raise ValueError(f"{where}: {slot} must be a dict, got {type(given).__name__}")
-            for name in sorted(names - given.keys()):
-                raise ValueError(f"{where}: {slot} of {name} is missing")
-            for name in sorted(given.keys() - names):
-                raise ValueError(f"{where}: {slot} of {name} belongs to no trained parameter")
-            for name, view in own[slot].items():
-                shape = getattr(given[name], "shape", None)
-                if shape is None or tuple(shape) != tuple(view.shape):
-                    got = type(given[name]).__name__ if shape is None else tuple(shape)
-                    raise ValueError(
-                        f"{where}: {slot} of {name} must have shape {tuple(view.shape)}, got {got}"
-                    )
-                require_held(f"{where}: {slot} of {name}", given[name], view.dtype)
-                require_finite(f"{where}: {slot} of {name}", given[name])
+            require_arrays(where, slot, own[slot], state[slot])
         for slot in self.slots:
             for name, view in own[slot].items():
                 view[...] = backend.to_device_of(state[slot][name], view)
-        self._t[...] = int(steps)
+        self._t[...] = steps
 
 
 def require_number(where: str, name: str, value: Any) -> float:

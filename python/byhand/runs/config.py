@@ -72,8 +72,8 @@ class Corpus(Settings):
             )
         name = self.name if isinstance(text, str) else source.name
         raise UserError(
-            f"{name} is not the text this run began with ({source.characters} characters, then "
-            f"{self.characters}): bring back the former text, or start a new run"
+            f"{name} is not the text this run began with (now {source.characters:,} characters, "
+            f"before {self.characters:,}): bring back the former text, or start a new run"
         )
 
 

@@ -26,7 +26,7 @@ def export(folder: str | os.PathLike[str], to: str | os.PathLike[str], which: st
     source, made = Run(folder), Run(to)
     config, tokenizer = source.read_config(), source.read_tokenizer()
     saved = source.read_checkpoint(which, config)
-    made.require_new()
+    made.require_new(resumable=False)
     weights = {name: t for name, t in saved.tensors.items() if name.startswith(_WEIGHTS)}
     state = {"step": saved.state["step"], "config": config.to_dict()}
     made.folder.mkdir(parents=True, exist_ok=True)

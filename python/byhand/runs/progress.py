@@ -62,6 +62,8 @@ class Display:
             stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True
         )
         self._console = console
+        if console.width < 1:
+            console.width = 80  # COLUMNS=0; rich would print nothing
         # FORCE_COLOR makes rich take any output for a terminal; a file gets no bar all the same.
         file = console.file
         self._has_bar = bool(console.is_interactive and hasattr(file, "isatty") and file.isatty())

@@ -41,6 +41,8 @@ class Run:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
+        if not isinstance(folder, (str, os.PathLike)) or not os.fspath(folder):
+            raise UserError(f"the folder of a run must be a path, not {folder!r}")
         self.folder = Path(folder)
         self.config: RunConfig | None = None
         self.tokenizer_path = self.folder / "tokenizer.json"
@@ -63,9 +65,12 @@ class Run:
         described = [self.config_path, self.tokenizer_path]
         return [*described, self.log_path, self.plot_path, *checkpoints]
 
-    def require_new(self) -> None:
+    def require_new(self, resumable: bool = True) -> None:
         """UserError if there is anything here that a new run would overwrite. The files of a run
         that ended before its first checkpoint are no reason.
+
+        Args:
+            resumable: whether what is wanted could be to continue the run that is here.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder} is a file: a run needs a folder")
@@ -74,8 +79,9 @@ class Run:
         for path in (*self.files(), self.folder / "samples"):
             if path.exists():
                 raise UserError(
-                    f"{self.folder} already holds a run ({path.name}): continue it with --resume, "
-                    "or name another folder with --out"
+                    f"{self.folder} already holds a run ({path.name}): "
+                    f"{'continue it with --resume, or ' if resumable else ''}"
+                    "name another folder with --out"
                 )
 
     def create(self, config: RunConfig, tokenizer: Tokenizer | None = None) -> None:
@@ -189,6 +195,8 @@ class Run:
         UserError if it is damaged or of another configuration; if the other checkpoint is sound,
         the message names it.
         """
+        if which not in CHECKPOINTS:
+            raise UserError(f"which must be {' or '.join(CHECKPOINTS)}, not {which!r}")
         if not self._has_checkpoint():
             again = "remove the folder and start again"
             if self._ended_before_its_first_checkpoint():

@@ -15,14 +15,18 @@ from byhand.config import (
     probability,
 )
 
+OPTIMIZERS = ("adagrad", "adam", "adamw", "rmsprop", "sgd")
+SCHEDULES = ("constant", "cosine", "inverse_sqrt", "one_cycle")
+
 
 @config
 class TrainingSettings(Settings):
     """Everything about a training run but the model and the data. UserError names a wrong setting.
 
-    A step is one update of the weights, from `batch_size * accumulate` examples. The optimizer is
-    AdamW (Loshchilov & Hutter, 2019). The learning rate rises linearly over `warmup` steps to `lr`
-    and falls along half a cosine to `min_lr` at the last step (Loshchilov & Hutter, 2017).
+    A step is one update of the weights, from `batch_size * accumulate` examples. `optimizer` and
+    `schedule` are classes of `byhand.optim`. With the schedule "cosine" the learning rate rises
+    linearly over `warmup` steps to `lr` and falls along half a cosine to `min_lr` at the last step
+    (Loshchilov & Hutter, 2017); "inverse_sqrt" has a warm-up too, and the others have none.
     """
 
     steps: int = positive_int(2000, help="updates of the weights", default_text="")
@@ -44,9 +48,24 @@ class TrainingSettings(Settings):
         help="first steps, in which the learning rate rises",
         default_text="100, at most a tenth of --steps",
     )
-    beta1: float = probability(0.9, help="AdamW: decay rate of the mean gradient")
-    beta2: float = probability(0.99, help="AdamW: decay rate of the mean squared gradient")
-    weight_decay: float = non_negative(0.1, help="AdamW: how fast weight matrices decay to zero")
+    schedule: str = choice(
+        SCHEDULES,
+        "cosine",
+        help="how the learning rate changes: with cosine and inverse_sqrt after the warm-up",
+        absent="cosine",  # in runs from before there was a choice
+    )
+    optimizer: str = choice(
+        OPTIMIZERS, "adamw", help="how weights follow their gradients", absent="adamw"
+    )
+    beta1: float = probability(0.9, help="AdamW and Adam: decay rate of the mean gradient")
+    beta2: float = probability(
+        0.99,
+        help="AdamW, Adam and RMSprop: decay rate of the mean squared gradient",
+    )
+    momentum: float = non_negative(0.9, help="SGD and RMSprop: momentum, 0 for none", absent=0.9)
+    weight_decay: float = non_negative(
+        0.1, help="how fast weight matrices decay to zero; a penalty in the gradient but for AdamW"
+    )
     clip: float = non_negative(
         1.0, help="the largest norm of the gradient; a larger one is scaled down, 0 allows any"
     )

@@ -14,7 +14,9 @@ from byhand.text import tokenizer
 
 
 def code_points(text: str) -> npt.NDArray[np.uint32]:
-    """The Unicode code points of `text`, shape (len(text),)."""
+    """The Unicode code points of `text`, shape (len(text),). UserError if it is not a str."""
+    if not isinstance(text, str):
+        raise UserError(f"a text must be a str, not {type(text).__name__}")
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 

@@ -112,6 +112,9 @@ def make_tokenizer(name: str, text: str | Iterable[str]) -> Tokenizer:
     _, colon, size = name.partition(":")
     if colon and (not size.isdecimal() or int(size) < 1):
         raise UserError(f"the vocabulary of a tokenizer has at least 1 token, not {size!r}")
+    if not isinstance(text, Iterable):
+        given = type(text).__name__
+        raise UserError(f"a text must be a str, or its pieces as in source.blocks(), not {given}")
     blocks = [text] if isinstance(text, str) else text
     made: Tokenizer = found.from_blocks(blocks, int(size) if colon else None)
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
@@ -36,7 +37,7 @@ class StepBatches:
         self._trainer = trainer
 
     def __len__(self) -> int:
-        return self._trainer.settings.accumulate
+        return min(self._trainer.settings.accumulate, sys.maxsize)  # the most that len() gives
 
     def __iter__(self) -> Iterator[Batch]:
         trainer = self._trainer

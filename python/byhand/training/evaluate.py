@@ -14,6 +14,10 @@ def evaluate(task: Task, batches: Iterable[Batch], stop: Any = False) -> dict[st
 
     Raises ValueError when there are no batches.
     """
+    if not hasattr(task, "metrics"):
+        raise TypeError(
+            f"evaluate takes a task, such as tasks.LanguageModel(model), got {type(task).__name__}"
+        )
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
     with task.model.in_inference():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from byhand import registry
+from byhand import optim, registry
 from byhand.data import RandomSampler, TextData, TextSource
-from byhand.optim import AdamW, WarmupCosine
 from byhand.training.trainer import Trainer
 
 if TYPE_CHECKING:
+    from byhand.nn import Module
     from byhand.runs.config import RunConfig
     from byhand.runs.progress import Display
     from byhand.runs.run import Run
@@ -17,9 +18,30 @@ if TYPE_CHECKING:
     from byhand.text.tokenizer import Tokenizer
 
 
-def schedule_of(settings: TrainingSettings) -> WarmupCosine:
+def schedule_of(settings: TrainingSettings) -> Callable[[int], float]:
     """The learning rate of each step of a run."""
-    return WarmupCosine(settings.lr, settings.warmup, settings.steps, settings.min_lr)
+    lr = settings.lr
+    if settings.schedule == "constant":
+        return optim.Constant(lr)
+    if settings.schedule == "inverse_sqrt":
+        return optim.InverseSqrt(lr, settings.warmup)
+    if settings.schedule == "one_cycle":
+        return optim.OneCycle(lr, settings.steps)
+    return optim.WarmupCosine(lr, settings.warmup, settings.steps, settings.min_lr)
+
+
+def optimizer_of(settings: TrainingSettings, model: Module) -> optim.Optimizer:
+    """The optimizer of a run, for its model."""
+    lr, decay, momentum = settings.lr, settings.weight_decay, settings.momentum
+    betas = (settings.beta1, settings.beta2)
+    if settings.optimizer == "sgd":
+        return optim.SGD(model, lr, momentum, weight_decay=decay)
+    if settings.optimizer == "rmsprop":
+        return optim.RMSprop(model, lr, betas[1], weight_decay=decay, momentum=momentum)
+    if settings.optimizer == "adagrad":
+        return optim.Adagrad(model, lr, weight_decay=decay)
+    kind = optim.Adam if settings.optimizer == "adam" else optim.AdamW
+    return kind(model, lr, betas, weight_decay=decay)
 
 
 def text_trainer(
@@ -59,12 +81,7 @@ def text_trainer(
         registry.find("tasks", config.task).Task(model, tokenizer, settings.sample_tokens),
         data,
         RandomSampler(len(data.train), settings.batch_size, settings.seed),
-        AdamW(
-            model,
-            lr=settings.lr,
-            betas=(settings.beta1, settings.beta2),
-            weight_decay=settings.weight_decay,
-        ),
+        optimizer_of(settings, model),
         schedule_of(settings),
         settings,
         run,

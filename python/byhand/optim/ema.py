@@ -1,0 +1,130 @@
+"""The exponential moving average of a model's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from byhand import backend
+from byhand.backend import Array
+from byhand.nn.module import Module
+from byhand.optim.optimizer import require_number
+from byhand.optim.state import require_arrays, require_count
+
+
+class EMA:
+    """The exponential moving average of the trained parameters of a model (Polyak & Juditsky, 1992;
+    in this form Tarvainen & Valpola, 2017, section 2):
+
+        average = decay average + (1 - decay) w
+
+    It begins with the present weights. Call `update` after each step of the optimizer, and evaluate
+    inside `applied`:
+
+        ema = optim.EMA(model, 0.999)
+        ...
+        with ema.applied():
+            training.evaluate(task, batches)
+
+    Args:
+        model: a built model, not a part of a larger one. After ``to`` or ``freeze`` a new EMA must
+            be made.
+        decay: in [0, 1); 0.999 averages over about 1,000 steps.
+
+    Raises TypeError for anything but a Module, RuntimeError for one that is not built, ValueError
+    for a part of a larger model or a decay out of range.
+    """
+
+    def __init__(self, model: Module, decay: float = 0.999):
+        if not isinstance(model, Module):
+            raise TypeError(f"EMA takes the model itself, got {type(model).__name__}")
+        if model._storage is None:
+            raise RuntimeError("EMA: the model is not built: call model.build(seed) before")
+        if not model.is_root:
+            raise ValueError("EMA: this module is a part of a larger model: give the model")
+        self.decay = require_number("EMA", "decay", decay)
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"EMA: decay must be in [0, 1), got {decay!r}")
+        self.model = model
+        self.updates = 0
+        self._storage = model.storage
+        self._version = self._storage.version
+        self._applied = False
+        values = self._values
+        self._average = backend.empty(values.shape, values)
+        self._average[...] = values
+        self._work = backend.empty(values.shape, values)
+
+    @property
+    def _values(self) -> Array:
+        return self._storage.values[: self._storage.grads.size]
+
+    def _check(self, where: str) -> None:
+        storage = self.model.storage
+        if storage is not self._storage or storage.version != self._version:
+            raise RuntimeError(
+                "EMA: the model's parameters were moved (by to, freeze, decay or precision, or "
+                "into a larger model that was built): make a new EMA"
+            )
+        if self._applied:
+            raise RuntimeError(f"EMA.{where}: the averaged weights are in the model now")
+
+    def update(self) -> None:
+        """Takes the present weights into the average. RuntimeError inside `applied`, and when the
+        model's parameters were moved.
+        """
+        self._check("update")
+        xp = backend.xp(self._average)
+        xp.subtract(self._values, self._average, out=self._work)
+        self._work *= 1 - self.decay
+        self._average += self._work
+        self.updates += 1
+
+    @contextmanager
+    def applied(self) -> Iterator[Module]:
+        """The model with the averaged weights, for as long as the ``with`` block lasts; then it has
+        its own again, bit for bit. RuntimeError inside another `applied`.
+        """
+        self._check("applied")
+        self._work[...] = self._values
+        self._values[...] = self._average
+        self._storage.refresh()
+        self._applied = True
+        try:
+            yield self.model
+        finally:
+            self._values[...] = self._work
+            self._storage.refresh()
+            self._applied = False
+
+    def _views(self) -> dict[str, Array]:
+        views, start = {}, 0
+        for p in self._storage.params:
+            if p.trainable:
+                views[p.name] = self._average[start : start + p.size].reshape(p.shape)
+                start += p.size
+        return views
+
+    def state_dict(self) -> dict[str, Any]:
+        """{"updates": their number, "average": {path: array of the parameter's shape}}; the arrays
+        are views: copy them to keep them.
+        """
+        return {"updates": self.updates, "average": self._views()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what ``state_dict`` gave. ValueError naming what is missing, unknown or of
+        another shape; in that case nothing is changed.
+        """
+        where, own = "EMA.load_state_dict", self._views()
+        for name in ("updates", "average"):
+            if name not in state:
+                raise ValueError(f"{where}: {name} is missing")
+        updates, average = require_count(where, "updates", state["updates"]), state["average"]
+        require_arrays(where, "average", own, average)
+        for name, view in own.items():
+            view[...] = backend.to_device_of(average[name], view)
+        self.updates = updates
+
+    def __repr__(self) -> str:
+        return f"EMA(decay={self.decay:g}) after {self.updates} updates"
