@@ -100,6 +100,13 @@ def test_without_an_evaluation_the_best_loss_is_infinite_again(tmp_path: Path):
     assert trainer.best_loss == math.inf
 
 
+def test_the_best_loss_may_be_that_of_the_evaluation_at_step_0(tmp_path: Path):
+    trainer, saved = changed(tmp_path, {"best_loss": 0.5, "best_step": 0})
+    trainer.restore(saved, "it")
+    assert (trainer.best_loss, trainer.best_step) == (0.5, 0)
+    assert trainer.state()["best_loss"] == 0.5
+
+
 def test_the_best_checkpoint_is_saved_before_the_last_and_only_when_the_loss_is_lower(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
