@@ -1,7 +1,7 @@
 """Training in plain numpy: what a run with given settings must compute.
 
 Only the loss and the gradient of one batch come from the model; which batches are drawn, how their
-gradients add up, clipping, AdamW and the schedule are written here from their formulas.
+gradients add up, clipping, the optimizers and the schedules are written here from their formulas.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from byhand.models.gpt import GPT
-from byhand.runs import RunConfig
+from byhand.runs import RunConfig, TrainingSettings
 from tests.training import small
 
-EPS = 1e-8  # AdamW's
+EPS = {"adagrad": 1e-10}  # of the optimizers; of the others 1e-8
 
 
 @dataclass
@@ -39,10 +39,44 @@ def parts(config: RunConfig) -> tuple[Any, Any]:
 def rate(config: RunConfig, n: int) -> float:
     """The learning rate of update n, counted from 0."""
     s = config.training
+    if s.schedule == "constant":
+        return s.lr
+    if s.schedule == "inverse_sqrt":
+        warmup = max(s.warmup, 1)
+        return s.lr * min((n + 1) / warmup, math.sqrt(warmup / (n + 1)))
+    if s.schedule == "one_cycle":
+        top = 0.3 * s.steps - 1
+        if n <= top:
+            return _between(s.lr / 25, s.lr, n / top)
+        return _between(s.lr, s.lr / 25 / 1e4, (n - top) / (s.steps - 1 - top))
     if n < s.warmup:
         return s.lr * (n + 1) / s.warmup
-    progress = (n - s.warmup) / (s.steps - s.warmup)
-    return s.min_lr + (s.lr - s.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+    return _between(s.lr, s.min_lr, (n - s.warmup) / (s.steps - s.warmup))
+
+
+def _between(start: float, end: float, part: float) -> float:
+    """Half a cosine."""
+    return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
+
+
+def step(s: TrainingSettings, n: int, w: Any, g: Any, m: Any, v: Any) -> Any:
+    """Update n of one tensor, without the factor of the learning rate; changes m and v."""
+    decay, eps = s.weight_decay if w.ndim > 1 else 0.0, EPS.get(s.optimizer, 1e-8)
+    if s.optimizer != "adamw":
+        g = g + decay * w
+    if s.optimizer == "sgd":
+        m[...] = s.momentum * m + g
+        return m
+    if s.optimizer == "adagrad":
+        v += g**2
+        return g / (np.sqrt(v) + eps)
+    v[...] = s.beta2 * v + (1 - s.beta2) * g**2
+    if s.optimizer == "rmsprop":
+        m[...] = s.momentum * m + g / (np.sqrt(v) + eps)
+        return m
+    m[...] = s.beta1 * m + (1 - s.beta1) * g
+    mean, square = m / (1 - s.beta1 ** (n + 1)), v / (1 - s.beta2 ** (n + 1))
+    return mean / (np.sqrt(square) + eps) + (decay * w if s.optimizer == "adamw" else 0.0)
 
 
 def train(config: RunConfig) -> Trained:
@@ -70,14 +104,7 @@ def train(config: RunConfig) -> Trained:
         factor = min(1.0, s.clip / norm) if s.clip else 1.0
         lr = rate(config, n)
         for name, w in weights.items():
-            g = grads[name] * factor
-            m[name] = s.beta1 * m[name] + (1 - s.beta1) * g
-            v[name] = s.beta2 * v[name] + (1 - s.beta2) * g**2
-            step = (m[name] / (1 - s.beta1 ** (n + 1))) / (
-                np.sqrt(v[name] / (1 - s.beta2 ** (n + 1))) + EPS
-            )
-            decay = s.weight_decay if w.ndim > 1 else 0.0
-            w -= lr * (step + decay * w)
+            w -= lr * step(s, n, w, grads[name] * factor, m[name], v[name])
         for name, p in model.named_parameters():
             p.value = weights[name].astype(np.float32)
         done.losses.append(loss)

@@ -34,6 +34,7 @@ MASK[..., 0] = True
 
 # An op, its arguments, and of each option the default and another value.
 CASES: dict[str, tuple[tuple[Any, ...], dict[str, tuple[Any, Any]]]] = {
+    "activation": ((X, "relu"), {}),
     "attention": (
         (Q, K, K),
         {
@@ -81,8 +82,10 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, tuple[Any, Any]]]] = {
     ),
 }
 # Without an effect on the result: sums are taken in pieces of a block, dw receives a gradient, and
-# seed and offset matter with dropout only (tests/ops/test_attention.py).
+# seed and offset matter with dropout only (tests/ops/test_attention.py). The options of an
+# activation belong to single functions (tests/ops/test_activation.py).
 OTHERS = {
+    "activation": {"negative_slope", "alpha", "beta", "threshold"},
     "attention": {"seed", "offset"},
     "linear_cross_entropy": {"block", "dw"},
 }

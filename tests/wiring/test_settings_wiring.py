@@ -26,6 +26,9 @@ USUAL: dict[str, Any] = {
     "lr": 0.02,
     "min_lr": 0.005,
     "warmup": 2,
+    "schedule": "cosine",
+    "optimizer": "adamw",
+    "momentum": 0.5,
     "beta1": 0.8,
     "beta2": 0.95,
     "weight_decay": 0.3,
@@ -46,6 +49,9 @@ OF_THE_WEIGHTS: dict[str, tuple[Any, ...]] = {
     "lr": (0.03,),
     "min_lr": (0.0, 0.02),
     "warmup": (0, 4),
+    "schedule": ("constant", "inverse_sqrt", "one_cycle"),
+    "optimizer": ("sgd", "adam", "rmsprop", "adagrad"),
+    "momentum": (0.0, 0.9),
     "beta1": (0.0, 0.9),
     "beta2": (0.5, 0.99),
     "weight_decay": (0.0, 0.6),
@@ -54,6 +60,8 @@ OF_THE_WEIGHTS: dict[str, tuple[Any, ...]] = {
     "seed": (0, 4),
     "precision": ("bf16",),
 }
+# What else is set where a setting has no effect on the usual run.
+ALSO: dict[str, dict[str, Any]] = {"momentum": {"optimizer": "sgd", "lr": 0.5}}
 # Those that change evaluations only, each with a test below that is named after it.
 OF_EVALUATIONS = {"eval_every", "eval_batches", "sample_tokens"}
 
@@ -118,9 +126,19 @@ def usual() -> by_hand.Trained:
 def test_a_setting_changes_the_weights_as_its_formula_says(
     name: str, value: Any, usual: by_hand.Trained
 ):
-    found = check_against_numpy(config(**{name: value}))
+    also = ALSO.get(name, {})
+    found = check_against_numpy(config(**{**also, name: value}))
+    before = by_hand.train(config(**also)) if also else usual
     # It differs by far more than the tolerance above, so a setting that is not used is noticed.
-    assert distance(found.weights, usual.weights) > 1e-3
+    assert distance(found.weights, before.weights) > 1e-3
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "adagrad"])
+@pytest.mark.parametrize(
+    ("name", "value"), [("momentum", 0.9), ("beta1", 0.5), ("beta2", 0.5), ("weight_decay", 2.0)]
+)
+def test_every_optimizer_gets_its_settings(optimizer: str, name: str, value: float):
+    check_against_numpy(config(**{"optimizer": optimizer, name: value}))
 
 
 def test_the_dropout_of_the_model_is_used_with_masks_from_the_seed(usual: by_hand.Trained):
