@@ -1,5 +1,5 @@
-// The registry: every native kernel. This file is compiled once and linked into all CPU back ends, so
-// it must not depend on their instruction sets; the CUDA modules compile it for themselves.
+// The registry: every native kernel. This file is compiled once and linked into all CPU back ends,
+// so it must not depend on their instruction sets; the CUDA modules compile it for themselves.
 //
 // A line gives the names of a kernel's arguments, in the order of its declaration and without the
 // stream. Their directions and types come from the declaration itself, in csrc/ops/<family>/<op>.h;
