@@ -35,9 +35,8 @@ enum class Activation : std::int64_t {
 //                      (Elfwing et al. 2018, equations 7 and 9)
 //          softplus    z = a x;  z > b ? x : log(1 + exp(z)) / a   f' = z > b ? 1 : sigmoid z
 // SHAPES   x,y,dy,dx any shape, all the same, T
-// EFFECTS  writes y | writes dx | y may be x, dx may be dy; None for the one of x and y that f'
-// does
-//          not need; throws for another number
+// EFFECTS  writes y | writes dx | y may be x, dx may be dy; x or y is None where f' does not need
+//          it; throws for another number
 // NUMERICS f32; the error bounds are in simd/vecmath.h; NaN gives NaN in the same element, except
 //          that dx is 0 for step, and for relu where y <= 0, whatever dy holds
 // TRAFFIC  forward 2RC, backward 3RC elements
