@@ -48,13 +48,13 @@ class Modes:
 
 def training(module: Any) -> bool:
     """Whether dropout is active in the module, in this thread."""
-    set_here = _set_here(module, _TRAINING)
+    set_here = None if _frame.get() is None else _set_here(module, _TRAINING)
     return bool(module._training if set_here is None else set_here[_TRAINING])
 
 
 def saving(module: Any) -> bool:
     """Whether forward passes of the module save, in this thread."""
-    set_here = _set_here(module, _SAVING)
+    set_here = None if _frame.get() is None else _set_here(module, _SAVING)
     return bool(module._saves if set_here is None else set_here[_SAVING])
 
 

@@ -95,9 +95,9 @@ class Passes:
         """A sentence that names a module whose forward passes had no backward pass yet, or ""."""
         modules = self._modules if self._root else [m for _, m in self.named_modules()]
         for module in modules:
-            if waiting := len(module.__dict__.get("_saved", ())):
+            if stack := module.__dict__.get("_saved"):
                 return (
-                    f"{waiting} forward pass(es) of {type(module).__name__} had no backward pass; "
+                    f"{len(stack)} forward pass(es) of {type(module).__name__} had no backward pass; "
                     "call backward(), or run them after inference() or inside no_save(), or drop "
                     "them with discard_saved()"
                 )

@@ -110,9 +110,13 @@ class Snapshot:
 
     def holds(self) -> bool:
         """False if the parts may have changed since."""
-        try:
-            return all(len(container) == size for container, size in self._sizes) and all(
-                container[key] is value for container, key, value in self._items
-            )
+        try:  # loops, not all(...): optimizers ask before each step
+            for container, size in self._sizes:
+                if len(container) != size:
+                    return False
+            for container, key, value in self._items:
+                if container[key] is not value:
+                    return False
         except (KeyError, IndexError):
             return False
+        return True
