@@ -98,8 +98,8 @@ class Passes:
             if stack := module.__dict__.get("_saved"):
                 return (
                     f"{len(stack)} forward pass(es) of {type(module).__name__} had no backward "
-                    "pass; call backward(), or run them after inference() or inside no_save(), or drop "
-                    "them with discard_saved()"
+                    "pass; call backward(), or run them after inference() or inside no_save(), or "
+                    "drop them with discard_saved()"
                 )
         return ""
 
