@@ -5,12 +5,14 @@ or with nvcc. Libraries are kept in pytest's cache, under a hash of all their so
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import os
 import shlex
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -39,12 +41,28 @@ def _runtime() -> list[Path]:
     return sorted([*sources, ROOT / "csrc" / "threads" / "threads.cpp"])
 
 
-def _key(command: list[str], sources: list[Path]) -> str:
-    text = hashlib.sha256(" ".join(command).encode())
-    headers = (*ROOT.glob("cuda/**/*.*h"), *ROOT.glob("csrc/**/*.h"))
-    for path in sorted({*sources, *headers}):
+@functools.cache
+def _headers() -> bytes:
+    text = hashlib.sha256()
+    for path in sorted((*ROOT.glob("cuda/**/*.*h"), *ROOT.glob("csrc/**/*.h"))):
+        text.update(path.read_bytes())
+    return text.digest()
+
+
+def _key(command: list[str], sources: Iterable[Path]) -> str:
+    text = hashlib.sha256(" ".join(command).encode() + _headers())
+    for path in sources:
         text.update(path.read_bytes())
     return text.hexdigest()[:20]
+
+
+def _made(target: Path, command: list[str], *last: str) -> Path:
+    """`target`, made by this command if it is not there; several processes may want it at once."""
+    if not target.exists():
+        made = target.with_suffix(f".{os.getpid()}.new")
+        _run([*command, "-o", str(made), *last])
+        made.replace(target)
+    return target
 
 
 def on_host(
@@ -58,41 +76,29 @@ def on_host(
     `changed` replace those under cuda/.
     """
     compiler = host_compiler()
-    sources = [KERNELS / f"{name}.cu", KERNELS / "set_schedule.cpp", *_runtime()]
+    kernel = KERNELS / f"{name}.cu"
+    sources = [kernel, KERNELS / "set_schedule.cpp", *_runtime()]
     flags = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g"] if sanitize else []
-    kind = "program" if program else "library"
     own = sorted(changed.rglob("*.cuh")) if changed else []
-    first = [f"-I{changed}"] if changed else []
-    command = [*compiler, *_FLAGS, *_HOST, *flags, kind]
-    target = cache / f"{name}-{_key(command, [*sources, *own])}"
-    if target.exists():
-        return target
-    objects = [cache / f"{target.name}-{i}-{source.stem}.o" for i, source in enumerate(sources)]
 
-    def compile_one(source: Path, to: Path) -> None:
-        _run([*compiler, *first, *_FLAGS, *_HOST, *flags, "-c", "-o", str(to), str(source)])
+    def compile_one(source: Path) -> Path:
+        # The changed headers are the kernel's: other objects are those of the unchanged program.
+        first, extra = ([f"-I{changed}"], own) if changed and source == kernel else ([], [])
+        options = [*_FLAGS, *_HOST, *flags, "-c"]
+        target = cache / f"{source.stem}-{_key([*compiler, *options], [source, *extra])}.o"
+        return _made(target, [*compiler, *first, *options], str(source))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(compile_one, sources, objects))
-    link = [] if program else ["-shared"]
-    made = target.with_suffix(".new")
-    _run([*compiler, *flags, "-pthread", *link, "-o", str(made), *map(str, objects)])
-    for path in objects:
-        path.unlink()
-    made.rename(target)
-    return target
+        objects = [str(path) for path in pool.map(compile_one, sources)]
+    command = [*compiler, *flags, "-pthread", *([] if program else ["-shared"])]
+    return _made(cache / f"{name}-{_key([*command, *objects], [])}", command, *objects)
 
 
 def plain(name: str, cache: Path, *flags: str) -> Path:
     """kernels/NAME.cpp, plain C++, as a shared library."""
     source = KERNELS / f"{name}.cpp"
     command = [*host_compiler(), *_FLAGS, *_HOST, *flags, "-shared"]
-    target = cache / f"{name}-{_key(command, [source])}.so"
-    if not target.exists():
-        made = target.with_suffix(".new")
-        _run([*command, "-o", str(made), str(source)])
-        made.rename(target)
-    return target
+    return _made(cache / f"{name}-{_key(command, [source])}.so", command, str(source))
 
 
 def with_nvcc(name: str, cache: Path, *, library: bool, arch: str = "") -> Path:
@@ -102,13 +108,13 @@ def with_nvcc(name: str, cache: Path, *, library: bool, arch: str = "") -> Path:
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         pytest.skip("nvcc was not found")
-    target = cache / f"{name}{'.so' if library else '.o'}"
+    source = KERNELS / f"{name}.cu"
     only = f"-gencode=arch=compute_{arch or 80},code=sm_{arch or 80}"
     code = "-arch=native" if library and not arch else only
     flags = ["-Werror=all-warnings", "-Xcompiler", "-Wall,-Wextra,-fPIC", code]
-    _run([nvcc, *_FLAGS, *flags, "-shared" if library else "-c", "-o", str(target),
-          str(KERNELS / f"{name}.cu")])  # fmt: skip
-    return target
+    command = [nvcc, *_FLAGS, *flags, "-shared" if library else "-c"]
+    suffix = ".so" if library else ".o"
+    return _made(cache / f"{name}-{_key(command, [source])}{suffix}", command, str(source))
 
 
 def _run(command: list[str]) -> None:

@@ -82,13 +82,22 @@ def test_schedules_are_values():
             lambda: optim.StepDecay(0.1, 2.5),
             "StepDecay: every must be a whole number >= 1, got 2.5",
         ),
-        (lambda: optim.StepDecay(-0.1, 3), "StepDecay: lr must be a number >= 0, got -0.1"),
-        (lambda: optim.StepDecay(0.1, 3, -1), "StepDecay: factor must be a number >= 0, got -1"),
-        (lambda: optim.InverseSqrt(-1.0), "InverseSqrt: lr must be a number >= 0, got -1.0"),
-        (lambda: optim.InverseSqrt(1.0, -1), "InverseSqrt: warmup must be a number >= 0, got -1"),
+        (lambda: optim.StepDecay(-0.1, 3), "StepDecay: lr must be a finite number >= 0, got -0.1"),
+        (
+            lambda: optim.StepDecay(0.1, 3, -1),
+            "StepDecay: factor must be a finite number >= 0, got -1",
+        ),
+        (lambda: optim.InverseSqrt(-1.0), "InverseSqrt: lr must be a finite number >= 0, got -1.0"),
+        (
+            lambda: optim.InverseSqrt(1.0, -1),
+            "InverseSqrt: warmup must be a finite number >= 0, got -1",
+        ),
         (lambda: optim.OneCycle(0.1, 0), "OneCycle: total must be a whole number >= 1, got 0"),
         (lambda: optim.OneCycle(0.1, "9"), "OneCycle: total must be a whole number >= 1, got '9'"),
-        (lambda: optim.OneCycle(math.nan, 9), "OneCycle: max_lr must be a number >= 0, got nan"),
+        (
+            lambda: optim.OneCycle(math.nan, 9),
+            "OneCycle: max_lr must be a finite number >= 0, got nan",
+        ),
         (lambda: optim.OneCycle(1, 9, 1.5), "OneCycle: pct_start must be at most 1, got 1.5"),
         (lambda: optim.OneCycle(1, 9, 0.3, 0), "OneCycle: div_factor must be above 0, got 0"),
         (

@@ -202,14 +202,15 @@ void activation_backward(Out dx, In dy, Maybe<In> x, Maybe<In> y, std::int64_t f
                          double b, Stream stream) {
     const char* name = "activation_backward";
     const Rule rule = rule_of(name, function, a, b);
-    const Maybe<In>& saved = needs_x(rule.function) ? x : y;
-    if (!saved)
+    if (!(needs_x(rule.function) ? x : y))
         throw std::invalid_argument("activation_backward: the function needs the other array");
     const int64_t n = dy.size();
     for_storage(dy, [&](auto zero) {
         using T = decltype(zero);
         T* const to = dx.as<T>();
-        const T *const upstream = dy.as<T>(), *const from = saved.as<T>();
+        // Both are looked at, so that an array of another dtype is refused for every function.
+        const T *const upstream = dy.as<T>(), *const xs = x.as<T>(), *const ys = y.as<T>();
+        const T* const from = needs_x(rule.function) ? xs : ys;
         if (n == 0) return;
         const bool packed = packable<T>(0, to, upstream, from);
         const auto kernel =
