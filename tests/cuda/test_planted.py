@@ -14,6 +14,8 @@ import pytest
 from tests.cuda import compile
 from tests.cuda.schedules import SCHEDULES
 
+pytestmark = pytest.mark.deep
+
 # Bug -> a word that all schedules contain under which its numbers are wrong. Under other schedules
 # they are right, under random ones either.
 NUMBERS = {

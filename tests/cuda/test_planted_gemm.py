@@ -13,6 +13,8 @@ import pytest
 from tests.cuda import compile
 from tests.cuda.schedules import SCHEDULES
 
+pytestmark = pytest.mark.deep
+
 TILES, FEW = "core/gemm_tiles.cuh", "core/gemm_few.cuh"
 
 # Bug -> the header, a text that occurs there once, its replacement.
