@@ -54,6 +54,7 @@ def eager(task: Any, optimizer: optim.AdamW, batches: Any) -> tuple[float, float
     return loss, float(optimizer.step(clip_norm=0.5))
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("each", [1, 3])
 @pytest.mark.parametrize("ignored", [False, True])
 @pytest.mark.parametrize(
@@ -338,6 +339,7 @@ def test_a_wrong_batch_is_refused_and_nothing_is_lost(change, error, sentence, c
     assert len(step.read()) == 2
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("steps", range(5))
 @pytest.mark.parametrize("made_before", [0, 1, 2])
 def test_a_step_that_ends_early_leaves_nothing(steps, made_before, cupy):

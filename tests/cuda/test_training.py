@@ -92,6 +92,7 @@ class Damage(Callback):
             self.damage(trainer)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
