@@ -2,61 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any
-
-import numpy as np
-
-from bench import gpu_case
-from bench.cpu_case import PARAMETERS, Case, cost, floats, single, zeros
-from bench.gpu_case import F32, Calls, Maker, torch_normal
 from bench.lazy import torch
+from bench.updates import Update
 from byhand.ops import adamw
 
+UPDATE = Update(
+    op="adamw",
+    step=adamw.step,
+    state={"m": True, "v": True},
+    settings={"beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "coupled": False},
+    options={"betas": (0.9, 0.99), "eps": 1e-8},
+    rival=lambda p, **rates: torch.optim.AdamW(p, **rates, betas=(0.9, 0.99), fused=True),
+    work=4,
+)
 
-def case(name: str, N: int) -> Case:
-    w, g = floats(N), floats(N)
-    m, v = zeros(w), zeros(w)
-    p = torch.from_numpy(w).clone().requires_grad_(True)
-    p.grad = torch.from_numpy(g).clone()
-    common = dict(betas=(0.9, 0.99), eps=1e-8)
-    fused = torch.optim.AdamW([p], lr=1e-3, weight_decay=0.1, **common, fused=True)
-    settings = dict(
-        lr=np.full(1, 1e-3, np.float32),
-        weight_decay=np.full(1, 0.1, np.float32),
-        bounds=np.array([N]),
-        t=np.zeros((), np.int64),
-    )
-    return Case(
-        name,
-        lambda: adamw.step(w, m, v, g, **settings, **common),
-        {"torch": fused.step},
-        **cost("adamw_step", {"N": N}),
-        stream="update",
-    )
-
-
-def calls(m: Maker, N: int) -> Iterator[gpu_case.Case]:
-    def rival() -> Callable[[], Any]:
-        p = torch_normal(m.dtype, N).requires_grad_()
-        p.grad = torch_normal(m.dtype, N)
-        return torch.optim.AdamW([p], lr=1e-3, fused=True).step
-
-    state = {"w": m.normal(N), "m": m.full(0, N), "v": m.full(0, N)}
-    state |= {"t": m.xp.zeros((), np.int64), "work": m.full(0, 2, 4)}
-    bounds = m.xp.asarray(np.array([N // 2, N], np.int64))
-    groups = {"bounds": bounds, "lr": m.full(1e-3, 2), "weight_decay": m.full(0.01, 2)}
-    update = {**state, **groups, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "max_norm": 1.0}
-    update["coupled"] = False
-    yield m.case("adamw_step", {**update, "g": m.normal(N)}, (N,), rival, N=N)
-    # Gradients in bfloat16, and a copy of the weights for the model, which has as many bytes.
-    arguments = {**update, "g": m.normal(N, dtype="bfloat16"), "norm": m.full(10)}
-    arguments |= {"copy": m.empty(N, dtype="bfloat16")}
-    case = m.case("adamw_step", arguments, (N,), rival, "copy", N=N)
-    yield replace(case, dtype="bfloat16")
-
-
-CPU = [single(f"adamw {N}", case, N) for N in PARAMETERS.values()]
-TINY = [single("adamw", case, 16)]
-GPU = Calls(calls, small=[(1003,)], full=[(124_439_808,)], counted=(10_007,), dtypes=(F32,))
+CPU, TINY, GPU = UPDATE.cpu, UPDATE.tiny, UPDATE.gpu
