@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.kernel_case import Error
+from tests.kernel_case import FORWARD, Bug, Call, Error
 
 
 def group_arrays(
@@ -55,13 +55,45 @@ def in_groups(
     return results if "copy" in o else {**results, "copy": results["w"]}
 
 
-def step_errors(name: str, step_with: Callable[..., Any]) -> tuple[Error, ...]:
-    """What every step refuses; step_with: calls it with some arguments changed, on 3 elements in 2
-    groups in float64.
+def results_of(
+    c: Call, step: Callable[..., Any], state: Iterable[str], rates: Iterable[str], **settings: Any
+) -> dict[str, Any]:
+    """What the public function of a step leaves in w, the arrays of its state, and the copy. rates:
+    the settings of groups.
     """
-    none = {key: np.ones(0) for key in ("lr", "weight_decay")}
-    if name == "sgd":
-        none |= {"l1": np.ones(0), "l2": np.ones(0)}
+    a = c.arrays
+    results = {name: a[name] for name in ("w", *state) if a[name] is not None}
+    if "copy" not in c.options:
+        results["copy"] = np.full_like(a["w"], np.nan)
+    step(
+        *(a[name] for name in ("w", *state, "g")),
+        **{name: a[name] for name in (*rates, "bounds", "t", "norm")},
+        **settings,
+        max_norm=c.options["max_norm"],
+        copy=results.get("copy"),
+    )
+    return results
+
+
+def step_bugs(kernel: str) -> tuple[Bug, ...]:
+    """Mistakes that every step could have."""
+    return (
+        Bug("group ends one late", kernel, 'side="right"', 'side="left"', None, FORWARD),
+        Bug("not clipped", kernel, "    if norm is not None:\n", "    if False:\n", None, FORWARD),
+        Bug("made with an infinite norm", kernel, "not np.isfinite(norm)", "np.isnan(norm)", None,
+            FORWARD),
+        Bug("made with a norm of NaN", kernel, "not np.isfinite(norm)", "np.isinf(norm)", None,
+            FORWARD),
+    )  # fmt: skip
+
+
+def step_errors(
+    name: str, step_with: Callable[..., Any], rates: Iterable[str] = ("lr", "weight_decay")
+) -> tuple[Error, ...]:
+    """What every step refuses; step_with: calls it with some arguments changed, on 3 elements in 2
+    groups in float64. rates: the settings of groups.
+    """
+    none = {key: np.ones(0) for key in rates}
     found = [
         Error(
             ValueError,

@@ -9,8 +9,10 @@ import pytest
 from byhand import ops
 from tests.cuda.rules import Rule
 from tests.kernel_case import FORWARD, Bug, Call, Cuda, Error, Op, Sample, generator, normal
-from tests.ops.steps import group_arrays, in_groups, step_errors
+from tests.ops.steps import group_arrays, in_groups, results_of, step_bugs, step_errors
 from tests.ops.suite import OpSuite
+
+RATES = ("lr", "weight_decay")
 
 
 def sample(
@@ -69,15 +71,8 @@ def torch_forward(t, o):
 
 
 def public(c: Call):
-    a, o = c.arrays, c.options
-    results = {name: a[name] for name in ("w", "v", "mean", "m") if a[name] is not None}
-    if "copy" not in o:
-        results["copy"] = np.full_like(a["w"], np.nan)
-    groups = {name: a[name] for name in ("lr", "weight_decay", "bounds", "t", "norm")}
-    settings = {name: o[name] for name in ("alpha", "eps", "momentum", "max_norm")}
-    arrays = (a[name] for name in ("w", "v", "mean", "m", "g"))
-    ops.rmsprop.step(*arrays, **groups, **settings, copy=results.get("copy"))
-    return results
+    settings = {name: c.options[name] for name in ("alpha", "eps", "momentum")}
+    return results_of(c, ops.rmsprop.step, ("v", "mean", "m"), RATES, **settings)
 
 
 def step_with(**changed):
@@ -101,7 +96,7 @@ def wide() -> Iterator[Sample]:
 
 
 BUGS = (
-    Bug("group ends one late", "rmsprop_step", 'side="right"', 'side="left"', None, FORWARD),
+    *step_bugs("rmsprop_step"),
     Bug("one rate for all", "rmsprop_step", "lr[group]", "lr[0]", None, FORWARD),
     Bug("no penalty", "rmsprop_step", "g + weight_decay[group] * w", "g", None, FORWARD),
     Bug("g not squared", "rmsprop_step", "* g * g", "* abs(g)", None, FORWARD),
@@ -116,12 +111,6 @@ BUGS = (
         FORWARD),
     Bug("momentum unused", "rmsprop_step", "move = m", "pass", None, FORWARD),
     Bug("not counted", "rmsprop_step", "t += 1", "pass", None, FORWARD),
-    Bug("not clipped", "rmsprop_step", "    if norm is not None:\n", "    if False:\n", None,
-        FORWARD),
-    Bug("made with an infinite norm", "rmsprop_step", "not np.isfinite(norm)", "np.isnan(norm)",
-        None, FORWARD),
-    Bug("made with a norm of NaN", "rmsprop_step", "not np.isfinite(norm)", "np.isinf(norm)", None,
-        FORWARD),
 )  # fmt: skip
 
 OP = Op(

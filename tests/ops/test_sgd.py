@@ -9,8 +9,10 @@ import pytest
 from byhand import ops
 from tests.cuda.rules import Rule
 from tests.kernel_case import FORWARD, Bug, Call, Cuda, Error, Op, Sample, generator, normal
-from tests.ops.steps import group_arrays, in_groups, step_errors
+from tests.ops.steps import group_arrays, in_groups, results_of, step_bugs, step_errors
 from tests.ops.suite import OpSuite
+
+RATES = ("lr", "weight_decay", "l1", "l2")
 
 
 def sample(
@@ -65,15 +67,8 @@ def torch_forward(t, o):
 
 
 def public(c: Call):
-    a, o = c.arrays, c.options
-    results = {name: a[name] for name in "wm" if a[name] is not None}
-    if "copy" not in o:
-        results["copy"] = np.full_like(a["w"], np.nan)
-    names = ("lr", "weight_decay", "l1", "l2", "bounds", "t", "norm")
-    settings = {name: o[name] for name in ("momentum", "nesterov", "max_norm")}
-    groups = {name: a[name] for name in names}
-    ops.sgd.step(a["w"], a["m"], a["g"], **groups, **settings, copy=results.get("copy"))
-    return results
+    settings = {name: c.options[name] for name in ("momentum", "nesterov")}
+    return results_of(c, ops.sgd.step, ("m",), RATES, **settings)
 
 
 def step_with(**changed):
@@ -97,7 +92,7 @@ def wide() -> Iterator[Sample]:
 
 
 BUGS = (
-    Bug("group ends one late", "sgd_step", 'side="right"', 'side="left"', None, FORWARD),
+    *step_bugs("sgd_step"),
     Bug("one rate for all", "sgd_step", "rate = lr[group]", "rate = lr[0]", None, FORWARD),
     Bug("no penalty", "sgd_step", "g + weight_decay[group] * w", "g", None, FORWARD),
     Bug("dampened", "sgd_step", "momentum * m + g", "momentum * m + (1 - momentum) * g", None,
@@ -112,11 +107,6 @@ BUGS = (
         "np.where(abs(w) > threshold, w, 0)", None, FORWARD),
     Bug("l2 twice", "sgd_step", "1 + rate * l2[group]", "1 + 2 * rate * l2[group]", None, FORWARD),
     Bug("not counted", "sgd_step", "t += 1", "pass", None, FORWARD),
-    Bug("not clipped", "sgd_step", "    if norm is not None:\n", "    if False:\n", None, FORWARD),
-    Bug("made with an infinite norm", "sgd_step", "not np.isfinite(norm)", "np.isnan(norm)", None,
-        FORWARD),
-    Bug("made with a norm of NaN", "sgd_step", "not np.isfinite(norm)", "np.isinf(norm)", None,
-        FORWARD),
 )  # fmt: skip
 
 OP = Op(
@@ -149,7 +139,7 @@ OP = Op(
         either=("g", "copy"),
     ),
     errors=(
-        *step_errors("sgd", step_with),
+        *step_errors("sgd", step_with, RATES),
         Error(
             ValueError,
             "sgd.step: momentum must be a number of at least 0, got -0.5",
