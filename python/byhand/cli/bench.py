@@ -50,8 +50,6 @@ def add_command(commands: Any) -> None:
         "bench",
         help="time a training step",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     command.set_defaults(run=run)
     command.add_argument(

@@ -32,8 +32,6 @@ def add_command(commands: Any) -> None:
         "eval",
         help="measure a trained model on a whole text",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     command.set_defaults(run=run)
     flags.add_run(command)

@@ -20,8 +20,6 @@ def add_command(commands: Any) -> None:
         "export",
         help="copy a trained model without the state of its training",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     command.set_defaults(run=run)
     flags.add_run(command)

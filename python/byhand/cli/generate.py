@@ -28,8 +28,6 @@ def add_command(commands: Any) -> None:
         help="generate text with a trained model",
         description="Continue a prompt with a trained model, token by token.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     command.set_defaults(run=run)
     flags.add_run(command)

@@ -10,9 +10,8 @@ def add_command(commands: Any) -> None:
     command = commands.add_parser(
         "info",
         help="what is installed and what it runs on",
-        description="Version, back ends built and chosen, instruction sets, threads and the GPU. "
+        description="Version, back ends built and chosen, instruction sets, threads and the GPU.\n"
         "Please include it when you report a problem.",
-        allow_abbrev=False,
     )
     command.set_defaults(run=run)
 

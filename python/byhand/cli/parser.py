@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from byhand.cli import bench, evaluate, export, generate, info, train
 from byhand.errors import suggestion
@@ -25,7 +25,13 @@ a first session:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one sentence, without the usage above them."""
+    """An argument parser whose errors are one sentence, without the usage above them. It keeps the
+    lines of descriptions, and flags cannot be abbreviated.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        form = argparse.RawDescriptionHelpFormatter
+        super().__init__(formatter_class=form, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         # Of a flag with two names, the message has the shorter.
@@ -42,8 +48,6 @@ def parser(arguments: Sequence[str] = ()) -> tuple[Parser, dict[str, Parser]]:
         prog="byhand",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     top.add_argument("--version", action="store_true", help="print the version")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)

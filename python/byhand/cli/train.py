@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
@@ -68,8 +67,6 @@ def add_command(commands: Any, kind: str = DEFAULT_MODEL) -> None:
         help="learn from a text",
         description=DESCRIPTION,
         epilog=EPILOG + _presets(page),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     command.set_defaults(run=run)
     command.add_argument(
