@@ -10,7 +10,7 @@ from byhand import backend
 from byhand.backend import Array
 from byhand.nn.module import Module
 from byhand.optim.optimizer import require_number
-from byhand.optim.state import require_arrays, require_count
+from byhand.optim.state import by_path, require_arrays, require_count, require_unmoved
 
 
 class EMA:
@@ -61,12 +61,7 @@ class EMA:
         return self._storage.values[: self._storage.grads.size]
 
     def _check(self, where: str) -> None:
-        storage = self.model.storage
-        if storage is not self._storage or storage.version != self._version:
-            raise RuntimeError(
-                "EMA: the model's parameters were moved (by to, freeze, decay or precision, or "
-                "into a larger model that was built): make a new EMA"
-            )
+        require_unmoved("EMA", "EMA", self.model, self._storage, self._version)
         if self._applied:
             raise RuntimeError(f"EMA.{where}: the averaged weights are in the model now")
 
@@ -99,12 +94,7 @@ class EMA:
             self._applied = False
 
     def _views(self) -> dict[str, Array]:
-        views, start = {}, 0
-        for p in self._storage.params:
-            if p.trainable:
-                views[p.name] = self._average[start : start + p.size].reshape(p.shape)
-                start += p.size
-        return views
+        return by_path(self._average, (p for p in self._storage.params if p.trainable))
 
     def state_dict(self) -> dict[str, Any]:
         """{"updates": their number, "average": {path: array of the parameter's shape}}; the arrays

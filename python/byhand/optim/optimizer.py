@@ -14,7 +14,7 @@ from byhand.nn import tree
 from byhand.nn.module import Module
 from byhand.nn.parameter import Parameter
 from byhand.ops import grad_norm
-from byhand.optim.state import require_arrays, require_count
+from byhand.optim.state import by_path, require_arrays, require_count, require_unmoved
 
 
 class Group:
@@ -294,12 +294,8 @@ class Optimizer:
         kind = type(self).__name__
         if clip_norm is not None and not require_number(f"{kind}.step", "clip_norm", clip_norm) > 0:
             raise ValueError(f"{kind}.step: clip_norm must be positive, got {clip_norm}")
-        storage = self.model.storage
-        if storage is not self._storage or storage.version != self._version:
-            raise RuntimeError(
-                f"{kind}: the model's parameters were moved (by to, freeze, decay or precision, or "
-                "into a larger model that was built): make a new optimizer"
-            )
+        storage = self._storage
+        require_unmoved(kind, "optimizer", self.model, storage, self._version)
         if self._parts is None or not self._parts.holds():
             self._require_whole()
         self._require_passes_done()
@@ -355,14 +351,8 @@ class Optimizer:
 
         The arrays are views: copy them to keep them.
         """
-        slots = {name: dict(self._views(flat)) for name, flat in self.slots.items()}
+        slots = {name: by_path(flat, self._params) for name, flat in self.slots.items()}
         return {"step": self.step_count, **slots}
-
-    def _views(self, flat: Array) -> Iterable[tuple[str, Array]]:
-        start = 0
-        for p in self._params:
-            yield p.name, flat[start : start + p.size].reshape(p.shape)
-            start += p.size
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what ``state_dict`` gave.

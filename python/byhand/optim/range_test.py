@@ -91,7 +91,8 @@ def find_lr(
                 break
             found.lrs.append(optimizer.lr)
             found.losses.append(value)
-            if found.smoothed[-1] > _DIVERGED * min(found.smoothed):
+            smoothed = found.smoothed
+            if smoothed[-1] > _DIVERGED * min(smoothed):
                 break
             optimizer.step()
     finally:

@@ -1,13 +1,37 @@
-"""Checks of a state that is loaded: arrays by the paths of a model's parameters."""
+"""State that follows a model's parameters: flat arrays as arrays by path, and their checks."""
 
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from byhand.backend import Array
-from byhand.nn.parameter import require_finite, require_held
+from byhand.nn.module import Module
+from byhand.nn.parameter import Parameter, require_finite, require_held
+from byhand.nn.storage import Storage
+
+
+def require_unmoved(owner: str, made: str, model: Module, storage: Storage, version: int) -> None:
+    """RuntimeError if the model's memory is not this storage in this version, which was its memory
+    when what is now to be made anew, `made`, was made.
+    """
+    if model.storage is not storage or storage.version != version:
+        raise RuntimeError(
+            f"{owner}: the model's parameters were moved (by to, freeze, decay or precision, or "
+            f"into a larger model that was built): make a new {made}"
+        )
+
+
+def by_path(flat: Array, params: Iterable[Parameter]) -> dict[str, Array]:
+    """{path: view of the parameter's shape} of an array that holds one number for each element of
+    these parameters.
+    """
+    views, start = {}, 0
+    for p in params:
+        views[p.name] = flat[start : start + p.size].reshape(p.shape)
+        start += p.size
+    return views
 
 
 def require_count(where: str, name: str, value: Any) -> int:
