@@ -50,14 +50,12 @@ class Adagrad(Optimizer):
         self.slots["v"][...] = self.initial_accumulator_value
 
     def update(self, norm: Array | None, max_norm: float) -> None:
-        w, g, common = self.flat()
+        w, g, common = self.flat(norm, max_norm)
         adagrad.step(
             w,
             self.slots["v"],
             g,
             lr_decay=self.lr_decay,
             eps=self.eps,
-            norm=norm,
-            max_norm=max_norm,
             **common,
         )

@@ -41,7 +41,7 @@ class AdamW(Optimizer):
         self.eps = self.number("eps", eps)
 
     def update(self, norm: Array | None, max_norm: float) -> None:
-        w, g, common = self.flat()
+        w, g, common = self.flat(norm, max_norm)
         adamw.step(
             w,
             self.slots["m"],
@@ -49,8 +49,6 @@ class AdamW(Optimizer):
             g,
             betas=self.betas,
             eps=self.eps,
-            norm=norm,
-            max_norm=max_norm,
             coupled=self._coupled,
             **common,
         )

@@ -329,8 +329,8 @@ class Optimizer:
         """
         raise NotImplementedError
 
-    def flat(self) -> tuple[Array, Array, dict[str, Any]]:
-        """What the kernels of all optimizers take: the values of the trained parameters, their
+    def flat(self, norm: Array | None, max_norm: float) -> tuple[Array, Array, dict[str, Any]]:
+        """What the ops of all optimizers take: the values of the trained parameters, their
         gradients, and the arguments by name.
         """
         storage, size = self.model.storage, self.model.storage.grads.size
@@ -341,6 +341,8 @@ class Optimizer:
             "bounds": self._bounds,
             "t": self._t,
             "copy": storage.compute_values[:size] if half else None,
+            "norm": norm,
+            "max_norm": max_norm,
         }
         return storage.values[:size], storage.grads, common
 

@@ -55,7 +55,7 @@ class RMSprop(Optimizer):
         super().__init__(model, lr, weight_decay, groups)
 
     def update(self, norm: Array | None, max_norm: float) -> None:
-        w, g, common = self.flat()
+        w, g, common = self.flat(norm, max_norm)
         rmsprop.step(
             w,
             self.slots["v"],
@@ -65,7 +65,5 @@ class RMSprop(Optimizer):
             alpha=self.alpha,
             eps=self.eps,
             momentum=self.momentum,
-            norm=norm,
-            max_norm=max_norm,
             **common,
         )

@@ -60,7 +60,7 @@ class SGD(Optimizer):
         backend.copy_to(self._penalties, np.array(penalties, self._settings.dtype))
 
     def update(self, norm: Array | None, max_norm: float) -> None:
-        w, g, common = self.flat()
+        w, g, common = self.flat(norm, max_norm)
         sgd.step(
             w,
             self.slots.get("m"),
@@ -69,7 +69,5 @@ class SGD(Optimizer):
             l2=self._penalties[1],
             momentum=self.momentum,
             nesterov=self.nesterov,
-            norm=norm,
-            max_norm=max_norm,
             **common,
         )
