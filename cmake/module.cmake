@@ -60,10 +60,11 @@ function(byhand_compiled target)
   target_compile_options(${target} PRIVATE
                          $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -ffp-contract=off>)
   if(BYHAND_SANITIZE)
-    # -O1: at -O2 the checks make some of the templates take minutes to compile.
+    # At -O2 the checks make some of the templates take minutes to compile, and at -g, where -g1
+    # gives the lines too, half as long again.
     target_compile_options(${target} PRIVATE
                            $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${BYHAND_SANITIZE}
-                           -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1>)
+                           -fno-sanitize-recover=all -fno-omit-frame-pointer -g1 -O1>)
     target_link_options(${target} PRIVATE -fsanitize=${BYHAND_SANITIZE})
   endif()
 endfunction()

@@ -62,13 +62,15 @@ void release(Header* header) {
     ::operator delete(header, std::align_val_t{alignment_of(header->bytes)});
 }
 
-Header* fresh_block(std::size_t bytes) {
+// Null where there is no memory: AddressSanitizer ends the process where operator new would throw.
+Header* fresh_block(std::size_t bytes) noexcept {
     const std::size_t alignment = alignment_of(bytes);
     std::size_t total = bytes + sizeof(Header);
     total = (total + alignment - 1) / alignment * alignment;
-    if (total < bytes) throw std::bad_alloc();
+    if (total < bytes) return nullptr;
     // Not std::aligned_alloc, which Windows lacks.
-    void* base = ::operator new(total, std::align_val_t{alignment});
+    void* base = ::operator new(total, std::align_val_t{alignment}, std::nothrow);
+    if (base == nullptr) return nullptr;
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     if (alignment == kHugePage) madvise(base, total, MADV_HUGEPAGE);
 #endif
@@ -93,14 +95,12 @@ void* pool_allocate(std::size_t bytes) {
             p.stats.cached -= size;
         }
     }
+    if (header == nullptr) header = fresh_block(size);
     if (header == nullptr) {
-        try {
-            header = fresh_block(size);
-        } catch (const std::bad_alloc&) {
-            pool_trim();
-            header = fresh_block(size);
-        }
+        pool_trim();
+        header = fresh_block(size);
     }
+    if (header == nullptr) throw std::bad_alloc();
     std::lock_guard<std::mutex> lock(p.mutex);
     p.stats.in_use += size;
     p.stats.peak = std::max(p.stats.peak, p.stats.in_use);
