@@ -178,7 +178,7 @@ def test_d20_tiny_shakespeare_is_learned(tmp_path: Path):
         pytest.skip(str(error))
     tokenizer = CharacterTokenizer.from_blocks(text.blocks())
     chosen = gpt.PRESETS["tiny"]
-    settings = TrainingSettings(**chosen.training, eval_batches=1000)
+    settings = TrainingSettings(**{**chosen.training, "eval_every": 2000}, eval_batches=1000)
     model = gpt.GPTConfig(len(tokenizer), **chosen.model)
     described = Corpus.of("shakespeare", text), TokenizerId.of(tokenizer)
     config = RunConfig("gpt", model, settings, *described)
