@@ -12,6 +12,7 @@ import pytest
 from byhand import registry
 from byhand.cli.main import main
 from byhand.demos.demo import matrix, table
+from tests.wiring.test_flags_wiring import flags_of
 
 NAMES = registry.kinds("demos")
 
@@ -70,6 +71,10 @@ def test_the_file_of_a_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         assert main(["demo", "mask", "--plot", "--out", out]) == 0
         assert f"the plot is in {Path(out)}" in capsys.readouterr().out
         assert (tmp_path / out).read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_flag_has_a_test_here():
+    assert flags_of("demo") == {"name", "--list", "--plot", "--out"}
 
 
 MISTAKES = [

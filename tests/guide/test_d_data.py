@@ -114,5 +114,6 @@ def test_d04_an_embedding_is_a_row_of_a_table():
     assert np.array_equal(vectors, layer.weight.value[ids])
     assert np.array_equal(layer(np.array([634, 5, 634]))[[0, 2]], vectors[[2, 2]])
     for bad in (10_000, -1):
-        with pytest.raises(IndexError, match=rf"ids\[1\] = {bad} is outside the vocabulary 0..99"):
+        words = rf"ids\[1\] = {bad} is outside the vocabulary 0..9999"
+        with pytest.raises(IndexError, match=words):
             layer(np.array([0, bad]))
