@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import io
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byhand import registry
 from byhand.cli import flags
 from byhand.errors import UserError
+from byhand.runs.files import write_atomically
 
 if TYPE_CHECKING:
     from byhand.demos.demo import Demo
@@ -56,11 +58,13 @@ def run(args: argparse.Namespace) -> int:
         return 0
     name = args.name.replace("-", "_")
     kind = registry.find("demos", name).Demo
+    # Every mistake is found before anything is computed.
     path = _plot_path(args, name)
+    figure = _figure() if path is not None else None
     demo = kind()
     print(demo.text())
     if path is not None:
-        _draw(demo, path)
+        _draw(demo, figure, path)
         print(f"\nthe plot is in {path}")
     return 0
 
@@ -76,9 +80,7 @@ def _listed() -> str:
 
 
 def _plot_path(args: argparse.Namespace, name: str) -> Path | None:
-    """Where to draw; None without --plot. Every mistake is found before anything is computed."""
-    from byhand.runs.plot import is_installed
-
+    """Where to draw; None without --plot."""
     if not args.plot:
         if args.out is not None:
             raise UserError("--out is the file of --plot: add --plot")
@@ -90,26 +92,32 @@ def _plot_path(args: argparse.Namespace, name: str) -> Path | None:
         raise UserError(f"--out must be a file, but {path} is a folder")
     if not path.parent.is_dir():
         raise UserError(f"--out must be in a folder that exists, but there is no {path.parent}")
-    if not is_installed("matplotlib"):
-        raise UserError(
-            "--plot needs matplotlib, which is not installed (pip install 'byhand[plot]')"
-        )
     return path
 
 
-def _draw(demo: Demo, path: Path) -> None:
-    from byhand.runs.files import write_atomically
-    from byhand.runs.plot import in_short
-
-    buffer = io.BytesIO()
+def _figure() -> Any:
     try:
         # Not pyplot, which keeps global state and may want a display.
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(8, 5), layout="constrained")
+        return Figure(figsize=(8, 5), layout="constrained")
+    except Exception as error:  # of many kinds: see runs/plot.py
+        raise UserError(
+            f"--plot needs matplotlib, which cannot be used ({_short(error)}): "
+            "pip install 'byhand[plot]'"
+        ) from None
+
+
+def _draw(demo: Demo, figure: Any, path: Path) -> None:
+    buffer = io.BytesIO()
+    try:
         demo.draw(figure)
         figure.savefig(buffer, format="png", dpi=120)
-    # matplotlib raises errors of many kinds; see runs/plot.py.
-    except Exception as error:
-        raise UserError(f"{path} is not drawn ({in_short(error)})") from None
+    except Exception as error:  # of many kinds, too
+        raise UserError(f"{path} is not drawn ({_short(error)})") from None
     write_atomically(path, buffer.getvalue())
+
+
+def _short(error: Exception) -> str:
+    """The error in one line."""
+    return textwrap.shorten(str(error), 200, placeholder="...") or type(error).__name__

@@ -48,7 +48,7 @@ class LossPlot:
         self._pause = pause
         self._drawn = time.monotonic()
         self._reported = False
-        self._possible = is_installed("matplotlib")
+        self._possible = _is_installed("matplotlib")
         if not self._possible:
             say(MISSING)
 
@@ -76,7 +76,7 @@ class LossPlot:
             if not self._reported:
                 self._reported = True
                 self._say(
-                    f"{self._path} is not drawn ({in_short(error)}); training goes on, and the "
+                    f"{self._path} is not drawn ({_in_short(error)}); training goes on, and the "
                     f"numbers are in {self._log.name}"
                 )
 
@@ -130,15 +130,14 @@ def _curve(records: Iterable[dict[str, Any]], key: str) -> tuple[list[int], list
     return [step for step, _ in found], [value for _, value in found]
 
 
-def is_installed(name: str) -> bool:
-    """Whether this module can be imported, or is there and damaged."""
+def _is_installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):  # it is damaged: importing it will say how
         return True
 
 
-def in_short(error: Exception) -> str:
+def _in_short(error: Exception) -> str:
     """The error in one line of at most 200 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:197]}..."
