@@ -25,6 +25,7 @@ PACKAGE = ROOT / "python" / "byhand"
 LAYERS = [
     {"__main__", "__init__"},
     {"cli"},
+    {"demos"},
     {"training"},
     {"runs"},
     {"tasks"},

@@ -28,8 +28,8 @@ def test_an_unknown_kind_lists_the_known_ones(kind: object):
 def test_a_module_that_defines_no_tokenizer_is_not_a_kind():
     assert "character" in registry.kinds("text")
     assert "tokenizer" not in registry.kinds("text")
-    for folder, name in (("text", "tokenizer"), ("models", "preset")):
-        with pytest.raises(UserError, match=f"of kind '{name}'"):
+    for folder, name in (("text", "tokenizer"), ("models", "preset"), ("demos", "demo")):
+        with pytest.raises(UserError, match=f"(of kind|called) '{name}'"):
             registry.find(folder, name)
 
 

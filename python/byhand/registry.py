@@ -1,6 +1,6 @@
 """Finding modules by name: the model of kind "gpt" is the module `byhand.models.gpt`.
 
-A new model, tokenizer or task is one new file in its folder; there is no list to update.
+A new model, tokenizer, task or demo is one new file in its folder; there is no list to update.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from byhand.errors import UserError, suggestion
 # What a module in each folder is called in messages, and the name under which it exports its class.
 # The module of that name, such as text/tokenizer.py, defines the protocol and is not a kind.
 _FOLDERS = {
-    "models": ("model", "Model"),
-    "tasks": ("task", "Task"),
-    "text": ("tokenizer", "Tokenizer"),
+    "demos": ("demo called", "Demo"),
+    "models": ("model of kind", "Model"),
+    "tasks": ("task of kind", "Task"),
+    "text": ("tokenizer of kind", "Tokenizer"),
 }
 
 
 def find(folder: str, kind: str) -> ModuleType:
-    """The module `byhand.<folder>.<kind>`, imported now; folder is "models", "tasks" or "text".
+    """The module `byhand.<folder>.<kind>`, imported now; folder is "demos", "models", "tasks" or
+    "text".
 
     UserError that lists the known kinds if there is no such kind.
     """
@@ -30,9 +32,7 @@ def find(folder: str, kind: str) -> ModuleType:
     if module is None or not hasattr(module, required):
         known = kinds(folder)
         near = suggestion(kind, known)
-        raise UserError(
-            f"there is no {word} of kind {kind!r}{near}: choose from {', '.join(known)}"
-        )
+        raise UserError(f"there is no {word} {kind!r}{near}: choose from {', '.join(known)}")
     return module
 
 

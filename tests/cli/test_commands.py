@@ -19,7 +19,7 @@ from byhand.runs import Run, TrainingSettings, load
 from byhand.runs.checkpoint import read
 from tests.training import small
 
-COMMANDS = ("train", "generate", "eval", "export", "info", "bench")
+COMMANDS = ("train", "generate", "eval", "export", "demo", "info", "bench")
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ FROM = ["train", "text.txt", "--out", "new", "--from"]
 
 MISTAKES = [
     # the command line itself
-    (["fly"], "there is no command 'fly': choose from train, generate, eval, export, info, bench"),
+    (["fly"], "there is no command 'fly': choose from train, generate, eval, export, demo, info, "),
     (["trian"], "there is no command 'trian' (did you mean train?): choose from"),
     ([""], "there is no command '': choose from"),
     (["--speed"], "there is no flag --speed (see byhand --help)"),

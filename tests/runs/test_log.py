@@ -1,12 +1,15 @@
 """The log: exact numbers, and cut at the step of a checkpoint."""
 
+import csv
+import io
 import math
 from pathlib import Path
 
 import pytest
 
 from byhand.errors import UserError
-from byhand.runs.log import Log, keep_until, read_log
+from byhand.runs.log import Log, as_csv, keep_until, read_log
+from tests.training import small
 
 RECORDS = [
     {"step": 0, "validation_loss": 4.0},
@@ -52,6 +55,42 @@ def test_an_incomplete_end_is_dropped(tmp_path: Path, torn: str):
     assert list(read_log(path)) == RECORDS
     keep_until(path, 100)
     assert path.read_bytes() == before
+
+
+def test_the_table_has_a_line_for_each_step_with_the_bits_of_the_log():
+    assert as_csv(RECORDS).splitlines() == [
+        "step,loss,validation_loss,lr",
+        "0,,4.0,",
+        "1,0.3333333333333333,,1e-300",
+        "2,0.30000000000000004,2.0,0.0001",
+        "3,5e-324,,0.0001",
+    ]
+    assert as_csv([]) == "step\n"
+    extra = [{"step": 1, "norm": None, "validation_a,b": 1.0, "loss": 2.0}]
+    assert as_csv(extra) == 'step,loss,"validation_a,b",norm\n1,2.0,1.0,\n'
+
+
+def test_a_run_leaves_its_table(tmp_path: Path):
+    small.new_trainer(tmp_path, small.config(steps=7, eval_every=5)).run()
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "log.csv").read_text())))
+    assert [int(row["step"]) for row in rows] == list(range(8))
+    for record in read_log(tmp_path / "log.jsonl"):
+        row = rows[record["step"]]
+        for name in record.keys() - {"seconds"}:
+            assert float(row[name]) == record[name]
+    assert [row["step"] for row in rows if row["validation_loss"]] == ["0", "5", "7"]
+    longer = small.resumed_trainer(tmp_path, steps=9)
+    longer.run()
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 10
+
+
+def test_a_table_that_cannot_be_written_is_reported_and_is_no_error(tmp_path: Path):
+    trainer = small.new_trainer(tmp_path, small.config(steps=2))
+    (tmp_path / "log.csv").mkdir()
+    assert trainer.run() is None
+    (line,) = (line for line in trainer.display.lines if "log.csv" in line)
+    assert line.startswith(f"{tmp_path / 'log.csv'} is not written (")
+    assert line.endswith("the numbers are in log.jsonl")
 
 
 def test_nan_is_never_logged(tmp_path: Path):

@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> Path:
 NAMES = ["config.json", "tokenizer.json", "best.safetensors", "last.safetensors", "log.jsonl"]
 
 
-@pytest.mark.parametrize("name", [*NAMES, "loss.png", "samples"])
+@pytest.mark.parametrize("name", [*NAMES, "loss.png", "log.csv", "samples"])
 def test_a_folder_with_any_part_of_a_run_is_not_new(tmp_path: Path, name: str):
     Run(tmp_path).require_new()
     (tmp_path / "notes.txt").write_text("mine")

@@ -43,6 +43,7 @@ def test_the_files_of_a_finished_run(tmp_path: Path):
         "best.safetensors",
         "last.safetensors",
         "log.jsonl",
+        "log.csv",
         "samples",
     }
     assert not [name for name in names if name.endswith(".tmp")]

@@ -33,6 +33,9 @@ GPT_NAMES = {
     "tie_weights": ("tie_word_embeddings",),
 }
 
+MLP_NAMES = {"num_classes": ("num_outputs",)}
+NAMES: dict[Any, dict[str, tuple[str, ...]]] = {GPTConfig: GPT_NAMES, MLPConfig: MLP_NAMES}
+
 
 @pytest.mark.parametrize(
     ("field", "name"), [(f, n) for f, names in GPT_NAMES.items() for n in names]
@@ -45,11 +48,15 @@ def test_other_names_of_a_field_are_accepted(field: str, name: str):
     assert GPTConfig.from_dict({**sizes, name: value}) == made
 
 
+def test_the_outputs_of_an_mlp_have_two_names():
+    assert MLPConfig(num_features=5, num_outputs=3) == MLPConfig(5, 3)
+
+
 @pytest.mark.parametrize("cls", [GPTConfig, MLPConfig, TrainingSettings])
 def test_every_field_has_a_help(cls: Any):
     for field in dataclasses.fields(cls):
         assert field.metadata["help"]
-        names = GPT_NAMES.get(field.name, ()) if cls is GPTConfig else ()
+        names = NAMES.get(cls, {}).get(field.name, ())
         assert field.metadata["aliases"] == names
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from byhand.cli import bench, evaluate, export, generate, info, train
+from byhand.cli import bench, demo, evaluate, export, generate, info, train
 from byhand.errors import suggestion
 
 DESCRIPTION = "Neural networks by hand: train a language model on a text and generate text with it."
@@ -19,6 +19,7 @@ a first session:
   byhand generate runs/first              generate text with it
   byhand train shakespeare --out runs/s   learn from Tiny Shakespeare (1 MB, downloaded once)
   byhand train my.txt --out runs/mine     learn from any UTF-8 text file
+  byhand demo attention                   see a part of the model at work, number by number
 
 'byhand COMMAND --help' explains each command and its flags.
 """
@@ -52,7 +53,7 @@ def parser(arguments: Sequence[str] = ()) -> tuple[Parser, dict[str, Parser]]:
     top.add_argument("--version", action="store_true", help="print the version")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     train.add_command(commands, train.model_in(arguments))
-    for module in (generate, evaluate, export, info, bench):
+    for module in (generate, evaluate, export, demo, info, bench):
         module.add_command(commands)
     return top, commands.choices
 

@@ -31,6 +31,7 @@ what you get in the folder:
   best.safetensors    the weights with the lowest validation loss (what `byhand generate` uses)
   last.safetensors    the newest state, which --resume continues
   log.jsonl           one line for every step and every evaluation
+  log.csv             the same as a table, written at the end
   loss.png            both losses over the steps (needs matplotlib)
   samples/            what the model wrote at each evaluation
 

@@ -23,14 +23,14 @@ class MLPConfig(ConfigBase):
 
     Attributes:
         num_features: numbers in an example.
-        num_classes: numbers in the output.
+        num_classes: numbers in the output; for regression it may be given as num_outputs.
         hidden_sizes: widths of the hidden layers.
         dropout: probability of zeroing, after each hidden layer.
         activation: "gelu", "relu", "tanh" or another name of ``nn.activation.NAMES``.
     """
 
     num_features: int = positive_int(help="numbers in an example")
-    num_classes: int = positive_int(help="numbers in the output")
+    num_classes: int = positive_int(help="numbers in the output", aliases=("num_outputs",))
     hidden_sizes: tuple[int, ...] = positive_ints((100,), help="widths of the hidden layers")
     dropout: float = probability(0.0, help="part of the activations zeroed while training")
     activation: str = choice(

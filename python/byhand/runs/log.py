@@ -1,9 +1,11 @@
-"""log.jsonl: one line of JSON for every step and every evaluation."""
+"""log.jsonl: one line of JSON for every step and every evaluation; log.csv: the same as a table."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,25 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
             if not line.endswith("\n") or not isinstance(record, dict) or "step" not in record:
                 return
             yield record
+
+
+def as_csv(records: Iterable[dict[str, Any]]) -> str:
+    """The records of a log as comma-separated values: a line of names, then a line for each step,
+    with an evaluation in the line of its step. What a step does not have is empty.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    for record in records:
+        rows.setdefault(record["step"], {}).update(record)
+    names = dict.fromkeys(["step", *(name for row in rows.values() for name in row)])
+    # The curves first; the others stay in their order.
+    columns = sorted(
+        names, key=lambda n: (n != "step", n != "loss", not n.startswith("validation_"))
+    )
+    lines = io.StringIO()
+    table = csv.DictWriter(lines, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows.values())
+    return lines.getvalue()
 
 
 def keep_until(path: Path, step: int) -> None:

@@ -31,8 +31,8 @@ class OtherConfiguration(UserError):
 
 
 class Run:
-    """A folder with config.json, tokenizer.json, {best,last}.safetensors, log.jsonl, loss.png and
-    samples/.
+    """A folder with config.json, tokenizer.json, {best,last}.safetensors, log.jsonl, log.csv,
+    loss.png and samples/.
 
     Attributes:
         config: the run's configuration, once it was written or read here; else None.
@@ -49,6 +49,7 @@ class Run:
         self.config_path = self.folder / "config.json"
         self.config_source = self.config_path
         self.log_path = self.folder / "log.jsonl"
+        self.csv_path = self.folder / "log.csv"
         self.plot_path = self.folder / "loss.png"
         # There from `create` to the first checkpoint.
         self._begun_path = self.folder / ".without-checkpoint"
@@ -63,7 +64,7 @@ class Run:
         """The files a run has, whether or not they exist yet."""
         checkpoints = [self.checkpoint_path(which) for which in CHECKPOINTS]
         described = [self.config_path, self.tokenizer_path]
-        return [*described, self.log_path, self.plot_path, *checkpoints]
+        return [*described, self.log_path, self.csv_path, self.plot_path, *checkpoints]
 
     def require_new(self, resumable: bool = True) -> None:
         """UserError if there is anything here that a new run would overwrite. The files of a run

@@ -17,8 +17,9 @@ from byhand.data import EpochSampler
 from byhand.errors import UserError
 from byhand.optim import Optimizer
 from byhand.runs import checkpoint
+from byhand.runs.files import write_atomically
 from byhand.runs.interrupt import StopRequest
-from byhand.runs.log import Log, keep_until
+from byhand.runs.log import Log, as_csv, keep_until, read_log
 from byhand.runs.plot import LossPlot
 from byhand.tasks.task import Task
 from byhand.training.batches import Abandoned, StepBatches
@@ -162,6 +163,7 @@ class Trainer:
                     self.log = None
                 if plot is not None:
                     plot.draw()
+                    self._write_table()
         return stop.signal
 
     def _output_failed(self) -> bool:
@@ -324,6 +326,17 @@ class Trainer:
             f"{reason}; a smaller lr (it is {lr:g}), a longer warmup or a smaller "
             f"clip may help; {saved} is saved",
         )
+
+    def _write_table(self) -> None:
+        """log.csv. It is a copy, so a failure is only reported."""
+        folder = self.run_folder
+        assert folder is not None
+        try:
+            write_atomically(folder.csv_path, as_csv(read_log(folder.log_path)).encode())
+        except OSError as error:
+            self.say(
+                f"{folder.csv_path} is not written ({error.strerror}); the numbers are in log.jsonl"
+            )
 
     # --- Saving and resuming -------------------------------------------------------------------
 
