@@ -169,6 +169,11 @@ class Decoder(Module):
         self.norm = LayerNorm(c.embedding_dim, bias=c.use_bias)
         self._positions_on_gpu: dict[tuple[int, ...], Array] = {}
 
+    _input_dtype = np.int64
+
+    def _input_shape(self, batch: int) -> tuple[int, ...]:
+        return batch, self.config.context_size
+
     def forward(self, ids: Array, cache: GPTCache | None = None) -> Array:
         start = 0 if cache is None else cache.length
         self.check_ids("ids", ids, start)
@@ -282,6 +287,11 @@ class GPT(Module):
                 return logits
         with self.no_save() if self._saving else nullcontext():
             return self.head(self.decoder(ids, cache))
+
+    _input_dtype = np.int64
+
+    def _input_shape(self, batch: int) -> tuple[int, ...]:
+        return batch, self.config.context_size
 
     def backward_logits(self, dlogits: Array) -> None:
         """The backward pass of ``forward``: adds to every Parameter.grad. dlogits (B, T, V)."""
