@@ -16,12 +16,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy import ndarray
 
 from byhand import backend
 from byhand.backend import Array
 from byhand.nn import build, show, tree
 from byhand.nn.parameter import Buffer, Parameter, require_finite, require_held
 from byhand.nn.passes import Passes
+from byhand.nn.protocol import accepted
 from byhand.nn.random import Generator
 from byhand.nn.storage import Storage, library_of, parameter_dtype
 from byhand.ops import check
@@ -82,6 +84,14 @@ class Module(Passes):
         raise NotImplementedError(f"{type(self).__name__} has no backward(...)")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """``forward``. Arrays of other libraries are taken as by `backend.from_dlpack`: here those
+        that a whole model is given, whose parts then get its own; elsewhere by the operations.
+        """
+        if self._root or self._storage is None:
+            for a in (*args, *kwargs.values()) if kwargs else args:
+                if type(a) is not ndarray and hasattr(a, "__dlpack__"):
+                    args, kwargs = accepted(type(self).__name__, self.forward, args, kwargs)
+                    break
         return self.forward(*args, **kwargs)
 
     if not TYPE_CHECKING:  # type checkers shall find misspelt names

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from byhand.backend.arrays import from_dlpack, is_foreign
 from byhand.backend.dispatch import UnsupportedArray
 from byhand.ops import check
 
@@ -177,6 +178,15 @@ class Declaration:
         forward = self.name.replace("backward", "forward")
         return TypeError(f"{self.name}: saved must be what {forward} returned, got {got}")
 
+    def taken(self, *values: Any) -> dict[str, Any] | None:
+        """The arguments, with arrays of other libraries taken by `backend.from_dlpack`; None if
+        there is none. A kernel refuses such an array before it has written anything.
+        """
+        given = dict(zip((p.name for p in self.parameters), values, strict=True))
+        foreign = {name: a for name, a in given.items() if is_foreign(a)}
+        made = {name: from_dlpack(a, f"{self.name}: {name}") for name, a in foreign.items()}
+        return given | made if made else None
+
     def better(self, error: Exception, *values: Any) -> Exception | None:
         """An error that says more of the cause than the one that the function raised, or None."""
         given = dict(zip((p.name for p in self.parameters), values, strict=True))
@@ -233,10 +243,13 @@ class Declaration:
             "        try:",
             f"            return body({', '.join(passed)})",
             f"        except ({wrong[1:-1]}, MemoryError) as error:",
-            f"            better = declared.better(error, {', '.join(names)})",
-            "            if better is None:",
-            "                raise",
-            "            raise better from None",
+            f"            taken = declared.taken({', '.join(names)})",
+            "            if taken is None:",
+            f"                better = declared.better(error, {', '.join(names)})",
+            "                if better is None:",
+            "                    raise",
+            "                raise better from None",
+            "        return declared.function(**taken)",
             f"    return {self._body.__name__}",
         ]
         return "\n".join(lines) + "\n"
