@@ -140,6 +140,17 @@ def test_a_feed_forward_layer_counts_the_same_as_one_kernel_and_as_several():
         assert "partly frozen" in str(found)
 
 
+def test_a_shared_layer_is_one_row_with_the_operations_of_all_its_calls():
+    layer = nn.Linear(4, 4)
+    model = nn.Sequential(layer, nn.Tanh(), layer).build()
+    model.itself = model
+    rows = rows_of(model.summary(batch=3))
+    assert [*rows] == ["", "0", "1"]
+    assert rows["0"].flops == 2 * 2 * 3 * 16
+    assert rows[""].parameters == 20
+    assert rows[""].shared == ("0",)
+
+
 def test_cross_attention_counts_queries_and_keys_apart():
     layer = nn.MultiHeadAttention(8, 2, num_kv_heads=1).build()
     found = layer.summary((2, 5, 8), (2, 7, 8))

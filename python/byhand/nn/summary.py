@@ -261,6 +261,7 @@ class _Recorder:
         that came before.
         """
         first[id(module)] = path
+        above = (*above, id(module))
         prefix = f"{path}." if path else ""
         parts, shared = [], []
         parameters = trained = 0
@@ -275,7 +276,7 @@ class _Recorder:
                 parameters += part.size
                 trained += part.size * part.trainable
             else:
-                parts.append(self.layer(part, prefix + key, first, (*above, id(module))))
+                parts.append(self.layer(part, prefix + key, first, above))
         calls = self._seen.get(id(module), _Seen())
         return Layer(
             path,
