@@ -30,8 +30,8 @@ def test_an_array_has_the_memory_of_the_tensor():
     t = torch.zeros(3, 4)
     a = bh.from_dlpack(t)
     assert type(a) is np.ndarray
-    a[1, 2] = 7
-    assert t[1, 2] == 7
+    t[1, 2] = 7
+    assert a[1, 2] == 7
     assert a.ctypes.data == t.data_ptr()
     for dtype in (torch.float64, torch.int64, torch.bool):
         assert bh.from_dlpack(torch.ones(2, dtype=dtype)).tolist() == [1, 1]
@@ -111,8 +111,12 @@ def test_operations_take_tensors():
     # What is added into is added into the tensor.
     dw = torch.ones(3, 4)
     of_linear = ops.linear.forward(X, np.ones((3, 4), np.float32))[1]
-    ops.linear.backward(DY, of_linear, dw)
-    np.testing.assert_allclose(dw.numpy(), 1 + DY.T @ X, rtol=1e-5)
+    if bh.from_dlpack(dw).flags.writeable:
+        ops.linear.backward(DY, of_linear, dw)
+        np.testing.assert_allclose(dw.numpy(), 1 + DY.T @ X, rtol=1e-5)
+    else:  # numpy before 2.3
+        with pytest.raises(TypeError, match=r"^linear_backward: dw is read-only$"):
+            ops.linear.backward(DY, of_linear, dw)
 
 
 def test_results_are_taken_by_pytorch_and_stay_there():

@@ -33,7 +33,7 @@ def is_foreign(x: object) -> bool:
 def from_dlpack(x: Any, what: str = "x") -> Array:
     """An array with the memory of ``x``, which has ``__dlpack__``: numpy's for one on the CPU, such
     as a PyTorch tensor, cupy's for one on a GPU. Nothing is copied: what changes one changes the
-    other. The protocol is DLPack, https://dmlc.github.io/dlpack.
+    other, but numpy before 2.3 makes it read-only. The protocol is https://dmlc.github.io/dlpack.
 
     Raises TypeError, whose sentence begins with ``what``, for a tensor that requires grad, for
     bfloat16 and what else numpy has not, and for one on a GPU where cupy is missing.

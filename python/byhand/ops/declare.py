@@ -201,8 +201,9 @@ class Declaration:
                 return TypeError(f"{self.name}: {name}: {error}")
         if "C-contiguous" in str(error):
             for name, array in given.items():
-                if isinstance(array, np.ndarray) and not array.flags.c_contiguous:
-                    return TypeError(f"{error}: use np.ascontiguousarray({name})")
+                if hasattr(array, "flags") and not array.flags.c_contiguous:
+                    library = "np" if isinstance(array, np.ndarray) else "cupy"
+                    return TypeError(f"{error}: use {library}.ascontiguousarray({name})")
         if "must be float" not in str(error):
             about = re.match(rf"{self.name.partition('.')[0]}[\w.]*: (\w+)", str(error))
             if self.saved and (about is None or about[1] not in given):
