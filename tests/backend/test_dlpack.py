@@ -49,10 +49,11 @@ class Scale(nn.Module):
     def __init__(self) -> None:
         self.weight = nn.Parameter((4,), init.Constant(2.0))
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, add: Any = 0) -> Any:
         assert type(x) is np.ndarray
+        assert type(add) in (int, np.ndarray)
         self.push(x)
-        return x * self.weight.value
+        return x * self.weight.value + add
 
     def backward(self, dy: Any) -> Any:
         self.weight.grad += (dy * self.pop()).sum(0)
@@ -76,6 +77,9 @@ def test_a_part_of_a_model_and_a_layer_without_memory_take_tensors():
     model = bh.MLP(bh.MLPConfig(4, 3, (6,)))
     part = model.layers[0]
     assert np.array_equal(part(tensor(X)), part(X))
+    own = Scale().build()
+    assert np.array_equal(own(X, add=tensor(X)), 3 * X)
+    assert np.array_equal(own(tensor(X), X), 3 * X)
     for layer in (nn.GELU(), nn.Tanh(), nn.Softmax(), nn.Flatten()):
         y = layer(tensor(X))
         assert type(y) is np.ndarray

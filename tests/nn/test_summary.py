@@ -5,6 +5,7 @@ and against what is really allocated.
 from __future__ import annotations
 
 import json
+import threading
 import tracemalloc
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -211,6 +212,47 @@ def test_a_summary_changes_nothing():
     y = layers(x)
     layers.summary(batch=7)
     assert np.array_equal(layers.backward(y), expected)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "inference"])
+def test_it_is_of_a_training_step_in_every_mode(mode):
+    """In which dropout is active, so a further array is kept."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Dropout(0.5), nn.Linear(4, 2)).build()
+    expected = 4 * 5 * (4 + 4)  # what the GELU and what the last layer takes
+    getattr(model, mode)()
+    found = model.summary(batch=5)
+    assert (found.activation_bytes, found.step_flops) == (expected, 3 * found.flops)
+    assert rows_of(found)["3"].activation_bytes == 4 * 5 * 4
+    of_gpt = GPT(GPTConfig(V, T, C, H, L, dropout=0.3))
+    assert getattr(of_gpt, mode)().summary() == of_gpt.train().summary()
+
+
+class Counter(nn.Module):
+    """Counts its calls in training, and calls its part in another thread too."""
+
+    def __init__(self):
+        self.calls = nn.Buffer((1,), init.zeros)
+        self.part = nn.Linear(3, 2)
+
+    def forward(self, x):
+        self.calls.value += self.training
+        other = threading.Thread(target=self.elsewhere)
+        other.start()
+        other.join()
+        return self.part(x)
+
+    def elsewhere(self):
+        with self.part.in_inference():
+            self.part(np.ones((50, 3), np.float32))
+
+
+def test_buffers_stay_and_calls_of_other_threads_do_not_count():
+    model = Counter().build()
+    found = model.summary((4, 3))
+    assert model.calls.value == 0
+    assert found.flops == 2 * 4 * 6
+    model(np.ones((4, 3), np.float32))
+    assert model.calls.value == 1
 
 
 def test_a_layer_of_ones_own_counts_by_its_own_formula():
