@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         training,
     )
     from byhand.about import __version__, info
-    from byhand.backend import cuda_reason, get_num_threads, set_num_threads
+    from byhand.backend import cuda_reason, from_dlpack, get_num_threads, set_num_threads
     from byhand.models.gpt import GPT, GPTConfig
     from byhand.models.mlp import MLP, MLPConfig
     from byhand.nn.gradcheck import gradcheck
@@ -38,6 +38,7 @@ __all__ = [
     "backend",
     "cuda_reason",
     "data",
+    "from_dlpack",
     "generation",
     "get_num_threads",
     "gradcheck",
@@ -56,7 +57,9 @@ __all__ = [
 
 # Everything is imported when it is first used. The names that are not modules of the package:
 _PLACES = {
-    **dict.fromkeys(("cuda_reason", "get_num_threads", "set_num_threads"), "backend"),
+    **dict.fromkeys(
+        ("cuda_reason", "from_dlpack", "get_num_threads", "set_num_threads"), "backend"
+    ),
     **dict.fromkeys(("__version__", "info"), "about"),
     **dict.fromkeys(("GPT", "GPTConfig"), "models.gpt"),
     **dict.fromkeys(("MLP", "MLPConfig"), "models.mlp"),

@@ -175,6 +175,12 @@ def test_a_failed_export_leaves_no_half_of_it(folder: Path, monkeypatch, capsys)
     monkeypatch.setattr("byhand.runs.run.write_atomically", full)
     assert main(["export", "run", "--out", "small"]) == 2
     assert "No space left on device" in capsys.readouterr().err
+    assert not (folder / "small").exists()
+    assert main(["export", "run", "--out", "new/models/small"]) == 2
+    assert not (folder / "new").exists(), "the folders above it were made for it"
+    (folder / "mine").mkdir()
+    assert main(["export", "run", "--out", "mine"]) == 2
+    assert list((folder / "mine").iterdir()) == [], "a folder that was there stays"
     monkeypatch.undo()
     monkeypatch.chdir(folder)
     assert main(["export", "run", "--out", "small"]) == 0

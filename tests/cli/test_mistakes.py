@@ -35,6 +35,7 @@ def folder(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     (tmp_path / "empty.txt").touch()
     (tmp_path / "short.txt").write_text("0123456789")
     (tmp_path / "latin.txt").write_bytes("naïve".encode("latin-1"))
+    (tmp_path / "wide.txt").write_bytes(("to be or not" * 100).encode("utf-16-le"))
     (tmp_path / "other.txt").write_text("ÄÖÜ" * 1000)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -73,6 +74,8 @@ MISTAKES = [
     (["train", "run"], "run is a folder"),
     (["train", "empty.txt"], "the corpus empty.txt is empty"),
     (["train", "latin.txt"], "latin.txt is not UTF-8 text: byte 2 (0xef)"),
+    (["train", "wide.txt"], "wide.txt is not UTF-8 text: byte 1 is 0, which no text has (it seems"),
+    (["eval", "run", "--corpus", "wide.txt"], "(it seems to be UTF-16-LE); convert the file to"),
     (["train", "short.txt"], "the training part of the text has 9 tokens, and one window of"),
     ([*TRAIN, "--context", "300"], "the validation part of the text has 200 tokens"),
     # sizes and settings
@@ -96,6 +99,10 @@ MISTAKES = [
     ([*TRAIN, "--accumulate", "0"], "argument --accumulate: must be at least 1"),
     ([*TRAIN, "--lr", "fast"], "argument --lr: must be a number, not 'fast'"),
     ([*TRAIN, "--lr", "nan"], "argument --lr: must be a number"),
+    ([*TRAIN, "--lr", "-1e-3"], "argument --lr: must be greater than 0, not -1e-3"),
+    ([*TRAIN, "--lr", "-.5E2"], "argument --lr: must be greater than 0, not -.5E2"),
+    ([*TRAIN, "--lr", "-inf"], "argument --lr: must be a number, not '-inf'"),
+    ([*TRAIN, "--batch", "-3x"], "argument --batch: must be a whole number, not '-3x'"),
     ([*TRAIN, "--lr", "0"], "argument --lr: must be greater than 0, not 0"),
     ([*TRAIN, "--min-lr", "1"], "--min-lr must be at most --lr = 0.001, not 1.0"),
     ([*TRAIN, "--dropout", "1"], "argument --dropout: must be at least 0 and less than 1, not 1"),
@@ -288,7 +295,14 @@ def of_a_deeper_model(path: Path) -> None:
     path.write_bytes(pack(found.tensors, found.state))
 
 
+def without_numbers(path: Path) -> None:
+    found = read(path)
+    found.tensors["model.decoder.norm.weight"][1] = float("nan")
+    path.write_bytes(pack(found.tensors, found.state))
+
+
 DAMAGED = [
+    (without_numbers, "cannot be used: decoder.norm.weight has numbers that are NaN or infinite"),
     (cut, "truncated or in another format"),
     (flip, "is damaged"),
     (lambda path: path.write_text("my shopping list"), "truncated or in another format"),
@@ -297,7 +311,9 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize(("damage", "words"), DAMAGED)
-@pytest.mark.parametrize("arguments", [GENERATE, ["eval", "run"], RESUME])
+@pytest.mark.parametrize(
+    "arguments", [GENERATE, ["eval", "run"], RESUME, ["export", "run", "--out", "x"]], ids="-".join
+)
 def test_a_damaged_checkpoint_is_one_sentence(
     folder: Path,
     capsys: pytest.CaptureFixture[str],
@@ -365,6 +381,25 @@ def test_a_folder_without_write_permission(folder: Path, capsys: pytest.CaptureF
         patch.setattr(Path, "mkdir", denied)
         assert main(TRAIN) == 2
     assert capsys.readouterr().err.endswith(f"byhand: {folder}/new: Permission denied\n")
+
+
+NUMERIC = [
+    (name, action.option_strings[0])
+    for name, command in parser()[1].items()
+    for action in command._actions
+    if action.option_strings and action.metavar in ("N", "N,N,...")
+]
+
+
+@pytest.mark.parametrize(("command", "flag"), NUMERIC, ids=" ".join)
+def test_a_negative_number_is_a_value_and_no_flag(
+    command: str, flag: str, capsys: pytest.CaptureFixture[str]
+):
+    for value in ("-1e-3", "-2E+5", "-.5", "-inf"):
+        assert main([command, flag, value]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"byhand: argument {flag}: must be "), err
+        assert value in err
 
 
 def test_a_back_end_that_does_not_exist(folder: Path):

@@ -106,7 +106,7 @@ def test_a_setting_is_named_as_its_flag_on_the_command_line(name: str):
     from byhand.config import flag_of
 
     with pytest.raises(UserError) as error:
-        TrainingSettings(**{name: None})
+        TrainingSettings(**{name: {}})
     assert str(error.value).startswith(f"{name} must be")
     flag = flag_of(TrainingSettings, name)
     assert str(as_flags(error.value, [TrainingSettings])).startswith(f"{flag} must be")

@@ -104,8 +104,9 @@ class ndarray:
     __cuda_array_interface__: Any = None
     device = SimpleNamespace(id=0)
 
-    def __init__(self, machine: Machine, host: np.ndarray, data: Any):
+    def __init__(self, machine: Machine, host: np.ndarray, data: Any, base: Any = None):
         self.machine = machine
+        self.base = base if getattr(base, "base", None) is None else base.base
         self.host = host
         self.data = data
         self.shape, self.ndim, self.size = host.shape, host.ndim, host.size
@@ -121,12 +122,12 @@ class ndarray:
         return len(self.host)
 
     def __getitem__(self, index: Any) -> ndarray:
-        return ndarray(self.machine, self._view(index), self.data)
+        return ndarray(self.machine, self._view(index), self.data, self)
 
     def reshape(self, *shape: Any) -> ndarray:
         view = self.host.reshape(*shape)
         assert np.may_share_memory(view, self.host) or not view.size, "a copy"
-        return ndarray(self.machine, view, self.data)
+        return ndarray(self.machine, view, self.data, self)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         target = self.host if index is ... else self._view(index)

@@ -59,6 +59,26 @@ def test_a_file_may_have_the_name_of_a_corpus(tmp_path: Path, monkeypatch: pytes
         (b"\xed\xa0\x80", "not UTF-8"),  # a lone surrogate
         (b"\xef\xbb\xbfab\xff", r"byte 5 \(0xff\)"),
         ("a text".encode("utf-16"), "byte order mark of UTF-16"),
+        (
+            "plain text".encode("utf-16-le"),
+            r"byte 1 is 0, which no text .* to be UTF-16-LE\); conv",
+        ),
+        (
+            "plain text".encode("utf-16-be"),
+            r"byte 0 is 0, which no text .* to be UTF-16-BE\); conv",
+        ),
+        (
+            "mostly plain, é".encode("utf-16-le"),
+            r"\(0xe9\) does not fit \(it seems to be UTF-16-LE",
+        ),
+        ("plain text".encode("utf-32-le"), r"byte 1 is 0.*UTF-32-LE"),
+        ("plain text".encode("utf-32-be"), r"byte 0 is 0.*UTF-32-BE"),
+        (
+            b"\xef\xbb\xbfa text\0",
+            r"byte 9 is 0, which no text has \(it seems not to be a text\); ",
+        ),
+        (b"x" * 200_000 + b"\0", r"byte 200000 is 0"),
+        (bytes(100), r"byte 0 is 0.*\(it seems not to be a text\)"),
         (b"x" * 200_000 + b"\xe9t\xe9", r"byte 200000 \(0xe9\)"),
         (b"x" * 65_535 + "é".encode() + b"\x80", r"byte 65537 \(0x80\)"),
         (b"x" * 65_535 + b"\xe2\x82", r"byte 65535 \(0xe2\)"),  # it ends within a character
@@ -85,7 +105,8 @@ def test_the_names_are_those_that_load():
     assert corpus.corpus_names() == ("python-docs", "shakespeare")
 
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\r\n\ufeffé€😀"))
+LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+TEXTS = st.text(LETTERS | st.sampled_from("\r\n\ufeffé€😀"))
 
 
 @given(TEXTS.filter(bool), st.integers(1, 9), st.booleans())

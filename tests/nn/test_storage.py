@@ -381,13 +381,3 @@ def test_a_frozen_parameter_may_have_a_dtype_of_its_own():
         model.unfreeze()
     with pytest.raises(ValueError, match="only a frozen parameter has a dtype of its own"):
         nn.Parameter((3,), init.ones, dtype=np.float64)
-
-
-def test_the_summary_names_every_parameter():
-    model = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2)).build()
-    model.freeze("0.bias")
-    lines = model.summary().splitlines()
-    assert lines[0].split() == ["parameter", "shape", "size"]
-    assert lines[1].split() == ["0.weight", "(2,", "3)", "6"]
-    assert lines[2].endswith("frozen")
-    assert lines[-1] == "12 parameters, 10 of them trained"

@@ -176,6 +176,19 @@ def test_a_wrong_clip_norm_is_named(wrong):
         optim.clip_grad_norm(model, wrong)
 
 
+@pytest.mark.parametrize("given", [1e-3, lambda: 0.0, 1])
+def test_what_step_is_given_without_a_name_is_refused(given):
+    """PyTorch's takes a closure, and a number there could be meant as a learning rate."""
+    for kind in (optim.AdamW, optim.SGD):
+        optimizer = kind(made("float32"), lr=0.1)
+        before = optimizer.model.storage.values.copy()
+        with pytest.raises(
+            TypeError, match=rf"^{kind.__name__}.step takes no closure and no learning rate, got"
+        ):
+            optimizer.step(given)
+        assert np.array_equal(optimizer.model.storage.values, before)
+
+
 def test_clipping_a_part_is_refused():
     """Its gradients lie among those of the whole model."""
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).build()

@@ -1,5 +1,6 @@
 """loss.png: what it shows, and that no failure of it ends a run."""
 
+import base64
 import math
 import os
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from byhand.runs.log import Log
 from byhand.runs.plot import MISSING, LossPlot, loss_figure, moving_average
+from byhand.training import text_trainer
 from tests.training import small
 
 RECORDS = [
@@ -44,6 +46,24 @@ def test_the_figure_has_both_curves_over_the_steps():
     shown = [[x, None if math.isnan(y) else y] for x, y in validation.get_xydata().tolist()]
     assert shown == [[0, 4.0], [0, None], [2, 2.0], [4, 1.5]]
     assert validation.get_marker() == "o"
+
+
+def test_a_notebook_shows_a_trainer_with_its_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = small.config(steps=4, eval_every=2)
+    with_run = small.new_trainer(tmp_path, config)
+    without = text_trainer(config, small.TOKENIZER, small.text())
+    assert with_run._repr_html_() == without._repr_html_() == "<p>step 0 of 4</p>"
+    for trainer in (with_run, without):
+        trainer.run()
+        shown = trainer._repr_html_()
+        best = f"lowest validation loss {trainer.best_loss:.4f} at step {trainer.best_step}"
+        assert shown.startswith(f"<p>step 4 of 4, {best}</p><img alt=")
+        data = base64.b64decode(shown.partition("base64,")[2].partition('"')[0])
+        assert data.startswith(b"\x89PNG")
+    monkeypatch.setattr("byhand.runs.plot._is_installed", lambda name: False)
+    assert without._repr_html_() == f"<p>step 4 of 4, {best}</p>", "without matplotlib"
 
 
 @pytest.mark.parametrize("records", [[], RECORDS[:1], RECORDS[1:2], RECORDS[3:4]])

@@ -1,6 +1,7 @@
 """The run's folder: nothing is overwritten, and only a sound run is read."""
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -226,6 +227,14 @@ class TestLoad:
         [
             (lambda t, s: t.pop("model.head.weight"), "lacks the tensor head.weight"),
             (lambda t, s: t.update({"model.x": t["model.head.weight"]}), "has the tensor x"),
+            (
+                lambda t, s: t["model.head.weight"].fill(math.nan),
+                "head.weight has numbers that are NaN",
+            ),
+            (
+                lambda t, s: t["optimizer.v.decoder.norm.weight"].fill(math.inf),
+                "optimizer.v.decoder.norm.weight has numbers that are NaN or infinite",
+            ),
             (lambda t, s: s.pop("config"), "configuration in .* cannot be used"),
             (lambda t, s: s.update(step="3"), "does not say which step"),
         ],

@@ -56,6 +56,7 @@ def test_each_schedule_reaches_the_steps(tmp_path: Path, schedule: str):
         "cosine": optim.WarmupCosine(0.02, 2, 12, 0.01),
         "inverse_sqrt": optim.InverseSqrt(0.02, 2),
         "one_cycle": optim.OneCycle(0.02, 12),
+        "step_decay": optim.StepDecay(0.02, 4),
     }[schedule]
     assert rates == [expected(n) for n in range(12)]
 
@@ -97,7 +98,8 @@ def test_the_command_line_chooses_by_name(tmp_path: Path, capsys: pytest.Capture
 
 def test_runs_from_before_the_choice_have_adamw_and_a_cosine():
     data = TrainingSettings().to_dict()
-    for name in ("optimizer", "schedule", "momentum"):
+    of_schedules = ("decay_every", "decay_factor", "pct_start", "div_factor", "final_div_factor")
+    for name in ("optimizer", "schedule", "momentum", *of_schedules):
         del data[name]
     settings = TrainingSettings.from_dict(data)
     assert (settings.optimizer, settings.schedule) == ("adamw", "cosine")

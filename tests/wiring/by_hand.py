@@ -45,10 +45,15 @@ def rate(config: RunConfig, n: int) -> float:
         warmup = max(s.warmup, 1)
         return s.lr * min((n + 1) / warmup, math.sqrt(warmup / (n + 1)))
     if s.schedule == "one_cycle":
-        top = 0.3 * s.steps - 1
+        top, first = s.pct_start * s.steps - 1, s.lr / s.div_factor
         if n <= top:
-            return _between(s.lr / 25, s.lr, n / top)
-        return _between(s.lr, s.lr / 25 / 1e4, (n - top) / (s.steps - 1 - top))
+            return _between(first, s.lr, n / top)
+        return _between(s.lr, first / s.final_div_factor, (n - top) / (s.steps - 1 - top))
+    if s.schedule == "step_decay":
+        rate = s.lr
+        for _ in range(n // s.decay_every):
+            rate *= s.decay_factor
+        return rate
     if n < s.warmup:
         return s.lr * (n + 1) / s.warmup
     return _between(s.lr, s.min_lr, (n - s.warmup) / (s.steps - s.warmup))

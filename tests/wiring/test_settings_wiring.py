@@ -27,6 +27,11 @@ USUAL: dict[str, Any] = {
     "min_lr": 0.005,
     "warmup": 2,
     "schedule": "cosine",
+    "decay_every": 2,
+    "decay_factor": 0.5,
+    "pct_start": 0.5,
+    "div_factor": 4.0,
+    "final_div_factor": 3.0,
     "optimizer": "adamw",
     "momentum": 0.5,
     "beta1": 0.8,
@@ -49,7 +54,12 @@ OF_THE_WEIGHTS: dict[str, tuple[Any, ...]] = {
     "lr": (0.03,),
     "min_lr": (0.0, 0.02),
     "warmup": (0, 4),
-    "schedule": ("constant", "inverse_sqrt", "one_cycle"),
+    "schedule": ("constant", "inverse_sqrt", "one_cycle", "step_decay"),
+    "decay_every": (1, 3),
+    "decay_factor": (0.1,),
+    "pct_start": (0.8,),
+    "div_factor": (1.0,),
+    "final_div_factor": (0.2,),
     "optimizer": ("sgd", "adam", "rmsprop", "adagrad"),
     "momentum": (0.0, 0.9),
     "beta1": (0.0, 0.9),
@@ -61,7 +71,11 @@ OF_THE_WEIGHTS: dict[str, tuple[Any, ...]] = {
     "precision": ("bf16",),
 }
 # What else is set where a setting has no effect on the usual run.
-ALSO: dict[str, dict[str, Any]] = {"momentum": {"optimizer": "sgd", "lr": 0.5}}
+ALSO: dict[str, dict[str, Any]] = {
+    "momentum": {"optimizer": "sgd", "lr": 0.5},
+    **{name: {"schedule": "step_decay"} for name in ("decay_every", "decay_factor")},
+    **{name: {"schedule": "one_cycle"} for name in ("pct_start", "div_factor", "final_div_factor")},
+}
 # Those that change evaluations only, each with a test below that is named after it.
 OF_EVALUATIONS = {"eval_every", "eval_batches", "sample_tokens"}
 

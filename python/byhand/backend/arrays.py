@@ -12,6 +12,7 @@ from byhand import _host
 from byhand.backend.types import Array
 
 _FLOAT32 = np.dtype(np.float32)
+_CUDA = (2, 13)  # DLPack's numbers of the devices: memory of CUDA, and managed by it
 _SMALL = 4096  # bytes below which numpy's own allocator is quicker than the pool
 
 
@@ -22,6 +23,40 @@ def is_cupy(x: object) -> bool:
 def xp(x: Array) -> Any:
     """The array library that ``x`` belongs to: numpy or cupy."""
     return sys.modules["cupy"] if is_cupy(x) else np
+
+
+def is_foreign(x: object) -> bool:
+    """Whether ``x`` is an array of another library that `from_dlpack` takes."""
+    return hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray) and not is_cupy(x)
+
+
+def from_dlpack(x: Any, what: str = "x") -> Array:
+    """An array with the memory of ``x``, which has ``__dlpack__``: numpy's for one on the CPU, such
+    as a PyTorch tensor, cupy's for one on a GPU. Nothing is copied: what changes one changes the
+    other, but numpy before 2.3 makes it read-only. The protocol is https://dmlc.github.io/dlpack.
+
+    Raises TypeError, whose sentence begins with ``what``, for a tensor that requires grad, for
+    bfloat16 and what else numpy has not, and for one on a GPU where cupy is missing.
+    """
+    if not hasattr(x, "__dlpack__"):
+        raise TypeError(f"{what} must be an array with __dlpack__, got {type(x).__name__}")
+    name = what.rpartition(" ")[2]
+    try:
+        if x.__dlpack_device__()[0] not in _CUDA:
+            return np.from_dlpack(x)
+        import cupy
+
+        return cupy.from_dlpack(x)
+    except ImportError:
+        reason = f"is on a GPU, and cupy, which is needed there, is not installed: use {name}.cpu()"
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        if getattr(x, "requires_grad", False):
+            reason = f"requires grad, which is not tracked here: use {name}.detach()"
+        elif "bfloat16" in str(getattr(x, "dtype", "")):
+            reason = f"is bfloat16, which numpy has not: use {name}.float()"
+        else:
+            reason = f"cannot be shared with numpy: {str(error).rstrip('.')}"
+    raise TypeError(f"{what} {reason}")
 
 
 def empty(shape: tuple[int, ...], like: Array, dtype: Any = None) -> Array:

@@ -13,6 +13,7 @@ from byhand.data.windows import num_batches
 from byhand.errors import UserError
 from byhand.runs.config import Corpus
 from byhand.runs.hints import command_line
+from byhand.runs.run import Run
 
 if TYPE_CHECKING:
     from byhand.runs.load import Trained
@@ -88,7 +89,11 @@ def run(args: argparse.Namespace) -> int:
     assert metrics is not None  # it is None only after a stop request
     loss = metrics["loss"]
     if not math.isfinite(loss):
-        raise UserError(f"the loss is {loss}: the model's weights are damaged")
+        path = Run(args.run_folder).checkpoint_path(args.checkpoint)
+        raise UserError(
+            f"the loss is {loss}: the weights in {path} are so large that they overflow; train "
+            "again, with a lower --lr"
+        )
     unit = task.loss_unit.removeprefix("nats per ")
     print(
         f"loss {loss:.4f} {task.loss_unit} ({loss / math.log(2):.4f} bits, perplexity "

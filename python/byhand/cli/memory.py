@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from byhand.errors import UserError
+from byhand.nn.summary import weight_bytes
 
 
 def require_memory(
@@ -36,7 +37,8 @@ def require_memory(
         getattr(config, name, 0) for name in ("embedding_dim", "num_layers", "vocabulary_size")
     )
     parameters = 12 * layers * C * C + (V + getattr(config, "context_size", 0)) * C
-    weights, there = 16 * parameters * copies, memory_of(device)
+    weights = sum(weight_bytes(parameters, parameters)) * copies
+    there = memory_of(device)
     where = "the GPU" if device == "cuda" else "this machine"
     if weights > there:
         raise UserError(

@@ -33,6 +33,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         form = argparse.RawDescriptionHelpFormatter
         super().__init__(formatter_class=form, allow_abbrev=False, **options)
+        # argparse does not take -1e-3, -inf and -1,2 for values. No flag begins like a number.
+        self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
 
     def error(self, message: str) -> NoReturn:
         # Of a flag with two names, the message has the shorter.

@@ -39,7 +39,7 @@ class TextSource:
         """`source`: the text, or UTF-8 in memory or in a file, of which line ends become newlines
         and a byte order mark at the start is dropped. It is read once here.
 
-        UserError if it is empty or not UTF-8; OSError if the file cannot be read.
+        UserError if it is empty, not UTF-8 or has a byte 0; OSError if the file cannot be read.
         """
         self.name = name
         self.edition = edition
@@ -87,17 +87,43 @@ def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
         try:
             text = decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
-            utf_16 = not place and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-            raise UserError(
-                f"{name} is not UTF-8 text: byte {place - begun + error.start} "
-                f"(0x{error.object[error.start]:02x}) does not fit"
-                f"{' (it begins with the byte order mark of UTF-16)' if utf_16 else ''}; "
-                "convert the file to UTF-8 first"
+            raise _not_text(
+                name,
+                place - begun + error.start,
+                f"(0x{error.object[error.start]:02x}) does not fit",
+                data,
             ) from None
+        if b"\0" in data:
+            raise _not_text(name, place + data.index(b"\0"), "is 0, which no text has", data)
         if not place:
             text = text.removeprefix("\ufeff")
         place += len(data)
         yield newlines.decode(text, final=not data)
+
+
+def _not_text(name: str, place: int, wrong: str, data: bytes) -> UserError:
+    """The error of the byte at `place`, in the block `data` of a file."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        why = " (it begins with the byte order mark of UTF-16)"
+    elif encoding := _wide_encoding(data):
+        why = f" (it seems to be {encoding})"
+    else:
+        why = " (it seems not to be a text)" if b"\0" in data else ""
+    return UserError(
+        f"{name} is not UTF-8 text: byte {place} {wrong}{why}; convert the file to UTF-8 first"
+    )
+
+
+def _wide_encoding(data: bytes) -> str | None:
+    """UTF-16 or UTF-32 without a byte order mark, if most characters' upper bytes are 0."""
+    zeros = [data[i::4].count(0) * 8 > len(data) for i in range(4)]
+    known: dict[tuple[bool, ...], str] = {
+        (False, True, False, True): "UTF-16-LE",
+        (True, False, True, False): "UTF-16-BE",
+        (False, True, True, True): "UTF-32-LE",
+        (True, True, True, False): "UTF-32-BE",
+    }
+    return known.get(tuple(zeros))
 
 
 def corpus_names() -> tuple[str, ...]:
@@ -118,7 +144,7 @@ def open_corpus(name_or_path: str | os.PathLike[str]) -> TextSource:
     `shakespeare` is Tiny Shakespeare, downloaded once into the user's cache and verified.
     Anything else is the path of a UTF-8 file (`./shakespeare` for a file of that name); line ends
     become newlines and a byte order mark at the start is dropped.
-    UserError if there is no such file, or it is empty or not UTF-8.
+    UserError if there is no such file, or it is empty, not UTF-8 or has a byte 0.
     """
     if not isinstance(name_or_path, (str, os.PathLike)):
         raise UserError(f"a corpus is a name or a path, not {name_or_path!r}")

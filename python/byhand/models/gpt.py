@@ -31,7 +31,7 @@ from byhand.nn import (
     MultiHeadAttention,
     init,
 )
-from byhand.nn.protocol import contiguous, require_sizes
+from byhand.nn.protocol import accepted, contiguous, require_sizes
 from byhand.ops import check, cross_entropy, linear_cross_entropy
 
 _FORWARD = "forward"  # saved by a forward pass without a loss
@@ -169,6 +169,11 @@ class Decoder(Module):
         self.norm = LayerNorm(c.embedding_dim, bias=c.use_bias)
         self._positions_on_gpu: dict[tuple[int, ...], Array] = {}
 
+    _input_dtype = np.int64
+
+    def _input_shape(self, batch: int) -> tuple[int, ...]:
+        return batch, self.config.context_size
+
     def forward(self, ids: Array, cache: GPTCache | None = None) -> Array:
         start = 0 if cache is None else cache.length
         self.check_ids("ids", ids, start)
@@ -283,6 +288,11 @@ class GPT(Module):
         with self.no_save() if self._saving else nullcontext():
             return self.head(self.decoder(ids, cache))
 
+    _input_dtype = np.int64
+
+    def _input_shape(self, batch: int) -> tuple[int, ...]:
+        return batch, self.config.context_size
+
     def backward_logits(self, dlogits: Array) -> None:
         """The backward pass of ``forward``: adds to every Parameter.grad. dlogits (B, T, V)."""
         if self.peek() is not _FORWARD:
@@ -306,6 +316,7 @@ class GPT(Module):
         follow, call ``discard_saved`` and ``zero_grad``. A call that raises an error has added
         nothing.
         """
+        (ids, targets), _ = accepted("GPT", self.loss, (ids, targets), {})
         self._check_targets(ids, targets)
         if getattr(scale, "shape", ()) != () or isinstance(scale, (str, list, tuple)):
             raise TypeError(f"GPT: scale must be a number or a 0-d array, got {scale!r}")

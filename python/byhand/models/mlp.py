@@ -68,6 +68,9 @@ class MLP(Module):
     def forward(self, x: Array) -> Array:
         return self.layers(own_copy(x) if self._saving else x)
 
+    def _input_shape(self, batch: int) -> tuple[int, ...]:
+        return batch, self.config.num_features
+
     def backward(self, dy: Array) -> Array:
         return self.layers.backward(dy)
 

@@ -110,6 +110,22 @@ class MultiHeadAttention(Module):
             return self.dropout(self.project(o), add)
         return self.project(o, add)
 
+    def flops(
+        self, x: tuple[int, ...], memory: tuple[int, ...] | None = None, *shapes: Any
+    ) -> tuple[int, int]:
+        """The scores and the weighted sums of the values, all of them with a causal mask too
+        (Chowdhery et al., 2022, appendix B); with a memory its projections too.
+        """
+        B, T, C = x
+        S = T if memory is None else memory[1]
+        products = 4 * B * T * S * C
+        if memory is None or type(self.qkv) is not Linear:
+            return products, 2 * products
+        rows = self.num_heads * self.head_dim
+        projected = 2 * B * C * (T * rows + S * (self.qkv.weight.shape[0] - rows))
+        back = projected * (1 + self.qkv.weight.trainable)
+        return products + projected, 2 * products + back
+
     def backward(self, dy: Array) -> Any:
         saved, crossed, dropped = self.pop()
         B, T, _ = dy.shape

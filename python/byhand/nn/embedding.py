@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from byhand.backend import Array
 from byhand.nn import init
 from byhand.nn.init import Init
@@ -22,6 +24,8 @@ class Embedding(Module):
     IndexError naming the position of an id outside 0..num-1 (on the CPU), TypeError unless they are
     int64.
     """
+
+    _input_dtype = np.int64
 
     def __init__(self, num: int, dim: int, *, weight_init: Init | None = None):
         require_sizes("Embedding", num=num, dim=dim)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from byhand.backend import Array
 from byhand.nn.activation import function_named
@@ -56,7 +56,7 @@ class FeedForward(Module):
         up, down, dropped = self.up, self.down, self.dropout.active
         function = function_named("FeedForward", self.activation)
         residual = None if dropped else add
-        if function in FUSED and type(up) is Linear and type(down) is Linear:
+        if self._fused:
             weight = up.weight.compute_value
             require_input("FeedForward", "x", x, weight.shape[1], weight)
             y, (x, *rest) = gelu_ffn.forward(
@@ -75,6 +75,18 @@ class FeedForward(Module):
             self.push((False, dropped, saved))
             y = down(h, residual)
         return self.dropout(y, add) if dropped else y
+
+    @property
+    def _fused(self) -> bool:
+        """Whether both linear layers and the activation run as one kernel."""
+        plain = type(self.up) is Linear and type(self.down) is Linear
+        return plain and function_named("FeedForward", self.activation) in FUSED
+
+    def flops(self, x: tuple[int, ...], *shapes: Any) -> tuple[int, int]:
+        if not self._fused:
+            return 0, 0
+        up, down = self.up.flops(x), self.down.flops((*x[:-1], self.up.weight.shape[0]))
+        return up[0] + down[0], up[1] + down[1]
 
     def backward(self, dy: Array) -> Array:
         up, down = self.up, self.down

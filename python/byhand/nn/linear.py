@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from byhand.backend import Array
 from byhand.nn import init
 from byhand.nn.init import Init
@@ -43,6 +46,13 @@ class Linear(Module):
         y, (x, *rest) = linear.forward(x, weight, bias and bias.compute_value, add, self._bf16)
         self.push((again or x, *rest))
         return y
+
+    def flops(self, x: tuple[int, ...], *shapes: Any) -> tuple[int, int]:
+        product = 2 * math.prod(x[:-1]) * self.weight.size
+        return product, product * (1 + self.weight.trainable)
+
+    def _input_shape(self, batch: int) -> tuple[int, ...]:
+        return batch, self.weight.shape[1]
 
     def backward(self, dy: Array) -> Array:
         """The gradient of x; that of ``add`` is dy."""

@@ -16,15 +16,20 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy import ndarray
 
 from byhand import backend
 from byhand.backend import Array
 from byhand.nn import build, show, tree
 from byhand.nn.parameter import Buffer, Parameter, require_finite, require_held
 from byhand.nn.passes import Passes
+from byhand.nn.protocol import accepted
 from byhand.nn.random import Generator
 from byhand.nn.storage import Storage, library_of, parameter_dtype
 from byhand.ops import check
+
+if TYPE_CHECKING:
+    from byhand.nn.summary import Summary
 
 M = TypeVar("M", bound="Module")
 
@@ -79,6 +84,14 @@ class Module(Passes):
         raise NotImplementedError(f"{type(self).__name__} has no backward(...)")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """``forward``. Arrays of other libraries are taken as by `backend.from_dlpack`: here those
+        that a whole model is given, whose parts then get its own; elsewhere by the operations.
+        """
+        if self._root or self._storage is None:
+            for a in (*args, *kwargs.values()) if kwargs else args:
+                if type(a) is not ndarray and hasattr(a, "__dlpack__"):
+                    args, kwargs = accepted(type(self).__name__, self.forward, args, kwargs)
+                    break
         return self.forward(*args, **kwargs)
 
     if not TYPE_CHECKING:  # type checkers shall find misspelt names
@@ -130,9 +143,49 @@ class Module(Passes):
     def __repr__(self) -> str:
         return show.tree_of(self, Module)
 
-    def summary(self) -> str:
-        """A table: each parameter's path, shape and size, and the totals."""
-        return show.table(list(self.named_parameters()))
+    def _repr_html_(self) -> str:
+        return show.html_of(repr(self))
+
+    # --- What it needs -------------------------------------------------------------------------
+
+    def summary(self, *inputs: Any, batch: int | None = None, moments: int = 2) -> Summary:
+        """A table of the layers with the shapes of their outputs, their parameters, floating-point
+        operations and memory, and the totals of a training step: see `nn.summary.Summary`. A
+        forward pass in training mode is run for it and undone.
+
+        Args:
+            inputs: of ``forward``: arrays, or their shapes, such as ``summary((8, 64))``. Shapes
+                are those of arrays of zeros: of int64 where the first layer takes ids, of the
+                model's dtype elsewhere. Without inputs a model that knows their shape is given
+                ``batch`` examples; any other module has only its parameters shown.
+            batch: the number of examples, in place of ``inputs``; 1 if none of them is given.
+            moments: how many numbers the optimizer keeps for each trained parameter: 2 for AdamW
+                and Adam, 1 for SGD with momentum, 0 without.
+
+        Raises RuntimeError for a module that is not built, ValueError or TypeError naming the
+        argument that is wrong, and the error of ``forward`` for inputs that do not fit.
+        """
+        from byhand.nn.summary import made_inputs, summarize
+
+        if self._storage is None and self.parameters():
+            self.storage  # noqa: B018  # its error says what to do
+        return summarize(self, Module, made_inputs(self, inputs, batch), moments)
+
+    def flops(self, *shapes: Any, **options: Any) -> tuple[int, int]:
+        """Floating-point operations that this module itself computes: in a forward pass, and in the
+        backward pass after it. The arguments are the shapes of ``forward``'s, None for one that is
+        not an array.
+
+        Two for each multiply-add of a matrix product; other operations, and modules that it calls,
+        do not count. A layer of your own that multiplies matrices overrides it.
+        """
+        return 0, 0
+
+    # What `summary` gives to `forward` where it is only told a shape, or only how many examples.
+    _input_dtype: Any = None  # None: the model's
+
+    def _input_shape(self, batch: int) -> tuple[int, ...] | None:
+        return None
 
     # --- Memory --------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ x again for the backward pass: a norm's output is cheaper to compute again than 
 
 from __future__ import annotations
 
+import inspect
 import numbers
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,22 @@ def taken_again(saved: tuple[Any, ...]) -> tuple[Any, ...]:
     """What a forward pass saved; if the first entry is a function, it is replaced by its result."""
     first = saved[0]
     return (first(), *saved[1:]) if callable(first) else saved
+
+
+def accepted(
+    owner: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call, with arrays of other libraries taken by `backend.from_dlpack`, whose
+    errors name owner and argument.
+    """
+    names = [*inspect.signature(function).parameters, *map(str, range(len(args)))]
+    named = zip(names, args, strict=False)
+    taken = tuple(_accepted(f"{owner}: {name}", a) for name, a in named)
+    return taken, {name: _accepted(f"{owner}: {name}", a) for name, a in kwargs.items()}
+
+
+def _accepted(what: str, a: Any) -> Any:
+    return backend.from_dlpack(a, what) if backend.is_foreign(a) else a
 
 
 def require_input(layer: str, name: str, x: Any, size: int, weight: Array) -> None:

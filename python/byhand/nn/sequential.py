@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from byhand.backend import Array
 from byhand.nn.module import Module
@@ -31,6 +32,13 @@ class Sequential(Module):
         for layer in reversed(list(self)):
             dy = layer.backward(dy)
         return dy
+
+    @property
+    def _input_dtype(self) -> Any:
+        return self[0]._input_dtype if len(self) else None
+
+    def _input_shape(self, batch: int) -> tuple[int, ...] | None:
+        return self[0]._input_shape(batch) if len(self) else None
 
     def __len__(self) -> int:
         return self._count

@@ -1,13 +1,16 @@
-"""Modules as text: the tree that ``print`` shows, and the table of parameters."""
+"""Modules as text and HTML: the tree that ``print`` and notebooks show."""
 
 from __future__ import annotations
 
+import html
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from byhand.nn import tree
 from byhand.nn.parameter import Buffer, Parameter
+
+T = TypeVar("T")
 
 
 def tree_of(module: Any, kind: type) -> str:
@@ -18,14 +21,30 @@ def tree_of(module: Any, kind: type) -> str:
     for path, part in tree.walk(module, "", set(), kind):
         if isinstance(part, Parameter):
             first[id(part)] = path
-    return "\n".join(_lines(module, "", "", first, kind, ()))
+    return "\n".join(_lines(module, "", first, kind, ()))
+
+
+def html_of(text: str) -> str:
+    """The tree of ``tree_of`` in HTML, in which every module can be folded."""
+    lines = [html.escape(line.lstrip()) for line in text.splitlines()]
+    depths = [(len(line) - len(line.lstrip())) // 2 for line in text.splitlines()]
+    made, opened = "", 0
+    for line, depth, after in zip(lines, depths, [*depths[1:], 0], strict=True):
+        made += "</details>" * (opened - depth)
+        opened = depth
+        if after > depth:
+            made += f'<details open style="margin-left: 1em"><summary>{line}</summary>'
+            opened = after
+        else:
+            made += f'<div style="margin-left: 2em">{line}</div>'
+    return made + "</details>" * opened
 
 
 def _lines(
-    module: Any, name: str, path: str, first: dict[int, str], kind: type, above: tuple[int, ...]
+    module: Any, path: str, first: dict[int, str], kind: type, above: tuple[int, ...]
 ) -> list[str]:
     if id(module) in above:
-        return [f"{name}: {type(module).__name__} (contains itself)"]
+        return [f"{type(module).__name__} (contains itself)"]
     prefix = f"{path}." if path else ""
     own, parts = [], []
     for key, part in tree.public_parts(module, kind):
@@ -33,34 +52,31 @@ def _lines(
             parts.append((key, part))
         else:
             own.append(_tensor(key, part, first.get(id(part), prefix + key), prefix + key))
-    head = f"{name}: {_head(module)}" if name else _head(module)
+    shown = head(module)
     count = sum(p.size for p in module.parameters())
     if count:
-        head += f", {count:,} parameters" if not name else f", {count:,}"
-    lines = [head + (": " if own else "") + ", ".join(own)]
+        shown += f", {count:,}" if above else f", {count:,} parameters"
+    lines = [shown + (": " if own else "") + ", ".join(own)]
     below = (
-        (key, _lines(part, key, prefix + key, first, kind, (*above, id(module))))
-        for key, part in parts
+        (key, _lines(part, prefix + key, first, kind, (*above, id(module)))) for key, part in parts
     )
-    for keys, shown in _grouped(below):
-        shown[0] = keys + shown[0]
-        lines += [f"  {line}" for line in shown]
+    for keys, inner in grouped(below):
+        lines += [f"  {keys}: {inner[0]}", *(f"  {line}" for line in inner[1:])]
     return lines
 
 
-def _grouped(below: Iterator[tuple[str, list[str]]]) -> Iterator[tuple[str, list[str]]]:
-    """Neighbours whose lines differ in the name only, once: "blocks.0 to blocks.3"."""
-    unnamed = ((key, [lines[0].removeprefix(key), *lines[1:]]) for key, lines in below)
-    for lines, group in itertools.groupby(unnamed, key=lambda item: item[1]):
+def grouped(below: Iterator[tuple[str, T]]) -> Iterator[tuple[str, T]]:
+    """Neighbours that differ in their key only, once: "blocks.0 to blocks.3, each"."""
+    for item, group in itertools.groupby(below, key=lambda pair: pair[1]):
         keys = [key for key, _ in group]
         numbered = all(key.rpartition(".")[2].isdigit() for key in keys)
         if len(keys) > 1 and numbered:
-            yield f"{keys[0]} to {keys[-1]}, each", lines
+            yield f"{keys[0]} to {keys[-1]}, each", item
         else:
-            yield from ((key, list(lines)) for key in keys)
+            yield from ((key, item) for key in keys)
 
 
-def _head(module: Any) -> str:
+def head(module: Any) -> str:
     """The type, with the settings that are plain values: Dropout(p=0.1)."""
     settings = [
         f"{key}={value!r}"
@@ -77,16 +93,3 @@ def _tensor(key: str, tensor: Parameter | Buffer, first: str, path: str) -> str:
     if first != path:
         return f"{shown} shared with {first}"
     return shown if tensor.trainable else f"{shown} frozen"
-
-
-def table(named: list[tuple[str, Parameter]]) -> str:
-    """One line per parameter (path, shape, size), and the totals."""
-    width = max([len(name) for name, _ in named] + [len("parameter")])
-    lines = [f"{'parameter':{width}}  {'shape':>16}  {'size':>12}"]
-    for name, p in named:
-        frozen = "" if p.trainable else "  frozen"
-        lines.append(f"{name:{width}}  {p.shape!s:>16}  {p.size:>12,}{frozen}")
-    total = sum(p.size for _, p in named)
-    trained = sum(p.size for _, p in named if p.trainable)
-    lines.append(f"{total:,} parameters, {trained:,} of them trained")
-    return "\n".join(lines)

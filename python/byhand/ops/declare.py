@@ -24,12 +24,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from byhand.backend.arrays import from_dlpack, is_foreign
 from byhand.backend.dispatch import UnsupportedArray
 from byhand.ops import check
 
@@ -143,11 +145,14 @@ class Declaration:
         """The error of a call that must be refused, from all its arguments."""
         given = dict(zip((p.name for p in self.parameters), values, strict=True))
         sizes: Sizes = {}
-        for i, shape in enumerate(self.saved.values()):
-            entry = given["saved"][i]
-            shape.agrees(tuple(entry if shape.itself else entry.shape), sizes)
+        saved = given.get("saved")
+        if self.saved and (type(saved) is not tuple or len(saved) < len(self.saved)):
+            return self.other_saved(saved)
         gave: dict[Any, str] = {}  # dimension -> the argument that gave its size, "" for saved
-        for shape in self.saved.values():
+        for entry, shape in zip(saved or (), self.saved.values(), strict=False):
+            found = entry if shape.itself else getattr(entry, "shape", None)
+            if type(found) is not tuple or not shape.agrees(found, sizes):
+                return self.other_saved(saved)
             gave.update(dict.fromkeys(shape.names, ""))
         for name, shape in self.shapes.items():
             array = given[name]
@@ -165,6 +170,23 @@ class Declaration:
                 gave.setdefault(dimension, name)
         return AssertionError(f"{self.name} refuses what it declares")
 
+    def other_saved(self, saved: Any) -> Exception:
+        """The error of a `saved` that another function made."""
+        got = type(saved).__name__
+        if type(saved) is tuple:
+            got = f"({', '.join(type(entry).__name__ for entry in saved)})"
+        forward = self.name.replace("backward", "forward")
+        return TypeError(f"{self.name}: saved must be what {forward} returned, got {got}")
+
+    def taken(self, *values: Any) -> dict[str, Any] | None:
+        """The arguments, with arrays of other libraries taken by `backend.from_dlpack`; None if
+        there is none. A kernel refuses such an array before it has written anything.
+        """
+        given = dict(zip((p.name for p in self.parameters), values, strict=True))
+        foreign = {name: a for name, a in given.items() if is_foreign(a)}
+        made = {name: from_dlpack(a, f"{self.name}: {name}") for name, a in foreign.items()}
+        return given | made if made else None
+
     def better(self, error: Exception, *values: Any) -> Exception | None:
         """An error that says more of the cause than the one that the function raised, or None."""
         given = dict(zip((p.name for p in self.parameters), values, strict=True))
@@ -177,7 +199,15 @@ class Declaration:
         for name, array in arrays.items():
             if isinstance(error, UnsupportedArray) and error.array is array:
                 return TypeError(f"{self.name}: {name}: {error}")
+        if "C-contiguous" in str(error):
+            for name, array in given.items():
+                if hasattr(array, "flags") and not array.flags.c_contiguous:
+                    library = "np" if isinstance(array, np.ndarray) else "cupy"
+                    return TypeError(f"{error}: use {library}.ascontiguousarray({name})")
         if "must be float" not in str(error):
+            about = re.match(rf"{self.name.partition('.')[0]}[\w.]*: (\w+)", str(error))
+            if self.saved and (about is None or about[1] not in given):
+                return self.other_saved(given["saved"])
             return None
         of_saved = zip(self.saved, given.get("saved") or (), strict=False)
         arrays |= {f"the saved {n}": a for n, a in of_saved if isinstance(a, np.ndarray)}
@@ -196,6 +226,7 @@ class Declaration:
         arguments and calls `body`.
         """
         setup, tests = _Comparisons(self.saved, self.shapes).made
+        wrong = "(AttributeError, IndexError, TypeError, ValueError)"
         names = [p.name for p in self.parameters]
         star = next((i for i, p in enumerate(self.parameters) if p.kind == p.KEYWORD_ONLY), None)
         header = names if star is None else [*names[:star], "*", *names[star:]]
@@ -206,17 +237,20 @@ class Declaration:
             "        try:",
             *(f"            {line}" for line in setup),
             f"            wrong = {' or '.join(tests) or False}",
-            "        except AttributeError:  # of something that is not an array",
+            f"        except {wrong}:  # of something that is not an array",
             "            wrong = True",
             "        if wrong:",
             f"            raise declared.refusal({', '.join(names)})",
             "        try:",
             f"            return body({', '.join(passed)})",
-            "        except (TypeError, MemoryError) as error:",
-            f"            better = declared.better(error, {', '.join(names)})",
-            "            if better is None:",
-            "                raise",
-            "            raise better from None",
+            f"        except ({wrong[1:-1]}, MemoryError) as error:",
+            f"            taken = declared.taken({', '.join(names)})",
+            "            if taken is None:",
+            f"                better = declared.better(error, {', '.join(names)})",
+            "                if better is None:",
+            "                    raise",
+            "                raise better from None",
+            "        return declared.function(**taken)",
             f"    return {self._body.__name__}",
         ]
         return "\n".join(lines) + "\n"

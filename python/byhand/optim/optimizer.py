@@ -280,7 +280,7 @@ class Optimizer:
         """How many updates were made so far. Waits for the device."""
         return int(self._t)
 
-    def step(self, clip_norm: float | None = None) -> Array | None:
+    def step(self, closure: None = None, *, clip_norm: float | None = None) -> Array | None:
         """One update from the accumulated gradients, which are not changed.
 
         With ``clip_norm`` the update uses the gradients scaled down to that global norm if their
@@ -289,9 +289,15 @@ class Optimizer:
 
         Raises RuntimeError when the model's parameters were moved or its parts replaced after the
         optimizer was made, when a forward pass still waits for its backward pass, and in inference
-        mode; ValueError for a clip_norm that is not a positive number.
+        mode; ValueError for a clip_norm that is not a positive number; TypeError for a ``closure``,
+        which PyTorch's optimizers take here.
         """
         kind = type(self).__name__
+        if closure is not None:
+            raise TypeError(
+                f"{kind}.step takes no closure and no learning rate, got {closure!r}: compute the "
+                f"gradients before it, set {kind}.lr, and pass clip_norm by its name"
+            )
         if clip_norm is not None and not require_number(f"{kind}.step", "clip_norm", clip_norm) > 0:
             raise ValueError(f"{kind}.step: clip_norm must be positive, got {clip_norm}")
         storage = self._storage

@@ -164,6 +164,16 @@ def require_like(path: Path | str, tensors: Tensors, expected: Tensors) -> None:
             )
 
 
+def first_not_finite(tensors: Tensors) -> str | None:
+    """The name of the first tensor that has NaN or infinite numbers, as the model has it; None if
+    there is none.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+            return name.removeprefix("model.")
+    return None
+
+
 def require_state(path: Path | str, state: Mapping[str, Any]) -> None:
     """UserError unless the numbers in the state of a training run are possible ones."""
     generator = state.get("generator")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from byhand.errors import UserError
 from byhand.runs import checkpoint
@@ -29,13 +30,17 @@ def export(folder: str | os.PathLike[str], to: str | os.PathLike[str], which: st
     made.require_new(resumable=False)
     weights = {name: t for name, t in saved.tensors.items() if name.startswith(_WEIGHTS)}
     state = {"step": saved.state["step"], "config": config.to_dict()}
-    made.folder.mkdir(parents=True, exist_ok=True)
+    new_folders = [path for path in (made.folder, *made.folder.parents) if not path.exists()]
     try:
+        made.folder.mkdir(parents=True, exist_ok=True)
         made.write_config(config, tokenizer)
         made.save_checkpoint("best", checkpoint.pack(weights, state))
     except BaseException:
         for path in made.files():
             path.unlink(missing_ok=True)
+        for path in new_folders:
+            with suppress(OSError):  # it was not made yet, or has something else in it
+                path.rmdir()
         raise
     return sum(tensor.size for tensor in weights.values())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import io
 import math
@@ -63,13 +64,7 @@ class LossPlot:
             return
         self._drawn = time.monotonic()
         try:
-            import numpy as np
-
-            buffer = io.BytesIO()
-            with np.errstate(all="ignore"):  # of losses near the largest float
-                figure = loss_figure(read_log(self._log), self._unit)
-                figure.savefig(buffer, format="png", dpi=120)
-            write_atomically(self._path, buffer.getvalue())
+            write_atomically(self._path, _loss_png(read_log(self._log), self._unit, 120))
         # matplotlib raises errors of many kinds: for a missing TeX, an unknown back end, a damaged
         # installation or a cache that it cannot write. None of them may end a run.
         except Exception as error:
@@ -79,6 +74,24 @@ class LossPlot:
                     f"{self._path} is not drawn ({_in_short(error)}); training goes on, and the "
                     f"numbers are in {self._log.name}"
                 )
+
+
+def loss_image(records: Iterable[dict[str, Any]], unit: str = "") -> str:
+    """The figure of `loss_figure` as an element of HTML; "" without records or matplotlib."""
+    records = list(records)
+    if not records or not _is_installed("matplotlib"):
+        return ""
+    data = base64.b64encode(_loss_png(records, unit, 80)).decode()
+    return f'<img alt="training and validation loss" src="data:image/png;base64,{data}">'
+
+
+def _loss_png(records: Iterable[dict[str, Any]], unit: str, dpi: int) -> bytes:
+    import numpy as np
+
+    buffer = io.BytesIO()
+    with np.errstate(all="ignore"):  # of losses near the largest float
+        loss_figure(records, unit).savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
 
 
 def loss_figure(records: Iterable[dict[str, Any]], unit: str = "") -> Figure:

@@ -30,6 +30,10 @@ class OtherConfiguration(UserError):
     """The error for a checkpoint of another configuration than config.json."""
 
 
+class NotFinite(UserError):
+    """The error for a checkpoint with NaN or infinite numbers."""
+
+
 class Run:
     """A folder with config.json, tokenizer.json, {best,last}.safetensors, log.jsonl, log.csv,
     loss.png and samples/.
@@ -215,6 +219,8 @@ class Run:
                         f"{error}; {self.checkpoint_path(other).name} is sound: "
                         f"use it with --checkpoint {other}"
                     ) from None
+            if isinstance(error, NotFinite):
+                raise UserError(f"{error}; train again, with a lower learning rate") from None
             if isinstance(error, OtherConfiguration):
                 raise UserError(f"{error}{self._use_the_copy()}") from None
             raise
@@ -244,6 +250,8 @@ class Run:
             )
         if not checkpoint.is_step(found.state.get("step")):
             raise UserError(f"{path} is incomplete: it does not say which step it is of")
+        if bad := checkpoint.first_not_finite(found.tensors):
+            raise NotFinite(f"{path} cannot be used: {bad} has numbers that are NaN or infinite")
         return found
 
     def _sound(self, which: str, config: RunConfig) -> bool:

@@ -16,7 +16,7 @@ from byhand.config import (
 )
 
 OPTIMIZERS = ("adagrad", "adam", "adamw", "rmsprop", "sgd")
-SCHEDULES = ("constant", "cosine", "inverse_sqrt", "one_cycle")
+SCHEDULES = ("constant", "cosine", "inverse_sqrt", "one_cycle", "step_decay")
 
 
 @config
@@ -27,6 +27,8 @@ class TrainingSettings(Settings):
     `schedule` are classes of `byhand.optim`. With the schedule "cosine" the learning rate rises
     linearly over `warmup` steps to `lr` and falls along half a cosine to `min_lr` at the last step
     (Loshchilov & Hutter, 2017); "inverse_sqrt" has a warm-up too, and the others have none.
+    `decay_every` (None: a third of `steps`) and `decay_factor` are of "step_decay"; `pct_start`,
+    `div_factor` and `final_div_factor` of "one_cycle".
     """
 
     steps: int = positive_int(2000, help="updates of the weights", default_text="")
@@ -53,6 +55,24 @@ class TrainingSettings(Settings):
         "cosine",
         help="how the learning rate changes: with cosine and inverse_sqrt after the warm-up",
         absent="cosine",  # in runs from before there was a choice
+    )
+    decay_every: int | None = positive_int(
+        None,
+        help="step_decay: steps after which the learning rate is multiplied by --decay-factor",
+        default_text="a third of --steps",
+        absent=None,
+    )
+    decay_factor: float = fraction(
+        0.1, help="step_decay: what the learning rate is multiplied by", absent=0.1
+    )
+    pct_start: float = probability(
+        0.3, help="one_cycle: the part of the steps in which the learning rate rises", absent=0.3
+    )
+    div_factor: float = positive(
+        25.0, help="one_cycle: --lr divided by it is the first learning rate", absent=25.0
+    )
+    final_div_factor: float = positive(
+        1e4, help="one_cycle: the first learning rate divided by it is the last one", absent=1e4
     )
     optimizer: str = choice(
         OPTIMIZERS, "adamw", help="how weights follow their gradients", absent="adamw"

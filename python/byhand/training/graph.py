@@ -182,7 +182,7 @@ class GraphStep:
 
     def _update(self) -> None:
         self._add()
-        norm = self.optimizer.step(self.clip_norm)
+        norm = self.optimizer.step(clip_norm=self.clip_norm)
         self._result[:1] = self._sum
         if norm is not None:
             self._result[1:] = norm

@@ -26,7 +26,11 @@ def schedule_of(settings: TrainingSettings) -> Callable[[int], float]:
     if settings.schedule == "inverse_sqrt":
         return optim.InverseSqrt(lr, settings.warmup)
     if settings.schedule == "one_cycle":
-        return optim.OneCycle(lr, settings.steps)
+        factors = settings.div_factor, settings.final_div_factor
+        return optim.OneCycle(lr, settings.steps, settings.pct_start, *factors)
+    if settings.schedule == "step_decay":
+        every = settings.decay_every or max(1, settings.steps // 3)
+        return optim.StepDecay(lr, every, settings.decay_factor)
     return optim.WarmupCosine(lr, settings.warmup, settings.steps, settings.min_lr)
 
 

@@ -148,7 +148,7 @@ class EagerStep:
             task.backward()
             self.events.backward()
         self.units = scale.units
-        norm = self.optimizer.step(self.clip_norm) if math.isfinite(total) else None
+        norm = self.optimizer.step(clip_norm=self.clip_norm) if math.isfinite(total) else None
         self._unread.append(((total, None if norm is None else float(norm)), kept))
 
     def read(self) -> list[Result]:

@@ -20,7 +20,7 @@ from byhand.runs import checkpoint
 from byhand.runs.files import write_atomically
 from byhand.runs.interrupt import StopRequest
 from byhand.runs.log import Log, as_csv, keep_until, read_log
-from byhand.runs.plot import LossPlot
+from byhand.runs.plot import LossPlot, loss_image
 from byhand.tasks.task import Task
 from byhand.training.batches import Abandoned, StepBatches
 from byhand.training.callback import Callback, Emit
@@ -289,6 +289,16 @@ class Trainer:
             self.log.write(**facts)
         else:
             self.history.append(facts)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: how far the training is, and its losses so far."""
+        done = f"step {self.step} of {self.settings.steps}"
+        if self.best_step >= 0:
+            done += f", lowest validation loss {self.best_loss:.4f} at step {self.best_step}"
+        run, records = self.run_folder, self.history
+        if run is not None and run.log_path.exists():
+            records = list(read_log(run.log_path))
+        return f"<p>{done}</p>{loss_image(records, self.task.loss_unit)}"
 
     def say(self, text: str) -> None:
         if self.display is not None:
