@@ -109,14 +109,17 @@ def _check(
     return how == "mean"
 
 
-def _upstream(where: str, dloss: Array | float, like: Array) -> Array:
-    if isinstance(dloss, (int, float, np.generic)):
+def upstream(where: str, dloss: Array | float, like: Array, shape: tuple[int, ...] = ()) -> Array:
+    """The gradient of losses of this shape, as an array; its error, which `where` begins. A number
+    becomes a 0-d array on the device of `like`.
+    """
+    if shape == () and isinstance(dloss, (int, float, np.generic)):
         number, dloss = dloss, empty((), like, statistics(like))
         dloss.fill(number)
     if not hasattr(dloss, "shape"):
         raise check.not_an_array(where, "dloss", dloss)
-    if dloss.shape != ():
-        raise check.wrong_shape(where, "dloss", (), dloss)
+    if dloss.shape != shape:
+        raise check.wrong_shape(where, "dloss", shape, dloss)
     return dloss
 
 
@@ -150,7 +153,7 @@ def backward(dloss: Array | float, saved: Saved, out: Array | None = None) -> Ar
     the logits.
     """
     logits, targets, lse, count, ignore_index, label_smoothing, mean = saved
-    dloss = _upstream("cross_entropy.backward", dloss, logits)
+    dloss = upstream("cross_entropy.backward", dloss, logits)
     if out is None:
         out = empty(logits.shape, logits)
     kernel = kernels(logits).cross_entropy_backward
@@ -175,7 +178,7 @@ def gradient_in_place(
     kernel = kernels(logits).cross_entropy_gradient
     where = "cross_entropy.gradient_in_place"
     mean = _check(where, logits, targets, ignore_index, label_smoothing, reduction)
-    dloss = _upstream(where, dloss, logits)
+    dloss = upstream(where, dloss, logits)
     f = statistics(logits)
     loss, count = empty((), logits, f), empty((), logits, f)
     kernel(loss, count, None, logits, dloss, targets, ignore_index, label_smoothing, mean)

@@ -28,7 +28,7 @@ from byhand.backend import (
     statistics,
 )
 from byhand.ops import check
-from byhand.ops.cross_entropy import _upstream, cross_entropy_backward, cross_entropy_forward
+from byhand.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward, upstream
 from byhand.ops.declare import op
 from byhand.ops.linear import as_rows
 from byhand.ops.precision import operands
@@ -125,7 +125,7 @@ def forward(
     if block is not None and block < 1:
         raise check.wrong_value(where, "block", "at least 1", block)
     check.ids(where, "targets", targets, w.shape[0], ignore_index)
-    dloss = _upstream(where, dloss, x)
+    dloss = upstream(where, dloss, x)
     f = statistics(x)
     loss, count = empty((), x, f), empty((), x, f)
     dx = empty(x.shape, x) if need_dx else None
