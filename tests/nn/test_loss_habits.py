@@ -1,4 +1,4 @@
-"""What all losses have in common: defaults, the order of passes, copies, extreme values; mistakes."""
+"""What all losses have in common: defaults, order of passes, copies, extreme values; mistakes."""
 
 from __future__ import annotations
 
