@@ -117,7 +117,7 @@ struct Upstream {
 };
 
 template <class T, class P>
-__global__ void __launch_bounds__(P::Team::kThreads, 1)
+__global__ void __launch_bounds__(P::Team::kThreads, P::Team::kBlocks)
     weighted_cross_entropy_backward_rows(T* dlogits, Upstream upstream, const float* lse,
                                          const float* mass, const T* logits, Aims<T> aims,
                                          int64_t rows) {
