@@ -226,6 +226,20 @@ def test_far_from_zero_each_element_is_as_pytorch_has_it(name, a, dtype) -> None
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_targets_of_bce_are_in_0_to_1(dtype) -> None:
+    """Both ends are, -0 and NaN too; the numbers next to them are not."""
+    x = np.zeros((2, 3), dtype)
+    good = np.array([[0, 1, 0.5], [-0.0, np.nan, np.finfo(dtype).tiny]], dtype)
+    ops.pointwise_loss.forward(x, good, "bce")
+    above = np.nextafter(np.ones((), dtype), np.asarray(2, dtype))
+    for bad in (above, -1e-30, np.inf, -np.inf):
+        target = good.copy()
+        target[1, 2] = bad
+        with pytest.raises(ValueError, match=r"target\[1, 2\] = \S+ is outside 0\.\.1$"):
+            ops.pointwise_loss.forward(x, target, "bce")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_tail_of_a_confident_logit_is_not_lost(dtype) -> None:
     """s(x) - 1 in floating point would be 0 from x = 17 (float32) or 37 on."""
     x, ones = np.array([20.0, 40.0, 80.0], dtype), np.ones(3, dtype)

@@ -264,7 +264,7 @@ OP = Op(
         ),
         Error(
             ValueError,
-            "weighted_cross_entropy.log_probabilities_backward: dloss must have shape (2,), got ()",
+            "weighted_cross_entropy.log_probabilities_backward: dy must have shape (2,), got ()",
             lambda: ops.weighted_cross_entropy.log_probabilities_backward(
                 ones(), ops.weighted_cross_entropy.log_probabilities(ones(2, 3), ids(0, 1))[1]
             ),

@@ -19,6 +19,10 @@ Saved: TypeAlias = tuple[Any, ...]  # what a forward function passes to its back
 _INT64 = np.dtype(np.int64)
 _UINT64 = np.dtype(np.uint64)
 _BOOL = np.dtype(np.bool_)
+_ONE: dict[Any, Any] = {  # the bits of 1
+    np.dtype(np.float32): np.float32(1).view(np.uint32),
+    np.dtype(np.float64): np.float64(1).view(_UINT64),
+}
 
 
 def not_an_array(op: str, name: str, value: Any) -> TypeError:
@@ -188,14 +192,19 @@ def reduction(op: str, value: Any) -> None:
 
 
 def shares(op: str, name: str, array: Array) -> None:
-    """ValueError unless every element is in 0..1 or NaN, checking numpy arrays only, as `ids`
-    does.
+    """ValueError unless every element is in 0..1 or NaN, checking numpy arrays of float32 and
+    float64 only: kernels refuse others, and reading a cupy array would wait for the device.
     """
-    if not isinstance(array, np.ndarray) or not array.size:
+    one = _ONE.get(array.dtype)
+    if one is None or not isinstance(array, np.ndarray) or not array.size:
         return
-    if not (array.min() < 0 or array.max() > 1):
+    # The bits of a number in 0..1, as an integer, are at most those of 1; the sign is the highest.
+    if array.view(one.dtype).max() <= one:
         return
-    where = tuple(int(i) for i in np.argwhere((array < 0) | (array > 1))[0])
+    bad = (array < 0) | (array > 1)
+    if not bad.any():
+        return
+    where = tuple(int(i) for i in np.argwhere(bad)[0])
     position = ", ".join(str(i) for i in where)
     raise ValueError(f"{op}: {name}[{position}] = {array[where]} is outside 0..1")
 
