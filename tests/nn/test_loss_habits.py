@@ -93,6 +93,23 @@ def test_an_error_leaves_nothing_behind(name):
 
 
 @every
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_target_may_be_changed_after_the_call_and_may_have_gaps(name, weighted):
+    of_classes = name in ("CrossEntropyLoss", "NLLLoss")
+    loss = getattr(nn, name)(WEIGHT) if weighted and of_classes else getattr(nn, name)()
+    x, target = EVERY[name]()
+    value = loss(x, target)
+    expected = loss.backward()
+    gaps = np.repeat(target, 2, axis=-1)[..., ::2]
+    assert loss(x, gaps) == value
+    gaps[...] = 0
+    for mine, other in zip(np.atleast_1d(loss.backward()), np.atleast_1d(expected), strict=True):
+        assert np.array_equal(mine, other)
+    with loss.no_save():
+        assert loss(x, np.repeat(target, 2, axis=-1)[..., ::2]) == value
+
+
+@every
 def test_a_loss_can_be_copied_and_pickled(name):
     loss = getattr(nn, name)()
     if name in ("CrossEntropyLoss", "NLLLoss"):

@@ -10,6 +10,7 @@ import numpy as np
 from byhand import backend
 from byhand.backend import Array
 from byhand.nn.module import Module
+from byhand.nn.protocol import contiguous, own_copy
 from byhand.ops import (
     check,
     cross_entropy,
@@ -32,6 +33,10 @@ class _Loss(Module):
     def _save(self, backward: Callable[[Any, Any], Any], saved: Any) -> None:
         self.push((backward, saved, self.reduction))
 
+    def _own(self, target: Array) -> Array:
+        """The target without gaps, and as an array of its own if the backward pass will read it."""
+        return own_copy(target) if self._saving else contiguous(target)
+
     def backward(self, dloss: Array | float | None = None) -> Any:
         """The gradient of the prediction, from that of the loss: a number or a 0-d array, by
         default 1. With reduction "none" it is an array of the losses' shape, without a default.
@@ -50,7 +55,17 @@ class _Loss(Module):
 # --- Of each element ------------------------------------------------------------------------------
 
 
-class MSELoss(_Loss):
+class _PointwiseLoss(_Loss):
+    """A function of ``ops.pointwise_loss`` with the constant that a subclass gives."""
+
+    def _apply(self, prediction: Array, target: Array, function: Any, a: float) -> Array:
+        target = self._own(target)
+        loss, saved = pointwise_loss.forward(prediction, target, function, a, self.reduction)
+        self._save(pointwise_loss.backward, saved)
+        return loss
+
+
+class MSELoss(_PointwiseLoss):
     """The squared error (prediction - target)², or half of it with ``half``.
 
     Shapes: prediction, target (...). ``reduction`` "mean" is over all elements, "sum" is the sum of
@@ -62,13 +77,10 @@ class MSELoss(_Loss):
         self.half = bool(half)
 
     def forward(self, prediction: Array, target: Array) -> Array:
-        factor = 0.5 if self.half else 1.0
-        loss, saved = pointwise_loss.forward(prediction, target, "squared", factor, self.reduction)
-        self._save(pointwise_loss.backward, saved)
-        return loss
+        return self._apply(prediction, target, "squared", 0.5 if self.half else 1.0)
 
 
-class HuberLoss(_Loss):
+class HuberLoss(_PointwiseLoss):
     """d²/2 where |d| <= ``delta``, else delta (|d| - delta/2), with d = prediction - target (Huber,
     1964).
 
@@ -82,14 +94,10 @@ class HuberLoss(_Loss):
         self.delta = delta
 
     def forward(self, prediction: Array, target: Array) -> Array:
-        loss, saved = pointwise_loss.forward(
-            prediction, target, "huber", self.delta, self.reduction
-        )
-        self._save(pointwise_loss.backward, saved)
-        return loss
+        return self._apply(prediction, target, "huber", self.delta)
 
 
-class BCEWithLogitsLoss(_Loss):
+class BCEWithLogitsLoss(_PointwiseLoss):
     """Binary cross-entropy of logits: -t log s(x) - (1 - t) log(1 - s(x)), s the sigmoid (Bishop,
     2006, equation 4.90), without overflow for any logit.
 
@@ -107,9 +115,7 @@ class BCEWithLogitsLoss(_Loss):
 
     def forward(self, prediction: Array, target: Array) -> Array:
         weight = 1.0 if self.pos_weight is None else self.pos_weight
-        loss, saved = pointwise_loss.forward(prediction, target, "bce", weight, self.reduction)
-        self._save(pointwise_loss.backward, saved)
-        return loss
+        return self._apply(prediction, target, "bce", weight)
 
 
 # --- Of classes -----------------------------------------------------------------------------------
@@ -175,8 +181,9 @@ class CrossEntropyLoss(_ClassLoss):
         for name, array in (("prediction", prediction), ("target", target)):
             if not hasattr(array, "shape"):
                 raise check.not_an_array("CrossEntropyLoss", name, array)
-        ids, shares = (None, target) if target.ndim == prediction.ndim else (target, None)
-        if shares is not None:
+        target, holds_shares = self._own(target), target.ndim == prediction.ndim
+        ids, shares = (None, target) if holds_shares else (target, None)
+        if holds_shares:
             self._require_shares(prediction, target)
         options: Any = (self.ignore_index, self.label_smoothing, self.reduction)
         if ids is not None and self.weight is None and self.reduction != "none":
@@ -222,7 +229,7 @@ class NLLLoss(_ClassLoss):
             raise check.not_an_array("NLLLoss", "prediction", prediction)
         loss, saved = weighted_cross_entropy.forward(
             prediction,
-            target,
+            self._own(target),
             weight=self._weight_for(prediction),
             ignore_index=self.ignore_index,
             reduction=self.reduction,
@@ -259,7 +266,7 @@ class InfoNCELoss(_Loss):
         if keys.shape != queries.shape:
             raise check.wrong_shape("InfoNCELoss", "keys", queries.shape, keys)
         a, of_queries = _unit_rows(queries, 1 / self.temperature)
-        b, of_keys = _unit_rows(keys, 1.0)
+        b, of_keys = _unit_rows(self._own(keys), 1.0)
         similarity, product = matmul.forward(a, b, transpose_b=True)
         ids = backend.to_device_of(np.arange(len(queries), dtype=np.int64), queries)
         loss, rows = weighted_cross_entropy.forward(similarity, ids, reduction=self.reduction)
