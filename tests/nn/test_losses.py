@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from byhand import nn, ops
+from byhand import gradcheck, nn, ops
 
 REDUCTIONS = ("mean", "sum", "none")
 SHAPES = ((5,), (3, 7), (2, 3, 4), (1,), ())
@@ -322,6 +322,15 @@ def test_the_gradients_of_info_nce(reduction):
     for seed in range(20):
         q, k = random(5, 3, seed=seed), random(5, 3, seed=seed + 100)
         check_differences(nn.InfoNCELoss(0.4, reduction), q, k, places=2)
+
+
+def test_losses_pass_gradcheck():
+    for seed in range(20):
+        x, ids, _ = class_inputs("float64", shape=(6,))
+        x = random(*x.shape, seed=seed)
+        gradcheck(nn.CrossEntropyLoss(WEIGHT, label_smoothing=0.1), x, ids, seed=seed)
+        gradcheck(nn.NLLLoss(WEIGHT, reduction="none"), x, ids, seed=seed)
+        gradcheck(nn.InfoNCELoss(0.3), x, random(6, 5, seed=seed + 100), seed=seed)
 
 
 def test_info_nce_of_equal_pairs_is_small_and_of_large_and_zero_rows_finite():
