@@ -101,8 +101,7 @@ def _check(
     where: str, logits: Array, targets: Array, ignore: int, label_smoothing: float, how: str
 ) -> bool:
     """Checks the values of the arguments of a loss; whether the reduction is the mean."""
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise check.wrong_value(where, "label_smoothing", "in 0..1", label_smoothing)
+    check.in_0_to_1(where, "label_smoothing", label_smoothing)
     if how not in ("mean", "sum"):
         raise check.wrong_value(where, "reduction", "'mean' or 'sum'", how)
     check.ids(where, "targets", targets, logits.shape[-1], ignore)

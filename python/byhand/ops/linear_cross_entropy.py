@@ -118,8 +118,7 @@ def forward(
     """
     kernel = kernels(x).linear_cross_entropy_forward
     where = "linear_cross_entropy.forward"
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise check.wrong_value(where, "label_smoothing", "in 0..1", label_smoothing)
+    check.in_0_to_1(where, "label_smoothing", label_smoothing)
     if reduction not in ("mean", "sum"):
         raise check.wrong_value(where, "reduction", "'mean' or 'sum'", reduction)
     if block is not None and block < 1:
