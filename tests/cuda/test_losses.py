@@ -36,6 +36,8 @@ def passes(loss: nn.Module, x: Any, target: Any, dloss: Any) -> list[np.ndarray]
     value = loss(x, target)
     dx = loss.backward(dloss)
     every = [value, *(dx if isinstance(dx, tuple) else (dx,))]
+    assert value.dtype == np.float32  # also of bfloat16
+    assert all(a.dtype == x.dtype for a in every[1:])
     return [backend.to_numpy(a).astype(np.float32) for a in every]
 
 

@@ -191,6 +191,11 @@ def test_a_loss_shows_its_options():
     ]
 
 
+def test_a_negative_ignore_index_has_no_effect_on_probabilities():
+    values = [nn.CrossEntropyLoss(ignore_index=i)(X, shares(4, 5)) for i in (-100, -1)]
+    assert values[0] == values[1]
+
+
 def test_an_option_that_is_changed_counts():
     x, ids = EVERY["CrossEntropyLoss"]()
     loss = nn.CrossEntropyLoss()
@@ -270,7 +275,7 @@ WRONG = [
     (lambda: nn.CrossEntropyLoss()(X, X), "probabilities["),
     (lambda: nn.CrossEntropyLoss()(X, shares(4, 6)), "probabilities must have shape (4, 5), got"),
     (
-        lambda: nn.CrossEntropyLoss(ignore_index=3)(X, shares(4, 5)),
+        lambda: nn.CrossEntropyLoss(ignore_index=0)(X, shares(4, 5)),
         "CrossEntropyLoss: ignore_index is an id and target holds probabilities: leave it out, got",
     ),
     (lambda: nn.NLLLoss()(X, shares(4, 5)), "targets must have shape (4,), got (4, 5), where"),

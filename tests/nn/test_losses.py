@@ -317,6 +317,19 @@ def test_info_nce_is_that_of_pytorchs_parts(dtype, temperature, reduction):
             np.testing.assert_allclose(mine, other.numpy(), atol=close * size)
 
 
+def test_a_row_of_zeros_in_info_nce_is_divided_by_1e_12_as_in_pytorch():
+    torch = pytest.importorskip("torch")
+    q, k = random(4, 3), random(4, 3, seed=1)
+    k[1] = 0
+    tensors = [torch.tensor(a, requires_grad=True) for a in (q, k)]
+    theirs = info_nce_of_torch(*tensors, 0.5, "mean")
+    loss = nn.InfoNCELoss(0.5)
+    assert loss(q, k) == pytest.approx(theirs.item(), rel=1e-12)
+    found = loss.backward()
+    for mine, other in zip(found, torch.autograd.grad(theirs, tensors), strict=True):
+        np.testing.assert_allclose(mine, other.numpy(), rtol=1e-9)
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_the_gradients_of_info_nce(reduction):
     for seed in range(20):

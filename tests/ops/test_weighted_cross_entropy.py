@@ -35,7 +35,7 @@ def sample(
     label += (f"-size {size:g}" if size != 1 else "") + ("-all" if ignored == 1 else "")
     rng = generator("weighted_cross_entropy", label)
     logits = np.asarray(size, np.float32) * normal(rng, *shape)
-    targets = rng.integers(0, shape[-1], shape[:-1])
+    targets = rng.integers(0, max(shape[-1], 1), shape[:-1])
     targets[rng.random(shape[:-1]) < ignored] = ignore
     arrays = {"logits": logits}
     if given in ("ids", "both"):
@@ -65,8 +65,7 @@ def torch_forward(t, o):
     import torch
     import torch.nn.functional as f
 
-    classes = t.logits.shape[-1]
-    x = t.logits.reshape(-1, classes)
+    x = t.logits.flatten(0, -2)
     ids, shares = getattr(t, "targets", None), getattr(t, "probabilities", None)
     weight = getattr(t, "weight", None)
     how = {"weight": weight, "reduction": "none"}
@@ -75,7 +74,7 @@ def torch_forward(t, o):
     if not o["normalise"]:
         losses = f.nll_loss(x, ids, ignore_index=o["ignore_index"], **how)
     elif shares is not None:
-        shares = shares.reshape(-1, classes)
+        shares = shares.flatten(0, -2)
         losses = f.cross_entropy(x, shares, label_smoothing=o["smoothing"], **how)
     else:
         how |= {"ignore_index": o["ignore_index"], "label_smoothing": o["smoothing"]}
@@ -136,7 +135,7 @@ BUGS = (
         "shares = kept.astype(x.dtype)",
         "shares = kept.astype(x.dtype) * (q.sum(-1) if probabilities is not None else 1)", None,
         FORWARD),
-    Bug("always normalised", "weighted_cross_entropy_forward", "if normalise:", "if True:", None,
+    Bug("always normalised", "weighted_cross_entropy_forward", "if normalise and", "if", None,
         "torch native"),
     Bug("weight forgotten", "weighted_cross_entropy_backward", "q = q * weight", "q = q * 1",
         "_aims"),
@@ -175,6 +174,7 @@ OP = Op(
         sample(6, 12, normalise=False, weighted=False, mean=False),
         sample(0, 3),
         sample(0, 3, given="shares"),
+        sample(3, 0, given="shares"),
         sample(2, 1),
         sample(1, 2, ignored=0),
         sample(2, 1023, ignored=0),
@@ -314,9 +314,10 @@ class TestWeightedCrossEntropy(OpSuite):
         y = np.array([[0.5, 0.5, 0], [1, 0, 0]])
         with backend.use_cpu(native):
             for dtype in (np.float32, np.float64):
-                loss, saved = ops.weighted_cross_entropy.forward(
-                    x.astype(dtype), None, y.astype(dtype), reduction="sum"
-                )
+                with np.errstate(all="raise"):  # and there is no warning
+                    loss, saved = ops.weighted_cross_entropy.forward(
+                        x.astype(dtype), None, y.astype(dtype), reduction="sum"
+                    )
                 dx = ops.weighted_cross_entropy.backward(1.0, saved)
                 expected = np.log(1 + np.e) - 0.5 + np.log(1 + np.exp(-1.5))
                 assert loss == pytest.approx(expected, rel=1e-6)
@@ -345,6 +346,16 @@ class TestWeightedCrossEntropy(OpSuite):
             kernels.weighted_cross_entropy_backward(
                 x.copy(), one, None, one, f, f, x, None, None, None, -100, 0.0, True
             )
+
+
+def test_without_classes_the_losses_are_0_and_there_is_no_warning() -> None:
+    for dtype in (np.float32, np.float64):
+        x = np.ones((3, 0), dtype)
+        with np.errstate(all="raise"):
+            losses, saved = ops.weighted_cross_entropy.forward(x, None, x, reduction="none")
+            dx = ops.weighted_cross_entropy.backward(losses, saved)
+        assert losses.shape == (3,)
+        assert dx.shape == (3, 0)
 
 
 def test_one_hot_rows_are_ids() -> None:

@@ -75,7 +75,7 @@ struct Aims {
         if (!kept(r)) return {0.0f, kInfinity, 0.0f};
         float top = 0.0f;
         double log_total = 0.0;
-        if (normalise) {
+        if (normalise && classes > 0) {
             LogSumExp all;
             for (std::int64_t i = 0; i < classes; i += kLogitBlock)
                 all.add(x + i, std::min(kLogitBlock, classes - i));

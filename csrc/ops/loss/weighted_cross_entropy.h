@@ -22,8 +22,9 @@ namespace byhand {
 //          kept target outside 0..V-1: the CPU throws std::out_of_range before anything is written,
 //          CUDA, without probabilities, makes the loss and that row of dlogits NaN
 // NUMERICS rows in f32 with a running maximum, their losses and weights summed in f64 in an order
-//          fixed by R; 0 log p is 0; mass is m; lse is inf unless normalise and in rows that are
-//          not kept, whose losses and dlogits are 0 whatever they hold
+//          fixed by R; 0 log p is 0, and so is the loss of no classes; mass is m; lse is inf unless
+//          normalise and in rows that are not kept, whose losses and dlogits are 0 whatever they
+//          hold
 // TRAFFIC  forward RV (2RV with probabilities), backward 2RV (3RV with probabilities) elements
 void weighted_cross_entropy_forward(Out loss, Out total, Out losses, Out lse, Out mass, In logits,
                                     Maybe<In> targets, Maybe<In> probabilities, Maybe<In> weight,

@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1)
         const int64_t end = kept ? aims.classes : 0;
         Tile<P> z;
         float top = 0.0f, log_sum = 0.0f;
-        if (normalise) {
+        if (normalise && aims.classes > 0) {
             Exponentials<T> all;
             for_tiles<P>(team, end, [&](int64_t start) {
                 z.load(team, x, start, end, -infinity());

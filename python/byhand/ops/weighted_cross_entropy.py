@@ -77,10 +77,9 @@ def weighted_cross_entropy_forward(
     kept = _kept(len(x), targets, ignore_index)
     q = _aims(logits, targets, probabilities, weight, ignore_index, smoothing)
     m, top, log_sum = q.sum(axis=-1), np.zeros(len(x), x.dtype), 0.0
-    if normalise:
-        top = x.max(axis=-1, initial=-np.inf)
-        with np.errstate(divide="ignore"):  # rows without columns
-            log_sum = np.log(np.exp(x - top[:, None]).sum(axis=-1))
+    if normalise and x.shape[-1] > 0:
+        top = x.max(axis=-1)
+        log_sum = np.log(np.exp(x - top[:, None]).sum(axis=-1))
     with np.errstate(invalid="ignore"):  # 0 times infinity
         away = np.where(q == 0, 0, q * (top[:, None] - x)).sum(axis=-1)
     each = np.where(kept, m * log_sum + away, 0)
