@@ -269,6 +269,14 @@ def test_a_nan_stays_in_its_element(name, of, dtype) -> None:
     assert math.isnan(ops.pointwise_loss.forward(x, t, name)[0])
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_defaults_are_1_and_the_mean(name) -> None:
+    x, t = np.array([3.0, -2.0, 0.5]), np.array([0.0, 1.0, 0.25])
+    default, _ = ops.pointwise_loss.forward(x, t, name)
+    assert default == ops.pointwise_loss.forward(x, t, name, 1.0, "mean")[0]
+    assert default != ops.pointwise_loss.forward(x, t, name, 2.0)[0]
+
+
 def test_the_sum_of_many_losses_is_accurate() -> None:
     """A sum in float32 alone would be off by a thousandth."""
     x = np.full(1 << 20, 0.1, np.float32)
