@@ -52,12 +52,19 @@ void bind_operations(Registry& registry) {
            "loss count dx dw work x w dloss targets ignore_index smoothing mean bf16");
     OP(log_softmax, "y x", "dx dy y");
     OP(matmul, "c a b transpose_a transpose_b bf16", "da db dc a b transpose_a transpose_b bf16");
+    OP(pointwise_loss, "loss losses prediction target function a mean",
+       "dx dloss dlosses prediction target function a mean");
     OP(rmsnorm, "y s rstd x w add eps", "dx dw work dy x w rstd ds");
     KERNEL(rmsprop_step,
            "w v mean m copy t work g norm lr weight_decay bounds alpha eps momentum max_norm");
     KERNEL(sgd_step,
            "w m copy t work g norm lr weight_decay l1 l2 bounds momentum nesterov max_norm");
     OP(softmax, "y x mask scale causal", "dx dy y scale");
+    OP(weighted_cross_entropy,
+       "loss total losses lse mass logits targets probabilities weight ignore_index smoothing mean "
+       "normalise",
+       "dlogits dloss dlosses total lse mass logits targets probabilities weight ignore_index "
+       "smoothing mean");
 }
 
 #if !defined(BYHAND_BACKEND_CUDA)

@@ -87,6 +87,20 @@ struct BlockTeam {
     int phase_ = 0;
 };
 
+// The sum over a block of (kThreads, 1) threads in a fixed order; thread 0 gets it.
+template <int kThreads>
+BYHAND_DEVICE double sum_block(double value) {
+    BYHAND_SHARED(double[kThreads / kWarp], shared);
+    const int rank = static_cast<int>(threadIdx.x);
+    value = reduce_warp(value, Add{});
+    sync_block();  // thread 0 has read the previous sums
+    if (rank % kWarp == 0) shared[rank / kWarp] = value;
+    sync_block();
+    if (rank != 0) return 0.0;
+    for (int w = 1; w < kThreads / kWarp; ++w) value += shared[w];
+    return value;
+}
+
 // The sum of f(i) over first <= i < last, for each of the 32 columns of a block of (32, kSlices)
 // threads: each thread sums a range of consecutive i in order, then one thread adds these sums in
 // order. The threads with threadIdx.y == 0 return the result.

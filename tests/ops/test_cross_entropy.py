@@ -193,6 +193,11 @@ OP = Op(
         ),
         Error(
             ValueError,
+            "cross_entropy.forward: label_smoothing must be in 0..1, got 'a'",
+            lambda: ops.cross_entropy.forward(ones(2, 3), ids(0, 1), label_smoothing="a"),  # type: ignore[arg-type]
+        ),
+        Error(
+            ValueError,
             "cross_entropy.forward: reduction must be 'mean' or 'sum', got 'none'",
             lambda: ops.cross_entropy.forward(ones(2, 3), ids(0, 1), reduction="none"),
         ),

@@ -210,6 +210,11 @@ OP = Op(
         ),
         Error(
             ValueError,
+            "linear_cross_entropy.forward: label_smoothing must be in 0..1, got None",
+            lambda: forward(ones(2, 3), ones(5, 3), ids(0, 1), label_smoothing=None),
+        ),
+        Error(
+            ValueError,
             "linear_cross_entropy.forward: reduction must be 'mean' or 'sum', got 'none'",
             lambda: forward(ones(2, 3), ones(5, 3), ids(0, 1), reduction="none"),
         ),

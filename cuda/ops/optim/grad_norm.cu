@@ -9,19 +9,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kUnroll = 4;
 
-// The sum over a block in a fixed order; thread 0 gets it.
-BYHAND_DEVICE double sum_block(double value) {
-    BYHAND_SHARED(double[kThreads / kWarp], shared);
-    const int rank = static_cast<int>(threadIdx.x);
-    value = reduce_warp(value, Add{});
-    sync_block();  // thread 0 has read the previous sums
-    if (rank % kWarp == 0) shared[rank / kWarp] = value;
-    sync_block();
-    if (rank != 0) return 0.0;
-    for (int w = 1; w < kThreads / kWarp; ++w) value += shared[w];
-    return value;
-}
-
 // Squares are summed in float32 over kUnroll packs of a thread, and beyond that in float64. A share
 // is summed by one block, so the order depends on the sizes and on the alignment of g, and not on
 // the device.
@@ -50,7 +37,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             const float last = to_float(g[i]);
             sum += last * last;
         }
-        sum = sum_block(sum);
+        sum = sum_block<kThreads>(sum);
         if (threadIdx.x == 0) work[p] = static_cast<float>(sum);
     }
 }
@@ -59,7 +46,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     grad_norm_finish(float* norm, const float* work, int64_t shares) {
     double sum = 0.0;
     for (int64_t p = threadIdx.x; p < shares; p += kThreads) sum += work[p];
-    sum = sum_block(sum);
+    sum = sum_block<kThreads>(sum);
     if (threadIdx.x == 0) *norm = static_cast<float>(sqrt(sum));
 }
 

@@ -1,4 +1,4 @@
-"""Layers: each declares its parameters and writes out its backward pass."""
+"""Layers and losses: each declares its parameters and writes out its backward pass."""
 
 from byhand.nn import init
 from byhand.nn.activation import (
@@ -21,6 +21,14 @@ from byhand.nn.embedding import Embedding
 from byhand.nn.feed_forward import FeedForward
 from byhand.nn.flatten import Flatten
 from byhand.nn.linear import Linear
+from byhand.nn.loss import (
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    HuberLoss,
+    InfoNCELoss,
+    MSELoss,
+    NLLLoss,
+)
 from byhand.nn.module import Module
 from byhand.nn.norm import LayerNorm, RMSNorm
 from byhand.nn.parameter import Buffer, Parameter
@@ -33,18 +41,24 @@ __all__ = [
     "ELU",
     "GELU",
     "SELU",
+    "BCEWithLogitsLoss",
     "Buffer",
+    "CrossEntropyLoss",
     "Dropout",
     "Embedding",
     "FeedForward",
     "Flatten",
     "Generator",
+    "HuberLoss",
+    "InfoNCELoss",
     "KeyValueCache",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "MSELoss",
     "Module",
     "MultiHeadAttention",
+    "NLLLoss",
     "Parameter",
     "PilingUp",
     "RMSNorm",

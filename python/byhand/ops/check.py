@@ -12,12 +12,17 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from byhand.backend import Array
+from byhand.errors import suggestion
 
 Saved: TypeAlias = tuple[Any, ...]  # what a forward function passes to its backward function
 
 _INT64 = np.dtype(np.int64)
 _UINT64 = np.dtype(np.uint64)
 _BOOL = np.dtype(np.bool_)
+_ONE: dict[Any, Any] = {  # the bits of 1
+    np.dtype(np.float32): np.float32(1).view(np.uint32),
+    np.dtype(np.float64): np.float64(1).view(_UINT64),
+}
 
 
 def not_an_array(op: str, name: str, value: Any) -> TypeError:
@@ -166,3 +171,49 @@ def at_least_0(op: str, name: str, value: float) -> None:
         good = False
     if not good:
         raise wrong_value(op, name, "a number of at least 0", value)
+
+
+def positive(op: str, name: str, value: Any) -> None:
+    """ValueError unless the value is a finite number greater than 0."""
+    try:
+        good = 0 < value < np.inf
+    except (TypeError, ValueError):  # not a number
+        good = False
+    if not good:
+        raise wrong_value(op, name, "a number greater than 0", value)
+
+
+def reduction(op: str, value: Any) -> None:
+    """ValueError, which names the nearest one, unless the value is a reduction of a loss."""
+    known = ("mean", "sum", "none")
+    if value not in known:
+        error = wrong_value(op, "reduction", "'mean', 'sum' or 'none'", value)
+        raise ValueError(f"{error}{suggestion(value, known)}")
+
+
+def shares(op: str, name: str, array: Array) -> None:
+    """ValueError unless every element is in 0..1 or NaN, checking numpy arrays of float32 and
+    float64 only: kernels refuse others, and reading a cupy array would wait for the device.
+    """
+    one = _ONE.get(array.dtype)
+    if one is None or not isinstance(array, np.ndarray) or not array.size:
+        return
+    # The bits of a number in 0..1, as an integer, are at most those of 1; the sign is the highest.
+    if array.view(one.dtype).max() <= one:
+        return
+    bad = (array < 0) | (array > 1)
+    if not bad.any():
+        return
+    where = tuple(int(i) for i in np.argwhere(bad)[0])
+    position = ", ".join(str(i) for i in where)
+    raise ValueError(f"{op}: {name}[{position}] = {array[where]} is outside 0..1")
+
+
+def in_0_to_1(op: str, name: str, value: Any) -> None:
+    """ValueError unless the value is a number in 0..1."""
+    try:
+        good = 0.0 <= value <= 1.0
+    except (TypeError, ValueError):  # not a number
+        good = False
+    if not good:
+        raise wrong_value(op, name, "in 0..1", value)

@@ -1,0 +1,306 @@
+"""Losses: a call gives the loss of a prediction, ``backward`` the gradient of the prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from byhand import backend
+from byhand.backend import Array
+from byhand.nn.module import Module
+from byhand.nn.protocol import contiguous, own_copy
+from byhand.ops import (
+    check,
+    cross_entropy,
+    matmul,
+    pointwise_loss,
+    rmsnorm,
+    weighted_cross_entropy,
+)
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+class _Loss(Module):
+    """What all losses share: the reduction, and the backward pass of what a call has saved."""
+
+    def __init__(self, reduction: Reduction):
+        check.reduction(type(self).__name__, reduction)
+        self.reduction: Reduction = reduction
+
+    def _save(self, backward: Callable[[Any, Any], Any], saved: Any) -> None:
+        self.push((backward, saved, self.reduction))
+
+    def _own(self, target: Array) -> Array:
+        """The target without gaps, and as an array of its own if the backward pass will read it."""
+        return own_copy(target) if self._saving else contiguous(target)
+
+    def backward(self, dloss: Array | float | None = None) -> Any:
+        """The gradient of the prediction, from that of the loss: a number or a 0-d array, by
+        default 1. With reduction "none" it is an array of the losses' shape, without a default.
+        """
+        backward, saved, reduction = self.peek()
+        if dloss is None and reduction == "none":
+            raise ValueError(
+                f"{type(self).__name__}.backward: dloss must be given, an array with a number for "
+                "each loss, where reduction is 'none'"
+            )
+        dprediction = backward(1.0 if dloss is None else dloss, saved)
+        self.pop()
+        return dprediction
+
+
+# --- Of each element ------------------------------------------------------------------------------
+
+
+class _PointwiseLoss(_Loss):
+    """A function of ``ops.pointwise_loss`` with the constant that a subclass gives."""
+
+    def _apply(self, prediction: Array, target: Array, function: Any, a: float) -> Array:
+        target = self._own(target)
+        loss, saved = pointwise_loss.forward(prediction, target, function, a, self.reduction)
+        self._save(pointwise_loss.backward, saved)
+        return loss
+
+
+class MSELoss(_PointwiseLoss):
+    """The squared error (prediction - target)², or half of it with ``half``.
+
+    Shapes: prediction, target (...). ``reduction`` "mean" is over all elements, "sum" is the sum of
+    squared errors (SSE), "none" gives each (...). Raises ValueError for another reduction.
+    """
+
+    def __init__(self, reduction: Reduction = "mean", half: bool = False):
+        super().__init__(reduction)
+        self.half = bool(half)
+
+    def forward(self, prediction: Array, target: Array) -> Array:
+        return self._apply(prediction, target, "squared", 0.5 if self.half else 1.0)
+
+
+class HuberLoss(_PointwiseLoss):
+    """d²/2 where |d| <= ``delta``, else delta (|d| - delta/2), with d = prediction - target (Huber,
+    1964).
+
+    Shapes: prediction, target (...). ``reduction`` as in `MSELoss`. Raises ValueError for another
+    reduction and unless delta > 0.
+    """
+
+    def __init__(self, reduction: Reduction = "mean", delta: float = 1.0):
+        super().__init__(reduction)
+        check.positive("HuberLoss", "delta", delta)
+        self.delta = delta
+
+    def forward(self, prediction: Array, target: Array) -> Array:
+        return self._apply(prediction, target, "huber", self.delta)
+
+
+class BCEWithLogitsLoss(_PointwiseLoss):
+    """Binary cross-entropy of logits: -t log s(x) - (1 - t) log(1 - s(x)), s the sigmoid (Bishop,
+    2006, equation 4.90), without overflow for any logit.
+
+    Shapes: prediction, the logits x, and target t in 0..1 (...). ``pos_weight``, a number where
+    PyTorch takes an array too, multiplies the first term: above 1 it weighs the positive class
+    more. ``reduction`` as in `MSELoss`. Raises ValueError for another reduction, unless pos_weight
+    > 0, and for a target outside 0..1.
+    """
+
+    def __init__(self, reduction: Reduction = "mean", pos_weight: float | None = None):
+        super().__init__(reduction)
+        if pos_weight is not None:
+            check.positive("BCEWithLogitsLoss", "pos_weight", pos_weight)
+        self.pos_weight = pos_weight
+
+    def forward(self, prediction: Array, target: Array) -> Array:
+        weight = 1.0 if self.pos_weight is None else self.pos_weight
+        return self._apply(prediction, target, "bce", weight)
+
+
+# --- Of classes -----------------------------------------------------------------------------------
+
+
+class _ClassLoss(_Loss):
+    """A loss of ids of classes, with a weight for each class."""
+
+    def __init__(
+        self, weight: Array | Sequence[float] | None, ignore_index: int, reduction: Reduction
+    ):
+        super().__init__(reduction)
+        owner = type(self).__name__
+        if isinstance(ignore_index, bool) or not hasattr(ignore_index, "__index__"):
+            raise TypeError(f"{owner}: ignore_index must be a whole number, got {ignore_index!r}")
+        self.ignore_index = int(ignore_index)
+        self.weight = None if weight is None else _class_weights(owner, weight)
+
+    def _weight_for(self, prediction: Array) -> Array | None:
+        """The class weights in the dtype and on the device that the kernels expect."""
+        if self.weight is None:
+            return None
+        if self.weight.shape != prediction.shape[-1:]:
+            error = check.wrong_shape(
+                type(self).__name__, "weight", prediction.shape[-1:], self.weight
+            )
+            raise ValueError(f"{error}, where prediction has shape {prediction.shape}")
+        weight = self.weight.astype(backend.statistics(prediction))
+        return backend.to_device_of(weight, prediction)
+
+
+class CrossEntropyLoss(_ClassLoss):
+    """Cross-entropy of logits: -log p of the target's class, p the softmax of the logits (Bishop,
+    2006, equation 4.108).
+
+    Shapes: prediction, the logits (..., V); target (...) int64, ids of classes, or (..., V) in
+    prediction's dtype, probabilities of classes (one-hot rows, for example). The classes are the
+    last axis; in PyTorch they are the second.
+
+    ``weight`` (V,): a factor for the loss of each class. ``ignore_index``: targets with this id do
+    not count. ``label_smoothing``: the share of the target's probability that is spread evenly over
+    all classes (Szegedy et al., 2016, section 7). ``reduction``: "mean" divides the sum by the
+    weights of the targets, or by the number of rows where target holds probabilities; "sum"; "none"
+    gives each (...). If no target counts, the loss and the gradient are 0, where PyTorch's mean is
+    NaN.
+
+    Raises ValueError for an option or a shape, TypeError for a dtype, IndexError for an id outside
+    0..V-1; with probabilities, ValueError for an ignore_index >= 0.
+    """
+
+    def __init__(
+        self,
+        weight: Array | Sequence[float] | None = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+    ):
+        super().__init__(weight, ignore_index, reduction)
+        check.in_0_to_1("CrossEntropyLoss", "label_smoothing", label_smoothing)
+        self.label_smoothing = label_smoothing
+
+    def forward(self, prediction: Array, target: Array) -> Array:
+        for name, array in (("prediction", prediction), ("target", target)):
+            if not hasattr(array, "shape"):
+                raise check.not_an_array("CrossEntropyLoss", name, array)
+        target, holds_shares = self._own(target), target.ndim == prediction.ndim
+        ids, shares = (None, target) if holds_shares else (target, None)
+        if holds_shares:
+            self._require_shares(prediction, target)
+        options: Any = (self.ignore_index, self.label_smoothing, self.reduction)
+        if ids is not None and self.weight is None and self.reduction != "none":
+            loss, saved = cross_entropy.forward(prediction, ids, *options)
+            self._save(cross_entropy.backward, saved)
+            return loss
+        weight = self._weight_for(prediction)
+        loss, saved = weighted_cross_entropy.forward(prediction, ids, shares, weight, *options)
+        self._save(weighted_cross_entropy.backward, saved)
+        return loss
+
+    def _require_shares(self, prediction: Array, target: Array) -> None:
+        if target.dtype != prediction.dtype:
+            raise TypeError(
+                f"CrossEntropyLoss: target of shape {target.shape} holds probabilities and must be "
+                f"{prediction.dtype}, as prediction is, got {target.dtype}"
+            )
+        if self.ignore_index >= 0:
+            raise ValueError(
+                "CrossEntropyLoss: ignore_index is an id and target holds probabilities: leave it "
+                f"out, got {self.ignore_index}"
+            )
+
+
+class NLLLoss(_ClassLoss):
+    """The negative log-likelihood: minus the log-probability of the target's class.
+
+    Shapes: prediction, log-probabilities (..., V), as ``ops.log_softmax`` gives; target (...)
+    int64. ``weight``, ``ignore_index``, ``reduction`` and the errors are those of
+    `CrossEntropyLoss`, which computes both in one.
+    """
+
+    def __init__(
+        self,
+        weight: Array | Sequence[float] | None = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ):
+        super().__init__(weight, ignore_index, reduction)
+
+    def forward(self, prediction: Array, target: Array) -> Array:
+        if not hasattr(prediction, "shape"):
+            raise check.not_an_array("NLLLoss", "prediction", prediction)
+        loss, saved = weighted_cross_entropy.forward(
+            prediction,
+            self._own(target),
+            weight=self._weight_for(prediction),
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            normalise=False,
+        )
+        self._save(weighted_cross_entropy.backward, saved)
+        return loss
+
+
+class InfoNCELoss(_Loss):
+    """The contrastive loss of pairs: row i of queries belongs to row i of keys, and the other keys
+    of the batch are its negatives (van den Oord et al., 2018, equation 4).
+
+    The similarity of two rows is their cosine, divided by ``temperature`` (Chen et al., SimCLR,
+    2020, equation 1, in one direction and with no negatives among the queries); the loss of a row
+    is the cross-entropy of its similarities with the target i.
+
+    Shapes: queries, keys (N, D). ``backward`` gives the pair (dqueries, dkeys). ``reduction``
+    "none" gives the loss of each row (N,). Raises ValueError for a shape, another reduction, and
+    unless temperature > 0.
+    """
+
+    def __init__(self, temperature: float = 0.1, reduction: Reduction = "mean"):
+        super().__init__(reduction)
+        check.positive("InfoNCELoss", "temperature", temperature)
+        self.temperature = temperature
+
+    def forward(self, queries: Array, keys: Array) -> Array:
+        for name, array in (("queries", queries), ("keys", keys)):
+            if not hasattr(array, "shape"):
+                raise check.not_an_array("InfoNCELoss", name, array)
+        if queries.ndim != 2:
+            raise check.wrong_shape("InfoNCELoss", "queries", "(N, D)", queries)
+        if keys.shape != queries.shape:
+            raise check.wrong_shape("InfoNCELoss", "keys", queries.shape, keys)
+        a, of_queries = _unit_rows(queries, 1 / self.temperature)
+        b, of_keys = _unit_rows(self._own(keys), 1.0)
+        similarity, product = matmul.forward(a, b, transpose_b=True)
+        ids = backend.to_device_of(np.arange(len(queries), dtype=np.int64), queries)
+        loss, rows = weighted_cross_entropy.forward(similarity, ids, reduction=self.reduction)
+        self._save(_info_nce_backward, (rows, product, of_queries, of_keys))
+        return loss
+
+
+def _unit_rows(x: Array, length: float) -> tuple[Array, Any]:
+    """The rows x (N, D) scaled to this length, and what the backward pass needs. Rows of length 0
+    remain, as if they had length 1e-12.
+    """
+    columns = max(x.shape[-1], 1)
+    w = backend.empty(x.shape[-1:], x)
+    w.fill(length / columns**0.5)
+    return rmsnorm.forward(x, w, 1e-24 / columns)
+
+
+def _info_nce_backward(dloss: Any, saved: Any) -> tuple[Array, Array]:
+    rows, product, of_queries, of_keys = saved
+    da, db = matmul.backward(weighted_cross_entropy.backward(dloss, rows), product)
+    return rmsnorm.backward(da, of_queries), rmsnorm.backward(db, of_keys)
+
+
+def _class_weights(owner: str, weight: Any) -> np.ndarray:
+    """The weights of classes as a float64 numpy array; TypeError unless they are numbers,
+    ValueError unless they are a vector of numbers of at least 0.
+    """
+    try:
+        weights = np.array(backend.to_numpy(weight), np.float64)
+    except (TypeError, ValueError):
+        kind = type(weight).__name__
+        raise TypeError(f"{owner}: weight must be an array of numbers, got {kind}") from None
+    if weights.ndim != 1:
+        raise check.wrong_shape(owner, "weight", "(V,)", weights)
+    for at, number in enumerate(weights.tolist()):
+        check.at_least_0(owner, f"weight[{at}]", number)
+    return weights
