@@ -73,7 +73,8 @@ BYHAND_DEVICE void run_gemm_hopper(const Product<bf16>& p, const TensorMap& left
     BYHAND_SHARED(PhaseBarrier[H::kStages], full);
     BYHAND_SHARED(PhaseBarrier[H::kStages], empty);
     BYHAND_SHARED(PhaseBarrier[H::kConsumers], turns);
-    unsigned char* const ring = align_box(bytes);
+    // The sheets come first: at a known place, they are accessed by several elements at a time.
+    unsigned char* const ring = align_box(bytes + H::kSheets);
     if (threadIdx.x == 0) {
         for (int s = 0; s < H::kStages; ++s) {
             open_barrier(full[s], 1);
@@ -106,7 +107,7 @@ BYHAND_DEVICE void run_gemm_hopper(const Product<bf16>& p, const TensorMap& left
         }
     } else {
         take_registers<H::kMany>();
-        const Sheet sheet{reinterpret_cast<float*>(ring + H::kStages * H::kStage) + warp * kSheet};
+        const Sheet sheet{reinterpret_cast<float*>(bytes) + warp * kSheet};
         tile += group * apart;
         place.advance(group * steps);
         // A parity distinguishes only adjacent phases: without alternating, a warpgroup that

@@ -9,9 +9,12 @@
 //
 // bfloat16 products are exact and added in float32. A float32 factor is split into two tf32 numbers
 // of 11 bits each, and the sum of three of their products is about as accurate as float32 (Markidis
-// et al. 2018, "NVIDIA tensor core programmability, performance & precision", section V; Ootomo and
-// Yokota 2022). A float32 factor that is to be rounded to bfloat16 is rounded when it is loaded
-// from shared memory into a fragment.
+// et al. 2018, "NVIDIA tensor core programmability, performance & precision", section V). Tensor
+// cores do not round sums but truncate them, always towards 0, and that error would grow with the
+// depth: each product of a depth of 8 starts from 0, and is added by an ordinary addition (Ootomo
+// and Yokota 2022, "Recovering single precision accuracy from Tensor Cores while surpassing the
+// FP32 theoretical peak performance", section 4). A float32 factor that is to be rounded to
+// bfloat16 is rounded when it is loaded from shared memory into a fragment.
 #pragma once
 
 #include "core/pack.cuh"
@@ -131,15 +134,18 @@ struct Right<float> : Split<4> {
 };
 
 BYHAND_DEVICE void multiply(Sums& a, Sums& b, const Left<float>& left, const Right<float>& right) {
-    const auto& [high, low] = static_cast<const Split<4>&>(right);
-    const unsigned high0[2] = {high[0], high[1]}, high1[2] = {high[2], high[3]};
-    const unsigned low0[2] = {low[0], low[1]}, low1[2] = {low[2], low[3]};
-    mma_tf32(a, left.low, high0);  // the small products first
-    mma_tf32(b, left.low, high1);
-    mma_tf32(a, left.high, low0);
-    mma_tf32(b, left.high, low1);
-    mma_tf32(a, left.high, high0);
-    mma_tf32(b, left.high, high1);
+    const auto add = [&](Sums& sum, int column) {
+        const unsigned high[2] = {right.high[column], right.high[column + 1]};
+        const unsigned low[2] = {right.low[column], right.low[column + 1]};
+        Sums c = {};
+        mma_tf32(c, left.low, high);  // the small products first
+        mma_tf32(c, left.high, low);
+        mma_tf32(c, left.high, high);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sum[i] += c[i];
+    };
+    add(a, 0);
+    add(b, 2);
 }
 
 template <>
@@ -187,7 +193,10 @@ BYHAND_DEVICE void product_transposed(Sums (&sums)[kM][kN], SharedTile<T, kCols>
             for (int i = 0; i < 4; ++i) sums[m][n][i] = 0.0f;
         }
     }
-#pragma unroll
+    // The products of float32 are independent of each other, and with several depths at a time
+    // ptxas would spill registers to have many in flight.
+    constexpr int kUnroll = std::is_same_v<T, float> ? 1 : kCols / kDepth<T>;
+#pragma unroll kUnroll
     for (int depth = 0; depth < kCols; depth += kDepth<T>) {
         Left<T> a[kM];
 #pragma unroll

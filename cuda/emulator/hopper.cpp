@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "core/hopper.cuh"
+#include "emulator/accumulate.h"
 
 namespace byhand::emulator {
 namespace {
@@ -218,7 +219,7 @@ void Hopper::read(float* to, std::uint64_t descriptor, bool across, int first, i
     }
 }
 
-// Sums are exact and rounded once per product, as in mma_bf16.
+// Sums as in mma_bf16.
 void Hopper::perform(const Product& p, unsigned warp) {
     float left[kRows][kDepth], columns[kCols][kDepth];
     read(&left[0][0], p.left, p.left_across, static_cast<int>(warp % 4) * kRows, kRows, p.where);
@@ -234,10 +235,7 @@ void Hopper::perform(const Product& p, unsigned warp) {
         };
         double sums[kCols];
         for (int n = 0; n < kCols; ++n) sums[n] = sum(n);
-        for (int k = 0; k < kDepth; ++k) {
-            const double factor = left[m][k];
-            for (int n = 0; n < kCols; ++n) sums[n] += factor * right[k][n];
-        }
+        add_products<kDepth, kDepth>(sums, left[m], right);
         for (int n = 0; n < kCols; ++n) sum(n) = static_cast<float>(sums[n]);
     }
 }

@@ -42,8 +42,8 @@ Order parse_order(const std::string& word) {
 Schedule parse_schedule(const std::string& text) {
     try {
         std::istringstream words(text);
-        std::string order, copies, rest;
-        words >> order >> copies >> rest;
+        std::string order, copies = "late", sums = "truncate", rest;
+        words >> order >> copies >> sums >> rest;
         Schedule schedule;
         if (const auto colon = order.find(':'); colon != std::string::npos) {
             std::size_t used = 0;
@@ -54,14 +54,16 @@ Schedule parse_schedule(const std::string& text) {
         }
         schedule.order = parse_order(order);
         schedule.early = copies == "early";
-        if (!(copies.empty() || copies == "early" || copies == "late") || !rest.empty()) {
-            throw std::invalid_argument(copies);
-        }
+        schedule.truncate = sums == "truncate";
+        const bool known =
+            (copies == "early" || copies == "late") && (sums == "truncate" || sums == "nearest");
+        if (!known || !rest.empty()) throw std::invalid_argument(text);
         return schedule;
     } catch (const std::logic_error&) {  // std::out_of_range too
         throw std::invalid_argument(
-            "a schedule is forward, reverse, random:SEED, warp-greedy or warp-greedy-reverse, and "
-            "early or late after a blank, got '" +
+            "a schedule is forward, reverse, random:SEED, warp-greedy or warp-greedy-reverse, "
+            "after "
+            "a blank early or late, and after another truncate or nearest, got '" +
             text + "'");
     }
 }

@@ -21,6 +21,8 @@ struct Schedule {
     // If true, asynchronous copies are performed when they are issued and Hopper's products when
     // they are waited for; if false, the other way round.
     bool early = false;
+    // If true, tensor cores cut sums off, as accumulate.h says; if false, they round them.
+    bool truncate = true;
 
     bool backwards() const {
         return order == Order::reverse || order == Order::warp_greedy_reverse ||
@@ -28,8 +30,8 @@ struct Schedule {
     }
 };
 
-// "forward", "reverse", "random:7", "warp-greedy" or "warp-greedy-reverse", and "early" or "late"
-// after a blank. Throws std::invalid_argument.
+// "forward", "reverse", "random:7", "warp-greedy" or "warp-greedy-reverse", after a blank "early"
+// or "late", and after another "truncate" or "nearest". Throws std::invalid_argument.
 Schedule parse_schedule(const std::string& text);
 
 // The schedule of the next launches. Initially that of BYHAND_SCHEDULE, else "forward late".

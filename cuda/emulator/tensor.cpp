@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "emulator/accumulate.h"
 #include "emulator/bfloat16.h"
 #include "emulator/block.h"
 
@@ -33,7 +34,7 @@ struct Fragments {
 
 // d[lane][i] += the sum over the K elements of a row of A and a column of B, for all elements of D.
 // Lane 4 g + t holds rows g and g + 8 of A and D, column g of B, and columns 2 t and 2 t + 1 of D.
-template <int K, class A, class B>
+template <int K, int kGroup, class A, class B>
 void multiply(void* const* lanes, A a, B b) {
     float rows[16][K];
     double right[K][8];
@@ -48,14 +49,8 @@ void multiply(void* const* lanes, A a, B b) {
             d[t] = static_cast<const Fragments*>(lanes[m % 8 * 4 + t])->d + m / 8 * 2;
         }
         double sums[8];
-#pragma GCC unroll 8  // so that the sums stay in registers
         for (int n = 0; n < 8; ++n) sums[n] = d[n / 2][n % 2];
-        for (int k = 0; k < K; ++k) {
-            const double left = rows[m][k];
-#pragma GCC unroll 8
-            for (int n = 0; n < 8; ++n) sums[n] += left * right[k][n];
-        }
-#pragma GCC unroll 8
+        add_products<K, kGroup>(sums, rows[m], right);
         for (int n = 0; n < 8; ++n) d[n / 2][n % 2] = static_cast<float>(sums[n]);
     }
 }
@@ -97,7 +92,7 @@ void mma_bf16(float* d, const unsigned* a, const unsigned* b, Where where) {
     Fragments mine = {d, a, b};
     void* const* lanes = running->block->meet("mma_bf16", kAll, &mine, where);
     if (lanes == nullptr) return;
-    multiply<16>(
+    multiply<16, 8>(
         lanes,
         [](void* const* all, int m, int k) {
             const Fragments& f = fragments(all, m % 8 * 4 + k % 8 / 2);
@@ -114,7 +109,7 @@ void mma_tf32(float* d, const unsigned* a, const unsigned* b, Where where) {
     void* const* lanes = running->block->meet("mma_tf32", kAll, &mine, where);
     if (lanes == nullptr) return;
     constexpr unsigned kUsed = ~0x1fffu;  // the hardware ignores the low bits
-    multiply<8>(
+    multiply<8, 4>(
         lanes,
         [](void* const* all, int m, int k) {
             return float_of(fragments(all, m % 8 * 4 + k % 4).a[m / 8 + k / 4 * 2] & kUsed);

@@ -13,7 +13,7 @@ void ldmatrix(const char* what, unsigned* r, int matrices, const void* row, bool
               Where where);
 
 // d += a b over a whole warp: 16 x 16 times 16 x 8 in bfloat16, or 16 x 8 times 8 x 8 in tf32. Sums
-// are exact and rounded once; those of the hardware are less accurate.
+// are truncated as accumulate.h says, or exact and rounded once, if the schedule says `nearest`.
 void mma_bf16(float* d, const unsigned* a, const unsigned* b, Where where);
 void mma_tf32(float* d, const unsigned* a, const unsigned* b, Where where);
 unsigned to_tf32(float x);  // to nearest, ties away from 0

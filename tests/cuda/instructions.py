@@ -6,7 +6,7 @@ import re
 
 from tests.cases import all_ops
 from tests.cuda.machine_code import Kernel
-from tests.cuda.rules import HOPPER, LOAD, STORE, TENSOR_CORES, Rule
+from tests.cuda.rules import HOPPER, LOAD, SHEET, STORE, TENSOR_CORES, Rule
 
 # In no kernel, and why.
 FORBIDDEN = {
@@ -16,7 +16,7 @@ FORBIDDEN = {
 
 # The kernels of cuda/core, which several ops use. Those of an op are in its case.
 CORE = (
-    Rule("gemm_hopper", needs=(*HOPPER, LOAD, STORE), arch="sm_90a"),
+    Rule("gemm_hopper", needs=(*HOPPER, *SHEET, LOAD, STORE), arch="sm_90a"),
     Rule("gemm_hopper", loads=0, stores=0),  # empty
     Rule("gemm_tiles<(float|Rounded), true", needs=(TENSOR_CORES[0], TENSOR_CORES[2], LOAD, STORE)),
     Rule("gemm_add_pieces<.*, [48]>$", needs=(LOAD, STORE)),

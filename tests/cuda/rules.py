@@ -9,6 +9,8 @@ STORE = r"STG\.E(\.\w+)*\.128(\.\w+)*"
 EXP2 = r"MUFU\.EX2"
 # Warpgroup products, bulk tensor copies, and moving registers between warpgroups.
 HOPPER = (r"HGMMA(\.\w+)*", r"UTMALDG(\.\w+)*", r"USETMAXREG(\.\w+)*")
+# Sums on their way through a sheet of shared memory, several at a time.
+SHEET = (r"LDS(\.\w+)*\.128(\.\w+)*", r"STS(\.\w+)*\.64(\.\w+)*")
 TENSOR_CORES = (r"HMMA(\.\w+)*", r"LDSM(\.\w+)*", r"LDGSTS\.E(\.\w+)*\.128(\.\w+)*")
 
 

@@ -50,7 +50,7 @@ def test_schedules_are_restored():
 
 @pytest.mark.parametrize(
     "text", ["", "backward", "random:", "random:x", "random:1x", "forward:1", "forward soon",
-             "forward late early", f"random:{2**70}"],
+             "forward late early", "forward late nearest 1", f"random:{2**70}"],
 )  # fmt: skip
 def test_other_schedules_are_refused(text):
     with pytest.raises(ValueError, match=r"a schedule is forward.* got '"):

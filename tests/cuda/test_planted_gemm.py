@@ -15,7 +15,7 @@ from tests.cuda.schedules import SCHEDULES
 
 pytestmark = pytest.mark.deep
 
-TILES, FEW = "core/gemm_tiles.cuh", "core/gemm_few.cuh"
+TILES, FEW, MMA = "core/gemm_tiles.cuh", "core/gemm_few.cuh", "core/mma.cuh"
 
 # Bug -> the header, a text that occurs there once, its replacement.
 BUGS = {
@@ -40,6 +40,8 @@ BUGS = {
     "no barrier before the shares are read": (FEW, "    sync_block();\n", ""),
     "the other half of a word": (FEW, "l.set({a.z, b.z, a.w, b.w});",
                                  "l.set({a.z, b.w, a.w, b.z});"),
+    "large products are added by tensor cores": (MMA, "mma_tf32(c, left.high, high);",
+                                                 "mma_tf32(sum, left.high, high);"),
     "a warp's share is forgotten": (FEW, "w < G::kWarps", "w < G::kWarps - 1"),
 }  # fmt: skip
 

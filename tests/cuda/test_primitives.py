@@ -42,6 +42,35 @@ def test_mma_tf32(kernels):
     assert np.abs(exact - (d + a @ b)).max() > 1e-4  # tf32 is coarser than float32
 
 
+@pytest.mark.parametrize("dtype", [BF16, np.dtype(np.float32)], ids=str)
+def test_tensor_cores_truncate(dtype, cache_dir):
+    """On the CPU only: GPUs differ in what they do with the bits below the 24th."""
+    kernels = compile.Library(compile.on_host(SOURCE, cache_dir))
+    product, depth = (kernels.mma_bf16, 16) if dtype == BF16 else (kernels.mma_tf32, 8)
+
+    def sums(first, each):
+        d, a = np.full((16, 8), first, np.float32), np.full((16, depth), each, dtype)
+        product(d, a, np.ones((16, 8) if dtype == BF16 else (8, 8), dtype))
+        assert (d == d[0, 0]).all() or np.isnan(d).all()
+        return float(d[0, 0])
+
+    group, unit = depth // 2, 2.0**-23  # a group of products is added at once
+    kernels.schedule("forward late")
+    assert sums(1, unit / 2) == sums(1, -unit / 2) == 1  # every product is cut off
+    assert sums(1, unit) == 1 + depth * unit
+    # 1.5 units become 1; after the first group the sum is below 1, and its unit is half as large.
+    assert sums(-1, 1.5 * unit) == -1 + 2.5 * group * unit
+    # An odd sum of 25 bits is cut off; then the unit is 2, and every product is.
+    assert sums(2.0**24 - 1, 1) == 2.0**24 + group - 2
+    assert sums(0, 0) == 0
+    assert sums(1, np.inf) == sums(np.inf, 1) == np.inf
+    assert np.isnan([sums(np.nan, 1), sums(1, np.nan), sums(-np.inf, np.inf)]).all()
+    kernels.schedule("forward late nearest")
+    assert sums(1, unit / 2) == 1 + depth * unit / 2
+    assert sums(-1, 1.5 * unit) == -1 + 1.5 * depth * unit
+    kernels.schedule("forward")
+
+
 @pytest.mark.parametrize("k", [8, 32, 40, 128])
 def test_a_small_gemm(kernels, k):
     """cp.async, ldmatrix with and without transpose, mma and dynamic shared memory together."""

@@ -101,9 +101,11 @@ def cuda_on_cpu_schedule(schedule: str) -> Iterator[None]:
     """Runs the threads of CUDA blocks in another order inside a ``with`` block.
 
     The order is ``forward`` or ``reverse`` (round robin), ``random:SEED``, ``warp-greedy`` or
-    ``warp-greedy-reverse`` (a warp runs as far as it can before the next one starts); after a blank
+    ``warp-greedy-reverse`` (a warp runs as far as it can before the next one starts). After a blank
     comes ``early`` or ``late``: whether asynchronous copies happen when they are issued or when
-    they are waited for. Elsewhere it is what ``BYHAND_SCHEDULE`` says, or ``forward late``.
+    they are waited for. After another comes ``truncate`` or ``nearest``: whether tensor cores cut
+    sums off, as those of GPUs do and as is the default, or round them. Elsewhere it is what
+    ``BYHAND_SCHEDULE`` says, or ``forward late``.
     Raises ValueError for anything else.
     """
     cuda_on_cpu()
