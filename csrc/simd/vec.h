@@ -28,7 +28,7 @@
 //   Mask::first(n)                   the first n lanes
 //   Mask::load(const bool* p, n)     the first n of p, the rest false
 //   below(const uint32_t* p, limit)  unsigned p[i] < limit: the mask of a dropout
-//   scale2(x, n)                     x * 2^n, for vecmath.h
+//   scale2(x, n)                     x * 2^n, for vecmath.h; n >= -254, for which it is 0
 //   exponent(x) mantissa(x)          the parts of a normal positive x, for vecmath.h
 //   round_bf16(x)                    to the nearest bfloat16, ties to even, still as floats
 //   transpose(Vec (&)[width])        a square of width vectors, for packing

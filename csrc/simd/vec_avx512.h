@@ -125,7 +125,10 @@ BYHAND_INLINE Vec dot_pairs(Vec a, Vec b,
 #endif
 
 // x * 2^n for integral n; correct for subnormal results and near overflow.
-BYHAND_INLINE Vec scale2(Vec x, Vec n) { return {_mm512_maskz_scalef_ps(0xffff, x.v, n.v)}; }
+BYHAND_INLINE Vec scale2(Vec x, Vec n) {
+    const __mmask16 some = _mm512_cmp_ps_mask(n.v, _mm512_set1_ps(-254.0f), _CMP_NLE_UQ);
+    return {_mm512_maskz_scalef_ps(some, x.v, n.v)};
+}
 // The exponent e and the mantissa m in [1, 2) of a normal positive x = m * 2^e.
 BYHAND_INLINE Vec exponent(Vec x) { return {_mm512_maskz_getexp_ps(0xffff, x.v)}; }
 BYHAND_INLINE Vec mantissa(Vec x) {
