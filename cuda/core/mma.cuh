@@ -88,6 +88,7 @@ struct Right<bf16> {
     }
 };
 
+template <bool = true>
 BYHAND_DEVICE void multiply(Sums& a, Sums& b, const Left<bf16>& left, const Right<bf16>& right) {
     const unsigned first[2] = {right.r[0], right.r[1]}, second[2] = {right.r[2], right.r[3]};
     mma_bf16(a, left.r, first);
@@ -133,16 +134,18 @@ struct Right<float> : Split<4> {
     }
 };
 
+// Unless kApart, tensor cores add these products to the sums themselves.
+template <bool kApart = true>
 BYHAND_DEVICE void multiply(Sums& a, Sums& b, const Left<float>& left, const Right<float>& right) {
     const auto add = [&](Sums& sum, int column) {
         const unsigned high[2] = {right.high[column], right.high[column + 1]};
         const unsigned low[2] = {right.low[column], right.low[column + 1]};
-        Sums c = {};
-        mma_tf32(c, left.low, high);  // the small products first
-        mma_tf32(c, left.high, low);
-        mma_tf32(c, left.high, high);
+        Sums apart = {}, &to = kApart ? apart : sum;
+        mma_tf32(to, left.low, high);  // the small products first
+        mma_tf32(to, left.high, low);
+        mma_tf32(to, left.high, high);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) sum[i] += c[i];
+        for (int i = 0; kApart && i < 4; ++i) sum[i] += apart[i];
     };
     add(a, 0);
     add(b, 2);
@@ -182,6 +185,11 @@ BYHAND_DEVICE Right<T> right_by_columns(SharedTile<T, kCols> t, int depth, int c
     return right;
 }
 
+// Whether the following products of a tile are added to the sums by ordinary additions. With wider
+// tiles there are no registers for it.
+template <class T, int kCols>
+inline constexpr bool kAddedApart = std::is_same_v<T, float> && kCols <= 64;
+
 // sums[m] = a[m] bT for the first 8 kN rows of b; left(m, depth) is a part of a[m], 16 rows.
 template <class T, int kM, int kN, int kCols, class F>
 BYHAND_DEVICE void product_transposed(Sums (&sums)[kM][kN], SharedTile<T, kCols> b, F&& left) {
@@ -193,9 +201,9 @@ BYHAND_DEVICE void product_transposed(Sums (&sums)[kM][kN], SharedTile<T, kCols>
             for (int i = 0; i < 4; ++i) sums[m][n][i] = 0.0f;
         }
     }
-    // The products of float32 are independent of each other, and with several depths at a time
-    // ptxas would spill registers to have many in flight.
-    constexpr int kUnroll = std::is_same_v<T, float> ? 1 : kCols / kDepth<T>;
+    // Products that are added apart are independent of each other, and with several depths at a
+    // time ptxas would spill registers to have many in flight.
+    constexpr int kUnroll = kAddedApart<T, kCols> ? 1 : kCols / kDepth<T>;
 #pragma unroll kUnroll
     for (int depth = 0; depth < kCols; depth += kDepth<T>) {
         Left<T> a[kM];
@@ -205,7 +213,9 @@ BYHAND_DEVICE void product_transposed(Sums (&sums)[kM][kN], SharedTile<T, kCols>
         for (int n = 0; n < kN; n += 2) {
             const Right<T> right = right_by_rows(b, 8 * n, depth);
 #pragma unroll
-            for (int m = 0; m < kM; ++m) multiply(sums[m][n], sums[m][n + 1], a[m], right);
+            for (int m = 0; m < kM; ++m) {
+                multiply<kAddedApart<T, kCols>>(sums[m][n], sums[m][n + 1], a[m], right);
+            }
         }
     }
 }
@@ -225,7 +235,9 @@ BYHAND_DEVICE void add_product(Sums (&sums)[kM][kO], const Sums (&a)[kM][kN],
         for (int o = 0; o < kO; o += 2) {
             const Right<T> right = right_by_columns(b, 8 * n, 8 * o);
 #pragma unroll
-            for (int m = 0; m < kM; ++m) multiply(sums[m][o], sums[m][o + 1], left[m], right);
+            for (int m = 0; m < kM; ++m) {
+                multiply<kAddedApart<T, kCols>>(sums[m][o], sums[m][o + 1], left[m], right);
+            }
         }
     }
 }

@@ -40,7 +40,7 @@ BUGS = {
     "no barrier before the shares are read": (FEW, "    sync_block();\n", ""),
     "the other half of a word": (FEW, "l.set({a.z, b.z, a.w, b.w});",
                                  "l.set({a.z, b.w, a.w, b.z});"),
-    "large products are added by tensor cores": (MMA, "mma_tf32(c, left.high, high);",
+    "large products are added by tensor cores": (MMA, "mma_tf32(to, left.high, high);",
                                                  "mma_tf32(sum, left.high, high);"),
     "a warp's share is forgotten": (FEW, "w < G::kWarps", "w < G::kWarps - 1"),
 }  # fmt: skip

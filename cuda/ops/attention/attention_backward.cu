@@ -15,8 +15,9 @@ template <class T, int kCols, bool kOfKeys>
 struct Backward {
     static constexpr bool kHalf = std::is_same_v<T, bf16>;
     static constexpr int kM = kHalf && kCols <= (kOfKeys ? 64 : 96) ? 2 : 1;
-    static constexpr int kRows = 16 * kM * kWarps;                            // of a block
-    static constexpr int kWalked = !kHalf || (kOfKeys && kM == 2) ? 16 : 32;  // columns of a tile
+    static constexpr int kRows = 16 * kM * kWarps;  // of a block
+    static constexpr int kWalked =                  // columns of a tile
+        kOfKeys && (kM == 2 || (!kHalf && kCols == 64)) ? 16 : 32;
     using Tile = SharedTile<T, kCols>;
     // The two row tiles, two stages of the two column tiles, and lse and delta of those.
     static constexpr int kTiles = Tile::size(2 * kRows + 4 * kWalked) * static_cast<int>(sizeof(T));
