@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from byhand import GPT, MLP, GPTConfig, MLPConfig, optim
 from byhand.data import consecutive_windows
 from byhand.generation import generate
-from byhand.tasks import Classification, LanguageModel
+from byhand.tasks import Classification, LanguageModel, Regression
 from byhand.training import Diverged, GraphStep, evaluate
 from byhand.training.memory_plan import lay_out
 from tests.cuda.cupy_double import Unsafe
@@ -231,19 +231,22 @@ def test_freezing_keeps_the_bfloat16_copy(cupy):
 
 
 @pytest.mark.parametrize("each", [1, 2])
-def test_the_steps_of_a_classifier_equal_those_of_the_cpu(each, cupy):
-    """Another task, another model, and batches of other names through the same graph."""
+@pytest.mark.parametrize("kind", [Classification, Regression])
+def test_the_steps_of_an_mlp_equal_those_of_the_cpu(kind, each, cupy):
+    """Other tasks, another model, and batches of other names through the same graph."""
     rng = np.random.default_rng(2)
     x = rng.standard_normal((8, each, 6, 5)).astype(np.float32)
-    labels = rng.integers(0, 4, (8, each, 6))
+    name, wanted = "labels", rng.integers(0, 4, (8, each, 6))
+    if kind is Regression:
+        name, wanted = "targets", rng.standard_normal((8, each, 6, 4)).astype(np.float32)
     results, values = [], []
     for device in ("cpu", "cuda"):
         model = MLP(MLPConfig(5, 4, (7, 9), dropout=0.2), seed=1).to(device)
-        task, optimizer = Classification(model), optim.AdamW(model, lr=1e-2)
+        task, optimizer = kind(model), optim.AdamW(model, lr=1e-2)
         take = GraphStep(task, optimizer, 0.5) if device == "cuda" else None
         found = []
-        for xs, ls in zip(x, labels, strict=True):
-            step_batches = [{"x": a, "labels": b} for a, b in zip(xs, ls, strict=True)]
+        for xs, ts in zip(x, wanted, strict=True):
+            step_batches = [{"x": a, name: b} for a, b in zip(xs, ts, strict=True)]
             if take is None:
                 found.append(eager(task, optimizer, step_batches))
             else:

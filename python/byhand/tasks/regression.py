@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from byhand import backend
 from byhand.backend import Array
 from byhand.nn.protocol import own_copy, require_like
-from byhand.ops import check
+from byhand.ops import check, pointwise_loss
 from byhand.tasks import task
 from byhand.tasks.task import Batch
 
@@ -23,7 +22,7 @@ class Regression(task.Task):
 
     unit = "example"
     loss_unit = "mean squared error"
-    _saved: tuple[Array, Any, int] | None = None
+    _saved: tuple[Any, Any] | None = None
 
     def check(self, batch: Batch) -> None:
         x, targets = batch["x"], batch["targets"]
@@ -50,21 +49,18 @@ class Regression(task.Task):
             require_like("Regression", "targets", targets, y)
             if targets.shape != y.shape:
                 raise check.wrong_shape("Regression", "targets", y.shape, targets)
-        outputs = max(y.size // max(len(y), 1), 1)
-        difference = y - targets
-        self._saved = difference, own_copy(scale), outputs
-        loss = backend.empty((), y)
-        with np.errstate(over="ignore"):  # the step reports a loss that is not finite
-            loss[...] = (difference * difference).sum() * (scale / outputs)
+            share = max(len(y), 1) / max(y.size, 1)  # of an output in the loss of its example
+            loss, saved = pointwise_loss.forward(y, own_copy(targets), "squared", share, "sum")
+        self._saved = saved, own_copy(scale)
+        loss *= scale
         return loss
 
     def backward(self) -> None:
         if self._saved is None:
             raise RuntimeError("Regression.backward was called without a loss before it")
-        difference, scale, outputs = self._saved
+        saved, scale = self._saved
         self._saved = None
-        dy = difference * (2 * scale / outputs)
-        self.model.backward(dy.astype(difference.dtype, copy=False))
+        self.model.backward(pointwise_loss.backward(scale, saved))
 
 
 Task = Regression
