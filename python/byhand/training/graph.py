@@ -8,12 +8,13 @@
 With gradient accumulation there are two graphs, which share one block of memory: one adds the
 gradients of a batch, the other adds those of the last batch and makes the update.
 
-No step allocates memory or waits for the GPU, except that the host is never more than two batches
-ahead of the copies to the GPU. What changes from step to step (the arrays of the batch, the scale of
-the loss, the optimizer's settings) is copied there before the launch. The loss and the gradient's norm of each step are written to a ring buffer on the GPU, which `read`
-copies to the host. If one of them is not finite, later steps may have been launched before this is
-noticed. With clipping those steps change nothing: the gradients stay non-finite, and the optimizer
-makes no update from them.
+No step allocates memory, and none waits for the GPU, except that the host is never more than two
+batches ahead of the copies to it. What changes from step to step (the arrays of the batch, the
+scale of the loss, the optimizer's settings) is copied to the GPU before the launch. The loss and
+the gradient's norm of each step are written to a ring buffer on the GPU, which `read` copies to the
+host. If one of them is not finite, later steps may have been launched before this is noticed. With
+clipping those steps change nothing: the gradients stay non-finite, and the optimizer makes no
+update from them.
 """
 
 from __future__ import annotations
