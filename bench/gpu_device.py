@@ -23,6 +23,7 @@ CLOCKS = (
 )
 
 
+DRY = "dry run on the CPU"  # a name for what is no GPU
 MOST_COPIES = 16  # before a call that is timed
 
 
@@ -33,6 +34,11 @@ class Gpu:
     """
 
     dry = False
+
+    @property
+    def hopper(self) -> bool:
+        """Whether its kernels for Hopper run; elsewhere the portable ones would."""
+        return tuple(self._properties["compute_capability"]) == (9, 0)
 
     def __init__(self) -> None:
         self.kernels = backend.cuda()
@@ -140,7 +146,7 @@ class OnCpu:
     Raises CudaUnavailable with the reason.
     """
 
-    dry = True
+    dry = hopper = True
     xp: Any = np
     groups = 4
 
@@ -170,7 +176,7 @@ class OnCpu:
         return "not run: a dry run"
 
     def facts(self) -> dict[str, Any]:
-        return {"name": "dry run on the CPU"}
+        return {"name": DRY}
 
     def clocks(self) -> dict[str, str]:
         return {}

@@ -19,6 +19,8 @@ from byhand import backend
 class Machine:
     """The stand-in's GPU: a log of what is queued, and a graph that is being captured."""
 
+    capability = (9, 0)
+
     def __init__(self) -> None:
         self.log: list[str] = []
         self.captured: list[Any] | None = None
@@ -92,7 +94,10 @@ def install(monkeypatch: Any) -> Machine:
     properties = {"name": "Stand-In", "multiprocessors": 1, "l2_bytes": 1 << 12}
     module = SimpleNamespace(
         __spec__=ModuleSpec("byhand._cuda", None),
-        device_properties=lambda device: dict(properties),
+        device_properties=lambda device: {
+            **properties,
+            "compute_capability": machine.capability,
+        },
         driver_version=lambda: 1,
         runtime_version=lambda: 2,
     )
