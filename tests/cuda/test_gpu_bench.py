@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -311,14 +310,3 @@ def test_recorded_results_are_complete_and_agree_with_their_tables():
         assert path.parent.name == folder_of(found["gpu"]["name"]).name
         table = path.with_suffix(".md").read_text(encoding="utf-8")
         assert table == gpu_report.markdown(found) + "\n"
-
-
-# --- The script ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("arguments", "status"), [(["help"], 0), (["measure"], 2)])
-def test_the_script_explains_itself(arguments, status):
-    script = Path(gpu.__file__).with_name("gpu.sh")
-    done = subprocess.run(["bash", script, *arguments], capture_output=True, text=True)
-    assert done.returncode == status
-    assert "bench/gpu.sh check" in done.stdout + done.stderr
