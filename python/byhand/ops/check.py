@@ -7,14 +7,16 @@ binding of the kernel checks how it is represented: device, dtype, contiguity.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from byhand.backend import Array
+from byhand.backend import Array, empty, statistics
 from byhand.errors import suggestion
 
 Saved: TypeAlias = tuple[Any, ...]  # what a forward function passes to its backward function
+Reduction: TypeAlias = Literal["mean", "sum", "none"]  # of the losses of elements or rows
 
 _INT64 = np.dtype(np.int64)
 _UINT64 = np.dtype(np.uint64)
@@ -28,6 +30,13 @@ _ONE: dict[Any, Any] = {  # the bits of 1
 def not_an_array(op: str, name: str, value: Any) -> TypeError:
     """The error of a value that should be an array."""
     return TypeError(f"{op}: {name} must be an array, got {type(value).__name__}")
+
+
+def arrays(op: str, **values: Any) -> None:
+    """TypeError naming the first value that is not an array."""
+    for name, value in values.items():
+        if not hasattr(value, "shape"):
+            raise not_an_array(op, name, value)
 
 
 def wrong_shape(op: str, name: str, expected: Any, array: Array) -> ValueError:
@@ -51,17 +60,37 @@ def gelu_is_tanh(op: str, approximate: str) -> bool:
     raise wrong_value(op, "approximate", "'none' or 'tanh'", approximate)
 
 
-def probability(op: str, name: str, p: float) -> None:
+def probability(op: str, name: str, p: Any) -> None:
     """ValueError unless 0 <= p < 1 (at 1 the scale 1/(1-p) of the kept values has no meaning)."""
+    _number(op, name, p, lambda x: 0 <= x < 1, "at least 0 and less than 1")
+
+
+def in_0_to_1(op: str, name: str, value: Any) -> None:
+    """ValueError unless the value is a number in 0..1."""
+    _number(op, name, value, lambda x: 0 <= x <= 1, "in 0..1")
+
+
+def at_least_0(op: str, name: str, value: Any) -> None:
+    """ValueError unless the value is a finite number of at least 0."""
+    _number(op, name, value, lambda x: 0 <= x < np.inf, "a number of at least 0")
+
+
+def positive(op: str, name: str, value: Any) -> None:
+    """ValueError unless the value is a finite number greater than 0."""
+    _number(op, name, value, lambda x: 0 < x < np.inf, "a number greater than 0")
+
+
+def _number(op: str, name: str, value: Any, good: Callable[[Any], bool], words: str) -> None:
+    """ValueError unless `good` holds for the value; `words` say for which numbers it does."""
     try:
-        good = 0.0 <= p < 1.0
-    except TypeError:  # not a number
-        good = False
-    if not good:
-        raise wrong_value(op, name, "at least 0 and less than 1", p)
+        fits = good(value)
+    except (TypeError, ValueError):  # of what is not a number, and of an array of several
+        fits = False
+    if not fits:
+        raise wrong_value(op, name, words, value)
 
 
-def eps(op: str, value: float) -> None:
+def eps(op: str, value: Any) -> None:
     """ValueError unless eps, which keeps a divisor from 0, is a number of at least 0."""
     at_least_0(op, "eps", value)
 
@@ -88,6 +117,14 @@ def counter(op: str, seed: int, offset: Any) -> None:
         raise wrong_value(op, "offset", "an integer in 0..2**64-1", offset)
 
 
+def first_where(name: str, array: Array, bad: Array) -> str | None:
+    """The first element of a numpy array where `bad` is true, as "name[1, 0] = 7"; None without."""
+    if not bad.any():
+        return None
+    where = tuple(np.argwhere(bad)[0].tolist())
+    return f"{name}{list(where) if where else ''} = {array[where]}"
+
+
 def ids(op: str, name: str, array: Array, size: int, ignore: int | None = None) -> None:
     """IndexError unless every id is in 0..size-1 or equals `ignore`; TypeError unless they are
     int64.
@@ -107,13 +144,8 @@ def ids(op: str, name: str, array: Array, size: int, ignore: int | None = None) 
     bad = (array < 0) | (array >= size)
     if ignore is not None:
         bad &= array != ignore
-    if not bad.any():
-        return
-    where = tuple(int(i) for i in np.argwhere(bad)[0])
-    position = ", ".join(str(i) for i in where)
-    raise IndexError(
-        f"{op}: {name}[{position}] = {array[where]} is outside the vocabulary 0..{size - 1}"
-    )
+    if found := first_where(name, array, bad):
+        raise IndexError(f"{op}: {found} is outside the vocabulary 0..{size - 1}")
 
 
 def lengths(op: str, name: str, array: Array, most: int) -> None:
@@ -124,9 +156,8 @@ def lengths(op: str, name: str, array: Array, most: int) -> None:
         raise TypeError(f"{op}: {name} must have dtype int64, got {array.dtype}")
     if not isinstance(array, np.ndarray):
         return
-    bad = np.flatnonzero((array < 0) | (array > most))
-    if bad.size:
-        raise ValueError(f"{op}: {name}[{bad[0]}] = {array[bad[0]]} is outside 0..{most}")
+    if found := first_where(name, array, (array < 0) | (array > most)):
+        raise ValueError(f"{op}: {found} is outside 0..{most}")
 
 
 def broadcast_mask(op: str, mask: Array, shape: tuple[int, ...]) -> Array:
@@ -163,35 +194,27 @@ def step_of_optimizer(
             raise wrong_value(op, "t", "at least 0", t.item())
 
 
-def at_least_0(op: str, name: str, value: float) -> None:
-    """ValueError unless the value is a finite number of at least 0."""
-    try:
-        good = 0.0 <= value < np.inf
-    except TypeError:  # not a number
-        good = False
-    if not good:
-        raise wrong_value(op, name, "a number of at least 0", value)
-
-
-def positive(op: str, name: str, value: Any) -> None:
-    """ValueError unless the value is a finite number greater than 0."""
-    try:
-        good = 0 < value < np.inf
-    except (TypeError, ValueError):  # not a number
-        good = False
-    if not good:
-        raise wrong_value(op, name, "a number greater than 0", value)
-
-
-def reduction(op: str, value: Any) -> None:
-    """ValueError, which names the nearest one, unless the value is a reduction of a loss."""
-    known = ("mean", "sum", "none")
+def reduction(op: str, value: Any, known: tuple[str, ...] = ("mean", "sum", "none")) -> None:
+    """ValueError, which names the nearest one, unless the value is a known reduction of losses."""
     if value not in known:
-        error = wrong_value(op, "reduction", "'mean', 'sum' or 'none'", value)
-        raise ValueError(f"{error}{suggestion(value, known)}")
+        words = f"{', '.join(map(repr, known[:-1]))} or {known[-1]!r}"
+        raise ValueError(f"{wrong_value(op, 'reduction', words, value)}{suggestion(value, known)}")
 
 
-def shares(op: str, name: str, array: Array) -> None:
+def upstream(op: str, dloss: Any, like: Array, shape: tuple[int, ...] = ()) -> Array:
+    """The gradient `dloss` of losses of this shape, as an array on the device of `like`: a number
+    becomes a 0-d array. TypeError or ValueError for anything else than an array of this shape.
+    """
+    if shape == () and isinstance(dloss, (int, float, np.generic)):
+        number, dloss = dloss, empty((), like, statistics(like))
+        dloss.fill(number)
+    arrays(op, dloss=dloss)
+    if dloss.shape != shape:
+        raise wrong_shape(op, "dloss", shape, dloss)
+    return dloss
+
+
+def all_in_0_to_1(op: str, name: str, array: Array) -> None:
     """ValueError unless every element is in 0..1 or NaN, checking numpy arrays of float32 and
     float64 only: kernels refuse others, and reading a cupy array would wait for the device.
     """
@@ -201,19 +224,5 @@ def shares(op: str, name: str, array: Array) -> None:
     # The bits of a number in 0..1, as an integer, are at most those of 1; the sign is the highest.
     if array.view(one.dtype).max() <= one:
         return
-    bad = (array < 0) | (array > 1)
-    if not bad.any():
-        return
-    where = tuple(int(i) for i in np.argwhere(bad)[0])
-    position = ", ".join(str(i) for i in where)
-    raise ValueError(f"{op}: {name}[{position}] = {array[where]} is outside 0..1")
-
-
-def in_0_to_1(op: str, name: str, value: Any) -> None:
-    """ValueError unless the value is a number in 0..1."""
-    try:
-        good = 0.0 <= value <= 1.0
-    except (TypeError, ValueError):  # not a number
-        good = False
-    if not good:
-        raise wrong_value(op, name, "in 0..1", value)
+    if found := first_where(name, array, (array < 0) | (array > 1)):
+        raise ValueError(f"{op}: {found} is outside 0..1")

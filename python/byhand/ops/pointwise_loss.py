@@ -15,18 +15,17 @@ Saved: prediction, target, function, a, reduction.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
 from byhand.backend import Array, In, Out, empty, kernels, reference_kernel, statistics
 from byhand.ops import check
-from byhand.ops.check import Saved
-from byhand.ops.cross_entropy import upstream
+from byhand.ops.check import Reduction, Saved
 from byhand.ops.declare import op
 
-# The functions in the order of their numbers.
-NAMES = ("squared", "huber", "bce")
+Function: TypeAlias = Literal["squared", "huber", "bce"]
+NAMES = get_args(Function)  # in the order of the kernels' numbers
 
 
 def value(x: Array, t: Array, name: str, a: float) -> Array:
@@ -89,9 +88,9 @@ def pointwise_loss_backward(
 def forward(
     prediction: Array,
     target: Array,
-    function: Literal["squared", "huber", "bce"],
+    function: Function,
     a: float = 1.0,
-    reduction: Literal["mean", "sum", "none"] = "mean",
+    reduction: Reduction = "mean",
 ) -> tuple[Array, Saved]:
     """prediction, target (...) -> the loss, a 0-d array, or with reduction "none" the losses (...);
     and saved.
@@ -107,7 +106,7 @@ def forward(
     check.positive(where, "a", a)
     check.reduction(where, reduction)
     if function == "bce":
-        check.shares(where, "target", target)
+        check.all_in_0_to_1(where, "target", target)
     f = statistics(prediction)
     loss = None if reduction == "none" else empty((), prediction, f)
     losses = empty(prediction.shape, prediction, f) if reduction == "none" else None
@@ -124,7 +123,7 @@ def backward(dloss: Array | float, saved: Saved) -> Array:
     """
     prediction, target, rule, reduction = saved
     shape = prediction.shape if reduction == "none" else ()
-    dloss = upstream("pointwise_loss.backward", dloss, prediction, shape)
+    dloss = check.upstream("pointwise_loss.backward", dloss, prediction, shape)
     of_all, of_each = (None, dloss) if reduction == "none" else (dloss, None)
     dx = empty(prediction.shape, prediction)
     kernels(prediction).pointwise_loss_backward(dx, of_all, of_each, prediction, target, *rule)

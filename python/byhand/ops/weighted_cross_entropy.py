@@ -17,14 +17,11 @@ probabilities, weight, total, lse, mass (the m of each row), and options.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
 from byhand.backend import Array, In, Out, empty, kernels, reference_kernel, statistics
 from byhand.ops import check
-from byhand.ops.check import Saved
-from byhand.ops.cross_entropy import upstream
+from byhand.ops.check import Reduction, Saved
 from byhand.ops.declare import op
 from byhand.ops.linear import as_rows
 
@@ -119,9 +116,10 @@ def weighted_cross_entropy_backward(
 
 
 def _check_weight(where: str, weight: Array) -> None:
-    if isinstance(weight, np.ndarray) and weight.size and not (weight >= 0).all():
-        at = int(np.flatnonzero(~(weight >= 0))[0])
-        raise ValueError(f"{where}: weight[{at}] = {weight[at]} must be at least 0")
+    if isinstance(weight, np.ndarray) and (
+        bad := check.first_where("weight", weight, ~(weight >= 0))
+    ):
+        raise ValueError(f"{where}: {bad} must be at least 0")
 
 
 @op(logits="... V", targets="...?", probabilities="... V?", weight="V?")
@@ -132,7 +130,7 @@ def forward(
     weight: Array | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
-    reduction: Literal["mean", "sum", "none"] = "mean",
+    reduction: Reduction = "mean",
     normalise: bool = True,
 ) -> tuple[Array, Saved]:
     """logits (..., V), and targets (...) int64 or probabilities (..., V) -> the loss, a 0-d array,
@@ -155,7 +153,7 @@ def forward(
     if targets is not None:
         check.ids(where, "targets", targets, logits.shape[-1], ignore_index)
     if probabilities is not None:
-        check.shares(where, "probabilities", probabilities)
+        check.all_in_0_to_1(where, "probabilities", probabilities)
     if weight is not None:
         _check_weight(where, weight)
     rows, f = logits.shape[:-1], statistics(logits)
@@ -176,7 +174,7 @@ def backward(dloss: Array | float, saved: Saved) -> Array:
     """
     logits, total, lse, mass, aims, options, reduction = saved
     shape = mass.shape if reduction == "none" else ()
-    dloss = upstream("weighted_cross_entropy.backward", dloss, logits, shape)
+    dloss = check.upstream("weighted_cross_entropy.backward", dloss, logits, shape)
     of_all, of_each = (None, dloss) if reduction == "none" else (dloss, None)
     dlogits = empty(logits.shape, logits)
     kernel = kernels(logits).weighted_cross_entropy_backward

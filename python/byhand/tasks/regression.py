@@ -33,12 +33,8 @@ class Regression(task.Task):
             )
         if targets.shape[:1] != x.shape[:1]:
             raise check.wrong_shape("Regression", "targets", f"({len(x)}, ...)", targets)
-        if not np.isfinite(targets).all():
-            where = tuple(np.argwhere(~np.isfinite(targets))[0].tolist())
-            position = ", ".join(map(str, where))
-            raise ValueError(
-                f"Regression: targets[{position}] = {targets[where]} is not a finite number"
-            )
+        if bad := check.first_where("targets", targets, ~np.isfinite(targets)):
+            raise ValueError(f"Regression: {bad} is not a finite number")
 
     def count(self, batch: Batch) -> int:
         return len(batch["targets"])
