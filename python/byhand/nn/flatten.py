@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from byhand.backend import Array
-from byhand.nn.activation import axis_of, require_axis
+from byhand.nn.activation import axis_of
 from byhand.nn.module import Module
+from byhand.nn.protocol import require_whole_number
 
 
 class Flatten(Module):
@@ -15,8 +16,8 @@ class Flatten(Module):
     """
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1):
-        self.start_dim = require_axis("Flatten", "start_dim", start_dim)
-        self.end_dim = require_axis("Flatten", "end_dim", end_dim)
+        self.start_dim = require_whole_number("Flatten", "start_dim", start_dim)
+        self.end_dim = require_whole_number("Flatten", "end_dim", end_dim)
 
     def forward(self, x: Array) -> Array:
         start = axis_of("Flatten", "start_dim", self.start_dim, x)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from byhand import backend
 from byhand.backend import Array
 from byhand.nn.module import Module
-from byhand.nn.protocol import contiguous, own_copy
+from byhand.nn.protocol import contiguous, own_copy, require_whole_number
 from byhand.ops import (
     check,
     cross_entropy,
@@ -19,8 +19,8 @@ from byhand.ops import (
     rmsnorm,
     weighted_cross_entropy,
 )
-
-Reduction = Literal["mean", "sum", "none"]
+from byhand.ops.check import Reduction
+from byhand.ops.pointwise_loss import Function
 
 
 class _Loss(Module):
@@ -58,7 +58,7 @@ class _Loss(Module):
 class _PointwiseLoss(_Loss):
     """A function of ``ops.pointwise_loss`` with the constant that a subclass gives."""
 
-    def _apply(self, prediction: Array, target: Array, function: Any, a: float) -> Array:
+    def _apply(self, prediction: Array, target: Array, function: Function, a: float) -> Array:
         target = self._own(target)
         loss, saved = pointwise_loss.forward(prediction, target, function, a, self.reduction)
         self._save(pointwise_loss.backward, saved)
@@ -129,9 +129,7 @@ class _ClassLoss(_Loss):
     ):
         super().__init__(reduction)
         owner = type(self).__name__
-        if isinstance(ignore_index, bool) or not hasattr(ignore_index, "__index__"):
-            raise TypeError(f"{owner}: ignore_index must be a whole number, got {ignore_index!r}")
-        self.ignore_index = int(ignore_index)
+        self.ignore_index = require_whole_number(owner, "ignore_index", ignore_index)
         self.weight = None if weight is None else _class_weights(owner, weight)
 
     def _weight_for(self, prediction: Array) -> Array | None:
@@ -178,24 +176,25 @@ class CrossEntropyLoss(_ClassLoss):
         self.label_smoothing = label_smoothing
 
     def forward(self, prediction: Array, target: Array) -> Array:
-        for name, array in (("prediction", prediction), ("target", target)):
-            if not hasattr(array, "shape"):
-                raise check.not_an_array("CrossEntropyLoss", name, array)
-        target, holds_shares = self._own(target), target.ndim == prediction.ndim
-        ids, shares = (None, target) if holds_shares else (target, None)
-        if holds_shares:
-            self._require_shares(prediction, target)
+        check.arrays("CrossEntropyLoss", prediction=prediction, target=target)
+        if target.ndim == prediction.ndim:
+            self._check_probabilities(prediction, target)
+            ids, probabilities = None, self._own(target)
+        else:
+            ids, probabilities = self._own(target), None
         options: Any = (self.ignore_index, self.label_smoothing, self.reduction)
         if ids is not None and self.weight is None and self.reduction != "none":
             loss, saved = cross_entropy.forward(prediction, ids, *options)
             self._save(cross_entropy.backward, saved)
             return loss
         weight = self._weight_for(prediction)
-        loss, saved = weighted_cross_entropy.forward(prediction, ids, shares, weight, *options)
+        loss, saved = weighted_cross_entropy.forward(
+            prediction, ids, probabilities, weight, *options
+        )
         self._save(weighted_cross_entropy.backward, saved)
         return loss
 
-    def _require_shares(self, prediction: Array, target: Array) -> None:
+    def _check_probabilities(self, prediction: Array, target: Array) -> None:
         if target.dtype != prediction.dtype:
             raise TypeError(
                 f"CrossEntropyLoss: target of shape {target.shape} holds probabilities and must be "
@@ -225,8 +224,7 @@ class NLLLoss(_ClassLoss):
         super().__init__(weight, ignore_index, reduction)
 
     def forward(self, prediction: Array, target: Array) -> Array:
-        if not hasattr(prediction, "shape"):
-            raise check.not_an_array("NLLLoss", "prediction", prediction)
+        check.arrays("NLLLoss", prediction=prediction)
         loss, saved = weighted_cross_entropy.forward(
             prediction,
             self._own(target),
@@ -258,9 +256,7 @@ class InfoNCELoss(_Loss):
         self.temperature = temperature
 
     def forward(self, queries: Array, keys: Array) -> Array:
-        for name, array in (("queries", queries), ("keys", keys)):
-            if not hasattr(array, "shape"):
-                raise check.not_an_array("InfoNCELoss", name, array)
+        check.arrays("InfoNCELoss", queries=queries, keys=keys)
         if queries.ndim != 2:
             raise check.wrong_shape("InfoNCELoss", "queries", "(N, D)", queries)
         if keys.shape != queries.shape:

@@ -61,10 +61,15 @@ def require_input(layer: str, name: str, x: Any, size: int, weight: Array) -> No
 def require_sizes(layer: str, **sizes: Any) -> None:
     """Raises the error of a layer's constructor for a size that is not an integer of at least 0."""
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, numbers.Integral):
-            raise TypeError(f"{layer}: {name} must be a whole number, got {size!r}")
-        if size < 0:
+        if require_whole_number(layer, name, size) < 0:
             raise check.wrong_value(layer, name, "at least 0", size)
+
+
+def require_whole_number(layer: str, name: str, value: Any) -> int:
+    """The value as an int; the TypeError of a layer's constructor unless it is an integer."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{layer}: {name} must be a whole number, got {value!r}")
+    return int(value)
 
 
 def require_like(layer: str, name: str, x: Array, weight: Array) -> None:
