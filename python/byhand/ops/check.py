@@ -60,27 +60,13 @@ def gelu_is_tanh(op: str, approximate: str) -> bool:
     raise wrong_value(op, "approximate", "'none' or 'tanh'", approximate)
 
 
-def probability(op: str, name: str, p: Any) -> None:
-    """ValueError unless 0 <= p < 1 (at 1 the scale 1/(1-p) of the kept values has no meaning)."""
-    _number(op, name, p, lambda x: 0 <= x < 1, "at least 0 and less than 1")
-
-
-def in_0_to_1(op: str, name: str, value: Any) -> None:
-    """ValueError unless the value is a number in 0..1."""
-    _number(op, name, value, lambda x: 0 <= x <= 1, "in 0..1")
-
-
-def at_least_0(op: str, name: str, value: Any) -> None:
-    """ValueError unless the value is a finite number of at least 0."""
-    _number(op, name, value, lambda x: 0 <= x < np.inf, "a number of at least 0")
-
-
-def positive(op: str, name: str, value: Any) -> None:
-    """ValueError unless the value is a finite number greater than 0."""
-    _number(op, name, value, lambda x: 0 < x < np.inf, "a number greater than 0")
-
-
-def _number(op: str, name: str, value: Any, good: Callable[[Any], bool], words: str) -> None:
+def number(
+    op: str,
+    name: str,
+    value: Any,
+    good: Callable[[Any], bool] = lambda x: -np.inf <= x <= np.inf,
+    words: str = "a number",
+) -> None:
     """ValueError unless `good` holds for the value; `words` say for which numbers it does."""
     try:
         fits = good(value)
@@ -88,6 +74,26 @@ def _number(op: str, name: str, value: Any, good: Callable[[Any], bool], words: 
         fits = False
     if not fits:
         raise wrong_value(op, name, words, value)
+
+
+def probability(op: str, name: str, p: Any) -> None:
+    """ValueError unless 0 <= p < 1 (at 1 the scale 1/(1-p) of the kept values has no meaning)."""
+    number(op, name, p, lambda x: 0 <= x < 1, "at least 0 and less than 1")
+
+
+def in_0_to_1(op: str, name: str, value: Any) -> None:
+    """ValueError unless the value is a number in 0..1."""
+    number(op, name, value, lambda x: 0 <= x <= 1, "in 0..1")
+
+
+def at_least_0(op: str, name: str, value: Any) -> None:
+    """ValueError unless the value is a finite number of at least 0."""
+    number(op, name, value, lambda x: 0 <= x < np.inf, "a number of at least 0")
+
+
+def positive(op: str, name: str, value: Any) -> None:
+    """ValueError unless the value is a finite number greater than 0."""
+    number(op, name, value, lambda x: 0 < x < np.inf, "a number greater than 0")
 
 
 def eps(op: str, value: Any) -> None:

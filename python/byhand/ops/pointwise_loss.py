@@ -21,6 +21,7 @@ import numpy as np
 
 from byhand.backend import Array, In, Out, empty, kernels, reference_kernel, statistics
 from byhand.ops import check
+from byhand.ops.activation import sigmoid
 from byhand.ops.check import Reduction, Saved
 from byhand.ops.declare import op
 
@@ -45,9 +46,7 @@ def slope(x: Array, t: Array, name: str, a: float) -> Array:
         return 2 * a * (x - t)
     if name == "huber":
         return np.clip(x - t, -a, a)
-    e = np.exp(-np.abs(x))
-    high, low = 1 / (1 + e), e / (1 + e)
-    return (1 - t) * np.where(x < 0, low, high) - a * t * np.where(x < 0, high, low)
+    return (1 - t) * sigmoid(x) - a * t * sigmoid(-x)
 
 
 @reference_kernel
