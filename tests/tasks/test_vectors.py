@@ -62,8 +62,8 @@ def test_gradcheck_finds_a_wrong_factor(monkeypatch: pytest.MonkeyPatch):
     right = Regression.backward
 
     def wrong(task: Regression) -> None:
-        saved, scale = task._saved
-        task._saved = saved, scale / 2
+        backward, saved, scale = task._saved
+        task._saved = backward, saved, scale / 2
         right(task)
 
     monkeypatch.setattr(Regression, "backward", wrong)

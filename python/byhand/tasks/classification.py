@@ -14,7 +14,7 @@ from byhand.tasks import task
 from byhand.tasks.task import Batch
 
 
-class Classification(task.Task):
+class Classification(task.OutputTask):
     """Batches of "x" (B, ...), the model's input, and "labels" (B,) int64, the classes.
 
     The model gives logits (B, classes); the loss is their cross-entropy. Metrics: loss
@@ -23,7 +23,6 @@ class Classification(task.Task):
 
     unit = "example"
     loss_unit = "nats per example"
-    _saved: tuple[Any, Any] | None = None
 
     def check(self, batch: Batch) -> None:
         labels = batch["labels"]
@@ -44,16 +43,7 @@ class Classification(task.Task):
             logits = self.model(batch["x"])
             labels = own_copy(batch["labels"])
             loss, saved = cross_entropy.forward(logits, labels, reduction="sum")
-        self._saved = saved, own_copy(scale)
-        loss *= scale
-        return loss
-
-    def backward(self) -> None:
-        if self._saved is None:
-            raise RuntimeError("Classification.backward was called without a loss before it")
-        saved, scale = self._saved
-        self._saved = None
-        self.model.backward(cross_entropy.backward(scale, saved))
+        return self.scaled(loss, cross_entropy.backward, saved, scale)
 
     def metrics(self, batch: Batch) -> dict[str, tuple[float, int]]:
         there, count = self.on_device(batch), self.count(batch)

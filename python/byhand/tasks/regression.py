@@ -13,7 +13,7 @@ from byhand.tasks import task
 from byhand.tasks.task import Batch
 
 
-class Regression(task.Task):
+class Regression(task.OutputTask):
     """Batches of "x" (B, ...), the model's input, and "targets" (B, ...), real numbers.
 
     The targets have the shape and the dtype of the model's output. The loss of an example is the
@@ -22,7 +22,6 @@ class Regression(task.Task):
 
     unit = "example"
     loss_unit = "mean squared error"
-    _saved: tuple[Any, Any] | None = None
 
     def check(self, batch: Batch) -> None:
         x, targets = batch["x"], batch["targets"]
@@ -47,16 +46,7 @@ class Regression(task.Task):
                 raise check.wrong_shape("Regression", "targets", y.shape, targets)
             share = max(len(y), 1) / max(y.size, 1)  # of an output in the loss of its example
             loss, saved = pointwise_loss.forward(y, own_copy(targets), "squared", share, "sum")
-        self._saved = saved, own_copy(scale)
-        loss *= scale
-        return loss
-
-    def backward(self) -> None:
-        if self._saved is None:
-            raise RuntimeError("Regression.backward was called without a loss before it")
-        saved, scale = self._saved
-        self._saved = None
-        self.model.backward(pointwise_loss.backward(scale, saved))
+        return self.scaled(loss, pointwise_loss.backward, saved, scale)
 
 
 Task = Regression

@@ -4,7 +4,7 @@ classification, translation and ranking differ.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from byhand import backend
 from byhand.backend import Array
 from byhand.nn.module import Module
+from byhand.nn.protocol import own_copy
 
 Batch = Mapping[str, Array]  # named arrays, numpy arrays as a dataset gives them
 
@@ -73,3 +74,28 @@ class Task:
         """The batch on the device of the model."""
         like = self.model.storage.values
         return {name: backend.to_device_of(array, like) for name, array in batch.items()}
+
+
+class OutputTask(Task):
+    """A task whose loss is a sum that an op computes from the model's output."""
+
+    _saved: tuple[Callable[[Any, Any], Array], Any, Any] | None = None
+
+    def scaled(
+        self, loss: Array, backward: Callable[[Any, Any], Array], saved: Any, scale: Any
+    ) -> Array:
+        """The loss times ``scale``, for ``loss`` to return. ``backward(dloss, saved)`` is the op's
+        gradient of the output.
+        """
+        self._saved = backward, saved, own_copy(scale)
+        loss *= scale
+        return loss
+
+    def backward(self) -> None:
+        if self._saved is None:
+            raise RuntimeError(
+                f"{type(self).__name__}.backward was called without a loss before it"
+            )
+        backward, saved, scale = self._saved
+        self._saved = None
+        self.model.backward(backward(scale, saved))
