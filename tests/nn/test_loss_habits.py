@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from byhand import backend, nn
-from tests.nn.test_losses import REDUCTIONS, WEIGHT, random, shares
+from tests.nn.test_losses import REDUCTIONS, WEIGHT, probabilities, random
 
 EVERY = {
     "MSELoss": lambda: (random(4, 5), random(4, 5, seed=1)),
     "HuberLoss": lambda: (random(4, 5), random(4, 5, seed=1)),
-    "BCEWithLogitsLoss": lambda: (random(4, 5), shares(4, 5)),
+    "BCEWithLogitsLoss": lambda: (random(4, 5), probabilities(4, 5)),
     "CrossEntropyLoss": lambda: (random(4, 5), np.array([0, 4, -100, 2])),
     "NLLLoss": lambda: (random(4, 5), np.array([0, 4, -100, 2])),
     "InfoNCELoss": lambda: (random(4, 5), random(4, 5, seed=1)),
@@ -192,7 +192,7 @@ def test_a_loss_shows_its_options():
 
 
 def test_a_negative_ignore_index_has_no_effect_on_probabilities():
-    values = [nn.CrossEntropyLoss(ignore_index=i)(X, shares(4, 5)) for i in (-100, -1)]
+    values = [nn.CrossEntropyLoss(ignore_index=i)(X, probabilities(4, 5)) for i in (-100, -1)]
     assert values[0] == values[1]
 
 
@@ -273,12 +273,18 @@ WRONG = [
         "prediction is, got int64",
     ),
     (lambda: nn.CrossEntropyLoss()(X, X), "probabilities["),
-    (lambda: nn.CrossEntropyLoss()(X, shares(4, 6)), "probabilities must have shape (4, 5), got"),
     (
-        lambda: nn.CrossEntropyLoss(ignore_index=0)(X, shares(4, 5)),
+        lambda: nn.CrossEntropyLoss()(X, probabilities(4, 6)),
+        "probabilities must have shape (4, 5), got",
+    ),
+    (
+        lambda: nn.CrossEntropyLoss(ignore_index=0)(X, probabilities(4, 5)),
         "CrossEntropyLoss: ignore_index is an id and target holds probabilities: leave it out, got",
     ),
-    (lambda: nn.NLLLoss()(X, shares(4, 5)), "targets must have shape (4,), got (4, 5), where"),
+    (
+        lambda: nn.NLLLoss()(X, probabilities(4, 5)),
+        "targets must have shape (4,), got (4, 5), where",
+    ),
     (lambda: nn.MSELoss()(X, X[:3]), "target must have shape (4, 5), got (3, 5), where"),
     (lambda: nn.MSELoss()(X, 1.0), "target must be an array, got float"),
     (lambda: nn.MSELoss()(X, X.astype(np.float32)), "prediction is float64 and target is float32"),

@@ -52,7 +52,7 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
     return np.asarray(np.random.default_rng(seed).standard_normal(shape))
 
 
-def shares(*shape: int, seed: int = 1) -> np.ndarray:
+def probabilities(*shape: int, seed: int = 1) -> np.ndarray:
     """Rows of probabilities."""
     e = np.exp(random(*shape, seed=seed))
     return np.asarray(e / e.sum(axis=-1, keepdims=True))
@@ -157,7 +157,7 @@ def class_inputs(dtype: str, ignore: int = -100, shape=(4, 6)):
     x = random(*shape, 5).astype(dtype)
     ids = np.random.default_rng(2).integers(0, 5, shape)
     ids[..., ::4] = ignore
-    return x, ids, shares(*shape, 5).astype(dtype)
+    return x, ids, probabilities(*shape, 5).astype(dtype)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -182,7 +182,7 @@ def test_cross_entropy_of_ids_is_pytorchs(dtype, ignore, smoothing, weight, redu
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("weight", [None, WEIGHT], ids=["plain", "weighted"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2, 1.0])
-@pytest.mark.parametrize("hot", [False, True], ids=["shares", "one-hot"])
+@pytest.mark.parametrize("hot", [False, True], ids=["probabilities", "one-hot"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_cross_entropy_of_probabilities_is_pytorchs(dtype, hot, smoothing, weight, reduction):
     torch = pytest.importorskip("torch")

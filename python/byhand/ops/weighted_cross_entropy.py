@@ -31,7 +31,7 @@ def _kept(rows: int, targets: Array | None, ignore_index: int) -> Array:
     return np.ones(rows, bool) if targets is None else targets.reshape(-1) != ignore_index
 
 
-def _aims(
+def _distributions(
     logits: Array,
     targets: Array | None,
     probabilities: Array | None,
@@ -72,7 +72,7 @@ def weighted_cross_entropy_forward(
 ) -> None:
     x = as_rows(logits)
     kept = _kept(len(x), targets, ignore_index)
-    q = _aims(logits, targets, probabilities, weight, ignore_index, smoothing)
+    q = _distributions(logits, targets, probabilities, weight, ignore_index, smoothing)
     m, top, log_sum = q.sum(axis=-1), np.zeros(len(x), x.dtype), 0.0
     if normalise and x.shape[-1] > 0:
         top = x.max(axis=-1)
@@ -80,14 +80,14 @@ def weighted_cross_entropy_forward(
     with np.errstate(invalid="ignore"):  # 0 times infinity
         away = np.where(q == 0, 0, q * (top[:, None] - x)).sum(axis=-1)
     each = np.where(kept, m * log_sum + away, 0)
-    shares = kept.astype(x.dtype)
+    row_weights = kept.astype(x.dtype)
     if weight is not None and probabilities is None:
         assert targets is not None
-        shares[kept] = weight[targets.reshape(-1)[kept]]
+        row_weights[kept] = weight[targets.reshape(-1)[kept]]
     losses[...] = each.reshape(losses.shape)
     mass[...] = m.reshape(mass.shape)
     lse[...] = np.where(kept & normalise, top + log_sum, np.inf).reshape(lse.shape)
-    total[...] = shares.sum(dtype=np.float64)
+    total[...] = row_weights.sum(dtype=np.float64)
     loss[...] = each.sum(dtype=np.float64) / (total if mean and total > 0 else 1)
 
 
@@ -107,10 +107,10 @@ def weighted_cross_entropy_backward(
     smoothing: float,
     mean: bool,
 ) -> None:
-    q = _aims(logits, targets, probabilities, weight, ignore_index, smoothing).reshape(logits.shape)
+    q = _distributions(logits, targets, probabilities, weight, ignore_index, smoothing)
     k = 0 if dloss is None else dloss / total if mean and total > 0 else dloss
     d = np.broadcast_to(k if dlosses is None else k + dlosses, mass.shape)[..., None]
-    g = (mass[..., None] * np.exp(logits - lse[..., None]) - q) * d
+    g = (mass[..., None] * np.exp(logits - lse[..., None]) - q.reshape(logits.shape)) * d
     kept = _kept(mass.size, targets, ignore_index).reshape(mass.shape)
     dlogits[...] = np.where(kept[..., None], g, 0)
 
@@ -159,11 +159,11 @@ def forward(
     rows, f = logits.shape[:-1], statistics(logits)
     loss, total = empty((), logits, f), empty((), logits, f)
     losses, lse, mass = (empty(rows, logits, f) for _ in range(3))
-    aims = logits, targets, probabilities, weight
+    inputs = logits, targets, probabilities, weight
     options = ignore_index, label_smoothing, reduction == "mean"
-    kernel(loss, total, losses, lse, mass, *aims, *options, normalise)
+    kernel(loss, total, losses, lse, mass, *inputs, *options, normalise)
     y = losses if reduction == "none" else loss
-    return y, (logits, total, lse, mass, aims, options, reduction)
+    return y, (logits, total, lse, mass, inputs, options, reduction)
 
 
 @op(saved={"logits": "... V"})
@@ -172,13 +172,13 @@ def backward(dloss: Array | float, saved: Saved) -> Array:
 
     dloss: a 0-d array or a number; with reduction "none" the gradient of the losses (...).
     """
-    logits, total, lse, mass, aims, options, reduction = saved
+    logits, total, lse, mass, inputs, options, reduction = saved
     shape = mass.shape if reduction == "none" else ()
     dloss = check.upstream("weighted_cross_entropy.backward", dloss, logits, shape)
     of_all, of_each = (None, dloss) if reduction == "none" else (dloss, None)
     dlogits = empty(logits.shape, logits)
     kernel = kernels(logits).weighted_cross_entropy_backward
-    kernel(dlogits, of_all, of_each, total, lse, mass, *aims, *options)
+    kernel(dlogits, of_all, of_each, total, lse, mass, *inputs, *options)
     return dlogits
 
 
