@@ -23,7 +23,7 @@ from byhand.backend import Array
 from byhand.nn import build, show, tree
 from byhand.nn.parameter import Buffer, Parameter, require_finite, require_held
 from byhand.nn.passes import Passes
-from byhand.nn.protocol import accepted
+from byhand.nn.protocol import converted
 from byhand.nn.random import Generator
 from byhand.nn.storage import Storage, library_of, parameter_dtype
 from byhand.ops import check
@@ -90,7 +90,7 @@ class Module(Passes):
         if self._root or self._storage is None:
             for a in (*args, *kwargs.values()) if kwargs else args:
                 if type(a) is not ndarray and hasattr(a, "__dlpack__"):
-                    args, kwargs = accepted(type(self).__name__, self.forward, args, kwargs)
+                    args, kwargs = converted(type(self).__name__, self.forward, args, kwargs)
                     break
         return self.forward(*args, **kwargs)
 

@@ -30,19 +30,19 @@ def taken_again(saved: tuple[Any, ...]) -> tuple[Any, ...]:
     return (first(), *saved[1:]) if callable(first) else saved
 
 
-def accepted(
+def converted(
     owner: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call, with arrays of other libraries taken by `backend.from_dlpack`, whose
-    errors name owner and argument.
+    """The arguments of a call, with arrays of other libraries converted by `backend.from_dlpack`,
+    whose errors name owner and argument.
     """
     names = [*inspect.signature(function).parameters, *map(str, range(len(args)))]
     named = zip(names, args, strict=False)
-    taken = tuple(_accepted(f"{owner}: {name}", a) for name, a in named)
-    return taken, {name: _accepted(f"{owner}: {name}", a) for name, a in kwargs.items()}
+    arrays = tuple(_converted(f"{owner}: {name}", a) for name, a in named)
+    return arrays, {name: _converted(f"{owner}: {name}", a) for name, a in kwargs.items()}
 
 
-def _accepted(what: str, a: Any) -> Any:
+def _converted(what: str, a: Any) -> Any:
     return backend.from_dlpack(a, what) if backend.is_foreign(a) else a
 
 

@@ -181,8 +181,8 @@ class Declaration:
         forward = self.name.replace("backward", "forward")
         return TypeError(f"{self.name}: saved must be what {forward} returned, got {got}")
 
-    def taken(self, *values: Any) -> dict[str, Any] | None:
-        """The arguments, with arrays of other libraries taken by `backend.from_dlpack`; None if
+    def converted(self, *values: Any) -> dict[str, Any] | None:
+        """The arguments, with arrays of other libraries converted by `backend.from_dlpack`; None if
         there is none. A kernel refuses such an array before it has written anything.
         """
         given = self._by_name(values)
@@ -247,13 +247,13 @@ class Declaration:
             "        try:",
             f"            return body({', '.join(passed)})",
             f"        except ({errors}, MemoryError) as error:",
-            f"            taken = declared.taken({', '.join(names)})",
-            "            if taken is None:",
+            f"            converted = declared.converted({', '.join(names)})",
+            "            if converted is None:",
             f"                better = declared.better(error, {', '.join(names)})",
             "                if better is None:",
             "                    raise",
             "                raise better from None",
-            "        return declared.function(**taken)",
+            "        return declared.function(**converted)",
             f"    return {self._body.__name__}",
         ]
         return "\n".join(lines) + "\n"
