@@ -185,8 +185,8 @@ BYHAND_DEVICE Right<T> right_by_columns(SharedTile<T, kCols> t, int depth, int c
     return right;
 }
 
-// Whether the following products of a tile are added to the sums by ordinary additions. With wider
-// tiles there are no registers for it.
+// Whether ordinary additions add the products of a tile to the sums. Wider tiles leave no registers
+// for that.
 template <class T, int kCols>
 inline constexpr bool kAddedApart = std::is_same_v<T, float> && kCols <= 64;
 
