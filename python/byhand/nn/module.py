@@ -165,7 +165,7 @@ class Module(Passes):
         Raises RuntimeError for a module that is not built, ValueError or TypeError naming the
         argument that is wrong, and the error of ``forward`` for inputs that do not fit.
         """
-        from byhand.nn.summary import made_inputs, summarize
+        from byhand.nn.measure import made_inputs, summarize
 
         if self._storage is None and self.parameters():
             self.storage  # noqa: B018  # its error says what to do
