@@ -68,8 +68,9 @@ class _PointwiseLoss(_Loss):
 class MSELoss(_PointwiseLoss):
     """The squared error (prediction - target)², or half of it with ``half``.
 
-    Shapes: prediction, target (...). ``reduction`` "mean" is over all elements, "sum" is the sum of
-    squared errors (SSE), "none" gives each (...). Raises ValueError for another reduction.
+    Shapes: prediction, target (...), of one dtype. ``reduction`` "mean" is over all elements, "sum"
+    is the sum of squared errors (SSE), "none" gives each (...). Raises ValueError for another
+    reduction and for shapes that differ, TypeError for dtypes that differ.
     """
 
     def __init__(self, reduction: Reduction = "mean", half: bool = False):
@@ -84,8 +85,7 @@ class HuberLoss(_PointwiseLoss):
     """d²/2 where |d| <= ``delta``, else delta (|d| - delta/2), with d = prediction - target (Huber,
     1964).
 
-    Shapes: prediction, target (...). ``reduction`` as in `MSELoss`. Raises ValueError for another
-    reduction and unless delta > 0.
+    Shapes, ``reduction`` and errors as in `MSELoss`; ValueError unless delta > 0.
     """
 
     def __init__(self, reduction: Reduction = "mean", delta: float = 1.0):
@@ -101,10 +101,10 @@ class BCEWithLogitsLoss(_PointwiseLoss):
     """Binary cross-entropy of logits: -t log s(x) - (1 - t) log(1 - s(x)), s the sigmoid (Bishop,
     2006, equation 4.90), without overflow for any logit.
 
-    Shapes: prediction, the logits x, and target t in 0..1 (...). ``pos_weight``, a number where
-    PyTorch takes an array too, multiplies the first term: above 1 it weighs the positive class
-    more. ``reduction`` as in `MSELoss`. Raises ValueError for another reduction, unless pos_weight
-    > 0, and for a target outside 0..1.
+    Shapes, ``reduction`` and errors as in `MSELoss`, with prediction the logits x and target t in
+    0..1. ``pos_weight``, a number where PyTorch takes an array too, multiplies the first term:
+    above 1 it weighs the positive class more. ValueError unless pos_weight > 0, and for a target
+    outside 0..1 (numpy arrays only).
     """
 
     def __init__(self, reduction: Reduction = "mean", pos_weight: float | None = None):
@@ -245,9 +245,9 @@ class InfoNCELoss(_Loss):
     2020, equation 1, in one direction and with no negatives among the queries); the loss of a row
     is the cross-entropy of its similarities with the target i.
 
-    Shapes: queries, keys (N, D). ``backward`` gives the pair (dqueries, dkeys). ``reduction``
-    "none" gives the loss of each row (N,). Raises ValueError for a shape, another reduction, and
-    unless temperature > 0.
+    Shapes: queries, keys (N, D), of one dtype. ``backward`` gives the pair (dqueries, dkeys).
+    ``reduction`` "none" gives the loss of each row (N,). Raises ValueError for a shape, another
+    reduction, and unless temperature > 0, TypeError for a dtype.
     """
 
     def __init__(self, temperature: float = 0.1, reduction: Reduction = "mean"):
@@ -271,8 +271,8 @@ class InfoNCELoss(_Loss):
 
 
 def _unit_rows(x: Array, length: float) -> tuple[Array, Any]:
-    """The rows x (N, D) scaled to this length, and what the backward pass needs. Rows of length 0
-    remain, as if they had length 1e-12.
+    """The rows of x (N, D) scaled to this length, x length / sqrt(sum x² + 1e-24), and what
+    `rmsnorm.backward` needs. A row of zeros stays one.
     """
     columns = max(x.shape[-1], 1)
     w = backend.empty(x.shape[-1:], x)
