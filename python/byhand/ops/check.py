@@ -220,6 +220,17 @@ def upstream(op: str, dloss: Any, like: Array, shape: tuple[int, ...] = ()) -> A
     return dloss
 
 
+def upstreams(
+    op: str, dloss: Any, like: Array, shape: tuple[int, ...], reduction: Reduction
+) -> tuple[Array | None, Array | None]:
+    """The gradients of the reduced loss and of the losses of this shape, as `upstream` gives them:
+    `dloss` is the second with reduction "none" and else the first; the other is None.
+    """
+    if reduction == "none":
+        return None, upstream(op, dloss, like, shape)
+    return upstream(op, dloss, like), None
+
+
 def all_in_0_to_1(op: str, name: str, array: Array) -> None:
     """ValueError unless every element is in 0..1 or NaN, checking numpy arrays of float32 and
     float64 only: kernels refuse others, and reading a cupy array would wait for the device.

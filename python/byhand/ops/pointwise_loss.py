@@ -121,9 +121,8 @@ def backward(dloss: Array | float, saved: Saved) -> Array:
     dloss: a 0-d array or a number; with reduction "none" the gradient of the losses (...).
     """
     prediction, target, rule, reduction = saved
-    shape = prediction.shape if reduction == "none" else ()
-    dloss = check.upstream("pointwise_loss.backward", dloss, prediction, shape)
-    of_all, of_each = (None, dloss) if reduction == "none" else (dloss, None)
-    dx = empty(prediction.shape, prediction)
-    kernels(prediction).pointwise_loss_backward(dx, of_all, of_each, prediction, target, *rule)
+    where, shape = "pointwise_loss.backward", prediction.shape
+    gradients = check.upstreams(where, dloss, prediction, shape, reduction)
+    dx = empty(shape, prediction)
+    kernels(prediction).pointwise_loss_backward(dx, *gradients, prediction, target, *rule)
     return dx

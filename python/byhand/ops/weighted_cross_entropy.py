@@ -173,12 +173,11 @@ def backward(dloss: Array | float, saved: Saved) -> Array:
     dloss: a 0-d array or a number; with reduction "none" the gradient of the losses (...).
     """
     logits, total, lse, mass, inputs, options, reduction = saved
-    shape = mass.shape if reduction == "none" else ()
-    dloss = check.upstream("weighted_cross_entropy.backward", dloss, logits, shape)
-    of_all, of_each = (None, dloss) if reduction == "none" else (dloss, None)
+    where = "weighted_cross_entropy.backward"
+    gradients = check.upstreams(where, dloss, logits, mass.shape, reduction)
     dlogits = empty(logits.shape, logits)
     kernel = kernels(logits).weighted_cross_entropy_backward
-    kernel(dlogits, of_all, of_each, total, lse, mass, *inputs, *options)
+    kernel(dlogits, *gradients, total, lse, mass, *inputs, *options)
     return dlogits
 
 
