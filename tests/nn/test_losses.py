@@ -1,5 +1,5 @@
 """The losses: PyTorch's values and gradients for every option, and finite differences. What all
-losses have in common, and mistakes, are in test_loss_habits.py.
+losses have in common, and mistakes, are in test_all_losses.py.
 """
 
 from __future__ import annotations

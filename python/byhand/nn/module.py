@@ -84,8 +84,8 @@ class Module(Passes):
         raise NotImplementedError(f"{type(self).__name__} has no backward(...)")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """``forward``. Arrays of other libraries are taken as by `backend.from_dlpack`: here those
-        that a whole model is given, whose parts then get its own; elsewhere by the operations.
+        """``forward``. Arrays of other libraries are converted by `backend.from_dlpack`: here those
+        that a whole model is given; the operations convert those that a part of a model is given.
         """
         if self._root or self._storage is None:
             for a in (*args, *kwargs.values()) if kwargs else args:
@@ -181,8 +181,9 @@ class Module(Passes):
         """
         return 0, 0
 
-    # What `summary` gives to `forward` where it is only told a shape, or only how many examples.
-    _input_dtype: Any = None  # None: the model's
+    # The dtype (None: the model's) and the shape of the inputs that `summary` makes where it is
+    # given shapes, or only the number of examples; None for a shape that is not known.
+    _input_dtype: Any = None
 
     def _input_shape(self, batch: int) -> tuple[int, ...] | None:
         return None
