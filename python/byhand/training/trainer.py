@@ -17,9 +17,8 @@ from byhand.data import EpochSampler
 from byhand.errors import UserError
 from byhand.optim import Optimizer
 from byhand.runs import checkpoint
-from byhand.runs.files import write_atomically
 from byhand.runs.interrupt import StopRequest
-from byhand.runs.log import Log, as_csv, keep_until, read_log
+from byhand.runs.log import Log, keep_until, read_log, write_csv
 from byhand.runs.plot import LossPlot, loss_image
 from byhand.tasks.task import Task
 from byhand.training.batches import Abandoned, StepBatches
@@ -161,9 +160,9 @@ class Trainer:
                 if self.log is not None:
                     self.log.close()
                     self.log = None
-                if plot is not None:
+                if folder is not None and plot is not None:
                     plot.draw()
-                    self._write_table()
+                    write_csv(folder.log_path, folder.csv_path, self.say)
         return stop.signal
 
     def _output_failed(self) -> bool:
@@ -336,17 +335,6 @@ class Trainer:
             f"{reason}; a smaller lr (it is {lr:g}), a longer warmup or a smaller "
             f"clip may help; {saved} is saved",
         )
-
-    def _write_table(self) -> None:
-        """log.csv. It is a copy, so a failure is only reported."""
-        folder = self.run_folder
-        assert folder is not None
-        try:
-            write_atomically(folder.csv_path, as_csv(read_log(folder.log_path)).encode())
-        except OSError as error:
-            self.say(
-                f"{folder.csv_path} is not written ({error.strerror}); the numbers are in log.jsonl"
-            )
 
     # --- Saving and resuming -------------------------------------------------------------------
 
