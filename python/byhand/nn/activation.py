@@ -166,7 +166,7 @@ def require_axis(layer: str, name: str, axis: Any) -> int:
 
 def axis_of(layer: str, name: str, axis: int, x: Array) -> int:
     """The axis counted from the front; the error of an x that does not have it."""
-    if not hasattr(x, "shape"):
+    if not hasattr(x, "__dlpack__"):
         raise check.not_an_array(layer, "x", x)
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"{layer}: x must have an axis {name} = {axis}, got shape {x.shape}")

@@ -50,10 +50,9 @@ def require_input(layer: str, name: str, x: Any, size: int, weight: Array) -> No
     """Raises the error of an input that is not an array (..., size) of the weight's dtype and on
     its device. A layer's own parameters fit each other, so what does not fit them is the input.
     """
-    shape = getattr(x, "shape", None)
-    if shape is None:
+    if not hasattr(x, "__dlpack__"):  # pandas' tables have shapes too, and no kernel takes them
         raise TypeError(f"{check.not_an_array(layer, name, x)}: use np.array({name}, np.float32)")
-    if not shape or shape[-1] != size:
+    if not x.shape or x.shape[-1] != size:
         raise check.wrong_shape(layer, name, f"(..., {size})", x)
     require_like(layer, name, x, weight)
 

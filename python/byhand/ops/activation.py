@@ -155,7 +155,7 @@ def rule_of(owner: str, function: str, **options: Any) -> Rule:
             raise ValueError(f"{owner}: {function} has no option {name}")
         wanted, good = _RANGES[name]
         try:
-            fits = good(option)
+            fits = check.is_single(option) and good(option)
         except (TypeError, ValueError):  # not a number
             fits = False
         if not fits:

@@ -40,6 +40,13 @@ def wrong_value(op: str, name: str, expected: str, got: Any) -> ValueError:
     return ValueError(f"{op}: {name} must be {expected}, got {got!r}")
 
 
+def is_single(value: Any) -> bool:
+    """Whether what is compared with numbers may be one: neither a bool nor an array of numbers."""
+    return type(value) is float or (
+        not isinstance(value, (bool, np.bool_)) and getattr(value, "shape", ()) == ()
+    )
+
+
 def gelu_is_tanh(op: str, approximate: str) -> bool:
     """True for GELU's approximation by tanh, "tanh", and False for "none"; ValueError for any other
     word.
@@ -54,7 +61,7 @@ def gelu_is_tanh(op: str, approximate: str) -> bool:
 def probability(op: str, name: str, p: float) -> None:
     """ValueError unless 0 <= p < 1 (at 1 the scale 1/(1-p) of the kept values has no meaning)."""
     try:
-        good = 0.0 <= p < 1.0
+        good = is_single(p) and 0.0 <= p < 1.0
     except TypeError:  # not a number
         good = False
     if not good:
@@ -88,15 +95,24 @@ def counter(op: str, seed: int, offset: Any) -> None:
         raise wrong_value(op, "offset", "an integer in 0..2**64-1", offset)
 
 
-def ids(op: str, name: str, array: Array, size: int, ignore: int | None = None) -> None:
+def ids(
+    op: str,
+    name: str,
+    array: Array,
+    size: int,
+    ignore: int | None = None,
+    of: str = "the vocabulary",
+) -> None:
     """IndexError unless every id is in 0..size-1 or equals `ignore`; TypeError unless they are
-    int64.
+    int64. ``of`` is what the sentence calls the ids.
 
     Only the values of numpy arrays are checked: reading a cupy array would make the host wait for
     the device.
     """
     if array.dtype != _INT64:
-        raise TypeError(f"{op}: {name} must have dtype int64, got {array.dtype}")
+        # Rounding real numbers would hide that they are no ids.
+        how = f": use {name}.astype(np.int64)" if array.dtype.kind in "iub" else ""
+        raise TypeError(f"{op}: {name} must have dtype int64, got {array.dtype}{how}")
     if not isinstance(array, np.ndarray) or not array.size:
         return
     # As an unsigned number a negative id is a huge one, so one pass finds both kinds of error.
@@ -111,9 +127,7 @@ def ids(op: str, name: str, array: Array, size: int, ignore: int | None = None) 
         return
     where = tuple(int(i) for i in np.argwhere(bad)[0])
     position = ", ".join(str(i) for i in where)
-    raise IndexError(
-        f"{op}: {name}[{position}] = {array[where]} is outside the vocabulary 0..{size - 1}"
-    )
+    raise IndexError(f"{op}: {name}[{position}] = {array[where]} is outside {of} 0..{size - 1}")
 
 
 def lengths(op: str, name: str, array: Array, most: int) -> None:
@@ -166,7 +180,7 @@ def step_of_optimizer(
 def at_least_0(op: str, name: str, value: float) -> None:
     """ValueError unless the value is a finite number of at least 0."""
     try:
-        good = 0.0 <= value < np.inf
+        good = is_single(value) and 0.0 <= value < np.inf
     except TypeError:  # not a number
         good = False
     if not good:
@@ -176,7 +190,7 @@ def at_least_0(op: str, name: str, value: float) -> None:
 def positive(op: str, name: str, value: Any) -> None:
     """ValueError unless the value is a finite number greater than 0."""
     try:
-        good = 0 < value < np.inf
+        good = is_single(value) and 0 < value < np.inf
     except (TypeError, ValueError):  # not a number
         good = False
     if not good:
@@ -186,6 +200,11 @@ def positive(op: str, name: str, value: Any) -> None:
 def reduction(op: str, value: Any) -> None:
     """ValueError, which names the nearest one, unless the value is a reduction of a loss."""
     known = ("mean", "sum", "none")
+    if hasattr(value, "shape"):
+        raise ValueError(
+            f"{op}: reduction must be 'mean', 'sum' or 'none', got an array: the arrays are "
+            f"arguments of the loss that {op}() makes"
+        )
     if value not in known:
         error = wrong_value(op, "reduction", "'mean', 'sum' or 'none'", value)
         raise ValueError(f"{error}{suggestion(value, known)}")
@@ -212,7 +231,7 @@ def shares(op: str, name: str, array: Array) -> None:
 def in_0_to_1(op: str, name: str, value: Any) -> None:
     """ValueError unless the value is a number in 0..1."""
     try:
-        good = 0.0 <= value <= 1.0
+        good = is_single(value) and 0.0 <= value <= 1.0
     except (TypeError, ValueError):  # not a number
         good = False
     if not good:

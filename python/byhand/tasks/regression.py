@@ -25,7 +25,7 @@ class Regression(task.Task):
     _saved: tuple[Any, Any] | None = None
 
     def check(self, batch: Batch) -> None:
-        x, targets = batch["x"], batch["targets"]
+        x, targets = self._taken(batch, "x", "targets")
         if targets.dtype.kind != "f":
             raise TypeError(
                 f"Regression: targets must be real numbers, got {targets.dtype}: use "
@@ -41,11 +41,12 @@ class Regression(task.Task):
             )
 
     def count(self, batch: Batch) -> int:
-        return len(batch["targets"])
+        return len(self._taken(batch, "targets")[0])
 
     def loss(self, batch: Batch, scale: Any) -> Array:
+        x, targets = self._taken(batch, "x", "targets")
         with self.model.discard_on_error():
-            y, targets = self.model(batch["x"]), batch["targets"]
+            y = self.model(x)
             require_like("Regression", "targets", targets, y)
             if targets.shape != y.shape:
                 raise check.wrong_shape("Regression", "targets", y.shape, targets)
