@@ -231,5 +231,5 @@ def test_a_task_takes_tensors(kind: Any):
 
 
 def test_a_task_takes_a_model():
-    with pytest.raises(TypeError, match="Regression takes a model, got <class"):
+    with pytest.raises(TypeError, match="Regression takes a model, got type"):
         Regression(MLP)

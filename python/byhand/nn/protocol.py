@@ -38,11 +38,12 @@ def accepted(
     """
     names = [*inspect.signature(function).parameters, *map(str, range(len(args)))]
     named = zip(names, args, strict=False)
-    taken = tuple(_accepted(f"{owner}: {name}", a) for name, a in named)
-    return taken, {name: _accepted(f"{owner}: {name}", a) for name, a in kwargs.items()}
+    positional = tuple(taken(f"{owner}: {name}", a) for name, a in named)
+    return positional, {name: taken(f"{owner}: {name}", a) for name, a in kwargs.items()}
 
 
-def _accepted(what: str, a: Any) -> Any:
+def taken(what: str, a: Any) -> Any:
+    """The value, or if it is an array of another library one with its memory."""
     return backend.from_dlpack(a, what) if backend.is_foreign(a) else a
 
 

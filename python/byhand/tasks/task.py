@@ -33,7 +33,8 @@ class Task:
 
     def __init__(self, model: Module):
         if not isinstance(model, Module):
-            raise TypeError(f"{type(self).__name__} takes a model, got {model!r}")
+            kind = type(self).__name__
+            raise TypeError(f"{kind} takes a model, got {type(model).__name__}")
         self.model = model
 
     def check(self, batch: Batch) -> None:
