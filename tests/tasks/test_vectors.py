@@ -188,3 +188,48 @@ def test_targets_changed_after_the_loss_change_no_gradient():
         task.backward()
         grads.append(task.model.storage.grads.copy())
     assert np.array_equal(*grads)
+
+
+X, LABELS = np.ones((4, 3), F32), np.array([0, 1, 2, 1])
+CLASSES = Classification(MLP(CONFIGS[Classification]))
+NUMBERS = Regression(MLP(CONFIGS[Regression]))
+WRONG_BATCHES = [
+    (CLASSES, (X, LABELS), "Classification: a batch must be a dict of arrays, {"),
+    (CLASSES, {"x": X, "y": LABELS}, "Classification: the batch must have 'labels', and has x, y"),
+    (CLASSES, {"x": X, "labels": [0, 1, 2, 1]}, "Classification: labels must be an array, got lis"),
+    (CLASSES, {"x": X, "labels": np.array(1)}, "Classification: labels must have shape (B, ...), "),
+    (CLASSES, {"x": X, "labels": LABELS + 1}, "Classification: labels[2] = 3 is outside the class"),
+    (CLASSES, {"x": X, "labels": LABELS * 0 - 100}, "Classification: labels[0] = -100 is outside"),
+    (CLASSES, {"x": X, "labels": LABELS[:3]}, "Classification: labels must have shape (4,), got "),
+    (CLASSES, {"x": X, "labels": LABELS.astype("i4")}, "int32: use labels.astype(np.int64)"),
+    (NUMBERS, {"x": X}, "Regression: the batch must have 'targets', and has x"),
+    (NUMBERS, {"x": X, "targets": None}, "Regression: targets must be an array, got NoneType"),
+    (NUMBERS, {"x": X, "targets": X[:3, :2]}, "Regression: targets must have shape (4, "),
+]
+
+
+@pytest.mark.parametrize(("task", "batch", "sentence"), WRONG_BATCHES)
+def test_what_is_wrong_with_a_batch_is_named(task: Any, batch: Any, sentence: str):
+    """Also without ``check``: by the loss of a loop of one's own, and by ``evaluate``."""
+    for call in (task.check, lambda b: task.loss(b, 1.0), lambda b: evaluate(task, [b])):
+        with pytest.raises((TypeError, ValueError, IndexError)) as caught:
+            call(batch)
+        assert sentence in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert not task.model.waiting()
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_task_takes_tensors(kind: Any):
+    torch = pytest.importorskip("torch")
+    batch = batch_of(kind, rows=7)
+    tensors = {name: torch.tensor(array) for name, array in batch.items()}
+    task = kind(MLP(CONFIGS[kind]))
+    task.check(tensors)
+    assert evaluate(task, [tensors]) == evaluate(task, [batch])
+    assert task.loss(tensors, 0.5) == task.loss(batch, 0.5)
+
+
+def test_a_task_takes_a_model():
+    with pytest.raises(TypeError, match="Regression takes a model, got type"):
+        Regression(MLP)

@@ -22,6 +22,8 @@ from byhand.ops import (
 from byhand.ops.check import Reduction
 from byhand.ops.pointwise_loss import Function
 
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
 
 class _Loss(Module):
     """What all losses share: the reduction, and the backward pass of what a call has saved."""
@@ -29,6 +31,36 @@ class _Loss(Module):
     def __init__(self, reduction: Reduction):
         check.reduction(type(self).__name__, reduction)
         self.reduction: Reduction = reduction
+
+    def _taken(self, name: str, x: Any, dtype: str = "float32") -> Array:
+        """The argument as an array; TypeError if it is none, with the dtype that it should have."""
+        owner = type(self).__name__
+        if not hasattr(x, "__dlpack__"):
+            raise TypeError(
+                f"{check.not_an_array(owner, name, x)}: use np.array({name}, np.{dtype})"
+            )
+        return backend.from_dlpack(x, f"{owner}: {name}") if backend.is_foreign(x) else x
+
+    def _prediction(self, name: str, x: Any) -> Array:
+        """As `_taken`, with a TypeError also for a numpy array of another dtype than a model's."""
+        x = self._taken(name, x)
+        if isinstance(x, np.ndarray) and x.dtype not in _FLOATS:
+            how = ": the prediction comes before the target" if x.dtype.kind in "iub" else ""
+            raise TypeError(
+                f"{type(self).__name__}: {name} must be float32 or float64, got {x.dtype}{how}"
+            )
+        return x
+
+    def _require_same(self, name: str, x: Array, other: str, like: Array) -> None:
+        """ValueError unless x has the shape of the other argument, TypeError unless its dtype."""
+        owner = type(self).__name__
+        if x.shape != like.shape:
+            raise check.wrong_shape(owner, name, f"{like.shape}, as {other} has", x)
+        if x.dtype != like.dtype:
+            how = f": use {name}.astype(np.{like.dtype})" if isinstance(x, np.ndarray) else ""
+            raise TypeError(
+                f"{owner}: {name} must be {like.dtype}, as {other} is, got {x.dtype}{how}"
+            )
 
     def _save(self, backward: Callable[[Any, Any], Any], saved: Any) -> None:
         self.push((backward, saved, self.reduction))
@@ -59,7 +91,11 @@ class _PointwiseLoss(_Loss):
     """A function of ``ops.pointwise_loss`` with the constant that a subclass gives."""
 
     def _apply(self, prediction: Array, target: Array, function: Function, a: float) -> Array:
-        target = self._own(target)
+        prediction = self._prediction("prediction", prediction)
+        target = self._own(self._taken("target", target))
+        self._require_same("target", target, "prediction", prediction)
+        if function == "bce":
+            check.all_in_0_to_1(type(self).__name__, "target", target)
         loss, saved = pointwise_loss.forward(prediction, target, function, a, self.reduction)
         self._save(pointwise_loss.backward, saved)
         return loss
@@ -75,6 +111,8 @@ class MSELoss(_PointwiseLoss):
 
     def __init__(self, reduction: Reduction = "mean", half: bool = False):
         super().__init__(reduction)
+        if not isinstance(half, (bool, np.bool_)):
+            raise check.wrong_value("MSELoss", "half", "True or False", half)
         self.half = bool(half)
 
     def forward(self, prediction: Array, target: Array) -> Array:
@@ -129,8 +167,17 @@ class _ClassLoss(_Loss):
     ):
         super().__init__(reduction)
         owner = type(self).__name__
-        self.ignore_index = require_whole_number(owner, "ignore_index", ignore_index)
         self.weight = None if weight is None else _class_weights(owner, weight)
+        self.ignore_index = require_whole_number(owner, "ignore_index", ignore_index)
+
+    def _require_ids(self, prediction: Array, target: Array) -> None:
+        owner, shape = type(self).__name__, prediction.shape
+        if not shape:
+            raise check.wrong_shape(owner, "prediction", "(..., V)", prediction)
+        if target.shape != shape[:-1]:
+            error = check.wrong_shape(owner, "target", shape[:-1], target)
+            raise ValueError(f"{error}, where prediction has shape {shape}")
+        check.ids(owner, "target", target, shape[-1], self.ignore_index, "the classes")
 
     def _weight_for(self, prediction: Array) -> Array | None:
         """The class weights in the dtype and on the device that the kernels expect."""
@@ -176,12 +223,14 @@ class CrossEntropyLoss(_ClassLoss):
         self.label_smoothing = label_smoothing
 
     def forward(self, prediction: Array, target: Array) -> Array:
-        check.arrays("CrossEntropyLoss", prediction=prediction, target=target)
-        if target.ndim == prediction.ndim:
-            self._check_probabilities(prediction, target)
-            ids, probabilities = None, self._own(target)
+        prediction = self._prediction("prediction", prediction)
+        target = self._own(self._taken("target", target, "int64"))
+        if target.ndim == prediction.ndim > 0:
+            self._require_probabilities(prediction, target)
+            ids, probabilities = None, target
         else:
-            ids, probabilities = self._own(target), None
+            self._require_ids(prediction, target)
+            ids, probabilities = target, None
         options: Any = (self.ignore_index, self.label_smoothing, self.reduction)
         if ids is not None and self.weight is None and self.reduction != "none":
             loss, saved = cross_entropy.forward(prediction, ids, *options)
@@ -194,12 +243,12 @@ class CrossEntropyLoss(_ClassLoss):
         self._save(weighted_cross_entropy.backward, saved)
         return loss
 
-    def _check_probabilities(self, prediction: Array, target: Array) -> None:
-        if target.dtype != prediction.dtype:
-            raise TypeError(
-                f"CrossEntropyLoss: target of shape {target.shape} holds probabilities and must be "
-                f"{prediction.dtype}, as prediction is, got {target.dtype}"
-            )
+    def _require_probabilities(self, prediction: Array, target: Array) -> None:
+        if target.shape != (shape := prediction.shape):
+            expected = f"{shape[:-1]} (ids of classes) or {shape} (probabilities of classes)"
+            raise check.wrong_shape("CrossEntropyLoss", "target", expected, target)
+        self._require_same("target", target, "prediction", prediction)
+        check.all_in_0_to_1("CrossEntropyLoss", "target", target)
         if self.ignore_index >= 0:
             raise ValueError(
                 "CrossEntropyLoss: ignore_index is an id and target holds probabilities: leave it "
@@ -224,10 +273,12 @@ class NLLLoss(_ClassLoss):
         super().__init__(weight, ignore_index, reduction)
 
     def forward(self, prediction: Array, target: Array) -> Array:
-        check.arrays("NLLLoss", prediction=prediction)
+        prediction = self._prediction("prediction", prediction)
+        target = self._own(self._taken("target", target, "int64"))
+        self._require_ids(prediction, target)
         loss, saved = weighted_cross_entropy.forward(
             prediction,
-            self._own(target),
+            target,
             weight=self._weight_for(prediction),
             ignore_index=self.ignore_index,
             reduction=self.reduction,
@@ -256,13 +307,13 @@ class InfoNCELoss(_Loss):
         self.temperature = temperature
 
     def forward(self, queries: Array, keys: Array) -> Array:
-        check.arrays("InfoNCELoss", queries=queries, keys=keys)
+        queries = self._prediction("queries", queries)
+        keys = self._own(self._taken("keys", keys))
         if queries.ndim != 2:
             raise check.wrong_shape("InfoNCELoss", "queries", "(N, D)", queries)
-        if keys.shape != queries.shape:
-            raise check.wrong_shape("InfoNCELoss", "keys", queries.shape, keys)
+        self._require_same("keys", keys, "queries", queries)
         a, of_queries = _unit_rows(queries, 1 / self.temperature)
-        b, of_keys = _unit_rows(self._own(keys), 1.0)
+        b, of_keys = _unit_rows(keys, 1.0)
         similarity, product = matmul.forward(a, b, transpose_b=True)
         ids = backend.to_device_of(np.arange(len(queries), dtype=np.int64), queries)
         loss, rows = weighted_cross_entropy.forward(similarity, ids, reduction=self.reduction)
@@ -290,6 +341,8 @@ def _class_weights(owner: str, weight: Any) -> np.ndarray:
     """The weights of classes as a float64 numpy array; TypeError unless they are numbers,
     ValueError unless they are a vector of numbers of at least 0.
     """
+    if backend.is_foreign(weight):
+        weight = backend.from_dlpack(weight, f"{owner}: weight")
     try:
         weights = np.array(backend.to_numpy(weight), np.float64)
     except (TypeError, ValueError):

@@ -23,7 +23,7 @@ from byhand.backend import Array
 from byhand.nn import build, show, tree
 from byhand.nn.parameter import Buffer, Parameter, require_finite, require_held
 from byhand.nn.passes import Passes
-from byhand.nn.protocol import converted
+from byhand.nn.protocol import converted, taken
 from byhand.nn.random import Generator
 from byhand.nn.storage import Storage, library_of, parameter_dtype
 from byhand.ops import check
@@ -103,8 +103,8 @@ class Module(Passes):
 
     def __setattr__(self, name: str, value: Any) -> None:
         old = self.__dict__.get(name)
-        if isinstance(old, (Parameter, Buffer, Module)) and isinstance(
-            value, (bool, int, float, str, np.ndarray, np.generic)
+        if isinstance(old, (Parameter, Buffer, Module)) and (
+            isinstance(value, (bool, int, float, str, np.generic)) or hasattr(value, "__dlpack__")
         ):
             kind = "module" if isinstance(old, Module) else type(old).__name__
             how = "its attributes" if isinstance(old, Module) else f"{name}.value"
@@ -289,7 +289,8 @@ class Module(Passes):
                 yield name, a
 
     def load_state_dict(self, state: Mapping[str, Any], allow_non_finite: bool = False) -> None:
-        """Copies values in, cast to this model's dtype.
+        """Copies values in, cast to this model's dtype; tensors of other libraries are
+        taken too.
 
         Raises ValueError naming what is missing, unknown, of another shape, not representable (0.5
         in an int8 tensor) or, unless ``allow_non_finite``, NaN or infinite; TypeError naming what
@@ -305,6 +306,7 @@ class Module(Passes):
             raise ValueError(f"load_state_dict: missing parameters: {tree.some(missing)}")
         if unknown := [name for name in state if name not in own]:
             raise ValueError(f"load_state_dict: unknown parameters: {tree.some(unknown)}")
+        state = {name: taken(f"load_state_dict: {name}", state[name]) for name in own}
         for name, a in own.items():
             if not hasattr(state[name], "shape"):
                 raise check.not_an_array("load_state_dict", name, state[name])

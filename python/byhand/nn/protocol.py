@@ -38,11 +38,12 @@ def converted(
     """
     names = [*inspect.signature(function).parameters, *map(str, range(len(args)))]
     named = zip(names, args, strict=False)
-    arrays = tuple(_converted(f"{owner}: {name}", a) for name, a in named)
-    return arrays, {name: _converted(f"{owner}: {name}", a) for name, a in kwargs.items()}
+    positional = tuple(taken(f"{owner}: {name}", a) for name, a in named)
+    return positional, {name: taken(f"{owner}: {name}", a) for name, a in kwargs.items()}
 
 
-def _converted(what: str, a: Any) -> Any:
+def taken(what: str, a: Any) -> Any:
+    """The value, or if it is an array of another library one with its memory."""
     return backend.from_dlpack(a, what) if backend.is_foreign(a) else a
 
 
@@ -50,10 +51,9 @@ def require_input(layer: str, name: str, x: Any, size: int, weight: Array) -> No
     """Raises the error of an input that is not an array (..., size) of the weight's dtype and on
     its device. A layer's own parameters fit each other, so what does not fit them is the input.
     """
-    shape = getattr(x, "shape", None)
-    if shape is None:
+    if not hasattr(x, "__dlpack__"):  # pandas' tables have shapes too, and no kernel takes them
         raise TypeError(f"{check.not_an_array(layer, name, x)}: use np.array({name}, np.float32)")
-    if not shape or shape[-1] != size:
+    if not x.shape or x.shape[-1] != size:
         raise check.wrong_shape(layer, name, f"(..., {size})", x)
     require_like(layer, name, x, weight)
 

@@ -35,7 +35,7 @@ def not_an_array(op: str, name: str, value: Any) -> TypeError:
 def arrays(op: str, **values: Any) -> None:
     """TypeError naming the first value that is not an array."""
     for name, value in values.items():
-        if not hasattr(value, "shape"):
+        if not hasattr(value, "__dlpack__"):  # pandas' tables have shapes too
             raise not_an_array(op, name, value)
 
 
@@ -47,6 +47,13 @@ def wrong_shape(op: str, name: str, expected: Any, array: Array) -> ValueError:
 def wrong_value(op: str, name: str, expected: str, got: Any) -> ValueError:
     """The error of an option outside its range."""
     return ValueError(f"{op}: {name} must be {expected}, got {got!r}")
+
+
+def is_single(value: Any) -> bool:
+    """Whether what is compared with numbers may be one: neither a bool nor an array of numbers."""
+    return type(value) is float or (
+        not isinstance(value, (bool, np.bool_)) and getattr(value, "shape", ()) == ()
+    )
 
 
 def gelu_is_tanh(op: str, approximate: str) -> bool:
@@ -69,8 +76,8 @@ def number(
 ) -> None:
     """ValueError unless `good` holds for the value; `words` say for which numbers it does."""
     try:
-        fits = good(value)
-    except (TypeError, ValueError):  # of what is not a number, and of an array of several
+        fits = is_single(value) and good(value)
+    except (TypeError, ValueError):  # not a number
         fits = False
     if not fits:
         raise wrong_value(op, name, words, value)
@@ -131,15 +138,24 @@ def first_where(name: str, array: Array, bad: Array) -> str | None:
     return f"{name}{list(where) if where else ''} = {array[where]}"
 
 
-def ids(op: str, name: str, array: Array, size: int, ignore: int | None = None) -> None:
+def ids(
+    op: str,
+    name: str,
+    array: Array,
+    size: int,
+    ignore: int | None = None,
+    of: str = "the vocabulary",
+) -> None:
     """IndexError unless every id is in 0..size-1 or equals `ignore`; TypeError unless they are
-    int64.
+    int64. ``of`` is what the sentence calls the ids.
 
     Only the values of numpy arrays are checked: reading a cupy array would make the host wait for
     the device.
     """
     if array.dtype != _INT64:
-        raise TypeError(f"{op}: {name} must have dtype int64, got {array.dtype}")
+        # Rounding real numbers would hide that they are no ids.
+        how = f": use {name}.astype(np.int64)" if array.dtype.kind in "iub" else ""
+        raise TypeError(f"{op}: {name} must have dtype int64, got {array.dtype}{how}")
     if not isinstance(array, np.ndarray) or not array.size:
         return
     # As an unsigned number a negative id is a huge one, so one pass finds both kinds of error.
@@ -151,7 +167,7 @@ def ids(op: str, name: str, array: Array, size: int, ignore: int | None = None) 
     if ignore is not None:
         bad &= array != ignore
     if found := first_where(name, array, bad):
-        raise IndexError(f"{op}: {found} is outside the vocabulary 0..{size - 1}")
+        raise IndexError(f"{op}: {found} is outside {of} 0..{size - 1}")
 
 
 def lengths(op: str, name: str, array: Array, most: int) -> None:
@@ -202,8 +218,13 @@ def step_of_optimizer(
 
 def reduction(op: str, value: Any, known: tuple[str, ...] = ("mean", "sum", "none")) -> None:
     """ValueError, which names the nearest one, unless the value is a known reduction of losses."""
+    words = f"{', '.join(map(repr, known[:-1]))} or {known[-1]!r}"
+    if hasattr(value, "shape"):
+        raise ValueError(
+            f"{op}: reduction must be {words}, got an array: the arrays are arguments of the loss "
+            f"that {op}() makes"
+        )
     if value not in known:
-        words = f"{', '.join(map(repr, known[:-1]))} or {known[-1]!r}"
         raise ValueError(f"{wrong_value(op, 'reduction', words, value)}{suggestion(value, known)}")
 
 

@@ -199,9 +199,10 @@ class Declaration:
             shapes = [f"{n} {a.shape}" for n, a in given.items() if hasattr(a, "shape")]
             return MemoryError(f"{self.name}: not enough memory, for {', '.join(shapes)}")
         arrays = {n: given[n] for n in self.shapes if isinstance(given[n], np.ndarray)}
-        for name, array in arrays.items():
-            if isinstance(error, UnsupportedArray) and error.array is array:
-                return TypeError(f"{self.name}: {name}: {error}")
+        if isinstance(error, UnsupportedArray):
+            for name in self.shapes:
+                if error.array is given[name]:
+                    return TypeError(f"{self.name}: {name}: {error}")
         if "C-contiguous" in str(error):
             for name, array in given.items():
                 if hasattr(array, "flags") and not array.flags.c_contiguous:

@@ -24,7 +24,7 @@ class Regression(task.OutputTask):
     loss_unit = "mean squared error"
 
     def check(self, batch: Batch) -> None:
-        x, targets = batch["x"], batch["targets"]
+        x, targets = self._taken(batch, "x", "targets")
         if targets.dtype.kind != "f":
             raise TypeError(
                 f"Regression: targets must be real numbers, got {targets.dtype}: use "
@@ -36,11 +36,12 @@ class Regression(task.OutputTask):
             raise ValueError(f"Regression: {bad} is not a finite number")
 
     def count(self, batch: Batch) -> int:
-        return len(batch["targets"])
+        return len(self._taken(batch, "targets")[0])
 
     def loss(self, batch: Batch, scale: Any) -> Array:
+        x, targets = self._taken(batch, "x", "targets")
         with self.model.discard_on_error():
-            y, targets = self.model(batch["x"]), batch["targets"]
+            y = self.model(x)
             require_like("Regression", "targets", targets, y)
             if targets.shape != y.shape:
                 raise check.wrong_shape("Regression", "targets", y.shape, targets)

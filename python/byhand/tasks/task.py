@@ -13,6 +13,7 @@ from byhand import backend
 from byhand.backend import Array
 from byhand.nn.module import Module
 from byhand.nn.protocol import own_copy
+from byhand.ops import check
 
 Batch = Mapping[str, Array]  # named arrays, numpy arrays as a dataset gives them
 
@@ -32,12 +33,42 @@ class Task:
     metric = "loss"
 
     def __init__(self, model: Module):
+        if not isinstance(model, Module):
+            kind = type(self).__name__
+            raise TypeError(f"{kind} takes a model, got {type(model).__name__}")
         self.model = model
 
     def check(self, batch: Batch) -> None:
         """Raises TypeError, ValueError or IndexError, naming the array, for a batch (of numpy
         arrays) that is invalid. On a GPU this is the only check of the ids.
         """
+
+    def _taken(self, batch: Batch, *names: str) -> list[Array]:
+        """The arrays of the batch with these names; arrays of other libraries are taken by
+        `backend.from_dlpack`. TypeError unless the batch is a dict of arrays, ValueError naming
+        what is missing or is a single number.
+        """
+        kind = type(self).__name__
+        if not isinstance(batch, Mapping):
+            example = ", ".join(f"{name!r}: ..." for name in names)
+            raise TypeError(
+                f"{kind}: a batch must be a dict of arrays, {{{example}}}, "
+                f"got {type(batch).__name__}"
+            )
+        arrays = []
+        for name in names:
+            if name not in batch:
+                has = ", ".join(map(str, batch)) or "nothing"
+                raise ValueError(f"{kind}: the batch must have {name!r}, and has {has}")
+            array = batch[name]
+            if not hasattr(array, "__dlpack__"):
+                raise check.not_an_array(kind, name, array)
+            if backend.is_foreign(array):
+                array = backend.from_dlpack(array, f"{kind}: {name}")
+            if not array.shape:
+                raise check.wrong_shape(kind, name, "(B, ...)", array)
+            arrays.append(array)
+        return arrays
 
     def count(self, batch: Batch) -> int:
         """How many units of the batch (numpy arrays) its loss counts; called before the pass."""
