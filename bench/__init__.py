@@ -1,6 +1,7 @@
 """Benchmarks of byhand: `ops/` one file an op, `models/` whole training steps, `results/` figures.
 
-Every program is a module, run from the root of the repository:
+`bench/gpu.sh` checks and measures the CUDA kernels on a machine with a GPU. The other programs are
+modules, run from the root of the repository:
 
     python -m bench.run_ops              every op on the CPU, beside PyTorch and numpy
     python -m bench.gpu bench            every kernel on a GPU

@@ -27,13 +27,20 @@ def cpu_specs(ops: Iterable[str] | None = None) -> list[Spec]:
 
 
 def gpu_cases(
-    xp: Any, sizes: str, groups: int = 4, maker: Any = gpu_case.Maker
+    xp: Any,
+    sizes: str,
+    groups: int = 4,
+    maker: Any = gpu_case.Maker,
+    ops: Iterable[str] = (),
+    dtypes: Iterable[str] = gpu_case.DTYPES,
 ) -> Iterator[gpu_case.Case]:
-    """The calls of every op on arrays of `xp`; sizes: "small" or "full", see gpu_case.Calls."""
-    for dtype in gpu_case.DTYPES:
+    """The calls of these ops, of every op by default, on arrays of `xp`; sizes: "small" or "full",
+    see gpu_case.Calls.
+    """
+    for dtype in dtypes:
         m = maker(xp, dtype, groups)
-        for module in modules().values():
-            calls: gpu_case.Calls = module.GPU
+        for op in ops or modules():
+            calls: gpu_case.Calls = modules()[op].GPU
             if dtype in calls.dtypes:
                 for size in getattr(calls, sizes):
                     yield from calls.make(m, *size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -36,7 +37,7 @@ class Case:
 
     bytes: what the contract's TRAFFIC line says is moved. flops: of the products of matrices that
     the results need, where those take the time. gemm: cuBLASLt can make them. environment:
-    variables that are set while it runs.
+    variables that must be set while it runs: see `setting`.
     """
 
     name: str
@@ -52,10 +53,25 @@ class Case:
     def __str__(self) -> str:
         return f"{self.name} {'x'.join(map(str, self.shape))} {self.dtype}"
 
+    def setting(self) -> AbstractContextManager[Any]:
+        """Sets the variables of `environment`. It takes many microseconds, so it does not belong
+        into what is timed.
+        """
+        return mock.patch.dict(os.environ, self.environment)
+
+    def on(self, kernels: Any) -> Callable[[], None]:
+        """The calls of these kernels, with everything looked up before."""
+        calls = [(getattr(kernels, name), positional(name, a)) for name, a in self.calls]
+
+        def run() -> None:
+            for kernel, arguments in calls:
+                kernel(*arguments)
+
+        return run
+
     def run(self, kernels: Any) -> None:
-        with mock.patch.dict(os.environ, self.environment):
-            for kernel, arguments in self.calls:
-                getattr(kernels, kernel)(*positional(kernel, arguments))
+        with self.setting():
+            self.on(kernels)()
 
 
 def positional(kernel: str, arguments: Mapping[str, Any]) -> list[Any]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.harness import folder_of
+from bench.harness import folder_of, write_whole
 from bench.tables import number, table
 
 NUMBER = (int, float)
@@ -32,6 +32,7 @@ ROW: dict[str, Any] = {
     "torch_ms": (*NUMBER, str),
     "times_torch_speed": (*NUMBER, type(None)),
     "cublaslt_ms": (*NUMBER, str, type(None)),
+    "timed": str,
 }
 
 
@@ -68,13 +69,14 @@ def row(
     copy: float,
     times: dict[str, tuple[float, float]],
     not_run: dict[str, str],
+    timed: str = "",
 ) -> dict[str, Any]:
     """One row of a result.
 
     size: bytes moved. flops: 0 where memory is the limit. copy: bytes per second of the copy in
     this run. times: contestant -> (median milliseconds, spread); not_run: contestant -> why it did
-    not run; cuBLASLt is in neither where there is nothing to multiply. The spread is the width of
-    the middle eighty percent of the times, as a share of their median.
+    not run; cuBLASLt is in neither where there is nothing to multiply. timed: which way, see
+    bench.gpu_timing; empty where nothing ran. The spread is that of gpu_timing.in_turns.
     """
     ours, torch, library = times.get("ours"), times.get("torch"), times.get("cublaslt")
     bandwidth = size / ours[0] * 1e3 if ours else None
@@ -91,6 +93,7 @@ def row(
         "torch_ms": round(torch[0], 4) if torch else f"not run: {not_run['torch']}",
         "times_torch_speed": round(torch[0] / ours[0], 2) if ours and torch else None,
         "cublaslt_ms": round(library[0], 4) if library else without,
+        "timed": timed,
     }
 
 
@@ -113,12 +116,13 @@ def cells(entry: dict[str, Any]) -> list[str]:
         time(entry["torch_ms"]),
         number(entry["times_torch_speed"], 2),
         "" if entry["cublaslt_ms"] is None else time(entry["cublaslt_ms"]),
+        entry["timed"],
     ]
 
 
 def line(entry: dict[str, Any]) -> str:
     """The same for the terminal."""
-    widths = (27, 17, 9, 10, 5, 6, 5, 6, 10, 5, 10)
+    widths = (27, 17, 9, 10, 5, 6, 5, 6, 10, 5, 10, 13)
     padded = zip(cells(entry), widths, strict=True)
     return "  ".join(cell.strip("`").ljust(width) for cell, width in padded).rstrip()
 
@@ -145,15 +149,20 @@ def markdown(result: dict[str, Any]) -> str:
         for when, found in result["clocks"].items()
         if found
     )
-    rows = table([*HEAD, "times as fast", "cuBLASLt"], [cells(entry) for entry in result["rows"]])
+    rows = table(
+        [*HEAD, "times as fast", "cuBLASLt", "timed as"], [cells(entry) for entry in result["rows"]]
+    )
     return "\n\n".join([", ".join(about) + ".", rows, *([f"Clocks {clocks}."] if clocks else [])])
 
 
-def write(result: dict[str, Any], under: Path) -> Path:
+def folder(result: dict[str, Any], under: Path) -> Path:
+    """The GPU's folder."""
+    return under / folder_of(result["gpu"]["name"]).name
+
+
+def write(result: dict[str, Any], under: Path) -> None:
     """Writes kernels.json and kernels.md to the GPU's folder. Raises Malformed."""
     check(result)
-    to = under / folder_of(result["gpu"]["name"]).name
-    to.mkdir(parents=True, exist_ok=True)
-    (to / "kernels.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (to / "kernels.md").write_text(markdown(result) + "\n", encoding="utf-8")
-    return to
+    to = folder(result, under)
+    write_whole(to / "kernels.json", json.dumps(result, indent=1) + "\n")
+    write_whole(to / "kernels.md", markdown(result) + "\n")

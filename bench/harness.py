@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import re
 import statistics
@@ -84,14 +85,25 @@ def folder_of(processor: str) -> Path:
     return RESULTS / re.sub(r"[^a-z0-9]+", "-", processor.lower()).strip("-")
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file such that it holds the old text or the new one, whenever the program ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
+
+
 def commit() -> str:
-    """The short hash of the checkout's commit; "unknown" outside one."""
+    """The short hash of the checkout's commit; outside one what the variable COMMIT says, or
+    "unknown".
+    """
+    elsewhere = os.environ.get("COMMIT") or "unknown"
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except OSError:  # no git
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+        return elsewhere
+    return done.stdout.strip() or elsewhere
 
 
 def circumstances(measured: bool = True) -> dict[str, Any]:
@@ -110,7 +122,7 @@ def circumstances(measured: bool = True) -> dict[str, Any]:
         import torch
 
         found["torch"] = torch.__version__
-    except ImportError:
+    except (ImportError, OSError):  # OSError: a library of it cannot be loaded
         pass
     return found
 

@@ -185,11 +185,6 @@ BYHAND_DEVICE Right<T> right_by_columns(SharedTile<T, kCols> t, int depth, int c
     return right;
 }
 
-// Whether ordinary additions add the products of a tile to the sums. Wider tiles leave no registers
-// for that.
-template <class T, int kCols>
-inline constexpr bool kAddedApart = std::is_same_v<T, float> && kCols <= 64;
-
 // sums[m] = a[m] bT for the first 8 kN rows of b; left(m, depth) is a part of a[m], 16 rows.
 template <class T, int kM, int kN, int kCols, class F>
 BYHAND_DEVICE void product_transposed(Sums (&sums)[kM][kN], SharedTile<T, kCols> b, F&& left) {
@@ -203,7 +198,7 @@ BYHAND_DEVICE void product_transposed(Sums (&sums)[kM][kN], SharedTile<T, kCols>
     }
     // Products that are added apart are independent of each other, and with several depths at a
     // time ptxas would spill registers to have many in flight.
-    constexpr int kUnroll = kAddedApart<T, kCols> ? 1 : kCols / kDepth<T>;
+    constexpr int kUnroll = std::is_same_v<T, float> ? 1 : kCols / kDepth<T>;
 #pragma unroll kUnroll
     for (int depth = 0; depth < kCols; depth += kDepth<T>) {
         Left<T> a[kM];
@@ -213,9 +208,7 @@ BYHAND_DEVICE void product_transposed(Sums (&sums)[kM][kN], SharedTile<T, kCols>
         for (int n = 0; n < kN; n += 2) {
             const Right<T> right = right_by_rows(b, 8 * n, depth);
 #pragma unroll
-            for (int m = 0; m < kM; ++m) {
-                multiply<kAddedApart<T, kCols>>(sums[m][n], sums[m][n + 1], a[m], right);
-            }
+            for (int m = 0; m < kM; ++m) multiply(sums[m][n], sums[m][n + 1], a[m], right);
         }
     }
 }
@@ -226,6 +219,7 @@ BYHAND_DEVICE void add_product(Sums (&sums)[kM][kO], const Sums (&a)[kM][kN],
                                SharedTile<T, kCols> b) {
     static_assert(8 * kO == kCols);
     constexpr int kStep = kDepth<T> / 8;
+    constexpr bool kApart = kCols <= 64;  // for wider tiles there are no registers
 #pragma unroll
     for (int n = 0; n < kN; n += kStep) {
         Left<T> left[kM];
@@ -236,7 +230,7 @@ BYHAND_DEVICE void add_product(Sums (&sums)[kM][kO], const Sums (&a)[kM][kN],
             const Right<T> right = right_by_columns(b, 8 * n, 8 * o);
 #pragma unroll
             for (int m = 0; m < kM; ++m) {
-                multiply<kAddedApart<T, kCols>>(sums[m][o], sums[m][o + 1], left[m], right);
+                multiply<kApart>(sums[m][o], sums[m][o + 1], left[m], right);
             }
         }
     }

@@ -92,7 +92,7 @@ void mma_bf16(float* d, const unsigned* a, const unsigned* b, Where where) {
     Fragments mine = {d, a, b};
     void* const* lanes = running->block->meet("mma_bf16", kAll, &mine, where);
     if (lanes == nullptr) return;
-    multiply<16, 8>(
+    multiply<16, 16>(
         lanes,
         [](void* const* all, int m, int k) {
             const Fragments& f = fragments(all, m % 8 * 4 + k % 8 / 2);

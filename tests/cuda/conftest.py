@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from byhand import backend
-from tests.cuda import compile, cupy_double, machine_code
+from tests.cuda import compile, cupy_double, gpu_double, machine_code
 from tests.cuda.schedules import SCHEDULES
 
 
@@ -16,6 +16,12 @@ from tests.cuda.schedules import SCHEDULES
 def cupy(on_cpu: Any, monkeypatch: Any) -> cupy_double.Cupy:
     """`import cupy` gives a stand-in whose arrays run on the CUDA kernels for the CPU."""
     return cupy_double.install(monkeypatch)
+
+
+@pytest.fixture
+def gpu_stand_in(on_cpu: Any, monkeypatch: Any) -> gpu_double.Machine:
+    """bench/gpu.py finds a GPU: a stand-in that runs the CUDA kernels for the CPU."""
+    return gpu_double.install(monkeypatch)
 
 
 @pytest.fixture(params=[*SCHEDULES, pytest.param("gpu", marks=pytest.mark.gpu)])

@@ -4,7 +4,8 @@ kernels compiled for the CPU run, a stream that captures graphs, and allocators.
 It is stricter than cupy. During a capture nothing runs: kernels, fills and copies are recorded, and
 run when the graph is launched, at the addresses they were captured with. An operation that would
 allocate memory or wait for the GPU is an `Unsafe` error during a capture; outside of one it is only
-counted.
+counted. Pinned memory from which an array was set may not change before an event that was recorded
+afterwards has been waited for.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from byhand.backend import native
 
 
 class Unsafe(AssertionError):
-    """Raised for an operation that cannot be captured in a CUDA graph."""
+    """Raised for an operation that cannot be captured in a CUDA graph, and for pinned memory that
+    changes while it may still be copied.
+    """
 
 
 class OutOfMemoryError(MemoryError):
@@ -43,6 +46,26 @@ class Machine:
         self.waits = 0
         self.memory = math.inf  # bytes
         self.used = self.most_used = 0
+        self.pinned: list[np.ndarray] = []  # bytes
+        self.copying: list[tuple[np.ndarray, bytes]] = []  # pinned memory, what it must hold
+        self.event_waits = 0  # for copies to be done
+
+    def alloc_pinned_memory(self, nbytes: int) -> memoryview:
+        if self.captured is not None:
+            raise Unsafe("pinned memory is allocated in a capture")
+        self.pinned.append(np.full(nbytes, 0xFF, np.uint8))
+        return memoryview(self.pinned[-1])
+
+    def copied_from(self, host: np.ndarray) -> None:
+        """The stream will copy from this memory at some time."""
+        if any(np.may_share_memory(host, pinned) for pinned in self.pinned):
+            self.require_unchanged(self.copying)
+            self.copying.append((host, host.tobytes()))
+
+    def require_unchanged(self, copies: list[tuple[np.ndarray, bytes]]) -> None:
+        for host, expected in copies:
+            if host.tobytes() != expected:
+                raise Unsafe("pinned memory changed before it was copied")
 
     def do(self, work: Callable[[], None]) -> None:
         """Runs the work, or records it during a capture."""
@@ -156,6 +179,7 @@ class ndarray:
         assert (host.shape, host.dtype) == (self.shape, self.dtype)
         if self.machine.captured is not None:
             raise Unsafe("the host's memory is copied in a capture")
+        self.machine.copied_from(host)
         np.copyto(self.host, host)
 
     def get(self) -> np.ndarray:
@@ -197,6 +221,8 @@ class Cupy:
         self.cuda = SimpleNamespace(
             Device=lambda: ndarray.device,
             Stream=lambda: Stream(self),
+            Event=lambda disable_timing=False: Event(machine),
+            alloc_pinned_memory=machine.alloc_pinned_memory,
             MemoryPointer=MemoryPointer,
             UnownedMemory=UnownedMemory,
             using_allocator=self._using_allocator,
@@ -241,6 +267,24 @@ class Cupy:
             malloc=self.machine.malloc,
             free_all_blocks=lambda: self.machine.wait("free_all_blocks()"),
         )
+
+
+class Event:
+    def __init__(self, machine: Machine):
+        self._machine = machine
+        self._before: list[Any] = []  # copies
+
+    def record(self) -> None:
+        self._before = list(self._machine.copying)
+
+    def synchronize(self) -> None:
+        if self._machine.captured is not None:
+            raise Unsafe("an event is waited for in a capture")
+        done = {id(copy) for copy in self._before}
+        due = [copy for copy in self._machine.copying if id(copy) in done]
+        self._machine.event_waits += bool(due)
+        self._machine.require_unchanged(due)
+        self._machine.copying = [c for c in self._machine.copying if id(c) not in done]
 
 
 class Stream:

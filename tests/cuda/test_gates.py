@@ -127,8 +127,9 @@ def test_a_rule_may_speak_of_one_architecture():
     assert [sentence.split()[-1] for sentence in found] == [
         instructions.HOPPER[0],
         instructions.HOPPER[2],
+        *instructions.SHEET,
     ]
-    codes += ["HGMMA.64x128x16.F32.BF16", "USETMAXREG.DEALLOC.CTAPOOL"]
+    codes += ["HGMMA.64x128x16.F32.BF16", "USETMAXREG.DEALLOC.CTAPOOL", "LDS.128", "STS.64"]
     assert instructions.complaints(made_up(name, *codes, arch="sm_90a")) == []
 
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import time
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from bench import collect, gpu, gpu_case, gpu_device, gpu_report
+from bench import collect, gpu, gpu_case, gpu_device, gpu_report, gpu_timing
 from bench.harness import folder_of
 from byhand import backend
 from tests.benchmarks.without_memory import Maker, Shapes
@@ -103,6 +98,29 @@ def test_a_dry_run_of_the_bench(on_cpu, capsys):
     assert said.rstrip().endswith("these numbers measure no GPU")
 
 
+def test_results_of_a_dry_run_are_in_a_folder_of_that_name(on_cpu, tmp_path, capsys):
+    assert gpu.main(["bench", "--on-cpu", "--only", "clip", "--out", str(tmp_path)]) == 0
+    (folder,) = tmp_path.iterdir()
+    assert folder.name == "dry-run-on-the-cpu"
+    found = json.loads((folder / "kernels.json").read_text())
+    gpu_report.check(found)
+    assert len(found["rows"]) == 1
+    assert found["rows"][0]["timed"] == (
+        "launches, ours cannot be captured: RuntimeError: a CPU has no graphs"
+    )
+    assert "these numbers measure no GPU" in capsys.readouterr().out
+    assert not list(RESULTS.glob("dry*"))
+
+
+def test_hoppers_kernels_are_timed_on_hopper_alone(gpu_stand_in):
+    for capability, expected in (((9, 0), True), ((12, 0), False)):
+        gpu_stand_in.capability = capability
+        device = gpu_device.Gpu()
+        names = {case.name for case in gpu.cases(device, ops=["matmul"])}
+        assert "matmul_forward" in names
+        assert ("matmul_forward, Hopper" in names) == expected
+
+
 @pytest.mark.deep
 def test_a_dry_run_of_every_kernel(on_cpu, capsys):
     assert gpu.main(["run", "--on-cpu"]) == 0
@@ -119,7 +137,7 @@ def test_without_a_gpu_it_says_why(capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["bench", "--on-cpu", "--out", "results"], "--on-cpu measures no GPU"),
+        (["bench", "--ops", "softmx"], "invalid choice: 'softmx'"),
         (["bench", "--only", "("], "--only is not a regular expression"),
         (["measure"], "invalid choice"),
         ([], "required"),
@@ -133,49 +151,15 @@ def test_mistakes_on_the_command_line(arguments, sentence, capsys):
 
 
 def test_cases_after_the_time_limit_are_marked_as_not_run(on_cpu, capsys):
-    result = gpu.bench(gpu_device.OnCpu(), "clip|grad_norm", seconds=-1, rounds=2)
+    device = gpu_device.OnCpu()
+    result = gpu.bench(device, gpu.cases(device, "clip|grad_norm"), seconds=-1, rounds=2)
     assert [row["ms"] for row in result["rows"]] == ["not run: the time was up"] * 2
     gpu_report.check(result)
 
 
-@pytest.fixture
-def stand_in(monkeypatch, on_cpu) -> None:
-    """Replaces cupy by numpy and the GPU by the CPU, but not the code that writes a result file."""
-
-    class Event:
-        def record(self) -> None:
-            self.at = time.perf_counter()
-
-        def synchronize(self) -> None:
-            pass
-
-    device = SimpleNamespace(id=0, pci_bus_id="none", synchronize=lambda: None)
-    cuda = SimpleNamespace(
-        Device=lambda: device, Event=Event, get_elapsed_time=lambda a, b: (b.at - a.at) * 1e3
-    )
-    names = ("asarray", "empty", "full", "zeros", "sum", "float32", "int64")
-    cupy = SimpleNamespace(**{name: getattr(np, name) for name in names})
-    pool = SimpleNamespace(free_all_blocks=lambda: None)
-    cupy.__dict__.update(cuda=cuda, get_default_memory_pool=lambda: pool, __version__="0")
-    properties = {"name": "Stand-In", "multiprocessors": 1, "l2_bytes": 1 << 12}
-    module = SimpleNamespace(
-        __spec__=ModuleSpec("byhand._cuda", None),
-        device_properties=lambda device: dict(properties),
-        driver_version=lambda: 1,
-        runtime_version=lambda: 2,
-    )
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setitem(sys.modules, "byhand._cuda", module)
-    monkeypatch.setattr(backend, "cuda", backend.cuda_on_cpu)
-    monkeypatch.setattr(gpu_device.Gpu, "copier", gpu_device.OnCpu.copier)
-    monkeypatch.setattr(gpu_device.Gpu, "without_torch", lambda self: "not run: a stand-in")
-    small = collect.gpu_cases
-    monkeypatch.setattr(collect, "gpu_cases", lambda xp, *sizes: small(xp, "small"))
-    monkeypatch.setattr(gpu, "circumstances", lambda: {"date": "2026-01-02", "commit": "abc"})
-
-
-def test_a_result_file_is_written(stand_in, tmp_path, capsys):
-    assert gpu.main(["bench", "--out", str(tmp_path), "--only", "6x96 float32|clip"]) == 0
+def test_a_result_file_is_written(gpu_stand_in, tmp_path, capsys):
+    arguments = ["bench", "--out", str(tmp_path), "--only", "6x96 float32|clip"]
+    assert gpu.main(arguments) == 0
     assert f"written to {tmp_path / 'stand-in'}" in capsys.readouterr().out
     found = json.loads((tmp_path / "stand-in" / "kernels.json").read_text())
     gpu_report.check(found)
@@ -186,7 +170,59 @@ def test_a_result_file_is_written(stand_in, tmp_path, capsys):
         "0",
         "2026-01-02",
     )
+    assert set(found["clocks"]) == {"before", "after"}
     assert gpu.main(["run", "--only", "clip"]) == 0
+
+
+def test_ops_are_measured_in_the_order_they_are_named_in(gpu_stand_in, tmp_path):
+    arguments = ["bench", "--out", str(tmp_path), "--ops", "layernorm", "dropout", "activation"]
+    assert gpu.main([*arguments, "--dtypes", "float32", "--only", " 6x96 "]) == 0
+    found = json.loads((tmp_path / "stand-in" / "kernels.json").read_text())
+    kernels = [row["kernel"] for row in found["rows"]]
+    assert kernels[0].startswith("layernorm")
+    families = list(dict.fromkeys(kernel.partition("_")[0] for kernel in kernels))
+    assert families == ["layernorm", "dropout", "activation"]
+    assert {row["dtype"] for row in found["rows"]} == {"float32"}
+
+
+def test_what_was_measured_before_the_program_ends_is_written(gpu_stand_in, tmp_path, monkeypatch):
+    """The circumstances first, then each row; a kernel that fails is a row of its own."""
+    seen = []
+
+    def line(row):
+        seen.append(json.loads((tmp_path / "stand-in" / "kernels.json").read_text()))
+        assert seen[-1]["rows"][-1] == row
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return ""
+
+    copied = gpu_timing.in_turns
+
+    def in_turns(device, contestants, *rounds):
+        if "copy" in contestants:
+            assert not list(tmp_path.iterdir())
+        return copied(device, contestants, *rounds)
+
+    monkeypatch.setattr(gpu, "in_turns", in_turns)
+    monkeypatch.setattr(gpu_report, "line", line)
+    kernels = backend.cuda()
+    calls = []
+
+    def failing(*arguments):
+        calls.append(arguments)
+        raise RuntimeError("clip: an illegal address\nmore")
+
+    monkeypatch.setattr(kernels, "clip", failing)
+    with pytest.raises(KeyboardInterrupt):
+        gpu.main(["bench", "--out", str(tmp_path), "--only", r"clip|softmax_forward 6x9. f"])
+    rows = seen[-1]["rows"]
+    (failed,) = (row for row in rows if row["kernel"] == "clip")
+    assert failed["ms"] == "not run: RuntimeError: clip: an illegal address"
+    assert failed["timed"] == ""
+    assert all(row["ms"] > 0 for row in rows if row is not failed)
+    assert len(calls) == 1
+    assert gpu_report.markdown(seen[-1]) + "\n" == (tmp_path / "stand-in/kernels.md").read_text()
+    assert {path.suffix for path in (tmp_path / "stand-in").iterdir()} == {".json", ".md"}
 
 
 # --- Results -------------------------------------------------------------------------------------
@@ -200,8 +236,10 @@ def result() -> dict:
     """A made-up result of a GPU."""
     case = ("softmax_forward", (65536, 1024), "bfloat16", 1 << 28, 0)
     rows = [
-        gpu_report.row(*case, 3e12, TIMES, {}),
-        gpu_report.row(*case, 3e12, {"ours": (0.1, 0.01)}, {"torch": "no PyTorch here"}),
+        gpu_report.row(*case, 3e12, TIMES, {}, "graph replays"),
+        gpu_report.row(
+            *case, 3e12, {"ours": (0.1, 0.01)}, {"torch": "no PyTorch here"}, "graph replays"
+        ),
     ]
     return {
         "format": 1,
@@ -233,13 +271,14 @@ def test_a_row_is_computed_from_the_times(result):
 
 
 def test_results_go_to_the_folder_of_their_gpu(result, tmp_path, capsys):
-    to = gpu_report.write(result, tmp_path)
+    gpu_report.write(result, tmp_path)
+    to = gpu_report.folder(result, tmp_path)
     assert to == tmp_path / "made-up-gpu-80gb"
     assert json.loads((to / "kernels.json").read_text()) == result
     table = (to / "kernels.md").read_text()
     expected = "| `softmax_forward` | 65536 x 1024 | bfloat16 | 0.100 ms | 1% | 2,684 | 89% |  |"
-    assert f"{expected} 0.120 ms | 1.20 |  |" in table
-    assert f"{expected} not run: no PyTorch here |  |  |" in table
+    assert f"{expected} 0.120 ms | 1.20 |  | graph replays |" in table
+    assert f"{expected} not run: no PyTorch here |  |  | graph replays |" in table
     assert table.startswith("Made-Up GPU 80GB, copy 3,000 GB/s read and written, driver 13000")
     assert "Clocks before: clocks.sm 1980 MHz." in table
     assert gpu.main(["table", str(to / "kernels.json")]) == 0
@@ -252,6 +291,7 @@ def test_results_go_to_the_folder_of_their_gpu(result, tmp_path, capsys):
         (lambda r: r.pop("copy_gb_per_s"), "the file has no copy_gb_per_s"),
         (lambda r: r["gpu"].pop("name"), "the file: gpu has no name"),
         (lambda r: r["rows"][1].pop("of_copy"), "row 1 has no of_copy"),
+        (lambda r: r["rows"][1].pop("timed"), "row 1 has no timed"),
         (lambda r: r["rows"][0].update(ms=None), "row 0: ms is None"),
         (lambda r: r["rows"][0].update(ms="later"), "row 0: ms says neither a time nor why"),
     ],
@@ -270,14 +310,3 @@ def test_recorded_results_are_complete_and_agree_with_their_tables():
         assert path.parent.name == folder_of(found["gpu"]["name"]).name
         table = path.with_suffix(".md").read_text(encoding="utf-8")
         assert table == gpu_report.markdown(found) + "\n"
-
-
-# --- The script ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("arguments", "status"), [(["help"], 0), (["measure"], 2)])
-def test_the_script_explains_itself(arguments, status):
-    script = Path(gpu.__file__).with_name("gpu.sh")
-    done = subprocess.run(["bash", script, *arguments], capture_output=True, text=True)
-    assert done.returncode == status
-    assert "bench/gpu.sh check" in done.stdout + done.stderr

@@ -54,12 +54,13 @@ def test_tensor_cores_truncate(dtype, cache_dir):
         assert (d == d[0, 0]).all() or np.isnan(d).all()
         return float(d[0, 0])
 
-    group, unit = depth // 2, 2.0**-23  # a group of products is added at once
+    # In bfloat16 all products are added at once, in tf32 half of them.
+    group, unit = (depth if dtype == BF16 else depth // 2), 2.0**-23
     kernels.schedule("forward late")
     assert sums(1, unit / 2) == sums(1, -unit / 2) == 1  # every product is truncated to 0
     assert sums(1, unit) == 1 + depth * unit
     # 1.5 units become 1; after the first group the sum is below 1, and its unit is half as large.
-    assert sums(-1, 1.5 * unit) == -1 + 2.5 * group * unit
+    assert sums(-1, 1.5 * unit) == -1 + (group + 1.5 * (depth - group)) * unit
     # An odd sum of 25 bits is truncated; then the unit is 2, and every product is.
     assert sums(2.0**24 - 1, 1) == 2.0**24 + group - 2
     assert sums(0, 0) == 0

@@ -45,9 +45,7 @@ Sight sight(const Array& x, const Array& mask, bool causal) {
     return s;
 }
 
-enum class Form { plain, masked, log };
-
-template <class T, class P, Form form>
+template <class T, class P, bool log>
 __global__ void __launch_bounds__(P::Team::kThreads, P::Team::kBlocks)
     softmax_forward_rows(T* y, const T* x, const __grid_constant__ Sight sight, int64_t rows,
                          int64_t cols, float scale) {
@@ -55,8 +53,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, P::Team::kBlocks)
     for_rows(team, rows, [&](int64_t row, bool here) {
         const T* x_row = x + row * cols;
         const int64_t limit = here ? sight.limit(row, cols) : 0, end = here ? cols : 0;
-        const unsigned char* mask = form == Form::masked ? sight.row(row) : nullptr;
-        const int64_t step = form == Form::masked ? sight.step : 0;
+        const unsigned char* mask = !log && sight.mask != nullptr ? sight.row(row) : nullptr;
 
         // Scaled values, with -inf at unseen keys, whose own values have no effect.
         Tile<P> z;
@@ -66,8 +63,8 @@ __global__ void __launch_bounds__(P::Team::kThreads, P::Team::kBlocks)
             if (P::kShared && first) z.keep(team, kept, start, limit);
             z.each([&](float& v, int k, int j) {
                 const int64_t column = Tile<P>::column(team, start, k) + j;
-                bool seen = column < limit;
-                if constexpr (form == Form::masked) seen = seen && mask[column * step] != 0;
+                const bool seen =
+                    column < limit && (log || mask == nullptr || mask[column * sight.step] != 0);
                 v = seen ? v * scale : -infinity();
             });
         };
@@ -85,23 +82,23 @@ __global__ void __launch_bounds__(P::Team::kThreads, P::Team::kBlocks)
             all.top = team.max(all.top);
         }
         // With only -inf in a row softmax gives zeros, log_softmax NaN.
-        const float base = form == Form::log ? all.top : all.base();
+        const float base = log ? all.top : all.base();
         if constexpr (!P::kLong) {
             z.each([&](float& v, int, int) {
                 const float e = exp_for<T>(v - base);
                 all.sum += e;
-                if constexpr (form != Form::log) v = e;
+                if constexpr (!log) v = e;
             });
             all.sum = team.sum(all.sum);
         }
         const float sum = all.sum;
 
-        const float log_sum = form == Form::log ? logf(sum) : 0.0f;
+        const float log_sum = log ? logf(sum) : 0.0f;
         const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
         for_tiles<P>(team, cols, [&](int64_t start) {
             if constexpr (P::kLong) read(start, false);
             z.each([&](float& v, int, int) {
-                if constexpr (form == Form::log) {
+                if constexpr (log) {
                     v = v - base - log_sum;
                 } else {
                     v = (P::kLong ? exp_for<T>(v - base) : v) * inverse;
@@ -155,7 +152,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, P::Team::kBlocks)
     });
 }
 
-template <Form form>
+template <bool log>
 void forward(const char* name, Out y, In x, const Array& mask, double scale, bool causal,
              Stream stream) {
     const int64_t rows = x.rows(), cols = x.cols();
@@ -167,8 +164,8 @@ void forward(const char* name, Out y, In x, const Array& mask, double scale, boo
         const T* from = x.as<T>();
         const auto kept = cols * static_cast<int64_t>(sizeof(T));
         plan_rows<T>(rows, cols, packable<T>(cols, to, from), kept, [&](auto plan) {
-            launch_shared(name, softmax_forward_rows<T, decltype(plan), form>, plan.grid,
-                          plan.block, plan.shared, stream, to, from, seen, rows, cols, scale);
+            launch_shared(name, softmax_forward_rows<T, decltype(plan), log>, plan.grid, plan.block,
+                          plan.shared, stream, to, from, seen, rows, cols, scale);
         });
     });
 }
@@ -193,12 +190,8 @@ void backward(const char* name, Out dx, In dy, In y, double scale, Stream stream
 }  // namespace
 
 void softmax_forward(Out y, In x, Maybe<StridedIn> mask, double scale, bool causal, Stream stream) {
-    if (mask) {
-        mask.as<bool>();
-        forward<Form::masked>("softmax_forward", y, x, mask, scale, causal, stream);
-    } else {
-        forward<Form::plain>("softmax_forward", y, x, mask, scale, causal, stream);
-    }
+    if (mask) mask.as<bool>();
+    forward<false>("softmax_forward", y, x, mask, scale, causal, stream);
 }
 
 void softmax_backward(Out dx, In dy, In y, double scale, Stream stream) {
@@ -206,7 +199,7 @@ void softmax_backward(Out dx, In dy, In y, double scale, Stream stream) {
 }
 
 void log_softmax_forward(Out y, In x, Stream stream) {
-    forward<Form::log>("log_softmax_forward", y, x, Array{}, 1.0, false, stream);
+    forward<true>("log_softmax_forward", y, x, Array{}, 1.0, false, stream);
 }
 
 void log_softmax_backward(Out dx, In dy, In y, Stream stream) {

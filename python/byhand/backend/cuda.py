@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,12 +43,50 @@ def cuda_reason() -> str:
 
 
 def cuda() -> Kernels:
-    """The CUDA back end. Raises CudaUnavailable with the reason."""
+    """The CUDA back end. Raises CudaUnavailable with the reason.
+
+    The first call says on standard error if the driver has to compile the kernels for this GPU.
+    """
     if state.cuda is None:
         if reason := cuda_reason():
             raise CudaUnavailable(reason)
         state.cuda = native.kernels_of("cuda")
+        if said := _compiled_by_the_driver():
+            print(f"byhand: {said}", file=sys.stderr)
     return state.cuda
+
+
+def _compiled_by_the_driver() -> str:
+    """One sentence if this build has no machine code for the current GPU, only PTX; else empty."""
+    from byhand import _build
+
+    # Installations that were built before the build recorded it do not have it.
+    architectures = getattr(_build, "CUDA_ARCHITECTURES", "").split(";")
+    real = [a.removesuffix("-real") for a in architectures if not a.endswith("-virtual")]
+    if len(real) == len(architectures):
+        return ""
+    device = importlib.import_module("cupy").cuda.Device().id
+    major, minor = native.load("cuda").device_properties(device)["compute_capability"]
+    if any(_runs_on(architecture, major, minor) for architecture in real):
+        return ""
+    there = ", ".join(f"sm_{a}" for a in real) or "none"
+    return (
+        f"this GPU has compute capability {major}.{minor}, for which this build has no machine "
+        f"code (it has {there}); the driver compiles each kernel when it is first used, which "
+        "takes a while"
+    )
+
+
+def _runs_on(architecture: str, major: int, minor: int) -> bool:
+    """Whether machine code for `architecture`, such as 80 or 90a, runs on a GPU of this compute
+    capability: on the same major number and the same or a later minor one, but with the letter a
+    on that capability alone.
+    """
+    number = architecture.rstrip("af")
+    if not number.isdigit():  # native, all
+        return True
+    same, least = int(number) // 10 == major, int(number) % 10
+    return same and (minor == least if architecture.endswith("a") else minor >= least)
 
 
 def multiprocessors(x: Array) -> int:

@@ -8,12 +8,13 @@
 With gradient accumulation there are two graphs, which share one block of memory: one adds the
 gradients of a batch, the other adds those of the last batch and makes the update.
 
-No step allocates memory or waits for the GPU. What changes from step to step (the arrays of the
-batch, the scale of the loss, the optimizer's settings) is copied to the GPU before the launch. The
-loss and the gradient's norm of each step are written to a ring buffer on the GPU, which `read`
-copies to the host. If one of them is not finite, later steps may have been launched before this is
-noticed. With clipping those steps change nothing: the gradients stay non-finite, and the optimizer
-makes no update from them.
+No step allocates memory, and none waits for the GPU, except that the host is never more than two
+batches ahead of the copies to it. What changes from step to step (the arrays of the batch, the
+scale of the loss, the optimizer's settings) is copied to the GPU before the launch. The loss and
+the gradient's norm of each step are written to a ring buffer on the GPU, which `read` copies to the
+host. If one of them is not finite, later steps may have been launched before this is noticed. With
+clipping those steps change nothing: the gradients stay non-finite, and the optimizer makes no
+update from them.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from byhand.optim import Optimizer
 from byhand.tasks.task import Batch, Task
 from byhand.training.finite import Result, require_finite
 from byhand.training.memory_plan import Plan
+from byhand.training.pinned import PinnedCopies
 from byhand.training.step import Batches, Events, Kept, MeanScale, Silent
 
 
@@ -71,7 +73,7 @@ class GraphStep:
         # A blocking stream: it is ordered with work on the default stream, such as other changes of
         # the model.
         self._stream = cupy.cuda.Stream()
-        self._batch: dict[str, Array] = {}
+        self._copies: PinnedCopies | None = None  # the batch on the GPU, after the first call
         self._scale = backend.zeros((), values, np.float32)
         self._drawn = backend.zeros((), values, np.int64)  # dropout masks drawn before the step
         self._sum = backend.zeros((1,), values)  # of the losses in this step so far
@@ -177,7 +179,8 @@ class GraphStep:
         return cupy.empty(max(self.planned_bytes, 1), "uint8")
 
     def _add(self) -> None:
-        self._sum += self.task.loss(self._batch, self._scale)
+        assert self._copies is not None
+        self._sum += self.task.loss(self._copies.arrays, self._scale)
         self.task.backward()
 
     def _update(self) -> None:
@@ -191,11 +194,9 @@ class GraphStep:
         grad_norm.clip(self.task.model.storage.grads, self._infinity, 1.0)
 
     def _copy(self, batch: Batch) -> None:
-        if not self._batch:
-            self._batch = {n: backend.to_device_of(a, self._sum) for n, a in batch.items()}
-        else:
-            for name, array in batch.items():
-                backend.copy_to(self._batch[name], np.ascontiguousarray(array))
+        if self._copies is None:
+            self._copies = PinnedCopies(batch, self._sum)
+        self._copies.copy(batch)
 
     def _check(self, batch: Batch) -> None:
         for name, array in batch.items():
@@ -204,16 +205,17 @@ class GraphStep:
                     f"GraphStep: {name} must be a numpy array, got {type(array).__name__}"
                 )
         self.task.check(batch)
-        if not self._batch:
+        if self._copies is None:
             return
-        if batch.keys() != self._batch.keys():
+        first = self._copies.arrays
+        if batch.keys() != first.keys():
             raise ValueError(
-                f"GraphStep: a batch must have {', '.join(self._batch)}, got {', '.join(batch)}"
+                f"GraphStep: a batch must have {', '.join(first)}, got {', '.join(batch)}"
             )
         for name, array in batch.items():
-            if array.shape != self._batch[name].shape:
+            if array.shape != first[name].shape:
                 raise ValueError(
-                    f"GraphStep: {name} must have shape {self._batch[name].shape}, got "
+                    f"GraphStep: {name} must have shape {first[name].shape}, got "
                     f"{array.shape}: all batches of a captured step have the same shapes (an "
                     "EpochSampler needs drop_last=True)"
                 )
