@@ -5,6 +5,7 @@ from __future__ import annotations
 from byhand.backend import Array
 from byhand.nn.activation import axis_of, require_axis
 from byhand.nn.module import Module
+from byhand.ops import check
 
 
 class Flatten(Module):
@@ -26,11 +27,17 @@ class Flatten(Module):
                 f"Flatten: start_dim = {self.start_dim} comes after end_dim = {self.end_dim} in x "
                 f"of shape {x.shape}"
             )
-        self.push(x.shape)
         size = 1
         for n in x.shape[start : end + 1]:
             size *= n
-        return x.reshape(*x.shape[:start], size, *x.shape[end + 1 :])
+        y = x.reshape(*x.shape[:start], size, *x.shape[end + 1 :])
+        self.push((x.shape, y.shape))
+        return y
 
     def backward(self, dy: Array) -> Array:
-        return dy.reshape(self.pop())
+        of_x, of_y = self.pop()
+        if not hasattr(dy, "__dlpack__"):
+            raise check.not_an_array("Flatten", "dy", dy)
+        if tuple(dy.shape) != of_y:
+            raise check.wrong_shape("Flatten", "dy", of_y, dy)
+        return dy.reshape(of_x)
