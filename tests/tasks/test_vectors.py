@@ -12,7 +12,7 @@ from byhand import MLP, MLPConfig, data, gradcheck, nn, optim, runs
 from byhand.nn.gradcheck import GradcheckError
 from byhand.runs import RunConfig, Table
 from byhand.tasks import Classification, Regression
-from byhand.training import Trainer, TrainingSettings, evaluate
+from byhand.training import Diverged, Trainer, TrainingSettings, evaluate
 
 F32 = np.float32
 
@@ -233,3 +233,60 @@ def test_a_task_takes_tensors(kind: Any):
 def test_a_task_takes_a_model():
     with pytest.raises(TypeError, match="Regression takes a model, got type"):
         Regression(MLP)
+
+
+def trainer_of(arrays: dict[str, np.ndarray], **changes: Any) -> Trainer:
+    model = MLP(CONFIGS[Classification])
+    rows = data.ArrayDataset(**arrays)
+    settings = TrainingSettings(steps=2, batch_size=9, eval_every=1, warmup=0)
+    given = {
+        "task": Classification(model),
+        "data": data.Splits(rows, lambda: [rows.batch(np.arange(20))]),
+        "sampler": data.EpochSampler(len(rows), 9),
+        "optimizer": optim.AdamW(model),
+        "schedule": optim.Constant(0.01),
+        "settings": settings,
+    }
+    return Trainer(**{**given, **changes})
+
+
+def test_nan_in_the_data_is_named_and_not_blamed_on_the_learning_rate():
+    batch = batch_of(Classification, rows=20)
+    batch["x"][4, 1] = np.nan
+    with pytest.raises(Diverged) as caught:
+        trainer_of(batch).run()
+    assert "because x of a batch is not finite (NaN in 1 of 60 numbers); no ch" in str(caught.value)
+    batch["x"][4:6] = [[3e38] * 3, [-3e38] * 3]
+    with pytest.raises(Diverged, match=r"is not finite .* though all weights are; a smaller lr"):
+        trainer_of(batch).run()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"schedule": 0.1},
+            "Trainer: schedule must be a function of the step, such as optim",
+        ),
+        (
+            {"schedule": lambda n: None},
+            "Trainer: what schedule(step) returns must be a number",
+        ),
+        ({"optimizer": None}, "Trainer: optimizer must be a Optimizer, got None"),
+        ({"task": MLP}, "Trainer: task must be a Task, got <class"),
+    ],
+)
+def test_what_a_trainer_cannot_use_is_named(changes: dict[str, Any], sentence: str):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        trainer_of(batch_of(Classification, rows=20), **changes).run()
+    assert sentence in str(caught.value)
+
+
+def test_validation_batches_that_can_be_read_once_only_are_refused():
+    batch = batch_of(Classification, rows=20)
+    with pytest.raises(TypeError, match="Splits: validation must be a function that gives the bat"):
+        data.Splits(data.ArrayDataset(**batch), [batch])
+    once = iter([batch])
+    splits = data.Splits(data.ArrayDataset(**batch), lambda: once)
+    with pytest.raises(ValueError, match=r"data\.validation\(\) gives no batches, though it gave"):
+        trainer_of(batch, data=splits).run()

@@ -6,6 +6,7 @@ from byhand.backend import Array
 from byhand.nn.activation import axis_of
 from byhand.nn.module import Module
 from byhand.nn.protocol import require_whole_number
+from byhand.ops import check
 
 
 class Flatten(Module):
@@ -27,11 +28,16 @@ class Flatten(Module):
                 f"Flatten: start_dim = {self.start_dim} comes after end_dim = {self.end_dim} in x "
                 f"of shape {x.shape}"
             )
-        self.push(x.shape)
         size = 1
         for n in x.shape[start : end + 1]:
             size *= n
-        return x.reshape(*x.shape[:start], size, *x.shape[end + 1 :])
+        y = x.reshape(*x.shape[:start], size, *x.shape[end + 1 :])
+        self.push((x.shape, y.shape))
+        return y
 
     def backward(self, dy: Array) -> Array:
-        return dy.reshape(self.pop())
+        of_x, of_y = self.pop()
+        check.arrays("Flatten", dy=dy)
+        if tuple(dy.shape) != of_y:
+            raise check.wrong_shape("Flatten", "dy", of_y, dy)
+        return dy.reshape(of_x)
