@@ -60,8 +60,8 @@ function(byhand_compiled target)
   target_compile_options(${target} PRIVATE
                          $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -ffp-contract=off>)
   if(BYHAND_SANITIZE)
-    # At -O2 the checks make some of the templates take minutes to compile, and at -g, where -g1
-    # gives the lines too, half as long again.
+    # At -O2 some templates take minutes to compile with the checks, and with -g half as long again;
+    # -g1 has the line numbers too.
     target_compile_options(${target} PRIVATE
                            $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${BYHAND_SANITIZE}
                            -fno-sanitize-recover=all -fno-omit-frame-pointer -g1 -O1>)

@@ -1,4 +1,4 @@
-"""Cross-entropy with class weights, against class numbers and against probabilities."""
+"""Cross-entropy with class weights, against class ids and against probabilities."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from byhand.ops import weighted_cross_entropy
 def pair(given: str, R: int, V: int) -> Pair:
     logits, one = floats(R, V), np.ones((), np.float32)
     weight = np.abs(floats(V))
-    ids, shares = RNG.integers(0, V, R), None
+    ids, probabilities = RNG.integers(0, V, R), None
     if given == "probabilities":
-        ids, shares = None, np.exp(floats(R, V))
-        shares /= shares.sum(axis=-1, keepdims=True)
-    target = torch.from_numpy(ids if shares is None else shares)
+        ids, probabilities = None, np.exp(floats(R, V))
+        probabilities /= probabilities.sum(axis=-1, keepdims=True)
+    target = torch.from_numpy(ids if probabilities is None else probabilities)
     w = torch.from_numpy(weight)
     return Pair(
         "weighted_cross_entropy",
         {"R": R, "V": V},
-        lambda: weighted_cross_entropy.forward(logits, ids, shares, weight),
+        lambda: weighted_cross_entropy.forward(logits, ids, probabilities, weight),
         lambda saved: weighted_cross_entropy.backward(one, saved),
         {"torch": twin(lambda x: F.cross_entropy(x, target, weight=w), logits)},
         one,
         streams=("read", "copy"),
-        given=() if shares is None else ("probabilities",),
+        given=() if probabilities is None else ("probabilities",),
     )
 
 
 def calls(m: Maker, R: int, V: int) -> Iterator[gpu_case.Case]:
     x, dx, ids = m.normal(R, V), m.empty(R, V), m.ids(R, V)
-    shares = (abs(m.normal(R, V)) / V).astype(m.storage())
+    probabilities = (abs(m.normal(R, V)) / V).astype(m.storage())
     weight, lse, mass = m.full(0.5, V), m.full(math.log(V), R), m.full(0.5, R)
     results = {"loss": m.full(0), "total": m.full(R), "losses": m.full(0, R), "lse": lse}
 
@@ -56,15 +56,9 @@ def calls(m: Maker, R: int, V: int) -> Iterator[gpu_case.Case]:
 
         return build
 
-    for soft, option, target in ((False, "targets", ids), (True, "probabilities", shares)):
-        inputs = {
-            "logits": x,
-            option: target,
-            "weight": weight,
-            "ignore_index": -100,
-            "smoothing": 0.0,
-        }
-        inputs |= {"smoothing": 0.0, "mean": True}
+    for soft, option, target in ((False, "targets", ids), (True, "probabilities", probabilities)):
+        inputs = {"logits": x, option: target, "weight": weight}
+        inputs |= {"ignore_index": -100, "smoothing": 0.0, "mean": True}
         forward = {**results, "mass": mass, **inputs, "normalise": True}
         beside = rival(soft, False)
         yield m.case("weighted_cross_entropy_forward", forward, x.shape, beside, option, R=R, V=V)

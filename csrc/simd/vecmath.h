@@ -26,16 +26,17 @@ BYHAND_INLINE Vec polynomial(Vec x, const float (&coefficients)[N]) {  // lowest
     return p;
 }
 
-// e^x is 0 in float32 for x <= -104. Smaller x are clamped to where scale2 gives 0 without
-// computing a result too small for float32, which takes a processor a hundred times as long.
-constexpr float kExpOfNothing = -176.0f;  // 2^-254
+// Smaller x are clamped to this one, for which scale2 gives 0 at once. e^x is 0 in float32 already
+// for x <= -104, but there it would be rounded from a subnormal number, which takes a processor a
+// hundred times as long.
+constexpr float kExpLowest = -176.0f;  // e^-176 is near 2^-254
 
 // e^x = 2^n (1 + small) with small = e^r - 1 and |r| <= log(2)/2. The clamps put the constant
 // first, so that NaN passes through.
 struct Exponential {
     Vec small, n;
     BYHAND_INLINE explicit Exponential(Vec x) {
-        x = max(Vec::set(kExpOfNothing), min(Vec::set(89.0f), x));
+        x = max(Vec::set(kExpLowest), min(Vec::set(89.0f), x));
         n = round(x * Vec::set(1.44269504f));
         // log(2) in two parts, the first short enough for n times it to be exact even without a
         // fused multiply-add.
@@ -63,7 +64,7 @@ BYHAND_INLINE Vec expm1_negative(Vec x) {
 // and a polynomial of one degree less. For sums of exponentials of scores minus their maximum,
 // where imprecise terms are negligible. e^0 = 1.
 BYHAND_INLINE Vec exp_score(Vec x) {
-    x = max(Vec::set(kExpOfNothing), x);
+    x = max(Vec::set(kExpLowest), x);
     const Vec n = round(x * Vec::set(1.44269504f));
     const Vec r = fma(n, Vec::set(-0.693147182f), x);
     const Vec q = polynomial(r, {1.0f, 0.499992311f, 0.166671142f, 0.0418902002f, 0.00831251498f});
@@ -157,7 +158,7 @@ BYHAND_INLINE Vec erf(Vec x) {
                          x);
     // erfc(a) = 2 Phi(-sqrt(2) a)
     const Vec tail =
-        exp(max(Vec::set(kExpOfNothing), -s)) * scaled_normal_tail(a * Vec::set(1.41421356f));
+        exp(max(Vec::set(kExpLowest), -s)) * scaled_normal_tail(a * Vec::set(1.41421356f));
     const Vec far = fma(Vec::set(-2.0f), tail, Vec::set(1.0f));
     return select(a < Vec::set(1.0f), near, select(x < Vec::zero(), -far, far));
 }

@@ -73,7 +73,8 @@ BYHAND_DEVICE void run_gemm_hopper(const Product<bf16>& p, const TensorMap& left
     BYHAND_SHARED(PhaseBarrier[H::kStages], full);
     BYHAND_SHARED(PhaseBarrier[H::kStages], empty);
     BYHAND_SHARED(PhaseBarrier[H::kConsumers], turns);
-    // The sheets come first: at a known place, they are accessed by several elements at a time.
+    // The sheets come first: where their alignment is known, the compiler moves several elements at
+    // a time.
     unsigned char* const ring = align_box(bytes + H::kSheets);
     if (threadIdx.x == 0) {
         for (int s = 0; s < H::kStages; ++s) {

@@ -1,6 +1,6 @@
 // How tensor cores add. A group of exact products and the sum so far are shifted to the largest
-// exponent among them, and what lies below 24 bits is cut off; so is what the sum then has below
-// the 24 bits of a float32. (Fasi et al. 2021, "Numerical behavior of NVIDIA tensor cores",
+// exponent among them and truncated to 24 bits there; the sum of these is truncated to the 24 bits
+// of a float32. (Fasi et al. 2021, "Numerical behavior of NVIDIA tensor cores",
 // sections 3 and 4. They measured 24 bits on Volta; later generations keep one to three bits more.)
 #pragma once
 
@@ -44,7 +44,7 @@ void add_truncated(double (&sums)[kColumns], const float* left, const double (*r
     for (int n = 0; n < kColumns; ++n) {
         finite &= std::abs(sums[n]) <= std::numeric_limits<double>::max();
     }
-    if (!finite) {  // NaN and infinity are not cut
+    if (!finite) {  // NaN and infinity are not truncated
         for (int n = 0; n < kColumns; ++n) {
             for (int k = 0; k < kGroup; ++k) sums[n] += double{left[k]} * right[k][n];
         }
@@ -67,8 +67,8 @@ void add_truncated(double (&sums)[kColumns], const float* left, const double (*r
     }
 }
 
-// sums[n] += the sum over kDepth values of k, in the way that the schedule names; the hardware adds
-// groups of kGroup products one after another.
+// sums[n] += the sum over kDepth values of k, truncated or exact as the schedule says; the hardware
+// adds groups of kGroup products one after another.
 template <int kDepth, int kGroup, int kColumns>
 void add_products(double (&sums)[kColumns], const float* left, const double (*right)[kColumns]) {
     if (running->block->launch().schedule.truncate) {

@@ -62,8 +62,7 @@ Schedule parse_schedule(const std::string& text) {
     } catch (const std::logic_error&) {  // std::out_of_range too
         throw std::invalid_argument(
             "a schedule is forward, reverse, random:SEED, warp-greedy or warp-greedy-reverse, "
-            "after "
-            "a blank early or late, and after another truncate or nearest, got '" +
+            "after a blank early or late, and after another truncate or nearest, got '" +
             text + "'");
     }
 }

@@ -21,7 +21,7 @@ struct Schedule {
     // If true, asynchronous copies are performed when they are issued and Hopper's products when
     // they are waited for; if false, the other way round.
     bool early = false;
-    // If true, tensor cores cut sums off, as accumulate.h says; if false, they round them.
+    // If true, tensor cores truncate sums, as accumulate.h says; if false, they round them.
     bool truncate = true;
 
     bool backwards() const {
@@ -30,8 +30,8 @@ struct Schedule {
     }
 };
 
-// "forward", "reverse", "random:7", "warp-greedy" or "warp-greedy-reverse", after a blank "early"
-// or "late", and after another "truncate" or "nearest". Throws std::invalid_argument.
+// Up to three words: "forward", "reverse", "random:7", "warp-greedy" or "warp-greedy-reverse";
+// "early" or "late"; "truncate" or "nearest". Throws std::invalid_argument.
 Schedule parse_schedule(const std::string& text);
 
 // The schedule of the next launches. Initially that of BYHAND_SCHEDULE, else "forward late".

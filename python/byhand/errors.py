@@ -18,5 +18,6 @@ def suggestion(name: object, known: Iterable[str]) -> str:
     """ " (did you mean X?)" with the known name that is most like `name`; "" if none is."""
     import difflib
 
-    near = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    in_lower_case = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(str(name).lower(), list(in_lower_case), n=1)
+    return f" (did you mean {in_lower_case[near[0]]}?)" if near else ""

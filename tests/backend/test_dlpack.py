@@ -170,7 +170,7 @@ WRONG = {
     "a parameter": (lambda: torch.nn.Parameter(tensor(X)), r"x requires grad, .*x\.detach\(\)$"),
     "bfloat16": (
         lambda: tensor(X).bfloat16(),
-        r"x is bfloat16, which numpy has not: use x\.float\(\)$",
+        r"x is bfloat16, which numpy lacks: use x\.float\(\)$",
     ),
     "sparse": (lambda: tensor(X).to_sparse(), "x cannot be shared with numpy: .*layout"),
     "without memory": (lambda: torch.ones(5, 4, device="meta"), "x cannot be shared with numpy: "),

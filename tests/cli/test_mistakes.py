@@ -109,6 +109,16 @@ MISTAKES = [
     ([*TRAIN, "--beta2", "1"], "argument --beta2: must be at least 0 and less than 1"),
     ([*TRAIN, "--val-ratio", "1"], "argument --val-ratio: must be greater than 0 and less than 1"),
     ([*TRAIN, "--warmup", "50", "--steps", "9"], "--warmup must be at most --steps = 9, not 50"),
+    ([*TRAIN, "--decay-every", "9"], "has no effect with --schedule cosine: it is for step_decay"),
+    (
+        [*TRAIN, "--schedule", "one_cycle", "--warmup", "1"],
+        "--warmup has no effect with --schedule one_cycle: it is for cosine or inverse_sqrt",
+    ),
+    (
+        [*TRAIN, "--optimizer", "adam", "--momentum", "0.5"],
+        "byhand: --momentum has no effect with --optimizer adam: it is for rmsprop or sgd",
+    ),
+    ([*FROM, "run", "--pct-start", "0.5"], "--pct-start has no effect with --schedule cosine"),
     ([*TRAIN, "--device", "gpu"], "invalid choice: 'gpu'"),
     ([*TRAIN, "--threads", "0"], "argument --threads: must be at least 1"),
     ([*TRAIN, "--threads", "9999"], "byhand: --threads must be between 1 and 256"),

@@ -114,7 +114,13 @@ def test_a_setting_is_named_as_its_flag_on_the_command_line(name: str):
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("bacth", " (did you mean batch?)"), ("xyz", ""), (7, ""), ("", "")],
+    [
+        ("bacth", " (did you mean batch?)"),
+        ("BATCH", " (did you mean batch?)"),
+        ("xyz", ""),
+        (7, ""),
+        ("", ""),
+    ],
 )
 def test_the_nearest_name(name: object, shown: str):
     assert suggestion(name, ["steps", "batch", "lr"]) == shown

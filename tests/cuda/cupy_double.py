@@ -125,6 +125,7 @@ class ndarray:
 
     __module__ = "cupy"
     __cuda_array_interface__: Any = None
+    __dlpack__: Any = None
     device = SimpleNamespace(id=0)
 
     def __init__(self, machine: Machine, host: np.ndarray, data: Any, base: Any = None):

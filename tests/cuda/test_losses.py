@@ -11,16 +11,16 @@ from byhand import backend, nn, ops
 
 RNG = np.random.default_rng(0)
 X, Y, P = (RNG.standard_normal((6, 5)).astype(np.float32) for _ in range(3))
-SHARES = np.exp(P) / np.exp(P).sum(axis=-1, keepdims=True)
+PROBABILITIES = np.exp(P) / np.exp(P).sum(axis=-1, keepdims=True)
 IDS = np.array([0, 4, -100, 2, 1, 4])
 WEIGHT = [0.5, 0.0, 2.0, 1.0, 0.3]
 LOSSES = [
     (nn.MSELoss, {"half": True}, Y),
     (nn.HuberLoss, {"delta": 0.5}, Y),
-    (nn.BCEWithLogitsLoss, {"pos_weight": 2.0}, SHARES),
+    (nn.BCEWithLogitsLoss, {"pos_weight": 2.0}, PROBABILITIES),
     (nn.CrossEntropyLoss, {"label_smoothing": 0.1}, IDS),
     (nn.CrossEntropyLoss, {"weight": WEIGHT}, IDS),
-    (nn.CrossEntropyLoss, {"weight": WEIGHT}, SHARES),
+    (nn.CrossEntropyLoss, {"weight": WEIGHT}, PROBABILITIES),
     (nn.NLLLoss, {"weight": WEIGHT}, IDS),
     (nn.InfoNCELoss, {"temperature": 0.5}, Y),
 ]

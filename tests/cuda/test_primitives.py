@@ -57,11 +57,11 @@ def test_tensor_cores_truncate(dtype, cache_dir):
     # In bfloat16 all products are added at once, in tf32 half of them.
     group, unit = (depth if dtype == BF16 else depth // 2), 2.0**-23
     kernels.schedule("forward late")
-    assert sums(1, unit / 2) == sums(1, -unit / 2) == 1  # every product is cut off
+    assert sums(1, unit / 2) == sums(1, -unit / 2) == 1  # every product is truncated to 0
     assert sums(1, unit) == 1 + depth * unit
     # 1.5 units become 1; after the first group the sum is below 1, and its unit is half as large.
     assert sums(-1, 1.5 * unit) == -1 + (group + 1.5 * (depth - group)) * unit
-    # An odd sum of 25 bits is cut off; then the unit is 2, and every product is.
+    # An odd sum of 25 bits is truncated; then the unit is 2, and every product is.
     assert sums(2.0**24 - 1, 1) == 2.0**24 + group - 2
     assert sums(0, 0) == 0
     assert sums(1, np.inf) == sums(np.inf, 1) == np.inf

@@ -61,6 +61,7 @@ def test_every_plot_shows_something(name: str):
 
     figure = Figure()
     registry.find("demos", name).Demo().draw(figure)
+    assert figure.axes
     for axes in figure.axes:
         assert axes.images or axes.lines or axes.patches or axes.collections
 

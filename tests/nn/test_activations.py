@@ -172,6 +172,7 @@ WRONG = [
     (lambda: nn.Softplus(0.0), "Softplus: beta must be a number greater than 0, got 0.0"),
     (lambda: nn.Softplus(threshold=math.nan), "Softplus: threshold must be a number, got nan"),
     (lambda: nn.Softmax(1.0), "Softmax: dim must be a whole number, got 1.0"),
+    (lambda: nn.Softmax(np.ones(2, int)), "Softmax: dim must be a whole number, got array("),
     (lambda: nn.Flatten(True), "Flatten: start_dim must be a whole number, got True"),
     (lambda: nn.Softmax(2)(x_of(3, 4)), "Softmax: x must have an axis dim = 2, got shape (3, 4)"),
     (lambda: nn.Softmax()(x_of()), "Softmax: x must have an axis dim = -1, got shape ()"),

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from byhand import MLP, MLPConfig, nn, ops
+from byhand import MLP, MLPConfig, gradcheck, nn, ops
 from byhand.nn.protocol import require_like
 
 LAYERS = {
@@ -241,3 +241,33 @@ def test_a_layer_of_a_sequential_is_replaced_by_a_module_only():
     assert isinstance(layers[1], nn.Dropout)
     with pytest.raises(TypeError, match="layer 0 must be a Module, got 'x'"):
         layers[0] = "x"
+
+
+def test_a_gradient_of_another_shape_is_not_reshaped():
+    flatten = nn.Flatten()
+    for wrong, sentence in (
+        (x_of(3, 8), "Flatten: dy must have shape (2, 12), got (3, 8)"),
+        (x_of(2, 11), "Flatten: dy must have shape (2, 12), got (2, 11)"),
+        ([1.0], "Flatten: dy must be an array, got list"),
+    ):
+        flatten(x_of(2, 3, 4))
+        with pytest.raises((TypeError, ValueError), match=f"^{re.escape(sentence)}$"):
+            flatten.backward(wrong)
+    flatten(x_of(2, 3, 4))
+    assert flatten.backward(x_of(2, 12)).shape == (2, 3, 4)
+
+
+@pytest.mark.parametrize("wrong", [5, [5]])
+def test_freeze_takes_paths(wrong):
+    model = nn.Linear(2, 3).build()
+    with pytest.raises(TypeError, match="paths must be given as a pattern, a list of patterns or"):
+        model.freeze(wrong)
+    with pytest.raises(TypeError, match=r"got Parameter\(weight"):
+        model.freeze(model.weight)
+    model.freeze(name for name in ["weight"])
+    assert not model.weight.trainable
+
+
+def test_the_loss_of_gradcheck_is_a_choice():
+    with pytest.raises(TypeError, match="gradcheck: loss must be a bool or None, got MSELoss"):
+        gradcheck(nn.Linear(2, 3), np.ones((4, 2)), loss=nn.MSELoss())

@@ -1,5 +1,5 @@
 """The losses: PyTorch's values and gradients for every option, and finite differences. What all
-losses have in common, and mistakes, are in test_loss_habits.py.
+losses have in common, and mistakes, are in test_all_losses.py.
 """
 
 from __future__ import annotations
@@ -10,37 +10,20 @@ import numpy as np
 import pytest
 
 from byhand import gradcheck, nn, ops
+from tests.ops.test_pointwise_loss import losses_of_torch
 
 REDUCTIONS = ("mean", "sum", "none")
 SHAPES = ((5,), (3, 7), (2, 3, 4), (1,), ())
 WEIGHT = [0.5, 0.0, 2.0, 1.0, 0.3]
 
-# A loss and its options -> PyTorch's function of the same prediction and target, each loss.
+# A loss, its options, and its function of `ops.pointwise_loss` with the constant.
 ELEMENTWISE = {
-    "MSELoss()": ("MSELoss", {}, lambda f, x, t: f.mse_loss(x, t, reduction="none")),
-    "MSELoss(half)": (
-        "MSELoss",
-        {"half": True},
-        lambda f, x, t: f.mse_loss(x, t, reduction="none") / 2,
-    ),
-    "HuberLoss()": ("HuberLoss", {}, lambda f, x, t: f.huber_loss(x, t, reduction="none")),
-    "HuberLoss(0.3)": (
-        "HuberLoss",
-        {"delta": 0.3},
-        lambda f, x, t: f.huber_loss(x, t, reduction="none", delta=0.3),
-    ),
-    "BCEWithLogitsLoss()": (
-        "BCEWithLogitsLoss",
-        {},
-        lambda f, x, t: f.binary_cross_entropy_with_logits(x, t, reduction="none"),
-    ),
-    "BCEWithLogitsLoss(2.5)": (
-        "BCEWithLogitsLoss",
-        {"pos_weight": 2.5},
-        lambda f, x, t: f.binary_cross_entropy_with_logits(
-            x, t, reduction="none", pos_weight=x.new_tensor(2.5)
-        ),
-    ),
+    "MSELoss()": ("MSELoss", {}, "squared", 1.0),
+    "MSELoss(half)": ("MSELoss", {"half": True}, "squared", 0.5),
+    "HuberLoss()": ("HuberLoss", {}, "huber", 1.0),
+    "HuberLoss(0.3)": ("HuberLoss", {"delta": 0.3}, "huber", 0.3),
+    "BCEWithLogitsLoss()": ("BCEWithLogitsLoss", {}, "bce", 1.0),
+    "BCEWithLogitsLoss(2.5)": ("BCEWithLogitsLoss", {"pos_weight": 2.5}, "bce", 2.5),
 }
 
 
@@ -52,7 +35,7 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
     return np.asarray(np.random.default_rng(seed).standard_normal(shape))
 
 
-def shares(*shape: int, seed: int = 1) -> np.ndarray:
+def probabilities(*shape: int, seed: int = 1) -> np.ndarray:
     """Rows of probabilities."""
     e = np.exp(random(*shape, seed=seed))
     return np.asarray(e / e.sum(axis=-1, keepdims=True))
@@ -108,14 +91,16 @@ def compare(loss, inputs, theirs, tensor, dtype: str, seed: int = 5) -> None:
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize(("name", "options", "of_torch"), ELEMENTWISE.values(), ids=ELEMENTWISE)
-def test_a_loss_of_elements_is_pytorchs(name, options, of_torch, dtype, reduction):
+@pytest.mark.parametrize(
+    ("name", "options", "function", "a"), ELEMENTWISE.values(), ids=ELEMENTWISE
+)
+def test_a_loss_of_elements_is_pytorchs(name, options, function, a, dtype, reduction):
     torch = pytest.importorskip("torch")
     loss = getattr(nn, name)(reduction=reduction, **options)
     for shape in SHAPES:
         x, t = (np.asarray(a, dtype) for a in elementwise_inputs(name, shape))
         tensor = torch.tensor(x, dtype=torch.float64, requires_grad=True)
-        each = of_torch(torch.nn.functional, tensor, torch.tensor(t, dtype=torch.float64))
+        each = losses_of_torch(function, tensor, torch.tensor(t, dtype=torch.float64), a)
         compare(loss, (x, t), reduced(each, reduction), tensor, dtype)
 
 
@@ -157,7 +142,7 @@ def class_inputs(dtype: str, ignore: int = -100, shape=(4, 6)):
     x = random(*shape, 5).astype(dtype)
     ids = np.random.default_rng(2).integers(0, 5, shape)
     ids[..., ::4] = ignore
-    return x, ids, shares(*shape, 5).astype(dtype)
+    return x, ids, probabilities(*shape, 5).astype(dtype)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -182,7 +167,7 @@ def test_cross_entropy_of_ids_is_pytorchs(dtype, ignore, smoothing, weight, redu
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("weight", [None, WEIGHT], ids=["plain", "weighted"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2, 1.0])
-@pytest.mark.parametrize("hot", [False, True], ids=["shares", "one-hot"])
+@pytest.mark.parametrize("hot", [False, True], ids=["probabilities", "one-hot"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_cross_entropy_of_probabilities_is_pytorchs(dtype, hot, smoothing, weight, reduction):
     torch = pytest.importorskip("torch")

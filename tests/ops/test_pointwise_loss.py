@@ -36,10 +36,15 @@ def sample(
     )
 
 
+def of_reduction(reduction: str, loss, losses) -> dict:
+    """What the forward kernel writes."""
+    if reduction == "both":
+        return {"loss": loss, "losses": losses}
+    return {"losses": losses} if reduction == "none" else {"loss": loss}
+
+
 def shapes(s: Sample) -> dict[str, tuple[int, ...]]:
-    found = {"loss": (), "losses": s.arrays["prediction"].shape}
-    wanted = {"both": ("loss", "losses"), "none": ("losses",)}
-    return {n: found[n] for n in wanted.get(s.options["reduction"], ("loss",))}
+    return of_reduction(s.options["reduction"], (), s.arrays["prediction"].shape)
 
 
 def losses_of_torch(name: str, x, t, a: float):
@@ -56,9 +61,8 @@ def losses_of_torch(name: str, x, t, a: float):
 
 def torch_forward(t, o):
     each = losses_of_torch(NAMES[o["function"]], t.prediction, t.target, o["a"])
-    made = {"losses": each, "loss": each.sum() / (max(each.numel(), 1) if o["mean"] else 1)}
-    wanted = {"both": ("loss", "losses"), "none": ("losses",)}
-    return {n: made[n] for n in wanted.get(o["reduction"], ("loss",))}
+    loss = each.sum() / (max(each.numel(), 1) if o["mean"] else 1)
+    return of_reduction(o["reduction"], loss, each)
 
 
 def public(c: Call):
@@ -92,8 +96,8 @@ BUGS = (
     Bug("weight of the wrong class", "pointwise_loss_forward", "(1 - t) * (np", "a * (1 - t) * (np",
         "value"),
     Bug("weight not in the slope", "pointwise_loss_backward", "- a * t *", "- t *", "slope"),
-    Bug("sigmoid of -x", "pointwise_loss_backward", "np.where(x < 0, low, high) -",
-        "np.where(x < 0, high, low) -", "slope"),
+    Bug("sigmoid of -x", "pointwise_loss_backward", "(1 - t) * sigmoid(x)",
+        "(1 - t) * sigmoid(-x)", "slope"),
     Bug("always the sum", "pointwise_loss_forward", "if mean", "if False"),
     Bug("always the mean", "pointwise_loss_backward", "if mean else dloss", "if True else dloss"),
     Bug("dloss forgotten beside dlosses", "pointwise_loss_backward", "k + dlosses", "dlosses"),
@@ -167,6 +171,11 @@ OP = Op(
             ValueError,
             "pointwise_loss.forward: target[1, 0] = 1.5 is outside 0..1",
             lambda: ops.pointwise_loss.forward(np.ones((2, 1)), np.array([[0], [1.5]]), "bce"),
+        ),
+        Error(
+            ValueError,
+            "pointwise_loss.forward: target = 1.5 is outside 0..1",
+            lambda: ops.pointwise_loss.forward(np.ones(()), np.asarray(1.5), "bce"),
         ),
         Error(
             TypeError,

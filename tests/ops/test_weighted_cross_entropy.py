@@ -28,7 +28,7 @@ def sample(
     normalise: bool = True,
     size: float = 1.0,
 ) -> Sample:
-    """given: "ids", "shares", "one-hot" or "both"."""
+    """given: "ids", "probabilities", "one-hot" or "both"."""
     label = f"{'x'.join(map(str, shape))}-{given}" + ("-weighted" if weighted else "")
     label += ("" if mean else "-sum") + ("" if normalise else "-nll")
     label += (f"-smoothing {smoothing}" if smoothing else "") + f"-ignore {ignore}"
@@ -41,11 +41,11 @@ def sample(
     if given in ("ids", "both"):
         arrays["targets"] = targets
     if given != "ids":
-        shares = np.exp(normal(rng, *shape))
+        probabilities = np.exp(normal(rng, *shape))
         if given == "one-hot" and shape[-1]:
-            shares = np.eye(shape[-1])[np.maximum(targets, 0)]
-        shares = shares / np.maximum(shares.sum(axis=-1, keepdims=True), 1e-9)
-        arrays["probabilities"] = shares.astype(np.float32)
+            probabilities = np.eye(shape[-1])[np.maximum(targets, 0)]
+        probabilities = probabilities / np.maximum(probabilities.sum(axis=-1, keepdims=True), 1e-9)
+        arrays["probabilities"] = probabilities.astype(np.float32)
     if weighted:
         weight = rng.random(shape[-1]).astype(np.float32) + np.float32(0.2)
         if shape[-1] > 3:
@@ -66,27 +66,27 @@ def torch_forward(t, o):
     import torch.nn.functional as f
 
     x = t.logits.flatten(0, -2)
-    ids, shares = getattr(t, "targets", None), getattr(t, "probabilities", None)
+    ids, probabilities = getattr(t, "targets", None), getattr(t, "probabilities", None)
     weight = getattr(t, "weight", None)
     how = {"weight": weight, "reduction": "none"}
     if ids is not None:
         ids = ids.reshape(-1)
     if not o["normalise"]:
         losses = f.nll_loss(x, ids, ignore_index=o["ignore_index"], **how)
-    elif shares is not None:
-        shares = shares.flatten(0, -2)
-        losses = f.cross_entropy(x, shares, label_smoothing=o["smoothing"], **how)
+    elif probabilities is not None:
+        probabilities = probabilities.flatten(0, -2)
+        losses = f.cross_entropy(x, probabilities, label_smoothing=o["smoothing"], **how)
     else:
         how |= {"ignore_index": o["ignore_index"], "label_smoothing": o["smoothing"]}
         losses = f.cross_entropy(x, ids, **how)
     kept = torch.ones(len(x), dtype=bool) if ids is None else ids != o["ignore_index"]
     losses = torch.where(kept, losses, 0)
     loss, total = losses.sum(), kept.sum().double()
-    if weight is not None and shares is None:
+    if weight is not None and probabilities is None:
         total = weight[ids[kept]].sum()
     if o["mean"] and total > 0:
         loss = loss / total
-        if shares is None and o["normalise"]:  # as PyTorch itself takes the mean
+        if probabilities is None and o["normalise"]:  # as PyTorch itself takes the mean
             loss = f.cross_entropy(x, ids, **{**how, "reduction": "mean"})
     return {"loss": loss, "losses": losses.reshape(t.logits.shape[:-1]), "total": total}
 
@@ -118,33 +118,33 @@ def backward_of_each(dloss):
 
 def wide() -> Iterator[Sample]:
     for columns in WIDTHS:
-        given = "shares" if columns % 8 == 0 else "ids"
+        given = "probabilities" if columns % 8 == 0 else "ids"
         smoothing = 0.1 if columns % 2 else 0.0
         yield sample(rows_of(columns), columns, given=given, smoothing=smoothing, size=4)
-    yield sample(9001, 12, given="shares")  # more rows than the last kernel has threads
+    yield sample(9001, 12, given="probabilities")  # more rows than the last kernel has threads
 
 
 BUGS = (
-    Bug("mean over all", "weighted_cross_entropy_forward", "shares.sum(dtype=np.float64)",
+    Bug("mean over all", "weighted_cross_entropy_forward", "row_weights.sum(dtype=np.float64)",
         "float(len(x))", None, FORWARD),
     Bug("no maximum", "weighted_cross_entropy_forward", "np.exp(x - top[:, None])",
         "(np.exp(x) / np.exp(top)[:, None])", None, FORWARD),
     Bug("mean without weights", "weighted_cross_entropy_forward",
         "weight is not None and probabilities is None", "False", None, FORWARD),
     Bug("mean of probabilities by weight", "weighted_cross_entropy_forward",
-        "shares = kept.astype(x.dtype)",
-        "shares = kept.astype(x.dtype) * (q.sum(-1) if probabilities is not None else 1)", None,
-        FORWARD),
+        "kept.astype(x.dtype)",
+        "kept.astype(x.dtype) * (q.sum(-1) if probabilities is not None else 1)", None, FORWARD),
     Bug("always normalised", "weighted_cross_entropy_forward", "if normalise and", "if", None,
         "torch native"),
     Bug("weight forgotten", "weighted_cross_entropy_backward", "q = q * weight", "q = q * 1",
-        "_aims"),
+        "_distributions"),
     Bug("smoothing without weights", "weighted_cross_entropy_forward", "q = q * weight",
-        "q = (q - smoothing / classes) * weight + smoothing / classes", "_aims"),
+        "q = (q - smoothing / classes) * weight + smoothing / classes", "_distributions"),
     Bug("probabilities not smoothed", "weighted_cross_entropy_forward",
-        "(1 - smoothing) * as_rows(probabilities)", "as_rows(probabilities)", "_aims"),
+        "(1 - smoothing) * as_rows(probabilities)", "as_rows(probabilities)", "_distributions"),
     Bug("ignored rows have a mass", "weighted_cross_entropy_forward",
-        "np.where(_kept(rows, targets, ignore_index)[:, None], q, 0)", "q", "_aims", "native"),
+        "np.where(_kept(rows, targets, ignore_index)[:, None], q, 0)", "q", "_distributions",
+        "native"),
     Bug("ignored rows have an lse", "weighted_cross_entropy_forward", "np.where(kept & normalise",
         "np.where(normalise", None, "native"),
     Bug("mass forgotten", "weighted_cross_entropy_backward", "mass[..., None] * np.exp",
@@ -167,19 +167,19 @@ OP = Op(
         sample(16, 31, weighted=False, ignore=-1, mean=False, smoothing=0.2),
         sample(7, 31, weighted=False),
         sample(33, 17, smoothing=1.0),
-        sample(6, 11, given="shares"),
-        sample(6, 12, given="shares", weighted=False, smoothing=0.1, mean=False),
+        sample(6, 11, given="probabilities"),
+        sample(6, 12, given="probabilities", weighted=False, smoothing=0.1, mean=False),
         sample(6, 13, given="one-hot", smoothing=0.3),
         sample(6, 11, normalise=False),
         sample(6, 12, normalise=False, weighted=False, mean=False),
         sample(0, 3),
-        sample(0, 3, given="shares"),
-        sample(3, 0, given="shares"),
+        sample(0, 3, given="probabilities"),
+        sample(3, 0, given="probabilities"),
         sample(2, 1),
         sample(1, 2, ignored=0),
         sample(2, 1023, ignored=0),
         sample(3, 1025, ignored=0, smoothing=0.1),
-        sample(3, 1040, given="shares"),
+        sample(3, 1040, given="probabilities"),
         sample(1023, 2, mean=False),
         sample(5, 33, ignored=1, smoothing=0.1),
         sample(5, 33, ignored=1, mean=False, normalise=False),
@@ -202,7 +202,7 @@ OP = Op(
         sample,
         SMALL,
         SOME,
-        given=st.sampled_from(["ids", "shares", "one-hot", "both"]),
+        given=st.sampled_from(["ids", "probabilities", "one-hot", "both"]),
         weighted=st.booleans(),
         smoothing=st.sampled_from([0.0, 0.1]),
         mean=st.booleans(),
@@ -419,15 +419,15 @@ def test_cuda_gives_a_nan_loss_for_an_invalid_target(target, cols, smoothing, de
     weight = np.linspace(0.5, 1, cols).astype(np.float32)
     loss, total = (np.ones((), np.float32) for _ in range(2))
     losses, lse, mass = (np.zeros(4, np.float32) for _ in range(3))
-    aims = logits, targets, None, weight
+    inputs = logits, targets, None, weight
     device_kernels.weighted_cross_entropy_forward(
-        loss, total, losses, lse, mass, *aims, -100, smoothing, True, True
+        loss, total, losses, lse, mass, *inputs, -100, smoothing, True, True
     )
     assert np.isnan(loss)
     assert np.isnan(losses).tolist() == [False, True, False, False]
     dlogits = np.zeros_like(logits)
     device_kernels.weighted_cross_entropy_backward(
-        dlogits, None, np.ones(4, np.float32), total, lse, mass, *aims, -100, smoothing, False
+        dlogits, None, np.ones(4, np.float32), total, lse, mass, *inputs, -100, smoothing, False
     )
     assert np.isnan(dlogits).all(axis=1).tolist() == [False, True, False, False]
     assert np.isnan(dlogits).any(axis=1).tolist() == [False, True, False, False]

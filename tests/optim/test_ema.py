@@ -231,10 +231,107 @@ def test_the_range_test_repeats_with_dropout_and_after_an_error():
         ({"lr_max": math.inf}, "lr_min and lr_max must be 0 < lr_min < lr_max, got 1e-06 and inf"),
         ({"lr_max": "1"}, "lr_max must be a number, got '1'"),
         ({"steps": 1}, "steps must be a whole number >= 2, got 1"),
+        ({"lr_min": np.array([0.1])}, "lr_min must be a number, got array([0.1])"),
+        ({"loss": lambda: None}, "what loss() returns must be a number, got None"),
     ],
 )
 def test_wrong_arguments_of_the_range_test_are_named(settings, message):
     bowl = Bowl()
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        optim.find_lr(optim.SGD(bowl.model), bowl, **settings)
+        optim.find_lr(optim.SGD(bowl.model), **{"loss": bowl, **settings})
     assert str(caught.value) == f"find_lr: {message}"
+
+
+def test_the_range_test_takes_an_optimizer_and_a_function():
+    bowl = Bowl()
+    with pytest.raises(TypeError, match="find_lr: the first argument must be an optimizer, got Bo"):
+        optim.find_lr(bowl, optim.SGD(bowl.model))
+    with pytest.raises(TypeError, match="find_lr: loss must be a function that returns the loss, "):
+        optim.find_lr(optim.SGD(bowl.model), 1.0)
+    assert len(optim.find_lr(optim.SGD(bowl.model), bowl, steps=np.int64(3)).lrs) == 3
+
+
+def test_a_constant_loss_falls_nowhere():
+    """Although rounding changes its running mean."""
+    lrs = np.geomspace(1e-6, 1, 100).tolist()
+    with pytest.raises(ValueError, match="the loss falls at no learning rate of the range"):
+        _ = optim.RangeTest(lrs, [0.7] * 100).steepest
+    assert optim.RangeTest(lrs, [0.7] * 50 + [0.699999] * 50).steepest == lrs[50]
+
+
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [
+        (lambda m: optim.SGD(m, lr=0.0).step(), False),
+        (lambda m: move(m, np.random.default_rng(0)), True),
+        (lambda m: m.load_state_dict({n: 2 * v for n, v in m.state_dict().items()}), True),
+    ],
+)
+def test_what_changes_the_averaged_weights_is_told_that_they_are_lost(change, lost):
+    model = made()
+    ema, own = optim.EMA(model), model.storage.values.copy()
+
+    def changed_inside() -> None:
+        with ema.applied():
+            change(model)
+
+    if lost:
+        with pytest.raises(RuntimeError, match=r"EMA\.applied: the averaged weights were changed"):
+            changed_inside()
+    else:
+        changed_inside()
+    assert np.array_equal(model.storage.values, own)
+
+
+@pytest.mark.parametrize("change", [lambda m: m.freeze("weight"), lambda m: m.to(dtype="float32")])
+def test_the_own_weights_come_back_where_the_parameters_were_moved(change):
+    model = made()
+    ema, own = optim.EMA(model), {n: v.copy() for n, v in model.state_dict().items()}
+    move(model, np.random.default_rng(0))
+    ema.update()
+    model.load_state_dict(own)
+    with ema.applied():
+        change(model)
+    for name, value in model.state_dict().items():
+        np.testing.assert_allclose(value, own[name], rtol=1e-6)
+    with pytest.raises(RuntimeError, match="make a new EMA"):
+        ema.update()
+
+
+def test_the_decay_may_follow_a_schedule():
+    model = made()
+    ema, before = optim.EMA(model, 0.9), model.weight.value.copy()
+    model.weight.value += 1
+    ema.decay = 0.25
+    ema.update()
+    np.testing.assert_allclose(ema.state_dict()["average"]["weight"], before + 0.75)
+    for wrong in (1.0, "0.9", np.array([0.9])):
+        with pytest.raises(ValueError, match="EMA: decay must be"):
+            ema.decay = wrong
+
+
+def test_states_of_tensors_are_taken():
+    torch = pytest.importorskip("torch")
+
+    def tensors(state):
+        return {name: torch.tensor(a) for name, a in state.items()}
+
+    model, other = made(), nn.Linear(5, 3).build(7, dtype="float64")
+    other.load_state_dict(tensors(model.state_dict()))
+    assert np.array_equal(other.storage.values, model.storage.values)
+    other.weight.value = torch.ones(3, 5)
+    assert (other.weight.value == 1).all()
+    first, second = optim.Adam(model), optim.Adam(made())
+    first.slots["m"][...] = 3
+    second.load_state_dict(
+        {n: s if n == "step" else tensors(s) for n, s in first.state_dict().items()}
+    )
+    assert (second.slots["m"] == 3).all()
+    ema = optim.EMA(made())
+    average = tensors(optim.EMA(model).state_dict()["average"])
+    ema.load_state_dict({"updates": 3, "average": average})
+    assert np.array_equal(ema.state_dict()["average"]["bias"], model.bias.value)
+    with pytest.raises(TypeError, match=r"weight is bfloat16, .*use weight\.float"):
+        model.load_state_dict({**model.state_dict(), "weight": torch.ones(3, 5).bfloat16()})
+    with pytest.raises(TypeError, match=r"Linear\.weight is a Parameter, got Tensor"):
+        model.weight = torch.ones(3, 5)

@@ -163,7 +163,7 @@ def test_wrong_betas_are_named(betas):
         optim.AdamW(made("float32"), betas=betas)
 
 
-@pytest.mark.parametrize("wrong", ["1", [1.0], None, True, 0, -1.0, float("nan")])
+@pytest.mark.parametrize("wrong", ["1", [1.0], np.ones(1), None, True, 0, -1.0, float("nan")])
 def test_a_wrong_clip_norm_is_named(wrong):
     model = made("float32")
     optimizer = optim.AdamW(model)
@@ -187,6 +187,21 @@ def test_what_step_is_given_without_a_name_is_refused(given):
         ):
             optimizer.step(given)
         assert np.array_equal(optimizer.model.storage.values, before)
+
+
+@pytest.mark.parametrize("groups", [5, None, {"params": ["weight"]}, "weight"])
+def test_groups_that_are_no_list_are_refused(groups):
+    with pytest.raises(TypeError, match="SGD: groups must be a list of dicts, got"):
+        optim.SGD(nn.Linear(2, 3).build(), groups=groups)
+    with pytest.raises(ValueError, match=r"groups\[0\]: params must be a list of names, got 5"):
+        optim.SGD(nn.Linear(2, 3).build(), groups=[{"params": 5}])
+
+
+def test_clipping_takes_a_built_model():
+    with pytest.raises(TypeError, match="clip_grad_norm takes the model itself, got list"):
+        optim.clip_grad_norm(nn.Linear(2, 3).build().parameters(), 1.0)
+    with pytest.raises(RuntimeError, match="clip_grad_norm: the model is not built"):
+        optim.clip_grad_norm(nn.Linear(2, 3), 1.0)
 
 
 def test_clipping_a_part_is_refused():

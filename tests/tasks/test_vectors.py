@@ -12,7 +12,7 @@ from byhand import MLP, MLPConfig, data, gradcheck, nn, optim, runs
 from byhand.nn.gradcheck import GradcheckError
 from byhand.runs import RunConfig, Table
 from byhand.tasks import Classification, Regression
-from byhand.training import Trainer, TrainingSettings, evaluate
+from byhand.training import Diverged, Trainer, TrainingSettings, evaluate
 
 F32 = np.float32
 
@@ -62,8 +62,8 @@ def test_gradcheck_finds_a_wrong_factor(monkeypatch: pytest.MonkeyPatch):
     right = Regression.backward
 
     def wrong(task: Regression) -> None:
-        saved, scale = task._saved
-        task._saved = saved, scale / 2
+        backward, saved, scale = task._saved
+        task._saved = backward, saved, scale / 2
         right(task)
 
     monkeypatch.setattr(Regression, "backward", wrong)
@@ -188,3 +188,105 @@ def test_targets_changed_after_the_loss_change_no_gradient():
         task.backward()
         grads.append(task.model.storage.grads.copy())
     assert np.array_equal(*grads)
+
+
+X, LABELS = np.ones((4, 3), F32), np.array([0, 1, 2, 1])
+CLASSES = Classification(MLP(CONFIGS[Classification]))
+NUMBERS = Regression(MLP(CONFIGS[Regression]))
+WRONG_BATCHES = [
+    (CLASSES, (X, LABELS), "Classification: a batch must be a dict of arrays, {"),
+    (CLASSES, {"x": X, "y": LABELS}, "Classification: the batch must have 'labels', and has x, y"),
+    (CLASSES, {"x": X, "labels": [0, 1, 2, 1]}, "Classification: labels must be an array, got lis"),
+    (CLASSES, {"x": X, "labels": np.array(1)}, "Classification: labels must have shape (B, ...), "),
+    (CLASSES, {"x": X, "labels": LABELS + 1}, "Classification: labels[2] = 3 is outside the class"),
+    (CLASSES, {"x": X, "labels": LABELS * 0 - 100}, "Classification: labels[0] = -100 is outside"),
+    (CLASSES, {"x": X, "labels": LABELS[:3]}, "Classification: labels must have shape (4,), got "),
+    (CLASSES, {"x": X, "labels": LABELS.astype("i4")}, "int32: use labels.astype(np.int64)"),
+    (NUMBERS, {"x": X}, "Regression: the batch must have 'targets', and has x"),
+    (NUMBERS, {"x": X, "targets": None}, "Regression: targets must be an array, got NoneType"),
+    (NUMBERS, {"x": X, "targets": X[:3, :2]}, "Regression: targets must have shape (4, "),
+]
+
+
+@pytest.mark.parametrize(("task", "batch", "sentence"), WRONG_BATCHES)
+def test_what_is_wrong_with_a_batch_is_named(task: Any, batch: Any, sentence: str):
+    """Also without ``check``: by the loss of a loop of one's own, and by ``evaluate``."""
+    for call in (task.check, lambda b: task.loss(b, 1.0), lambda b: evaluate(task, [b])):
+        with pytest.raises((TypeError, ValueError, IndexError)) as caught:
+            call(batch)
+        assert sentence in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert not task.model.waiting()
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_task_takes_tensors(kind: Any):
+    torch = pytest.importorskip("torch")
+    batch = batch_of(kind, rows=7)
+    tensors = {name: torch.tensor(array) for name, array in batch.items()}
+    task = kind(MLP(CONFIGS[kind]))
+    task.check(tensors)
+    assert evaluate(task, [tensors]) == evaluate(task, [batch])
+    assert task.loss(tensors, 0.5) == task.loss(batch, 0.5)
+
+
+def test_a_task_takes_a_model():
+    with pytest.raises(TypeError, match="Regression takes a model, got type"):
+        Regression(MLP)
+
+
+def trainer_of(arrays: dict[str, np.ndarray], **changes: Any) -> Trainer:
+    model = MLP(CONFIGS[Classification])
+    rows = data.ArrayDataset(**arrays)
+    settings = TrainingSettings(steps=2, batch_size=9, eval_every=1, warmup=0)
+    given = {
+        "task": Classification(model),
+        "data": data.Splits(rows, lambda: [rows.batch(np.arange(20))]),
+        "sampler": data.EpochSampler(len(rows), 9),
+        "optimizer": optim.AdamW(model),
+        "schedule": optim.Constant(0.01),
+        "settings": settings,
+    }
+    return Trainer(**{**given, **changes})
+
+
+def test_nan_in_the_data_is_named_and_not_blamed_on_the_learning_rate():
+    batch = batch_of(Classification, rows=20)
+    batch["x"][4, 1] = np.nan
+    with pytest.raises(Diverged) as caught:
+        trainer_of(batch).run()
+    assert "because x of a batch is not finite (NaN in 1 of 60 numbers); no ch" in str(caught.value)
+    batch["x"][4:6] = [[3e38] * 3, [-3e38] * 3]
+    with pytest.raises(Diverged, match=r"is not finite .* though all weights are; a smaller lr"):
+        trainer_of(batch).run()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"schedule": 0.1},
+            "Trainer: schedule must be a function of the step, such as optim",
+        ),
+        (
+            {"schedule": lambda n: None},
+            "Trainer: what schedule(step) returns must be a number",
+        ),
+        ({"optimizer": None}, "Trainer: optimizer must be a Optimizer, got None"),
+        ({"task": MLP}, "Trainer: task must be a Task, got <class"),
+    ],
+)
+def test_what_a_trainer_cannot_use_is_named(changes: dict[str, Any], sentence: str):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        trainer_of(batch_of(Classification, rows=20), **changes).run()
+    assert sentence in str(caught.value)
+
+
+def test_validation_batches_that_can_be_read_once_only_are_refused():
+    batch = batch_of(Classification, rows=20)
+    with pytest.raises(TypeError, match="Splits: validation must be a function that gives the bat"):
+        data.Splits(data.ArrayDataset(**batch), [batch])
+    once = iter([batch])
+    splits = data.Splits(data.ArrayDataset(**batch), lambda: once)
+    with pytest.raises(ValueError, match=r"data\.validation\(\) gives no batches, though it gave"):
+        trainer_of(batch, data=splits).run()

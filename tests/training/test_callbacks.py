@@ -134,7 +134,7 @@ def test_a_label_outside_the_classes_is_named(bad):
     trainer = made(1)
     batch = trainer.data.train.batch(np.arange(3))
     batch["labels"][1] = bad
-    with pytest.raises(IndexError, match=rf"labels\[1\] = {bad} is outside the vocabulary 0..1"):
+    with pytest.raises(IndexError, match=rf"labels\[1\] = {bad} is outside the classes 0..1"):
         trainer.task.check(batch)
 
 

@@ -20,6 +20,7 @@ from byhand.generation import generate
 from byhand.models import gpt
 from byhand.runs import Corpus, Run, RunConfig, TrainingSettings, load
 from byhand.runs.checkpoint import read
+from byhand.runs.settings import USED_WITH
 from tests.training import small
 
 # --- byhand train ------------------------------------------------------------------------------
@@ -133,7 +134,11 @@ def test_every_flag_of_train_has_a_test():
 @pytest.mark.parametrize("flag", OF_SETTINGS)
 def test_a_flag_of_the_training_sets_its_field_only(flag: str, built: Callable[..., Built]):
     name, text, value = OF_SETTINGS[flag]
-    before, after = built("text.txt"), built("text.txt", flag, text)
+    usual = ["text.txt"]
+    if name in USED_WITH:
+        by, values = USED_WITH[name]
+        usual += [f"--{by}", values[-1]]
+    before, after = built(*usual), built(*usual, flag, text)
     changed = {name: value}
     if flag == "--lr":  # the default is a tenth of it
         changed["min_lr"] = value / 10

@@ -20,8 +20,8 @@ enum class PointwiseLoss : std::int64_t { squared, huber, bce };
 //                   (Bishop 2006, equation 4.90, with the weight a of the positive class)
 // SHAPES   prediction x, target t, dx any shape with N elements, T
 //          losses,dlosses the same shape, f32   loss,dloss () f32
-// EFFECTS  writes loss losses | writes dx | what is None is not written, and counts as 0; throws
-//          for another number
+// EFFECTS  writes loss losses | writes dx | results that are None are not written, gradients that
+//          are None count as 0; throws std::invalid_argument for another function
 // NUMERICS f32; at most 4096 losses are summed in f32 and those sums in f64, in an order fixed by
 //          N and the alignment; the mean of no elements is 0; NaN gives NaN in the same element
 // TRAFFIC  forward 2N (2N + N f32 with losses), backward 3N (3N + N f32 with dlosses) elements

@@ -21,7 +21,7 @@ struct Aims {
     const float *probabilities, *weight;  // (R, V) and (V), or null
     std::int64_t classes, ignore_index;
     float sharp, floor;    // 1 - e and e / V
-    float uniform = 0.0f;  // the part of m that smoothing gives, where there are ids
+    float uniform = 0.0f;  // with ids: the sum of `at` over all classes, the same in every row
 
     Aims(const char* kernel, const Maybe<In>& targets, const Maybe<In>& given,
          const Maybe<In>& weights, std::int64_t V, std::int64_t ignore, double smoothing)
@@ -43,7 +43,7 @@ struct Aims {
     bool kept(std::int64_t r) const { return ids == nullptr || ids[r] != ignore_index; }
     // Whether more than one class may have a share.
     bool spreads() const { return probabilities != nullptr || floor > 0.0f; }
-    // What the class of row r has more than the others.
+    // q of the class ids[r] is `at` plus this.
     float peak(std::int64_t r) const {
         if (probabilities != nullptr) return 0.0f;
         return weight == nullptr ? sharp : sharp * weight[ids[r]];

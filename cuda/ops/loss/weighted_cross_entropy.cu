@@ -25,7 +25,7 @@ struct Aims {
         const int64_t target = ids[row];
         return target >= 0 && target < classes ? weight_of(target) : not_a_number();
     }
-    // q at class v, without what the target has more.
+    // q of class v, without the part that only the target's class has.
     BYHAND_DEVICE float at(int64_t row, int64_t v) const {
         float q = floor;
         if (probabilities != nullptr)

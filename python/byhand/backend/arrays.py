@@ -36,7 +36,7 @@ def from_dlpack(x: Any, what: str = "x") -> Array:
     other, but numpy before 2.3 makes it read-only. The protocol is https://dmlc.github.io/dlpack.
 
     Raises TypeError, whose sentence begins with ``what``, for a tensor that requires grad, for
-    bfloat16 and what else numpy has not, and for one on a GPU where cupy is missing.
+    bfloat16 and other dtypes that numpy lacks, and for one on a GPU where cupy is missing.
     """
     if not hasattr(x, "__dlpack__"):
         raise TypeError(f"{what} must be an array with __dlpack__, got {type(x).__name__}")
@@ -53,7 +53,7 @@ def from_dlpack(x: Any, what: str = "x") -> Array:
         if getattr(x, "requires_grad", False):
             reason = f"requires grad, which is not tracked here: use {name}.detach()"
         elif "bfloat16" in str(getattr(x, "dtype", "")):
-            reason = f"is bfloat16, which numpy has not: use {name}.float()"
+            reason = f"is bfloat16, which numpy lacks: use {name}.float()"
         else:
             reason = f"cannot be shared with numpy: {str(error).rstrip('.')}"
     raise TypeError(f"{what} {reason}")

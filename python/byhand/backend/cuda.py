@@ -140,11 +140,11 @@ def cuda_on_cpu_schedule(schedule: str) -> Iterator[None]:
     """Runs the threads of CUDA blocks in another order inside a ``with`` block.
 
     The order is ``forward`` or ``reverse`` (round robin), ``random:SEED``, ``warp-greedy`` or
-    ``warp-greedy-reverse`` (a warp runs as far as it can before the next one starts). After a blank
-    comes ``early`` or ``late``: whether asynchronous copies happen when they are issued or when
-    they are waited for. After another comes ``truncate`` or ``nearest``: whether tensor cores cut
-    sums off, as those of GPUs do and as is the default, or round them. Elsewhere it is what
-    ``BYHAND_SCHEDULE`` says, or ``forward late``.
+    ``warp-greedy-reverse`` (a warp runs as far as it can before the next one starts). A second word
+    may follow, ``early`` or ``late``: asynchronous copies happen when they are issued, or when they
+    are waited for (the default); and a third, ``truncate`` or ``nearest``: tensor cores truncate
+    their sums, as those of GPUs do (the default), or round them. Outside the block the schedule is
+    that of the variable ``BYHAND_SCHEDULE``, or else ``forward late truncate``.
     Raises ValueError for anything else.
     """
     cuda_on_cpu()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import io
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byhand import registry
 from byhand.cli import flags
 from byhand.errors import UserError
+from byhand.runs import plot
 from byhand.runs.files import write_atomically
 
 if TYPE_CHECKING:
@@ -97,27 +96,18 @@ def _plot_path(args: argparse.Namespace, name: str) -> Path | None:
 
 def _figure() -> Any:
     try:
-        # Not pyplot, which keeps global state and may want a display.
-        from matplotlib.figure import Figure
-
-        return Figure(figsize=(8, 5), layout="constrained")
+        return plot.new_figure()
     except Exception as error:  # of many kinds: see runs/plot.py
         raise UserError(
-            f"--plot needs matplotlib, which cannot be used ({_short(error)}): "
+            f"--plot needs matplotlib, which cannot be used ({plot.in_short(error)}): "
             "pip install 'byhand[plot]'"
         ) from None
 
 
 def _draw(demo: Demo, figure: Any, path: Path) -> None:
-    buffer = io.BytesIO()
     try:
         demo.draw(figure)
-        figure.savefig(buffer, format="png", dpi=120)
+        png = plot.png_of(figure)
     except Exception as error:  # of many kinds, too
-        raise UserError(f"{path} is not drawn ({_short(error)})") from None
-    write_atomically(path, buffer.getvalue())
-
-
-def _short(error: Exception) -> str:
-    """The error in one line."""
-    return textwrap.shorten(str(error), 200, placeholder="...") or type(error).__name__
+        raise UserError(f"{path} is not drawn ({plot.in_short(error)})") from None
+    write_atomically(path, png)

@@ -24,7 +24,7 @@ from byhand.runs.checkpoint import require_like
 from byhand.runs.config import Corpus, RunConfig, TokenizerId
 from byhand.runs.hints import command_line, resume_command
 from byhand.runs.run import Run
-from byhand.runs.settings import TrainingSettings, sensible_warmup
+from byhand.runs.settings import USED_WITH, TrainingSettings, sensible_warmup
 from byhand.text import kind_named, make_tokenizer
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def _reads_tokens(page: ModuleType) -> bool:
 def _start(args: argparse.Namespace, folder: Run) -> int:
     folder.require_new()
     config, tokenizer, text, weights = _from_run(args) if args.source else _from_flags(args)
+    _require_used(args, config.training)
     # Every mistake is found before the folder is made.
     trainer = _trainer(args, config, tokenizer, text, folder)
     if weights is not None:
@@ -144,6 +145,17 @@ def training_settings(numbers: dict[str, Any]) -> TrainingSettings:
         return TrainingSettings(**numbers)
     except UserError as error:
         raise flags.as_flags(error, [TrainingSettings]) from None
+
+
+def _require_used(args: argparse.Namespace, settings: TrainingSettings) -> None:
+    """UserError for a flag that would have no effect."""
+    for name in given(args, TrainingSettings).keys() & USED_WITH:
+        by, values = USED_WITH[name]
+        if (chosen := getattr(settings, by)) not in values:
+            flag, other = (flag_of(TrainingSettings, field) for field in (name, by))
+            raise UserError(
+                f"{flag} has no effect with {other} {chosen}: it is for {' or '.join(values)}"
+            )
 
 
 # --- A resumed run -------------------------------------------------------------------------------

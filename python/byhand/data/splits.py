@@ -19,6 +19,11 @@ class Splits:
         train: Dataset,
         validation: Callable[[], Iterable[Any]] | None = None,
     ):
+        if validation is not None and not callable(validation):
+            raise TypeError(
+                "Splits: validation must be a function that gives the batches, such as "
+                f"`lambda: batches`, got {type(validation).__name__}"
+            )
         self.train = train
         self._validation = validation
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from byhand.demos import demo
 from byhand.ops import attention
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Q = K = np.eye(2)
 V = np.array([[1.0, 2.0], [3.0, 4.0]])
@@ -55,7 +51,7 @@ class Attention(demo.Demo):
             f"largest difference to the guide: {abs(self.table - PRINTED).max():.3f}"
         )
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: demo.Figure) -> None:
         left, right = figure.subplots(1, 2)
         demo.heat_map(left, PRINTED, "the guide's table", "key", "query")
         demo.heat_map(right, self.table, "byhand, each row sums to 1", "key", "query")

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from byhand import nn
 from byhand.demos import demo
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 C, HEADS = 8, 2
 
@@ -59,7 +54,7 @@ class AttentionTypes(demo.Demo):
             "was\nchanged. With a mask the positions before it do not depend on it."
         )
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: demo.Figure) -> None:
         for axes, (name, y) in zip(figure.subplots(1, 3), self.results.items(), strict=True):
             axes.imshow(y[0], cmap="RdBu", vmin=-1, vmax=1)
             axes.set(title=f"{name}-attention", xlabel="component", ylabel="position")

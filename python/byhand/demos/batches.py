@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +11,6 @@ from byhand.data import ArrayDataset, EpochSampler
 from byhand.demos import demo
 from byhand.models.mlp import MLP, MLPConfig
 from byhand.tasks import Classification
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 EXAMPLES, STEPS = 500, 400
 MODES = {"whole data set": EXAMPLES, "mini-batch": 64, "one example": 1}
@@ -67,7 +63,7 @@ class Batches(demo.Demo):
             "The last batch is smaller, because the batch size does not divide the examples."
         )
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: demo.Figure) -> None:
         axes = figure.add_subplot(title="training loss", xlabel="step", ylabel="nats per example")
         for name, width in (("one example", 0.5), ("mini-batch", 1.5), ("whole data set", 1.5)):
             axes.plot(range(1, STEPS + 1), self.losses[name], label=name, linewidth=width)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from byhand import nn
 from byhand.demos import demo
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 P, N = 0.2, 100_000
 
@@ -44,7 +39,7 @@ class Dropout(demo.Demo):
             f"(independent masks: {(1 - P) ** 2:.3f})"
         )
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: demo.Figure) -> None:
         named = {"step 1": self.first, "step 2": self.second, "inference": self.inference}
         for axes, (name, y) in zip(figure.subplots(1, 3), named.items(), strict=True):
             axes.imshow(y[:400].reshape(20, 20), cmap="Blues", vmin=0, vmax=1.5)

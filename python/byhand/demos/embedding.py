@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from byhand import nn
 from byhand.demos import demo
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 VOCABULARY, WIDTH = 10_000, 75
 IDS = [348, 1978, 634]
@@ -47,7 +42,7 @@ class Embedding(demo.Demo):
             f"id {VOCABULARY}: {self.refusal}"
         )
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: demo.Figure) -> None:
         axes = figure.add_subplot(title="vectors of three tokens", xlabel="component", ylabel="id")
         image = axes.imshow(self.vectors, cmap="RdBu", aspect="auto", vmin=-3, vmax=3)
         axes.set_yticks(range(len(IDS)), [str(i) for i in IDS])

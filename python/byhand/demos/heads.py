@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from byhand import nn
 from byhand.demos import demo
 from byhand.ops import attention, linear
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 B, T, C, H = 2, 5, 12, 3
 
@@ -50,7 +45,7 @@ class Heads(demo.Demo):
             f"5 heads do not divide a width of {C}:\n{self.refusal}"
         )
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: demo.Figure) -> None:
         for axes, head, h in zip(figure.subplots(1, H), self.heads, range(H), strict=True):
             axes.imshow(head[0], cmap="RdBu", vmin=-1, vmax=1)
             axes.set(title=f"head {h + 1}", xlabel="component", ylabel="position")

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from byhand import nn
 from byhand.demos import demo
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 ROWS = ("an embedding", "a larger one", "a constant one")
 
@@ -55,7 +50,7 @@ class LayerNorm(demo.Demo):
             f"added:\n{demo.table(gradients)}"
         )
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: demo.Figure) -> None:
         left, right = figure.subplots(1, 2)
         for name, x, y in zip(ROWS, self.x, self.normal, strict=True):
             left.plot(x, marker="o", label=name)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from byhand.demos import demo
 from byhand.ops import softmax
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 T = 4
 
@@ -43,7 +38,7 @@ class Mask(demo.Demo):
             f"and so is its gradient: {abs(self.gradient[2]).tolist()}"
         )
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: demo.Figure) -> None:
         left, right = figure.subplots(1, 2)
         unmasked = softmax.forward(self.scores)[0]
         demo.heat_map(left, unmasked, "without a mask", "key", "query")

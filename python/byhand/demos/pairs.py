@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from byhand.data import WindowDataset
 from byhand.demos import demo
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SENTENCE = "The core innovation of Transformers is the attention."
 
@@ -40,7 +35,7 @@ class Pairs(demo.Demo):
             f"{demo.table(shown)}"
         )
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: demo.Figure) -> None:
         axes = figure.add_subplot(title="white: seen, blue: the target")
         n = len(self.words)
         cells = np.where(np.tri(n - 1, n, 0), 0.0, np.nan)

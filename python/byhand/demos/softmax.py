@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from byhand.demos import demo
 from byhand.ops import log_softmax, softmax
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Z = np.array([2.0, 1.0, 0.1])
 LARGE = np.array([1e4, 0.0, -1e4])
@@ -60,7 +55,7 @@ class Softmax(demo.Demo):
             f"Large inputs, where exp(z) overflows:\n{demo.table(large)}"
         )
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: demo.Figure) -> None:
         left, right = figure.subplots(1, 2)
         places = np.arange(3)
         named = {"z": self.p, "z + 100": self.shifted, "2 z": self.scaled}

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from byhand.demos import demo
 from byhand.models.gpt import GPT, PRESETS, GPTConfig
 from byhand.ops import softmax
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 VOCABULARY = 65  # the characters of Tiny Shakespeare
 B, T = 2, 8
@@ -66,7 +61,7 @@ class Transformer(demo.Demo):
             "the guide: sum [0.03, 0.08, 0.05, 0.02, ..., 0.05] = 1.0"
         )
 
-    def draw(self, figure: Figure) -> None:
+    def draw(self, figure: demo.Figure) -> None:
         axes = figure.add_subplot(title="probabilities of the next token", xlabel="id of the token")
         axes.bar(range(VOCABULARY), self.p[0, -1])
         axes.axhline(1 / VOCABULARY, color="black", linewidth=0.5, label="1 / vocabulary")

@@ -31,7 +31,7 @@ from byhand.nn import (
     MultiHeadAttention,
     init,
 )
-from byhand.nn.protocol import accepted, contiguous, require_sizes
+from byhand.nn.protocol import contiguous, converted, require_sizes
 from byhand.ops import check, cross_entropy, linear_cross_entropy
 
 _FORWARD = "forward"  # saved by a forward pass without a loss
@@ -316,7 +316,7 @@ class GPT(Module):
         follow, call ``discard_saved`` and ``zero_grad``. A call that raises an error has added
         nothing.
         """
-        (ids, targets), _ = accepted("GPT", self.loss, (ids, targets), {})
+        (ids, targets), _ = converted("GPT", self.loss, (ids, targets), {})
         self._check_targets(ids, targets)
         if getattr(scale, "shape", ()) != () or isinstance(scale, (str, list, tuple)):
             raise TypeError(f"GPT: scale must be a number or a 0-d array, got {scale!r}")

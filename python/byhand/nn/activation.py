@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 from byhand.backend import Array
 from byhand.errors import suggestion
 from byhand.nn.module import Module
+from byhand.nn.protocol import require_whole_number
 from byhand.ops import activation, bias_gelu, check, softmax
 
 
@@ -141,7 +142,7 @@ class Softmax(Module):
     """
 
     def __init__(self, dim: int = -1):
-        self.dim = require_axis("Softmax", "dim", dim)
+        self.dim = require_whole_number("Softmax", "dim", dim)
 
     def _last(self, x: Array) -> Array:
         """x with the axis `dim` and the last one exchanged, without gaps."""
@@ -157,17 +158,9 @@ class Softmax(Module):
         return self._last(softmax.backward(self._last(dy), self.pop()))
 
 
-def require_axis(layer: str, name: str, axis: Any) -> int:
-    """The axis, if it is an integer; else the TypeError of a layer's constructor."""
-    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
-        raise TypeError(f"{layer}: {name} must be a whole number, got {axis!r}")
-    return int(axis)
-
-
 def axis_of(layer: str, name: str, axis: int, x: Array) -> int:
     """The axis counted from the front; the error of an x that does not have it."""
-    if not hasattr(x, "shape"):
-        raise check.not_an_array(layer, "x", x)
+    check.arrays(layer, x=x)
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"{layer}: x must have an axis {name} = {axis}, got shape {x.shape}")
     return axis % x.ndim

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from byhand.backend import Array
-from byhand.nn.activation import axis_of, require_axis
+from byhand.nn.activation import axis_of
 from byhand.nn.module import Module
+from byhand.nn.protocol import require_whole_number
+from byhand.ops import check
 
 
 class Flatten(Module):
@@ -15,8 +17,8 @@ class Flatten(Module):
     """
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1):
-        self.start_dim = require_axis("Flatten", "start_dim", start_dim)
-        self.end_dim = require_axis("Flatten", "end_dim", end_dim)
+        self.start_dim = require_whole_number("Flatten", "start_dim", start_dim)
+        self.end_dim = require_whole_number("Flatten", "end_dim", end_dim)
 
     def forward(self, x: Array) -> Array:
         start = axis_of("Flatten", "start_dim", self.start_dim, x)
@@ -26,11 +28,16 @@ class Flatten(Module):
                 f"Flatten: start_dim = {self.start_dim} comes after end_dim = {self.end_dim} in x "
                 f"of shape {x.shape}"
             )
-        self.push(x.shape)
         size = 1
         for n in x.shape[start : end + 1]:
             size *= n
-        return x.reshape(*x.shape[:start], size, *x.shape[end + 1 :])
+        y = x.reshape(*x.shape[:start], size, *x.shape[end + 1 :])
+        self.push((x.shape, y.shape))
+        return y
 
     def backward(self, dy: Array) -> Array:
-        return dy.reshape(self.pop())
+        of_x, of_y = self.pop()
+        check.arrays("Flatten", dy=dy)
+        if tuple(dy.shape) != of_y:
+            raise check.wrong_shape("Flatten", "dy", of_y, dy)
+        return dy.reshape(of_x)

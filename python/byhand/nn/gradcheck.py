@@ -67,6 +67,8 @@ def gradcheck(
     """
     if not isinstance(module, Module):
         raise TypeError(f"gradcheck takes a Module, got {type(module).__name__}")
+    if loss is not None and not isinstance(loss, bool):
+        raise TypeError(f"gradcheck: loss must be a bool or None, got {type(loss).__name__}")
     for name, value in (("eps", eps), ("directions", directions)):
         if not value > 0:
             raise check.wrong_value("gradcheck", name, "greater than 0", value)

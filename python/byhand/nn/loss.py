@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from byhand import backend
 from byhand.backend import Array
 from byhand.nn.module import Module
-from byhand.nn.protocol import contiguous, own_copy
+from byhand.nn.protocol import contiguous, own_copy, require_whole_number
 from byhand.ops import (
     check,
     cross_entropy,
@@ -19,8 +19,10 @@ from byhand.ops import (
     rmsnorm,
     weighted_cross_entropy,
 )
+from byhand.ops.check import Reduction
+from byhand.ops.pointwise_loss import Function
 
-Reduction = Literal["mean", "sum", "none"]
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class _Loss(Module):
@@ -29,6 +31,36 @@ class _Loss(Module):
     def __init__(self, reduction: Reduction):
         check.reduction(type(self).__name__, reduction)
         self.reduction: Reduction = reduction
+
+    def _taken(self, name: str, x: Any, dtype: str = "float32") -> Array:
+        """The argument as an array; TypeError if it is none, with the dtype that it should have."""
+        owner = type(self).__name__
+        if not hasattr(x, "__dlpack__"):
+            raise TypeError(
+                f"{check.not_an_array(owner, name, x)}: use np.array({name}, np.{dtype})"
+            )
+        return backend.from_dlpack(x, f"{owner}: {name}") if backend.is_foreign(x) else x
+
+    def _prediction(self, name: str, x: Any) -> Array:
+        """As `_taken`, with a TypeError also for a numpy array of another dtype than a model's."""
+        x = self._taken(name, x)
+        if isinstance(x, np.ndarray) and x.dtype not in _FLOATS:
+            how = ": the prediction comes before the target" if x.dtype.kind in "iub" else ""
+            raise TypeError(
+                f"{type(self).__name__}: {name} must be float32 or float64, got {x.dtype}{how}"
+            )
+        return x
+
+    def _require_same(self, name: str, x: Array, other: str, like: Array) -> None:
+        """ValueError unless x has the shape of the other argument, TypeError unless its dtype."""
+        owner = type(self).__name__
+        if x.shape != like.shape:
+            raise check.wrong_shape(owner, name, f"{like.shape}, as {other} has", x)
+        if x.dtype != like.dtype:
+            how = f": use {name}.astype(np.{like.dtype})" if isinstance(x, np.ndarray) else ""
+            raise TypeError(
+                f"{owner}: {name} must be {like.dtype}, as {other} is, got {x.dtype}{how}"
+            )
 
     def _save(self, backward: Callable[[Any, Any], Any], saved: Any) -> None:
         self.push((backward, saved, self.reduction))
@@ -58,8 +90,12 @@ class _Loss(Module):
 class _PointwiseLoss(_Loss):
     """A function of ``ops.pointwise_loss`` with the constant that a subclass gives."""
 
-    def _apply(self, prediction: Array, target: Array, function: Any, a: float) -> Array:
-        target = self._own(target)
+    def _apply(self, prediction: Array, target: Array, function: Function, a: float) -> Array:
+        prediction = self._prediction("prediction", prediction)
+        target = self._own(self._taken("target", target))
+        self._require_same("target", target, "prediction", prediction)
+        if function == "bce":
+            check.all_in_0_to_1(type(self).__name__, "target", target)
         loss, saved = pointwise_loss.forward(prediction, target, function, a, self.reduction)
         self._save(pointwise_loss.backward, saved)
         return loss
@@ -68,12 +104,15 @@ class _PointwiseLoss(_Loss):
 class MSELoss(_PointwiseLoss):
     """The squared error (prediction - target)², or half of it with ``half``.
 
-    Shapes: prediction, target (...). ``reduction`` "mean" is over all elements, "sum" is the sum of
-    squared errors (SSE), "none" gives each (...). Raises ValueError for another reduction.
+    Shapes: prediction, target (...), of one dtype. ``reduction`` "mean" is over all elements, "sum"
+    is the sum of squared errors (SSE), "none" gives each (...). Raises ValueError for another
+    reduction and for shapes that differ, TypeError for dtypes that differ.
     """
 
     def __init__(self, reduction: Reduction = "mean", half: bool = False):
         super().__init__(reduction)
+        if not isinstance(half, (bool, np.bool_)):
+            raise check.wrong_value("MSELoss", "half", "True or False", half)
         self.half = bool(half)
 
     def forward(self, prediction: Array, target: Array) -> Array:
@@ -84,8 +123,7 @@ class HuberLoss(_PointwiseLoss):
     """d²/2 where |d| <= ``delta``, else delta (|d| - delta/2), with d = prediction - target (Huber,
     1964).
 
-    Shapes: prediction, target (...). ``reduction`` as in `MSELoss`. Raises ValueError for another
-    reduction and unless delta > 0.
+    Shapes, ``reduction`` and errors as in `MSELoss`; ValueError unless delta > 0.
     """
 
     def __init__(self, reduction: Reduction = "mean", delta: float = 1.0):
@@ -101,10 +139,10 @@ class BCEWithLogitsLoss(_PointwiseLoss):
     """Binary cross-entropy of logits: -t log s(x) - (1 - t) log(1 - s(x)), s the sigmoid (Bishop,
     2006, equation 4.90), without overflow for any logit.
 
-    Shapes: prediction, the logits x, and target t in 0..1 (...). ``pos_weight``, a number where
-    PyTorch takes an array too, multiplies the first term: above 1 it weighs the positive class
-    more. ``reduction`` as in `MSELoss`. Raises ValueError for another reduction, unless pos_weight
-    > 0, and for a target outside 0..1.
+    Shapes, ``reduction`` and errors as in `MSELoss`, with prediction the logits x and target t in
+    0..1. ``pos_weight``, a number where PyTorch takes an array too, multiplies the first term:
+    above 1 it weighs the positive class more. ValueError unless pos_weight > 0, and for a target
+    outside 0..1 (numpy arrays only).
     """
 
     def __init__(self, reduction: Reduction = "mean", pos_weight: float | None = None):
@@ -129,10 +167,17 @@ class _ClassLoss(_Loss):
     ):
         super().__init__(reduction)
         owner = type(self).__name__
-        if isinstance(ignore_index, bool) or not hasattr(ignore_index, "__index__"):
-            raise TypeError(f"{owner}: ignore_index must be a whole number, got {ignore_index!r}")
-        self.ignore_index = int(ignore_index)
         self.weight = None if weight is None else _class_weights(owner, weight)
+        self.ignore_index = require_whole_number(owner, "ignore_index", ignore_index)
+
+    def _require_ids(self, prediction: Array, target: Array) -> None:
+        owner, shape = type(self).__name__, prediction.shape
+        if not shape:
+            raise check.wrong_shape(owner, "prediction", "(..., V)", prediction)
+        if target.shape != shape[:-1]:
+            error = check.wrong_shape(owner, "target", shape[:-1], target)
+            raise ValueError(f"{error}, where prediction has shape {shape}")
+        check.ids(owner, "target", target, shape[-1], self.ignore_index, "the classes")
 
     def _weight_for(self, prediction: Array) -> Array | None:
         """The class weights in the dtype and on the device that the kernels expect."""
@@ -178,29 +223,32 @@ class CrossEntropyLoss(_ClassLoss):
         self.label_smoothing = label_smoothing
 
     def forward(self, prediction: Array, target: Array) -> Array:
-        for name, array in (("prediction", prediction), ("target", target)):
-            if not hasattr(array, "shape"):
-                raise check.not_an_array("CrossEntropyLoss", name, array)
-        target, holds_shares = self._own(target), target.ndim == prediction.ndim
-        ids, shares = (None, target) if holds_shares else (target, None)
-        if holds_shares:
-            self._require_shares(prediction, target)
+        prediction = self._prediction("prediction", prediction)
+        target = self._own(self._taken("target", target, "int64"))
+        if target.ndim == prediction.ndim > 0:
+            self._require_probabilities(prediction, target)
+            ids, probabilities = None, target
+        else:
+            self._require_ids(prediction, target)
+            ids, probabilities = target, None
         options: Any = (self.ignore_index, self.label_smoothing, self.reduction)
         if ids is not None and self.weight is None and self.reduction != "none":
             loss, saved = cross_entropy.forward(prediction, ids, *options)
             self._save(cross_entropy.backward, saved)
             return loss
         weight = self._weight_for(prediction)
-        loss, saved = weighted_cross_entropy.forward(prediction, ids, shares, weight, *options)
+        loss, saved = weighted_cross_entropy.forward(
+            prediction, ids, probabilities, weight, *options
+        )
         self._save(weighted_cross_entropy.backward, saved)
         return loss
 
-    def _require_shares(self, prediction: Array, target: Array) -> None:
-        if target.dtype != prediction.dtype:
-            raise TypeError(
-                f"CrossEntropyLoss: target of shape {target.shape} holds probabilities and must be "
-                f"{prediction.dtype}, as prediction is, got {target.dtype}"
-            )
+    def _require_probabilities(self, prediction: Array, target: Array) -> None:
+        if target.shape != (shape := prediction.shape):
+            expected = f"{shape[:-1]} (ids of classes) or {shape} (probabilities of classes)"
+            raise check.wrong_shape("CrossEntropyLoss", "target", expected, target)
+        self._require_same("target", target, "prediction", prediction)
+        check.all_in_0_to_1("CrossEntropyLoss", "target", target)
         if self.ignore_index >= 0:
             raise ValueError(
                 "CrossEntropyLoss: ignore_index is an id and target holds probabilities: leave it "
@@ -225,11 +273,12 @@ class NLLLoss(_ClassLoss):
         super().__init__(weight, ignore_index, reduction)
 
     def forward(self, prediction: Array, target: Array) -> Array:
-        if not hasattr(prediction, "shape"):
-            raise check.not_an_array("NLLLoss", "prediction", prediction)
+        prediction = self._prediction("prediction", prediction)
+        target = self._own(self._taken("target", target, "int64"))
+        self._require_ids(prediction, target)
         loss, saved = weighted_cross_entropy.forward(
             prediction,
-            self._own(target),
+            target,
             weight=self._weight_for(prediction),
             ignore_index=self.ignore_index,
             reduction=self.reduction,
@@ -247,9 +296,9 @@ class InfoNCELoss(_Loss):
     2020, equation 1, in one direction and with no negatives among the queries); the loss of a row
     is the cross-entropy of its similarities with the target i.
 
-    Shapes: queries, keys (N, D). ``backward`` gives the pair (dqueries, dkeys). ``reduction``
-    "none" gives the loss of each row (N,). Raises ValueError for a shape, another reduction, and
-    unless temperature > 0.
+    Shapes: queries, keys (N, D), of one dtype. ``backward`` gives the pair (dqueries, dkeys).
+    ``reduction`` "none" gives the loss of each row (N,). Raises ValueError for a shape, another
+    reduction, and unless temperature > 0, TypeError for a dtype.
     """
 
     def __init__(self, temperature: float = 0.1, reduction: Reduction = "mean"):
@@ -258,15 +307,13 @@ class InfoNCELoss(_Loss):
         self.temperature = temperature
 
     def forward(self, queries: Array, keys: Array) -> Array:
-        for name, array in (("queries", queries), ("keys", keys)):
-            if not hasattr(array, "shape"):
-                raise check.not_an_array("InfoNCELoss", name, array)
+        queries = self._prediction("queries", queries)
+        keys = self._own(self._taken("keys", keys))
         if queries.ndim != 2:
             raise check.wrong_shape("InfoNCELoss", "queries", "(N, D)", queries)
-        if keys.shape != queries.shape:
-            raise check.wrong_shape("InfoNCELoss", "keys", queries.shape, keys)
+        self._require_same("keys", keys, "queries", queries)
         a, of_queries = _unit_rows(queries, 1 / self.temperature)
-        b, of_keys = _unit_rows(self._own(keys), 1.0)
+        b, of_keys = _unit_rows(keys, 1.0)
         similarity, product = matmul.forward(a, b, transpose_b=True)
         ids = backend.to_device_of(np.arange(len(queries), dtype=np.int64), queries)
         loss, rows = weighted_cross_entropy.forward(similarity, ids, reduction=self.reduction)
@@ -275,8 +322,8 @@ class InfoNCELoss(_Loss):
 
 
 def _unit_rows(x: Array, length: float) -> tuple[Array, Any]:
-    """The rows x (N, D) scaled to this length, and what the backward pass needs. Rows of length 0
-    remain, as if they had length 1e-12.
+    """The rows of x (N, D) scaled to this length, x length / sqrt(sum x² + 1e-24), and what
+    `rmsnorm.backward` needs. A row of zeros stays one.
     """
     columns = max(x.shape[-1], 1)
     w = backend.empty(x.shape[-1:], x)
@@ -294,6 +341,8 @@ def _class_weights(owner: str, weight: Any) -> np.ndarray:
     """The weights of classes as a float64 numpy array; TypeError unless they are numbers,
     ValueError unless they are a vector of numbers of at least 0.
     """
+    if backend.is_foreign(weight):
+        weight = backend.from_dlpack(weight, f"{owner}: weight")
     try:
         weights = np.array(backend.to_numpy(weight), np.float64)
     except (TypeError, ValueError):

@@ -23,7 +23,7 @@ from byhand.backend import Array
 from byhand.nn import build, show, tree
 from byhand.nn.parameter import Buffer, Parameter, require_finite, require_held
 from byhand.nn.passes import Passes
-from byhand.nn.protocol import accepted
+from byhand.nn.protocol import converted, taken
 from byhand.nn.random import Generator
 from byhand.nn.storage import Storage, library_of, parameter_dtype
 from byhand.ops import check
@@ -84,13 +84,13 @@ class Module(Passes):
         raise NotImplementedError(f"{type(self).__name__} has no backward(...)")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """``forward``. Arrays of other libraries are taken as by `backend.from_dlpack`: here those
-        that a whole model is given, whose parts then get its own; elsewhere by the operations.
+        """``forward``. Arrays of other libraries are converted by `backend.from_dlpack`: here those
+        that a whole model is given; the operations convert those that a part of a model is given.
         """
         if self._root or self._storage is None:
             for a in (*args, *kwargs.values()) if kwargs else args:
                 if type(a) is not ndarray and hasattr(a, "__dlpack__"):
-                    args, kwargs = accepted(type(self).__name__, self.forward, args, kwargs)
+                    args, kwargs = converted(type(self).__name__, self.forward, args, kwargs)
                     break
         return self.forward(*args, **kwargs)
 
@@ -103,8 +103,8 @@ class Module(Passes):
 
     def __setattr__(self, name: str, value: Any) -> None:
         old = self.__dict__.get(name)
-        if isinstance(old, (Parameter, Buffer, Module)) and isinstance(
-            value, (bool, int, float, str, np.ndarray, np.generic)
+        if isinstance(old, (Parameter, Buffer, Module)) and (
+            isinstance(value, (bool, int, float, str, np.generic)) or hasattr(value, "__dlpack__")
         ):
             kind = "module" if isinstance(old, Module) else type(old).__name__
             how = "its attributes" if isinstance(old, Module) else f"{name}.value"
@@ -165,7 +165,7 @@ class Module(Passes):
         Raises RuntimeError for a module that is not built, ValueError or TypeError naming the
         argument that is wrong, and the error of ``forward`` for inputs that do not fit.
         """
-        from byhand.nn.summary import made_inputs, summarize
+        from byhand.nn.measure import made_inputs, summarize
 
         if self._storage is None and self.parameters():
             self.storage  # noqa: B018  # its error says what to do
@@ -181,8 +181,9 @@ class Module(Passes):
         """
         return 0, 0
 
-    # What `summary` gives to `forward` where it is only told a shape, or only how many examples.
-    _input_dtype: Any = None  # None: the model's
+    # The dtype (None: the model's) and the shape of the inputs that `summary` makes where it is
+    # given shapes, or only the number of examples; None for a shape that is not known.
+    _input_dtype: Any = None
 
     def _input_shape(self, batch: int) -> tuple[int, ...] | None:
         return None
@@ -288,7 +289,8 @@ class Module(Passes):
                 yield name, a
 
     def load_state_dict(self, state: Mapping[str, Any], allow_non_finite: bool = False) -> None:
-        """Copies values in, cast to this model's dtype.
+        """Copies values in, cast to this model's dtype; tensors of other libraries are
+        taken too.
 
         Raises ValueError naming what is missing, unknown, of another shape, not representable (0.5
         in an int8 tensor) or, unless ``allow_non_finite``, NaN or infinite; TypeError naming what
@@ -304,6 +306,7 @@ class Module(Passes):
             raise ValueError(f"load_state_dict: missing parameters: {tree.some(missing)}")
         if unknown := [name for name in state if name not in own]:
             raise ValueError(f"load_state_dict: unknown parameters: {tree.some(unknown)}")
+        state = {name: taken(f"load_state_dict: {name}", state[name]) for name in own}
         for name, a in own.items():
             if not hasattr(state[name], "shape"):
                 raise check.not_an_array("load_state_dict", name, state[name])

@@ -103,6 +103,8 @@ class Parameter:
         self._copy_in("the gradient of ", self._grad, grad)
 
     def _copy_in(self, what: str, view: Array, array: Array) -> None:
+        if backend.is_foreign(array):
+            array = backend.from_dlpack(array, f"{what}parameter {self.name}")
         shape = getattr(array, "shape", None)
         if shape is None or tuple(shape) != self.shape:
             got = type(array).__name__ if shape is None else tuple(shape)

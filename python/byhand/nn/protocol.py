@@ -30,19 +30,20 @@ def taken_again(saved: tuple[Any, ...]) -> tuple[Any, ...]:
     return (first(), *saved[1:]) if callable(first) else saved
 
 
-def accepted(
+def converted(
     owner: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call, with arrays of other libraries taken by `backend.from_dlpack`, whose
-    errors name owner and argument.
+    """The arguments of a call, with arrays of other libraries converted by `backend.from_dlpack`,
+    whose errors name owner and argument.
     """
     names = [*inspect.signature(function).parameters, *map(str, range(len(args)))]
     named = zip(names, args, strict=False)
-    taken = tuple(_accepted(f"{owner}: {name}", a) for name, a in named)
-    return taken, {name: _accepted(f"{owner}: {name}", a) for name, a in kwargs.items()}
+    positional = tuple(taken(f"{owner}: {name}", a) for name, a in named)
+    return positional, {name: taken(f"{owner}: {name}", a) for name, a in kwargs.items()}
 
 
-def _accepted(what: str, a: Any) -> Any:
+def taken(what: str, a: Any) -> Any:
+    """The value, or if it is an array of another library one with its memory."""
     return backend.from_dlpack(a, what) if backend.is_foreign(a) else a
 
 
@@ -50,10 +51,9 @@ def require_input(layer: str, name: str, x: Any, size: int, weight: Array) -> No
     """Raises the error of an input that is not an array (..., size) of the weight's dtype and on
     its device. A layer's own parameters fit each other, so what does not fit them is the input.
     """
-    shape = getattr(x, "shape", None)
-    if shape is None:
+    if not hasattr(x, "__dlpack__"):  # pandas' tables have shapes too, and no kernel takes them
         raise TypeError(f"{check.not_an_array(layer, name, x)}: use np.array({name}, np.float32)")
-    if not shape or shape[-1] != size:
+    if not x.shape or x.shape[-1] != size:
         raise check.wrong_shape(layer, name, f"(..., {size})", x)
     require_like(layer, name, x, weight)
 
@@ -61,10 +61,15 @@ def require_input(layer: str, name: str, x: Any, size: int, weight: Array) -> No
 def require_sizes(layer: str, **sizes: Any) -> None:
     """Raises the error of a layer's constructor for a size that is not an integer of at least 0."""
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, numbers.Integral):
-            raise TypeError(f"{layer}: {name} must be a whole number, got {size!r}")
-        if size < 0:
+        if require_whole_number(layer, name, size) < 0:
             raise check.wrong_value(layer, name, "at least 0", size)
+
+
+def require_whole_number(layer: str, name: str, value: Any) -> int:
+    """The value as an int; the TypeError of a layer's constructor unless it is an integer."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{layer}: {name} must be a whole number, got {value!r}")
+    return int(value)
 
 
 def require_like(layer: str, name: str, x: Array, weight: Array) -> None:

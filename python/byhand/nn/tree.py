@@ -46,7 +46,12 @@ def matcher(match: Match) -> Callable[[str], bool]:
         return lambda name: True
     if callable(match):
         return match
-    patterns = [match] if isinstance(match, str) else list(match)
+    several = isinstance(match, Iterable) and not isinstance(match, str)
+    patterns: list[Any] = [*match] if several else [match]
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(
+            f"paths must be given as a pattern, a list of patterns or a function, got {match!r}"
+        )
     return lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 

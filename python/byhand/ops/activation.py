@@ -27,7 +27,7 @@ where the threshold applies to x.
 from __future__ import annotations
 
 import functools
-import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -153,13 +153,7 @@ def rule_of(owner: str, function: str, **options: Any) -> Rule:
     for name, option in given.items():
         if name not in known:
             raise ValueError(f"{owner}: {function} has no option {name}")
-        wanted, good = _RANGES[name]
-        try:
-            fits = good(option)
-        except (TypeError, ValueError):  # not a number
-            fits = False
-        if not fits:
-            raise check.wrong_value(owner, name, wanted, option)
+        _CHECKS[name](owner, name, option)
     constants = {name: float(option) for name, option in {**known, **given}.items()}
     a, b = (*constants.values(), 1.0, 1.0)[:2]
     if function == "selu":
@@ -167,11 +161,11 @@ def rule_of(owner: str, function: str, **options: Any) -> Rule:
     return Rule(NUMBERED.index(function), a, b, function not in FROM_X)
 
 
-_RANGES = {
-    "negative_slope": ("a number of at least 0", lambda v: 0 <= v < math.inf),
-    "alpha": ("a number of at least 0", lambda v: 0 <= v < math.inf),
-    "beta": ("a number greater than 0", lambda v: 0 < v < math.inf),
-    "threshold": ("a number", lambda v: -math.inf <= v <= math.inf),
+_CHECKS: dict[str, Callable[[str, str, Any], None]] = {
+    "negative_slope": check.at_least_0,
+    "alpha": check.at_least_0,
+    "beta": check.positive,
+    "threshold": check.number,
 }
 
 

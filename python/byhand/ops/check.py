@@ -7,14 +7,16 @@ binding of the kernel checks how it is represented: device, dtype, contiguity.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from byhand.backend import Array
+from byhand.backend import Array, empty, statistics
 from byhand.errors import suggestion
 
 Saved: TypeAlias = tuple[Any, ...]  # what a forward function passes to its backward function
+Reduction: TypeAlias = Literal["mean", "sum", "none"]  # of the losses of elements or rows
 
 _INT64 = np.dtype(np.int64)
 _UINT64 = np.dtype(np.uint64)
@@ -30,6 +32,13 @@ def not_an_array(op: str, name: str, value: Any) -> TypeError:
     return TypeError(f"{op}: {name} must be an array, got {type(value).__name__}")
 
 
+def arrays(op: str, **values: Any) -> None:
+    """TypeError naming the first value that is not an array."""
+    for name, value in values.items():
+        if not hasattr(value, "__dlpack__"):  # pandas' tables have shapes too
+            raise not_an_array(op, name, value)
+
+
 def wrong_shape(op: str, name: str, expected: Any, array: Array) -> ValueError:
     """The error of an array whose shape is not `expected` (a tuple, or words for one)."""
     return ValueError(f"{op}: {name} must have shape {expected}, got {array.shape}")
@@ -38,6 +47,13 @@ def wrong_shape(op: str, name: str, expected: Any, array: Array) -> ValueError:
 def wrong_value(op: str, name: str, expected: str, got: Any) -> ValueError:
     """The error of an option outside its range."""
     return ValueError(f"{op}: {name} must be {expected}, got {got!r}")
+
+
+def is_single(value: Any) -> bool:
+    """Whether what is compared with numbers may be one: neither a bool nor an array of numbers."""
+    return type(value) is float or (
+        not isinstance(value, (bool, np.bool_)) and getattr(value, "shape", ()) == ()
+    )
 
 
 def gelu_is_tanh(op: str, approximate: str) -> bool:
@@ -51,17 +67,43 @@ def gelu_is_tanh(op: str, approximate: str) -> bool:
     raise wrong_value(op, "approximate", "'none' or 'tanh'", approximate)
 
 
-def probability(op: str, name: str, p: float) -> None:
-    """ValueError unless 0 <= p < 1 (at 1 the scale 1/(1-p) of the kept values has no meaning)."""
+def number(
+    op: str,
+    name: str,
+    value: Any,
+    good: Callable[[Any], bool] = lambda x: -np.inf <= x <= np.inf,
+    words: str = "a number",
+) -> None:
+    """ValueError unless `good` holds for the value; `words` say for which numbers it does."""
     try:
-        good = 0.0 <= p < 1.0
-    except TypeError:  # not a number
-        good = False
-    if not good:
-        raise wrong_value(op, name, "at least 0 and less than 1", p)
+        fits = is_single(value) and good(value)
+    except (TypeError, ValueError):  # not a number
+        fits = False
+    if not fits:
+        raise wrong_value(op, name, words, value)
 
 
-def eps(op: str, value: float) -> None:
+def probability(op: str, name: str, p: Any) -> None:
+    """ValueError unless 0 <= p < 1 (at 1 the scale 1/(1-p) of the kept values has no meaning)."""
+    number(op, name, p, lambda x: 0 <= x < 1, "at least 0 and less than 1")
+
+
+def in_0_to_1(op: str, name: str, value: Any) -> None:
+    """ValueError unless the value is a number in 0..1."""
+    number(op, name, value, lambda x: 0 <= x <= 1, "in 0..1")
+
+
+def at_least_0(op: str, name: str, value: Any) -> None:
+    """ValueError unless the value is a finite number of at least 0."""
+    number(op, name, value, lambda x: 0 <= x < np.inf, "a number of at least 0")
+
+
+def positive(op: str, name: str, value: Any) -> None:
+    """ValueError unless the value is a finite number greater than 0."""
+    number(op, name, value, lambda x: 0 < x < np.inf, "a number greater than 0")
+
+
+def eps(op: str, value: Any) -> None:
     """ValueError unless eps, which keeps a divisor from 0, is a number of at least 0."""
     at_least_0(op, "eps", value)
 
@@ -88,15 +130,32 @@ def counter(op: str, seed: int, offset: Any) -> None:
         raise wrong_value(op, "offset", "an integer in 0..2**64-1", offset)
 
 
-def ids(op: str, name: str, array: Array, size: int, ignore: int | None = None) -> None:
+def first_where(name: str, array: Array, bad: Array) -> str | None:
+    """The first element of a numpy array where `bad` is true, as "name[1, 0] = 7"; None without."""
+    if not bad.any():
+        return None
+    where = tuple(np.argwhere(bad)[0].tolist())
+    return f"{name}{list(where) if where else ''} = {array[where]}"
+
+
+def ids(
+    op: str,
+    name: str,
+    array: Array,
+    size: int,
+    ignore: int | None = None,
+    of: str = "the vocabulary",
+) -> None:
     """IndexError unless every id is in 0..size-1 or equals `ignore`; TypeError unless they are
-    int64.
+    int64. ``of`` is what the sentence calls the ids.
 
     Only the values of numpy arrays are checked: reading a cupy array would make the host wait for
     the device.
     """
     if array.dtype != _INT64:
-        raise TypeError(f"{op}: {name} must have dtype int64, got {array.dtype}")
+        # Rounding real numbers would hide that they are no ids.
+        how = f": use {name}.astype(np.int64)" if array.dtype.kind in "iub" else ""
+        raise TypeError(f"{op}: {name} must have dtype int64, got {array.dtype}{how}")
     if not isinstance(array, np.ndarray) or not array.size:
         return
     # As an unsigned number a negative id is a huge one, so one pass finds both kinds of error.
@@ -107,13 +166,8 @@ def ids(op: str, name: str, array: Array, size: int, ignore: int | None = None) 
     bad = (array < 0) | (array >= size)
     if ignore is not None:
         bad &= array != ignore
-    if not bad.any():
-        return
-    where = tuple(int(i) for i in np.argwhere(bad)[0])
-    position = ", ".join(str(i) for i in where)
-    raise IndexError(
-        f"{op}: {name}[{position}] = {array[where]} is outside the vocabulary 0..{size - 1}"
-    )
+    if found := first_where(name, array, bad):
+        raise IndexError(f"{op}: {found} is outside {of} 0..{size - 1}")
 
 
 def lengths(op: str, name: str, array: Array, most: int) -> None:
@@ -124,9 +178,8 @@ def lengths(op: str, name: str, array: Array, most: int) -> None:
         raise TypeError(f"{op}: {name} must have dtype int64, got {array.dtype}")
     if not isinstance(array, np.ndarray):
         return
-    bad = np.flatnonzero((array < 0) | (array > most))
-    if bad.size:
-        raise ValueError(f"{op}: {name}[{bad[0]}] = {array[bad[0]]} is outside 0..{most}")
+    if found := first_where(name, array, (array < 0) | (array > most)):
+        raise ValueError(f"{op}: {found} is outside 0..{most}")
 
 
 def broadcast_mask(op: str, mask: Array, shape: tuple[int, ...]) -> Array:
@@ -163,35 +216,43 @@ def step_of_optimizer(
             raise wrong_value(op, "t", "at least 0", t.item())
 
 
-def at_least_0(op: str, name: str, value: float) -> None:
-    """ValueError unless the value is a finite number of at least 0."""
-    try:
-        good = 0.0 <= value < np.inf
-    except TypeError:  # not a number
-        good = False
-    if not good:
-        raise wrong_value(op, name, "a number of at least 0", value)
-
-
-def positive(op: str, name: str, value: Any) -> None:
-    """ValueError unless the value is a finite number greater than 0."""
-    try:
-        good = 0 < value < np.inf
-    except (TypeError, ValueError):  # not a number
-        good = False
-    if not good:
-        raise wrong_value(op, name, "a number greater than 0", value)
-
-
-def reduction(op: str, value: Any) -> None:
-    """ValueError, which names the nearest one, unless the value is a reduction of a loss."""
-    known = ("mean", "sum", "none")
+def reduction(op: str, value: Any, known: tuple[str, ...] = ("mean", "sum", "none")) -> None:
+    """ValueError, which names the nearest one, unless the value is a known reduction of losses."""
+    words = f"{', '.join(map(repr, known[:-1]))} or {known[-1]!r}"
+    if hasattr(value, "shape"):
+        raise ValueError(
+            f"{op}: reduction must be {words}, got an array: the arrays are arguments of the loss "
+            f"that {op}() makes"
+        )
     if value not in known:
-        error = wrong_value(op, "reduction", "'mean', 'sum' or 'none'", value)
-        raise ValueError(f"{error}{suggestion(value, known)}")
+        raise ValueError(f"{wrong_value(op, 'reduction', words, value)}{suggestion(value, known)}")
 
 
-def shares(op: str, name: str, array: Array) -> None:
+def upstream(op: str, dloss: Any, like: Array, shape: tuple[int, ...] = ()) -> Array:
+    """The gradient `dloss` of losses of this shape, as an array on the device of `like`: a number
+    becomes a 0-d array. TypeError or ValueError for anything else than an array of this shape.
+    """
+    if shape == () and isinstance(dloss, (int, float, np.generic)):
+        number, dloss = dloss, empty((), like, statistics(like))
+        dloss.fill(number)
+    arrays(op, dloss=dloss)
+    if dloss.shape != shape:
+        raise wrong_shape(op, "dloss", shape, dloss)
+    return dloss
+
+
+def upstreams(
+    op: str, dloss: Any, like: Array, shape: tuple[int, ...], reduction: Reduction
+) -> tuple[Array | None, Array | None]:
+    """The gradients of the reduced loss and of the losses of this shape, as `upstream` gives them:
+    `dloss` is the second with reduction "none" and else the first; the other is None.
+    """
+    if reduction == "none":
+        return None, upstream(op, dloss, like, shape)
+    return upstream(op, dloss, like), None
+
+
+def all_in_0_to_1(op: str, name: str, array: Array) -> None:
     """ValueError unless every element is in 0..1 or NaN, checking numpy arrays of float32 and
     float64 only: kernels refuse others, and reading a cupy array would wait for the device.
     """
@@ -201,19 +262,5 @@ def shares(op: str, name: str, array: Array) -> None:
     # The bits of a number in 0..1, as an integer, are at most those of 1; the sign is the highest.
     if array.view(one.dtype).max() <= one:
         return
-    bad = (array < 0) | (array > 1)
-    if not bad.any():
-        return
-    where = tuple(int(i) for i in np.argwhere(bad)[0])
-    position = ", ".join(str(i) for i in where)
-    raise ValueError(f"{op}: {name}[{position}] = {array[where]} is outside 0..1")
-
-
-def in_0_to_1(op: str, name: str, value: Any) -> None:
-    """ValueError unless the value is a number in 0..1."""
-    try:
-        good = 0.0 <= value <= 1.0
-    except (TypeError, ValueError):  # not a number
-        good = False
-    if not good:
-        raise wrong_value(op, name, "in 0..1", value)
+    if found := first_where(name, array, (array < 0) | (array > 1)):
+        raise ValueError(f"{op}: {found} is outside 0..1")

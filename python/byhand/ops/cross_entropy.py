@@ -102,24 +102,9 @@ def _check(
 ) -> bool:
     """Checks the values of the arguments of a loss; whether the reduction is the mean."""
     check.in_0_to_1(where, "label_smoothing", label_smoothing)
-    if how not in ("mean", "sum"):
-        raise check.wrong_value(where, "reduction", "'mean' or 'sum'", how)
+    check.reduction(where, how, ("mean", "sum"))
     check.ids(where, "targets", targets, logits.shape[-1], ignore)
     return how == "mean"
-
-
-def upstream(where: str, dloss: Array | float, like: Array, shape: tuple[int, ...] = ()) -> Array:
-    """The gradient of losses of this shape, as an array; its error, which `where` begins. A number
-    becomes a 0-d array on the device of `like`.
-    """
-    if shape == () and isinstance(dloss, (int, float, np.generic)):
-        number, dloss = dloss, empty((), like, statistics(like))
-        dloss.fill(number)
-    if not hasattr(dloss, "shape"):
-        raise check.not_an_array(where, "dloss", dloss)
-    if dloss.shape != shape:
-        raise check.wrong_shape(where, "dloss", shape, dloss)
-    return dloss
 
 
 @op(logits="... V", targets="...")
@@ -152,7 +137,7 @@ def backward(dloss: Array | float, saved: Saved, out: Array | None = None) -> Ar
     the logits.
     """
     logits, targets, lse, count, ignore_index, label_smoothing, mean = saved
-    dloss = upstream("cross_entropy.backward", dloss, logits)
+    dloss = check.upstream("cross_entropy.backward", dloss, logits)
     if out is None:
         out = empty(logits.shape, logits)
     kernel = kernels(logits).cross_entropy_backward
@@ -177,7 +162,7 @@ def gradient_in_place(
     kernel = kernels(logits).cross_entropy_gradient
     where = "cross_entropy.gradient_in_place"
     mean = _check(where, logits, targets, ignore_index, label_smoothing, reduction)
-    dloss = upstream(where, dloss, logits)
+    dloss = check.upstream(where, dloss, logits)
     f = statistics(logits)
     loss, count = empty((), logits, f), empty((), logits, f)
     kernel(loss, count, None, logits, dloss, targets, ignore_index, label_smoothing, mean)

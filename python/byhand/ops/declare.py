@@ -141,9 +141,12 @@ class Declaration:
     def parameters(self) -> tuple[inspect.Parameter, ...]:
         return tuple(inspect.signature(self._body).parameters.values())
 
+    def _by_name(self, values: tuple[Any, ...]) -> dict[str, Any]:
+        return dict(zip((p.name for p in self.parameters), values, strict=True))
+
     def refusal(self, *values: Any) -> Exception:
         """The error of a call that must be refused, from all its arguments."""
-        given = dict(zip((p.name for p in self.parameters), values, strict=True))
+        given = self._by_name(values)
         sizes: Sizes = {}
         saved = given.get("saved")
         if self.saved and (type(saved) is not tuple or len(saved) < len(self.saved)):
@@ -178,27 +181,28 @@ class Declaration:
         forward = self.name.replace("backward", "forward")
         return TypeError(f"{self.name}: saved must be what {forward} returned, got {got}")
 
-    def taken(self, *values: Any) -> dict[str, Any] | None:
-        """The arguments, with arrays of other libraries taken by `backend.from_dlpack`; None if
+    def converted(self, *values: Any) -> dict[str, Any] | None:
+        """The arguments, with arrays of other libraries converted by `backend.from_dlpack`; None if
         there is none. A kernel refuses such an array before it has written anything.
         """
-        given = dict(zip((p.name for p in self.parameters), values, strict=True))
+        given = self._by_name(values)
         foreign = {name: a for name, a in given.items() if is_foreign(a)}
         made = {name: from_dlpack(a, f"{self.name}: {name}") for name, a in foreign.items()}
         return given | made if made else None
 
     def better(self, error: Exception, *values: Any) -> Exception | None:
         """An error that says more of the cause than the one that the function raised, or None."""
-        given = dict(zip((p.name for p in self.parameters), values, strict=True))
+        given = self._by_name(values)
         if isinstance(error, MemoryError):
             if str(error) not in ("", "std::bad_alloc"):  # it says how much was asked for
                 return None
             shapes = [f"{n} {a.shape}" for n, a in given.items() if hasattr(a, "shape")]
             return MemoryError(f"{self.name}: not enough memory, for {', '.join(shapes)}")
         arrays = {n: given[n] for n in self.shapes if isinstance(given[n], np.ndarray)}
-        for name, array in arrays.items():
-            if isinstance(error, UnsupportedArray) and error.array is array:
-                return TypeError(f"{self.name}: {name}: {error}")
+        if isinstance(error, UnsupportedArray):
+            for name in self.shapes:
+                if error.array is given[name]:
+                    return TypeError(f"{self.name}: {name}: {error}")
         if "C-contiguous" in str(error):
             for name, array in given.items():
                 if hasattr(array, "flags") and not array.flags.c_contiguous:
@@ -226,7 +230,7 @@ class Declaration:
         arguments and calls `body`.
         """
         setup, tests = _Comparisons(self.saved, self.shapes).made
-        wrong = "(AttributeError, IndexError, TypeError, ValueError)"
+        errors = "AttributeError, IndexError, TypeError, ValueError"
         names = [p.name for p in self.parameters]
         star = next((i for i, p in enumerate(self.parameters) if p.kind == p.KEYWORD_ONLY), None)
         header = names if star is None else [*names[:star], "*", *names[star:]]
@@ -237,20 +241,20 @@ class Declaration:
             "        try:",
             *(f"            {line}" for line in setup),
             f"            wrong = {' or '.join(tests) or False}",
-            f"        except {wrong}:  # of something that is not an array",
+            f"        except ({errors}):  # of something that is not an array",
             "            wrong = True",
             "        if wrong:",
             f"            raise declared.refusal({', '.join(names)})",
             "        try:",
             f"            return body({', '.join(passed)})",
-            f"        except ({wrong[1:-1]}, MemoryError) as error:",
-            f"            taken = declared.taken({', '.join(names)})",
-            "            if taken is None:",
+            f"        except ({errors}, MemoryError) as error:",
+            f"            converted = declared.converted({', '.join(names)})",
+            "            if converted is None:",
             f"                better = declared.better(error, {', '.join(names)})",
             "                if better is None:",
             "                    raise",
             "                raise better from None",
-            "        return declared.function(**taken)",
+            "        return declared.function(**converted)",
             f"    return {self._body.__name__}",
         ]
         return "\n".join(lines) + "\n"

@@ -28,7 +28,7 @@ from byhand.backend import (
     statistics,
 )
 from byhand.ops import check
-from byhand.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward, upstream
+from byhand.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from byhand.ops.declare import op
 from byhand.ops.linear import as_rows
 from byhand.ops.precision import operands
@@ -119,12 +119,11 @@ def forward(
     kernel = kernels(x).linear_cross_entropy_forward
     where = "linear_cross_entropy.forward"
     check.in_0_to_1(where, "label_smoothing", label_smoothing)
-    if reduction not in ("mean", "sum"):
-        raise check.wrong_value(where, "reduction", "'mean' or 'sum'", reduction)
+    check.reduction(where, reduction, ("mean", "sum"))
     if block is not None and block < 1:
         raise check.wrong_value(where, "block", "at least 1", block)
     check.ids(where, "targets", targets, w.shape[0], ignore_index)
-    dloss = upstream(where, dloss, x)
+    dloss = check.upstream(where, dloss, x)
     f = statistics(x)
     loss, count = empty((), x, f), empty((), x, f)
     dx = empty(x.shape, x) if need_dx else None

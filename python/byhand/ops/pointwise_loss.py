@@ -15,18 +15,18 @@ Saved: prediction, target, function, a, reduction.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
 from byhand.backend import Array, In, Out, empty, kernels, reference_kernel, statistics
 from byhand.ops import check
-from byhand.ops.check import Saved
-from byhand.ops.cross_entropy import upstream
+from byhand.ops.activation import sigmoid
+from byhand.ops.check import Reduction, Saved
 from byhand.ops.declare import op
 
-# The functions in the order of their numbers.
-NAMES = ("squared", "huber", "bce")
+Function: TypeAlias = Literal["squared", "huber", "bce"]
+NAMES = get_args(Function)  # in the order of the kernels' numbers
 
 
 def value(x: Array, t: Array, name: str, a: float) -> Array:
@@ -46,9 +46,7 @@ def slope(x: Array, t: Array, name: str, a: float) -> Array:
         return 2 * a * (x - t)
     if name == "huber":
         return np.clip(x - t, -a, a)
-    e = np.exp(-np.abs(x))
-    high, low = 1 / (1 + e), e / (1 + e)
-    return (1 - t) * np.where(x < 0, low, high) - a * t * np.where(x < 0, high, low)
+    return (1 - t) * sigmoid(x) - a * t * sigmoid(-x)
 
 
 @reference_kernel
@@ -89,9 +87,9 @@ def pointwise_loss_backward(
 def forward(
     prediction: Array,
     target: Array,
-    function: Literal["squared", "huber", "bce"],
+    function: Function,
     a: float = 1.0,
-    reduction: Literal["mean", "sum", "none"] = "mean",
+    reduction: Reduction = "mean",
 ) -> tuple[Array, Saved]:
     """prediction, target (...) -> the loss, a 0-d array, or with reduction "none" the losses (...);
     and saved.
@@ -107,7 +105,7 @@ def forward(
     check.positive(where, "a", a)
     check.reduction(where, reduction)
     if function == "bce":
-        check.shares(where, "target", target)
+        check.all_in_0_to_1(where, "target", target)
     f = statistics(prediction)
     loss = None if reduction == "none" else empty((), prediction, f)
     losses = empty(prediction.shape, prediction, f) if reduction == "none" else None
@@ -123,9 +121,8 @@ def backward(dloss: Array | float, saved: Saved) -> Array:
     dloss: a 0-d array or a number; with reduction "none" the gradient of the losses (...).
     """
     prediction, target, rule, reduction = saved
-    shape = prediction.shape if reduction == "none" else ()
-    dloss = upstream("pointwise_loss.backward", dloss, prediction, shape)
-    of_all, of_each = (None, dloss) if reduction == "none" else (dloss, None)
-    dx = empty(prediction.shape, prediction)
-    kernels(prediction).pointwise_loss_backward(dx, of_all, of_each, prediction, target, *rule)
+    where, shape = "pointwise_loss.backward", prediction.shape
+    gradients = check.upstreams(where, dloss, prediction, shape, reduction)
+    dx = empty(shape, prediction)
+    kernels(prediction).pointwise_loss_backward(dx, *gradients, prediction, target, *rule)
     return dx

@@ -17,14 +17,11 @@ probabilities, weight, total, lse, mass (the m of each row), and options.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
 from byhand.backend import Array, In, Out, empty, kernels, reference_kernel, statistics
 from byhand.ops import check
-from byhand.ops.check import Saved
-from byhand.ops.cross_entropy import upstream
+from byhand.ops.check import Reduction, Saved
 from byhand.ops.declare import op
 from byhand.ops.linear import as_rows
 
@@ -34,7 +31,7 @@ def _kept(rows: int, targets: Array | None, ignore_index: int) -> Array:
     return np.ones(rows, bool) if targets is None else targets.reshape(-1) != ignore_index
 
 
-def _aims(
+def _distributions(
     logits: Array,
     targets: Array | None,
     probabilities: Array | None,
@@ -75,7 +72,7 @@ def weighted_cross_entropy_forward(
 ) -> None:
     x = as_rows(logits)
     kept = _kept(len(x), targets, ignore_index)
-    q = _aims(logits, targets, probabilities, weight, ignore_index, smoothing)
+    q = _distributions(logits, targets, probabilities, weight, ignore_index, smoothing)
     m, top, log_sum = q.sum(axis=-1), np.zeros(len(x), x.dtype), 0.0
     if normalise and x.shape[-1] > 0:
         top = x.max(axis=-1)
@@ -83,14 +80,14 @@ def weighted_cross_entropy_forward(
     with np.errstate(invalid="ignore"):  # 0 times infinity
         away = np.where(q == 0, 0, q * (top[:, None] - x)).sum(axis=-1)
     each = np.where(kept, m * log_sum + away, 0)
-    shares = kept.astype(x.dtype)
+    row_weights = kept.astype(x.dtype)
     if weight is not None and probabilities is None:
         assert targets is not None
-        shares[kept] = weight[targets.reshape(-1)[kept]]
+        row_weights[kept] = weight[targets.reshape(-1)[kept]]
     losses[...] = each.reshape(losses.shape)
     mass[...] = m.reshape(mass.shape)
     lse[...] = np.where(kept & normalise, top + log_sum, np.inf).reshape(lse.shape)
-    total[...] = shares.sum(dtype=np.float64)
+    total[...] = row_weights.sum(dtype=np.float64)
     loss[...] = each.sum(dtype=np.float64) / (total if mean and total > 0 else 1)
 
 
@@ -110,18 +107,19 @@ def weighted_cross_entropy_backward(
     smoothing: float,
     mean: bool,
 ) -> None:
-    q = _aims(logits, targets, probabilities, weight, ignore_index, smoothing).reshape(logits.shape)
+    q = _distributions(logits, targets, probabilities, weight, ignore_index, smoothing)
     k = 0 if dloss is None else dloss / total if mean and total > 0 else dloss
     d = np.broadcast_to(k if dlosses is None else k + dlosses, mass.shape)[..., None]
-    g = (mass[..., None] * np.exp(logits - lse[..., None]) - q) * d
+    g = (mass[..., None] * np.exp(logits - lse[..., None]) - q.reshape(logits.shape)) * d
     kept = _kept(mass.size, targets, ignore_index).reshape(mass.shape)
     dlogits[...] = np.where(kept[..., None], g, 0)
 
 
 def _check_weight(where: str, weight: Array) -> None:
-    if isinstance(weight, np.ndarray) and weight.size and not (weight >= 0).all():
-        at = int(np.flatnonzero(~(weight >= 0))[0])
-        raise ValueError(f"{where}: weight[{at}] = {weight[at]} must be at least 0")
+    if isinstance(weight, np.ndarray) and (
+        bad := check.first_where("weight", weight, ~(weight >= 0))
+    ):
+        raise ValueError(f"{where}: {bad} must be at least 0")
 
 
 @op(logits="... V", targets="...?", probabilities="... V?", weight="V?")
@@ -132,7 +130,7 @@ def forward(
     weight: Array | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
-    reduction: Literal["mean", "sum", "none"] = "mean",
+    reduction: Reduction = "mean",
     normalise: bool = True,
 ) -> tuple[Array, Saved]:
     """logits (..., V), and targets (...) int64 or probabilities (..., V) -> the loss, a 0-d array,
@@ -155,17 +153,17 @@ def forward(
     if targets is not None:
         check.ids(where, "targets", targets, logits.shape[-1], ignore_index)
     if probabilities is not None:
-        check.shares(where, "probabilities", probabilities)
+        check.all_in_0_to_1(where, "probabilities", probabilities)
     if weight is not None:
         _check_weight(where, weight)
     rows, f = logits.shape[:-1], statistics(logits)
     loss, total = empty((), logits, f), empty((), logits, f)
     losses, lse, mass = (empty(rows, logits, f) for _ in range(3))
-    aims = logits, targets, probabilities, weight
+    inputs = logits, targets, probabilities, weight
     options = ignore_index, label_smoothing, reduction == "mean"
-    kernel(loss, total, losses, lse, mass, *aims, *options, normalise)
+    kernel(loss, total, losses, lse, mass, *inputs, *options, normalise)
     y = losses if reduction == "none" else loss
-    return y, (logits, total, lse, mass, aims, options, reduction)
+    return y, (logits, total, lse, mass, inputs, options, reduction)
 
 
 @op(saved={"logits": "... V"})
@@ -174,13 +172,12 @@ def backward(dloss: Array | float, saved: Saved) -> Array:
 
     dloss: a 0-d array or a number; with reduction "none" the gradient of the losses (...).
     """
-    logits, total, lse, mass, aims, options, reduction = saved
-    shape = mass.shape if reduction == "none" else ()
-    dloss = upstream("weighted_cross_entropy.backward", dloss, logits, shape)
-    of_all, of_each = (None, dloss) if reduction == "none" else (dloss, None)
+    logits, total, lse, mass, inputs, options, reduction = saved
+    where = "weighted_cross_entropy.backward"
+    gradients = check.upstreams(where, dloss, logits, mass.shape, reduction)
     dlogits = empty(logits.shape, logits)
     kernel = kernels(logits).weighted_cross_entropy_backward
-    kernel(dlogits, of_all, of_each, total, lse, mass, *aims, *options)
+    kernel(dlogits, *gradients, total, lse, mass, *inputs, *options)
     return dlogits
 
 

@@ -6,6 +6,7 @@ from byhand.backend import Array
 from byhand.nn.module import Module
 from byhand.ops import grad_norm
 from byhand.optim.optimizer import require_number
+from byhand.optim.state import require_model
 
 
 def clip_grad_norm(model: Module, max_norm: float) -> Array:
@@ -13,10 +14,10 @@ def clip_grad_norm(model: Module, max_norm: float) -> Array:
     ``max_norm``. Returns the norm before that, a 0-d array.
 
     ``Optimizer.step(clip_norm=...)`` does the same without the extra pass over memory. Raises
-    ValueError unless max_norm is positive, and for a part of a larger model.
+    ValueError unless max_norm is positive, and for a part of a larger model; TypeError for anything
+    but a Module, RuntimeError for one that is not built.
     """
-    if not model.is_root:
-        raise ValueError("clip_grad_norm: this module is a part of a larger model: give the model")
+    require_model("clip_grad_norm", model)
     if not require_number("clip_grad_norm", "max_norm", max_norm) > 0:
         raise ValueError(f"clip_grad_norm: max_norm must be positive, got {max_norm}")
     grads = model.storage.grads

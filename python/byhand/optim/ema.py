@@ -10,7 +10,13 @@ from byhand import backend
 from byhand.backend import Array
 from byhand.nn.module import Module
 from byhand.optim.optimizer import require_number
-from byhand.optim.state import by_path, require_arrays, require_count, require_unmoved
+from byhand.optim.state import (
+    by_path,
+    require_arrays,
+    require_count,
+    require_model,
+    require_unmoved,
+)
 
 
 class EMA:
@@ -37,15 +43,8 @@ class EMA:
     """
 
     def __init__(self, model: Module, decay: float = 0.999):
-        if not isinstance(model, Module):
-            raise TypeError(f"EMA takes the model itself, got {type(model).__name__}")
-        if model._storage is None:
-            raise RuntimeError("EMA: the model is not built: call model.build(seed) before")
-        if not model.is_root:
-            raise ValueError("EMA: this module is a part of a larger model: give the model")
-        self.decay = require_number("EMA", "decay", decay)
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"EMA: decay must be in [0, 1), got {decay!r}")
+        require_model("EMA", model)
+        self.decay = decay
         self.model = model
         self.updates = 0
         self._storage = model.storage
@@ -55,6 +54,18 @@ class EMA:
         self._average = backend.empty(values.shape, values)
         self._average[...] = values
         self._work = backend.empty(values.shape, values)
+
+    @property
+    def decay(self) -> float:
+        """May be set between updates."""
+        return self._decay
+
+    @decay.setter
+    def decay(self, value: float) -> None:
+        number = require_number("EMA", "decay", value)
+        if not 0 <= number < 1:
+            raise ValueError(f"EMA: decay must be in [0, 1), got {value!r}")
+        self._decay = number
 
     @property
     def _values(self) -> Array:
@@ -79,19 +90,31 @@ class EMA:
     @contextmanager
     def applied(self) -> Iterator[Module]:
         """The model with the averaged weights, for as long as the ``with`` block lasts; then it has
-        its own again, bit for bit. RuntimeError inside another `applied`.
+        its own again, bit for bit, also after ``to`` or ``freeze``. RuntimeError inside another
+        `applied`, and at the end of a block that has changed the weights, which are lost.
         """
         self._check("applied")
         self._work[...] = self._values
+        own = by_path(self._work, params := [p for p in self._storage.params if p.trainable])
         self._values[...] = self._average
         self._storage.refresh()
         self._applied = True
+        changed = False
         try:
             yield self.model
+            unmoved = self._storage.valid and self._storage.version == self._version
+            xp = backend.xp(self._average)
+            changed = unmoved and not xp.array_equal(self._values, self._average, equal_nan=True)
         finally:
-            self._values[...] = self._work
-            self._storage.refresh()
+            for p, value in zip(params, own.values(), strict=True):
+                p.value[...] = backend.to_device_of(value, p.value)
+            self.model.storage.refresh()
             self._applied = False
+        if changed:
+            raise RuntimeError(
+                "EMA.applied: the averaged weights were changed inside the with block, and the "
+                "change is lost: train and load weights outside it"
+            )
 
     def _views(self) -> dict[str, Array]:
         return by_path(self._average, (p for p in self._storage.params if p.trainable))
@@ -107,11 +130,13 @@ class EMA:
         another shape; in that case nothing is changed.
         """
         where, own = "EMA.load_state_dict", self._views()
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{where} takes what state_dict gave, got {type(state).__name__}")
         for name in ("updates", "average"):
             if name not in state:
                 raise ValueError(f"{where}: {name} is missing")
-        updates, average = require_count(where, "updates", state["updates"]), state["average"]
-        require_arrays(where, "average", own, average)
+        updates = require_count(where, "updates", state["updates"])
+        average = require_arrays(where, "average", own, state["average"])
         for name, view in own.items():
             view[...] = backend.to_device_of(average[name], view)
         self.updates = updates

@@ -220,6 +220,8 @@ class Optimizer:
         params, kind = self._params, type(self).__name__
         of: dict[str, Group] = {}
         found = []
+        if isinstance(groups, (Mapping, str)) or not isinstance(groups, Iterable):
+            raise TypeError(f"{kind}: groups must be a list of dicts, got {type(groups).__name__}")
         for i, settings in enumerate(groups):
             where = f"{kind}: groups[{i}]"
             if not isinstance(settings, Mapping):
@@ -377,17 +379,17 @@ class Optimizer:
         if unknown := state.keys() - own.keys():
             raise ValueError(f"{where}: there is no state called {min(unknown)}")
         steps = require_count(where, "step", state["step"])
-        for slot in self.slots:
-            require_arrays(where, slot, own[slot], state[slot])
-        for slot in self.slots:
+        given = {slot: require_arrays(where, slot, own[slot], state[slot]) for slot in self.slots}
+        for slot, arrays in given.items():
             for name, view in own[slot].items():
-                view[...] = backend.to_device_of(state[slot][name], view)
+                view[...] = backend.to_device_of(arrays[name], view)
         self._t[...] = steps
 
 
 def require_number(where: str, name: str, value: Any) -> float:
     """`value` as a float; ValueError naming the argument for what is not a number."""
-    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
+    is_array = getattr(value, "shape", ()) != ()
+    if isinstance(value, (bool, str)) or not hasattr(value, "__float__") or is_array:
         raise ValueError(f"{where}: {name} must be a number, got {value!r}")
     return float(value)
 
@@ -399,7 +401,7 @@ def _names(where: str, wanted: Any, model: Module, params: Sequence[Parameter]) 
     paths = [(n, p) for n, p in tree.every_path(model, Module) if isinstance(p, Parameter)]
     if callable(wanted):
         chosen = {p.name for path, p in paths if p.name in trained and wanted(path)}
-    elif isinstance(wanted, str):
+    elif isinstance(wanted, str) or not isinstance(wanted, Iterable):
         raise ValueError(f"{where}: params must be a list of names, got {wanted!r}")
     else:
         chosen = set()

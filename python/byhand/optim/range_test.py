@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,9 @@ class RangeTest:
         """The learning rate at which the smoothed loss falls fastest per factor of the rate: a
         value to train with. ValueError if the loss falls nowhere.
         """
-        slopes = np.diff(self.smoothed) / np.diff(np.log(self.lrs))
+        falls = np.diff(self.smoothed)
+        falls[np.abs(falls) < 1e-12 * np.abs(self.smoothed[1:])] = 0  # rounding
+        slopes = falls / np.diff(np.log(self.lrs))
         if not len(slopes) or not slopes.min() < 0:
             raise ValueError("find_lr: the loss falls at no learning rate of the range")
         return self.lrs[int(slopes.argmin()) + 1]
@@ -67,15 +70,22 @@ def find_lr(
         lr_min, lr_max: positive, lr_min < lr_max.
         steps: at least 2.
 
-    ValueError naming the argument that is out of range.
+    ValueError naming the argument that is out of range, TypeError for an optimizer or a loss that
+    is none.
     """
+    if not isinstance(optimizer, Optimizer):
+        kind = type(optimizer).__name__
+        raise TypeError(f"find_lr: the first argument must be an optimizer, got {kind}")
+    if not callable(loss):
+        kind = type(loss).__name__
+        raise TypeError(f"find_lr: loss must be a function that returns the loss, got {kind}")
     low = require_number("find_lr", "lr_min", lr_min)
     high = require_number("find_lr", "lr_max", lr_max)
     if not 0 < low < high < math.inf:
         raise ValueError(
             f"find_lr: lr_min and lr_max must be 0 < lr_min < lr_max, got {lr_min} and {lr_max}"
         )
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
+    if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 2:
         raise ValueError(f"find_lr: steps must be a whole number >= 2, got {steps!r}")
     model = optimizer.model
     weights = {name: value.copy() for name, value in model.state_dict().items()}
@@ -86,7 +96,7 @@ def find_lr(
         for i in range(steps):
             optimizer.lr = low * (high / low) ** (i / (steps - 1))
             optimizer.zero_grad()
-            value = float(loss())
+            value = require_number("find_lr", "what loss() returns", loss())
             if not math.isfinite(value):
                 break
             found.lrs.append(optimizer.lr)

@@ -9,7 +9,20 @@ from typing import Any
 from byhand.backend import Array
 from byhand.nn.module import Module
 from byhand.nn.parameter import Parameter, require_finite, require_held
+from byhand.nn.protocol import taken
 from byhand.nn.storage import Storage
+
+
+def require_model(owner: str, model: Any) -> None:
+    """TypeError for anything but a Module, RuntimeError for one that is not built, ValueError for a
+    part of a larger model.
+    """
+    if not isinstance(model, Module):
+        raise TypeError(f"{owner} takes the model itself, got {type(model).__name__}")
+    if model._storage is None:
+        raise RuntimeError(f"{owner}: the model is not built: call model.build(seed) before")
+    if not model.is_root:
+        raise ValueError(f"{owner}: this module is a part of a larger model: give the model")
 
 
 def require_unmoved(owner: str, made: str, model: Module, storage: Storage, version: int) -> None:
@@ -41,9 +54,10 @@ def require_count(where: str, name: str, value: Any) -> int:
     return int(value)
 
 
-def require_arrays(where: str, slot: str, own: Mapping[str, Array], given: Any) -> None:
-    """ValueError unless `given` has an array for each of `own` and no other, of the same shape,
-    finite, with values that its dtype can hold; `slot` is what the messages call them.
+def require_arrays(where: str, slot: str, own: Mapping[str, Array], given: Any) -> dict[str, Array]:
+    """The arrays of `given`, those of other libraries taken. ValueError unless it has an array for
+    each of `own` and no other, of the same shape, finite, with values that its dtype can hold;
+    `slot` is what the messages call them.
     """
     if not isinstance(given, Mapping):
         raise ValueError(f"{where}: {slot} must be a dict, got {type(given).__name__}")
@@ -51,6 +65,7 @@ def require_arrays(where: str, slot: str, own: Mapping[str, Array], given: Any) 
         raise ValueError(f"{where}: {slot} of {name} is missing")
     for name in sorted(given.keys() - own.keys()):
         raise ValueError(f"{where}: {slot} of {name} belongs to no trained parameter")
+    given = {name: taken(f"{where}: {slot} of {name}", given[name]) for name in own}
     for name, view in own.items():
         shape = getattr(given[name], "shape", None)
         if shape is None or tuple(shape) != tuple(view.shape):
@@ -60,3 +75,4 @@ def require_arrays(where: str, slot: str, own: Mapping[str, Array], given: Any) 
             )
         require_held(f"{where}: {slot} of {name}", given[name], view.dtype)
         require_finite(f"{where}: {slot} of {name}", given[name])
+    return given

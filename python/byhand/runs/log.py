@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,16 @@ def as_csv(records: Iterable[dict[str, Any]]) -> str:
     table.writeheader()
     table.writerows(rows.values())
     return lines.getvalue()
+
+
+def write_csv(log: Path, path: Path, say: Callable[[str], None]) -> None:
+    """Writes the log in the file `log` as the table `path`. The table is a copy, so `say` reports
+    that it cannot be written.
+    """
+    try:
+        write_atomically(path, as_csv(read_log(log)).encode())
+    except OSError as error:
+        say(f"{path} is not written ({error.strerror}); the numbers are in {log.name}")
 
 
 def keep_until(path: Path, step: int) -> None:

@@ -6,6 +6,7 @@ import base64
 import importlib.util
 import io
 import math
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -64,14 +65,14 @@ class LossPlot:
             return
         self._drawn = time.monotonic()
         try:
-            write_atomically(self._path, _loss_png(read_log(self._log), self._unit, 120))
+            write_atomically(self._path, _loss_png(read_log(self._log), self._unit))
         # matplotlib raises errors of many kinds: for a missing TeX, an unknown back end, a damaged
         # installation or a cache that it cannot write. None of them may end a run.
         except Exception as error:
             if not self._reported:
                 self._reported = True
                 self._say(
-                    f"{self._path} is not drawn ({_in_short(error)}); training goes on, and the "
+                    f"{self._path} is not drawn ({in_short(error)}); training goes on, and the "
                     f"numbers are in {self._log.name}"
                 )
 
@@ -85,12 +86,25 @@ def loss_image(records: Iterable[dict[str, Any]], unit: str = "") -> str:
     return f'<img alt="training and validation loss" src="data:image/png;base64,{data}">'
 
 
-def _loss_png(records: Iterable[dict[str, Any]], unit: str, dpi: int) -> bytes:
+def _loss_png(records: Iterable[dict[str, Any]], unit: str, dpi: int = 120) -> bytes:
     import numpy as np
 
-    buffer = io.BytesIO()
     with np.errstate(all="ignore"):  # of losses near the largest float
-        loss_figure(records, unit).savefig(buffer, format="png", dpi=dpi)
+        return png_of(loss_figure(records, unit), dpi)
+
+
+def new_figure() -> Figure:
+    """An empty figure."""
+    # Not pyplot, which keeps global state and may want a display.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(8, 5), layout="constrained")
+
+
+def png_of(figure: Figure, dpi: int = 120) -> bytes:
+    """The figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
@@ -101,11 +115,7 @@ def loss_figure(records: Iterable[dict[str, Any]], unit: str = "") -> Figure:
     at step 0, before any training, is a point without a line to the next one: between the two the
     loss falls steeply, and a straight line would show values it never had.
     """
-    # Not pyplot, which keeps global state and may want a display.
-    from matplotlib.figure import Figure
-
-    records = list(records)
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    records, figure = list(records), new_figure()
     label = f"loss ({unit})" if unit else "loss"
     axes = figure.add_subplot(xlabel="step", ylabel=label, title="training and validation")
     steps, losses = _curve(records, "loss")
@@ -150,7 +160,6 @@ def _is_installed(name: str) -> bool:
         return True
 
 
-def _in_short(error: Exception) -> str:
+def in_short(error: Exception) -> str:
     """The error in one line of at most 200 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return textwrap.shorten(str(error), 200, placeholder="...") or type(error).__name__

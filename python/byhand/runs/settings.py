@@ -18,6 +18,20 @@ from byhand.config import (
 OPTIMIZERS = ("adagrad", "adam", "adamw", "rmsprop", "sgd")
 SCHEDULES = ("constant", "cosine", "inverse_sqrt", "one_cycle", "step_decay")
 
+# A setting -> the setting that decides whether it has an effect, and the values with which it has.
+USED_WITH = {
+    "min_lr": ("schedule", ("cosine",)),
+    "warmup": ("schedule", ("cosine", "inverse_sqrt")),
+    "decay_every": ("schedule", ("step_decay",)),
+    "decay_factor": ("schedule", ("step_decay",)),
+    "pct_start": ("schedule", ("one_cycle",)),
+    "div_factor": ("schedule", ("one_cycle",)),
+    "final_div_factor": ("schedule", ("one_cycle",)),
+    "beta1": ("optimizer", ("adam", "adamw")),
+    "beta2": ("optimizer", ("adam", "adamw", "rmsprop")),
+    "momentum": ("optimizer", ("rmsprop", "sgd")),
+}
+
 
 @config
 class TrainingSettings(Settings):

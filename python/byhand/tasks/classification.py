@@ -14,7 +14,7 @@ from byhand.tasks import task
 from byhand.tasks.task import Batch
 
 
-class Classification(task.Task):
+class Classification(task.OutputTask):
     """Batches of "x" (B, ...), the model's input, and "labels" (B,) int64, the classes.
 
     The model gives logits (B, classes); the loss is their cross-entropy. Metrics: loss
@@ -23,13 +23,12 @@ class Classification(task.Task):
 
     unit = "example"
     loss_unit = "nats per example"
-    _saved: tuple[Any, Any] | None = None
 
     def check(self, batch: Batch) -> None:
-        labels = batch["labels"]
-        check.ids("Classification", "labels", labels, self._classes())
-        if labels.shape != batch["x"].shape[:1]:
-            raise check.wrong_shape("Classification", "labels", batch["x"].shape[:1], labels)
+        x, labels = self._taken(batch, "x", "labels")
+        check.ids("Classification", "labels", labels, self._classes(), of="the classes")
+        if labels.shape != x.shape[:1]:
+            raise check.wrong_shape("Classification", "labels", x.shape[:1], labels)
 
     def _classes(self) -> int:
         """The number of classes in the model's configuration; if it has none, no upper bound."""
@@ -37,29 +36,28 @@ class Classification(task.Task):
         return getattr(config, "num_classes", np.iinfo(np.int64).max)
 
     def count(self, batch: Batch) -> int:
-        return len(batch["labels"])
+        return len(self._taken(batch, "labels")[0])
+
+    def _logits(self, batch: Batch) -> tuple[Array, Array]:
+        """The logits and a copy of the labels, which fit them."""
+        x, labels = self._taken(batch, "x", "labels")
+        logits = self.model(x)
+        if labels.shape != logits.shape[:-1]:
+            raise check.wrong_shape("Classification", "labels", logits.shape[:-1], labels)
+        check.ids("Classification", "labels", labels, logits.shape[-1], of="the classes")
+        return logits, own_copy(labels)
 
     def loss(self, batch: Batch, scale: Any) -> Array:
         with self.model.discard_on_error():
-            logits = self.model(batch["x"])
-            labels = own_copy(batch["labels"])
+            logits, labels = self._logits(batch)
             loss, saved = cross_entropy.forward(logits, labels, reduction="sum")
-        self._saved = saved, own_copy(scale)
-        loss *= scale
-        return loss
-
-    def backward(self) -> None:
-        if self._saved is None:
-            raise RuntimeError("Classification.backward was called without a loss before it")
-        saved, scale = self._saved
-        self._saved = None
-        self.model.backward(cross_entropy.backward(scale, saved))
+        return self.scaled(loss, cross_entropy.backward, saved, scale)
 
     def metrics(self, batch: Batch) -> dict[str, tuple[float, int]]:
-        there, count = self.on_device(batch), self.count(batch)
-        logits = self.model(there["x"])
-        loss, _ = cross_entropy.forward(logits, there["labels"], reduction="sum")
-        right = backend.to_numpy(logits).argmax(-1) == batch["labels"]
+        count, there = self.count(batch), self.on_device(batch)
+        logits, labels = self._logits(there)
+        loss, _ = cross_entropy.forward(logits, labels, reduction="sum")
+        right = backend.to_numpy(logits).argmax(-1) == backend.to_numpy(labels)
         return {"loss": (float(loss), count), "accuracy": (float(right.sum()), count)}
 
 

@@ -43,13 +43,13 @@ class LanguageModel(task.Task):
         self.loss_unit = "nats per character" if characters else "nats per token"
 
     def check(self, batch: Batch) -> None:
-        self.model.check(batch["ids"], batch["targets"])
+        self.model.check(*self._taken(batch, "ids", "targets"))
 
     def count(self, batch: Batch) -> int:
-        return int(np.count_nonzero(batch["targets"] != IGNORED))
+        return int(np.count_nonzero(self._taken(batch, "targets")[0] != IGNORED))
 
     def loss(self, batch: Batch, scale: Any) -> Array:
-        return self.model.loss(batch["ids"], batch["targets"], scale)
+        return self.model.loss(*self._taken(batch, "ids", "targets"), scale)
 
     def backward(self) -> None:
         self.model.backward()

@@ -13,7 +13,7 @@ from byhand.tasks import task
 from byhand.tasks.task import Batch
 
 
-class Regression(task.Task):
+class Regression(task.OutputTask):
     """Batches of "x" (B, ...), the model's input, and "targets" (B, ...), real numbers.
 
     The targets have the shape and the dtype of the model's output. The loss of an example is the
@@ -22,10 +22,9 @@ class Regression(task.Task):
 
     unit = "example"
     loss_unit = "mean squared error"
-    _saved: tuple[Any, Any] | None = None
 
     def check(self, batch: Batch) -> None:
-        x, targets = batch["x"], batch["targets"]
+        x, targets = self._taken(batch, "x", "targets")
         if targets.dtype.kind != "f":
             raise TypeError(
                 f"Regression: targets must be real numbers, got {targets.dtype}: use "
@@ -33,34 +32,22 @@ class Regression(task.Task):
             )
         if targets.shape[:1] != x.shape[:1]:
             raise check.wrong_shape("Regression", "targets", f"({len(x)}, ...)", targets)
-        if not np.isfinite(targets).all():
-            where = tuple(np.argwhere(~np.isfinite(targets))[0].tolist())
-            position = ", ".join(map(str, where))
-            raise ValueError(
-                f"Regression: targets[{position}] = {targets[where]} is not a finite number"
-            )
+        if bad := check.first_where("targets", targets, ~np.isfinite(targets)):
+            raise ValueError(f"Regression: {bad} is not a finite number")
 
     def count(self, batch: Batch) -> int:
-        return len(batch["targets"])
+        return len(self._taken(batch, "targets")[0])
 
     def loss(self, batch: Batch, scale: Any) -> Array:
+        x, targets = self._taken(batch, "x", "targets")
         with self.model.discard_on_error():
-            y, targets = self.model(batch["x"]), batch["targets"]
+            y = self.model(x)
             require_like("Regression", "targets", targets, y)
             if targets.shape != y.shape:
                 raise check.wrong_shape("Regression", "targets", y.shape, targets)
             share = max(len(y), 1) / max(y.size, 1)  # of an output in the loss of its example
             loss, saved = pointwise_loss.forward(y, own_copy(targets), "squared", share, "sum")
-        self._saved = saved, own_copy(scale)
-        loss *= scale
-        return loss
-
-    def backward(self) -> None:
-        if self._saved is None:
-            raise RuntimeError("Regression.backward was called without a loss before it")
-        saved, scale = self._saved
-        self._saved = None
-        self.model.backward(pointwise_loss.backward(scale, saved))
+        return self.scaled(loss, pointwise_loss.backward, saved, scale)
 
 
 Task = Regression

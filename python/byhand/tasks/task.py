@@ -4,7 +4,7 @@ classification, translation and ranking differ.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ import numpy as np
 from byhand import backend
 from byhand.backend import Array
 from byhand.nn.module import Module
+from byhand.nn.protocol import own_copy
+from byhand.ops import check
 
 Batch = Mapping[str, Array]  # named arrays, numpy arrays as a dataset gives them
 
@@ -31,12 +33,42 @@ class Task:
     metric = "loss"
 
     def __init__(self, model: Module):
+        if not isinstance(model, Module):
+            kind = type(self).__name__
+            raise TypeError(f"{kind} takes a model, got {type(model).__name__}")
         self.model = model
 
     def check(self, batch: Batch) -> None:
         """Raises TypeError, ValueError or IndexError, naming the array, for a batch (of numpy
         arrays) that is invalid. On a GPU this is the only check of the ids.
         """
+
+    def _taken(self, batch: Batch, *names: str) -> list[Array]:
+        """The arrays of the batch with these names; arrays of other libraries are taken by
+        `backend.from_dlpack`. TypeError unless the batch is a dict of arrays, ValueError naming
+        what is missing or is a single number.
+        """
+        kind = type(self).__name__
+        if not isinstance(batch, Mapping):
+            example = ", ".join(f"{name!r}: ..." for name in names)
+            raise TypeError(
+                f"{kind}: a batch must be a dict of arrays, {{{example}}}, "
+                f"got {type(batch).__name__}"
+            )
+        arrays = []
+        for name in names:
+            if name not in batch:
+                has = ", ".join(map(str, batch)) or "nothing"
+                raise ValueError(f"{kind}: the batch must have {name!r}, and has {has}")
+            array = batch[name]
+            if not hasattr(array, "__dlpack__"):
+                raise check.not_an_array(kind, name, array)
+            if backend.is_foreign(array):
+                array = backend.from_dlpack(array, f"{kind}: {name}")
+            if not array.shape:
+                raise check.wrong_shape(kind, name, "(B, ...)", array)
+            arrays.append(array)
+        return arrays
 
     def count(self, batch: Batch) -> int:
         """How many units of the batch (numpy arrays) its loss counts; called before the pass."""
@@ -73,3 +105,28 @@ class Task:
         """The batch on the device of the model."""
         like = self.model.storage.values
         return {name: backend.to_device_of(array, like) for name, array in batch.items()}
+
+
+class OutputTask(Task):
+    """A task whose loss is a sum that an op computes from the model's output."""
+
+    _saved: tuple[Callable[[Any, Any], Array], Any, Any] | None = None
+
+    def scaled(
+        self, loss: Array, backward: Callable[[Any, Any], Array], saved: Any, scale: Any
+    ) -> Array:
+        """The loss times ``scale``, for ``loss`` to return. ``backward(dloss, saved)`` is the op's
+        gradient of the output.
+        """
+        self._saved = backward, saved, own_copy(scale)
+        loss *= scale
+        return loss
+
+    def backward(self) -> None:
+        if self._saved is None:
+            raise RuntimeError(
+                f"{type(self).__name__}.backward was called without a loss before it"
+            )
+        backward, saved, scale = self._saved
+        self._saved = None
+        self.model.backward(backward(scale, saved))

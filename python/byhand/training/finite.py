@@ -15,6 +15,7 @@ from byhand.errors import UserError
 from byhand.nn import Dropout, Module
 from byhand.tasks.task import Batch, Task
 
+OF_A_BATCH = "of a batch is not finite"  # in a message: the data are the cause, not the training
 Result = tuple[float, float | None]  # mean loss of a step; its gradient's norm, if measured
 
 
@@ -55,8 +56,9 @@ def require_finite(
 def first_not_finite(task: Task, batches: Iterable[Batch]) -> str:
     """A phrase that names the first tensor that is not finite; "" if all are finite.
 
-    The order is: the weights; the layers' outputs for these batches; the gradients in the order of
-    the backward pass, from the last layer to the first. Runs forward passes that save nothing.
+    The order is: the weights; the arrays of these batches; the layers' outputs for them; the
+    gradients in the order of the backward pass, from the last layer to the first. Runs forward
+    passes that save nothing.
     """
     parameters = list(task.model.named_parameters())
     for name, p in parameters:
@@ -65,6 +67,9 @@ def first_not_finite(task: Task, batches: Iterable[Batch]) -> str:
     # Without memory for a forward pass the gradients can still be examined.
     with suppress(MemoryError):
         for batch in batches:
+            for name, array in batch.items():
+                if array.dtype.kind == "f" and (how := describe_non_finite(array)):
+                    return f", because {name} {OF_A_BATCH} ({how})"
             if found := _first_output(task, batch):
                 return f", because {found}, though all weights are"
     for name, p in reversed(parameters):

@@ -16,16 +16,16 @@ from byhand import backend
 from byhand.data import EpochSampler
 from byhand.errors import UserError
 from byhand.optim import Optimizer
+from byhand.optim.optimizer import require_number
 from byhand.runs import checkpoint
-from byhand.runs.files import write_atomically
 from byhand.runs.interrupt import StopRequest
-from byhand.runs.log import Log, as_csv, keep_until, read_log
+from byhand.runs.log import Log, keep_until, read_log, write_csv
 from byhand.runs.plot import LossPlot, loss_image
 from byhand.tasks.task import Task
 from byhand.training.batches import Abandoned, StepBatches
 from byhand.training.callback import Callback, Emit
 from byhand.training.evaluate import evaluate
-from byhand.training.finite import Diverged, first_not_finite
+from byhand.training.finite import OF_A_BATCH, Diverged, first_not_finite
 from byhand.training.graph import GraphStep
 from byhand.training.step import EagerStep
 
@@ -62,7 +62,8 @@ class Trainer:
         display: shows the progress.
         callbacks: see `Callback`.
 
-    Raises ValueError for an optimizer of another model and, on a GPU, for a sampler whose last
+    Raises TypeError for a task, an optimizer or a schedule that is none, ValueError for an
+    optimizer of another model and, on a GPU, for a sampler whose last
     batch of an epoch is smaller.
     """
 
@@ -78,6 +79,14 @@ class Trainer:
         display: Display | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
+        for name, kind, value in (("task", Task, task), ("optimizer", Optimizer, optimizer)):
+            if not isinstance(value, kind):
+                raise TypeError(f"Trainer: {name} must be a {kind.__name__}, got {value!r}")
+        if not callable(schedule):
+            raise TypeError(
+                "Trainer: schedule must be a function of the step, such as optim.Constant(lr), got "
+                f"{schedule!r}"
+            )
         if optimizer.model is not task.model:
             raise ValueError("Trainer: the optimizer is of another model than the task")
         on_gpu = backend.is_cupy(task.model.storage.values)
@@ -161,9 +170,9 @@ class Trainer:
                 if self.log is not None:
                     self.log.close()
                     self.log = None
-                if plot is not None:
+                if folder is not None and plot is not None:
                     plot.draw()
-                    self._write_table()
+                    write_csv(folder.log_path, folder.csv_path, self.say)
         return stop.signal
 
     def _output_failed(self) -> bool:
@@ -186,6 +195,7 @@ class Trainer:
             with suppress(Abandoned):
                 while len(rates) < take.capacity and not (rates and self.evaluation_is_due()):
                     rate = self.schedule(self.step)
+                    rate = require_number("Trainer", "what schedule(step) returns", rate)
                     with self._undone_on_error():
                         take(StepBatches(self), rate)
                     rates.append(rate)
@@ -242,6 +252,11 @@ class Trainer:
         started = time.perf_counter()
         batches = iter(self.data.validation())
         first = next(batches, None)
+        if first is None and self.best_step >= 0:
+            raise ValueError(
+                "Trainer: data.validation() gives no batches, though it gave some before: it must "
+                "give the same ones on every call"
+            )
         if first is None:  # nothing to evaluate on
             self.evaluated = self.step
             self.save("last")
@@ -331,22 +346,9 @@ class Trainer:
     def diverged(self, step: int, reason: str, lr: float) -> Diverged:
         """The error for a non-finite value found after `step`, with the learning rate `lr`."""
         saved = f"the checkpoint of step {self.saved}" if self.saved >= 0 else "no checkpoint"
-        return Diverged(
-            f"training stopped after step {step}",
-            f"{reason}; a smaller lr (it is {lr:g}), a longer warmup or a smaller "
-            f"clip may help; {saved} is saved",
-        )
-
-    def _write_table(self) -> None:
-        """log.csv. It is a copy, so a failure is only reported."""
-        folder = self.run_folder
-        assert folder is not None
-        try:
-            write_atomically(folder.csv_path, as_csv(read_log(folder.log_path)).encode())
-        except OSError as error:
-            self.say(
-                f"{folder.csv_path} is not written ({error.strerror}); the numbers are in log.jsonl"
-            )
+        help = f"a smaller lr (it is {lr:g}), a longer warmup or a smaller clip may help; "
+        help = "" if OF_A_BATCH in reason else help
+        return Diverged(f"training stopped after step {step}", f"{reason}; {help}{saved} is saved")
 
     # --- Saving and resuming -------------------------------------------------------------------
 

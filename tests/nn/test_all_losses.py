@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from byhand import backend, nn
-from tests.nn.test_losses import REDUCTIONS, WEIGHT, random, shares
+from tests.nn.test_losses import REDUCTIONS, WEIGHT, probabilities, random
 
 EVERY = {
     "MSELoss": lambda: (random(4, 5), random(4, 5, seed=1)),
     "HuberLoss": lambda: (random(4, 5), random(4, 5, seed=1)),
-    "BCEWithLogitsLoss": lambda: (random(4, 5), shares(4, 5)),
+    "BCEWithLogitsLoss": lambda: (random(4, 5), probabilities(4, 5)),
     "CrossEntropyLoss": lambda: (random(4, 5), np.array([0, 4, -100, 2])),
     "NLLLoss": lambda: (random(4, 5), np.array([0, 4, -100, 2])),
     "InfoNCELoss": lambda: (random(4, 5), random(4, 5, seed=1)),
@@ -192,7 +192,7 @@ def test_a_loss_shows_its_options():
 
 
 def test_a_negative_ignore_index_has_no_effect_on_probabilities():
-    values = [nn.CrossEntropyLoss(ignore_index=i)(X, shares(4, 5)) for i in (-100, -1)]
+    values = [nn.CrossEntropyLoss(ignore_index=i)(X, probabilities(4, 5)) for i in (-100, -1)]
     assert values[0] == values[1]
 
 
@@ -207,7 +207,18 @@ def test_an_option_that_is_changed_counts():
     assert loss(x, ids).shape == ids.shape
 
 
+class Series:
+    """Has a shape and a dtype, as pandas' tables have, and is no array."""
+
+    def __init__(self, a):
+        self.shape, self.dtype, self.ndim, self.values = a.shape, a.dtype, a.ndim, a
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values
+
+
 X, IDS = random(4, 5), np.array([0, 4, 1, 2])
+F32, LINEAR = X.astype(np.float32), nn.Linear(5, 3).build(dtype="float64")
 WRONG = [
     (
         lambda: nn.MSELoss("maen"),
@@ -262,32 +273,59 @@ WRONG = [
     (lambda: nn.CrossEntropyLoss()([1.0], IDS), "CrossEntropyLoss: prediction must be an array,"),
     (lambda: nn.CrossEntropyLoss()(X, [1]), "CrossEntropyLoss: target must be an array, got list"),
     (lambda: nn.NLLLoss()([1.0], IDS), "NLLLoss: prediction must be an array, got list"),
-    (lambda: nn.NLLLoss()(X, [1]), "targets must be an array, got list"),
-    (lambda: nn.CrossEntropyLoss()(X, IDS[:3]), "targets must have shape (4,), got (3,), where"),
-    (lambda: nn.CrossEntropyLoss()(X, IDS.astype(float)), "targets must have dtype int64, got"),
-    (lambda: nn.CrossEntropyLoss()(X, IDS + 1), "targets[1] = 5 is outside the vocabulary 0..4"),
-    (lambda: nn.CrossEntropyLoss(WEIGHT)(X, IDS - 1), "targets[0] = -1 is outside the vocabulary"),
+    (lambda: nn.NLLLoss()(X, [1]), "NLLLoss: target must be an array, got list: use np.array("),
+    (lambda: nn.CrossEntropyLoss()(X, IDS[:3]), "target must have shape (4,), got (3,), where"),
+    (lambda: nn.CrossEntropyLoss()(X, IDS.astype(float)), "target must have dtype int64, got"),
+    (lambda: nn.CrossEntropyLoss()(X, IDS + 1), "target[1] = 5 is outside the classes 0..4"),
+    (lambda: nn.CrossEntropyLoss(WEIGHT)(X, IDS - 1), "target[0] = -1 is outside the classes 0..4"),
     (
         lambda: nn.CrossEntropyLoss()(X, np.eye(5, dtype=np.int64)[:4]),
-        "CrossEntropyLoss: target of shape (4, 5) holds probabilities and must be float64, as "
-        "prediction is, got int64",
+        "CrossEntropyLoss: target must be float64, as prediction is, got int64: use target.astype(",
     ),
-    (lambda: nn.CrossEntropyLoss()(X, X), "probabilities["),
-    (lambda: nn.CrossEntropyLoss()(X, shares(4, 6)), "probabilities must have shape (4, 5), got"),
+    (lambda: nn.CrossEntropyLoss()(X, X), "CrossEntropyLoss: target["),
     (
-        lambda: nn.CrossEntropyLoss(ignore_index=0)(X, shares(4, 5)),
+        lambda: nn.CrossEntropyLoss()(X, probabilities(4, 6)),
+        "(probabilities of classes), got (4, 6)",
+    ),
+    (
+        lambda: nn.CrossEntropyLoss(ignore_index=0)(X, probabilities(4, 5)),
         "CrossEntropyLoss: ignore_index is an id and target holds probabilities: leave it out, got",
     ),
-    (lambda: nn.NLLLoss()(X, shares(4, 5)), "targets must have shape (4,), got (4, 5), where"),
-    (lambda: nn.MSELoss()(X, X[:3]), "target must have shape (4, 5), got (3, 5), where"),
+    (lambda: nn.NLLLoss()(X, probabilities(4, 5)), "target must have shape (4,), got (4, 5), "),
+    (lambda: nn.MSELoss()(X, X[:3]), "MSELoss: target must have shape (4, 5), as prediction has"),
     (lambda: nn.MSELoss()(X, 1.0), "target must be an array, got float"),
-    (lambda: nn.MSELoss()(X, X.astype(np.float32)), "prediction is float64 and target is float32"),
-    (lambda: nn.MSELoss()(X, X.astype(np.int64)), "target must be float64, got a numpy array of"),
+    (lambda: nn.MSELoss()(X, X.astype(np.float32)), "must be float64, as prediction is, got"),
+    (lambda: nn.MSELoss()(X, X.astype(np.int64)), "got int64: use target.astype(np.float64)"),
     (lambda: nn.MSELoss()(X.astype(np.float16), X.astype(np.float16)), "must be float32"),
     (lambda: nn.BCEWithLogitsLoss()(X, X), "is outside 0..1"),
-    (lambda: nn.InfoNCELoss()(X, X[:3]), "InfoNCELoss: keys must have shape (4, 5), got (3, 5)"),
+    (lambda: nn.InfoNCELoss()(X, X[:3]), "InfoNCELoss: keys must have shape (4, 5), as q"),
     (lambda: nn.InfoNCELoss()(X[0], X[0]), "InfoNCELoss: queries must have shape (N, D), got (5,)"),
     (lambda: nn.InfoNCELoss()(X, None), "InfoNCELoss: keys must be an array, got NoneType"),
+    (lambda: nn.InfoNCELoss()(X, F32), "InfoNCELoss: keys must be float64, as queries is, got"),
+    (lambda: nn.CrossEntropyLoss()(X, IDS.astype(np.int32)), "int32: use target.astype(np.int64)"),
+    (lambda: nn.CrossEntropyLoss()(X, IDS[:, None]), "must have shape (4,) (ids of classes) or (4"),
+    (lambda: nn.CrossEntropyLoss()(X[0], IDS[0]), "target must be an array, got int64: use np."),
+    (lambda: nn.CrossEntropyLoss()(X[0, 0], IDS), "prediction must be an array, got float64"),
+    (lambda: nn.CrossEntropyLoss()(np.array(1.0), IDS), "prediction must have shape (..., V), got"),
+    (lambda: nn.CrossEntropyLoss()(IDS, X), "got int64: the prediction comes before the target"),
+    (lambda: nn.NLLLoss()(IDS, X), "got int64: the prediction comes before the target"),
+    (lambda: nn.MSELoss()(X[:, :1], X[:, 0]), "target must have shape (4, 1), as prediction has"),
+    (lambda: nn.MSELoss()(X[0, 0], X[0, 0]), "MSELoss: prediction must be an array, got float64"),
+    (lambda: nn.BCEWithLogitsLoss()(X, X), "BCEWithLogitsLoss: target["),
+    (lambda: nn.MSELoss()(X, Series(X)), "MSELoss: target must be an array, got Series: use np."),
+    (lambda: nn.CrossEntropyLoss()(X, Series(IDS)), "got Series: use np.array(target, np.int64)"),
+    (lambda: nn.ReLU()(Series(X)), "activation.forward: x: expected a numpy or cupy array, got"),
+    (lambda: nn.Flatten()(Series(X)), "Flatten: x must be an array, got Series"),
+    (lambda: LINEAR(Series(X)), "Linear: x must be an array, got Series: use np.array(x, np.float"),
+    (lambda: nn.MSELoss(X, X), "MSELoss: reduction must be 'mean', 'sum' or 'none', got an array"),
+    (lambda: nn.MSELoss(half="no"), "MSELoss: half must be True or False, got 'no'"),
+    (lambda: nn.HuberLoss(delta=True), "HuberLoss: delta must be a number greater than 0, got T"),
+    (lambda: nn.HuberLoss(delta=np.ones(1)), "HuberLoss: delta must be a number greater than 0, g"),
+    (lambda: nn.InfoNCELoss(np.ones(1)), "InfoNCELoss: temperature must be a number greater than"),
+    (lambda: nn.CrossEntropyLoss(X, IDS), "CrossEntropyLoss: weight must have shape (V,), got (4"),
+    (lambda: nn.CrossEntropyLoss(label_smoothing=True), "label_smoothing must be in 0..1, got"),
+    (lambda: nn.LeakyReLU(np.ones(1)), "LeakyReLU: negative_slope must be a number of at least 0"),
+    (lambda: nn.Dropout(np.zeros(1)), "Dropout: p must be at least 0 and less than 1, got array("),
 ]  # fmt: skip
 
 
