@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+from byhand import backend
 from byhand.backend import Array
 from byhand.errors import suggestion
 from byhand.nn.module import Module
@@ -166,7 +167,7 @@ def require_axis(layer: str, name: str, axis: Any) -> int:
 
 def axis_of(layer: str, name: str, axis: int, x: Array) -> int:
     """The axis counted from the front; the error of an x that does not have it."""
-    if not hasattr(x, "__dlpack__"):
+    if not backend.is_array(x):
         raise check.not_an_array(layer, "x", x)
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"{layer}: x must have an axis {name} = {axis}, got shape {x.shape}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from byhand import backend
 from byhand.backend import Array
 from byhand.nn.activation import axis_of, require_axis
 from byhand.nn.module import Module
@@ -36,7 +37,7 @@ class Flatten(Module):
 
     def backward(self, dy: Array) -> Array:
         of_x, of_y = self.pop()
-        if not hasattr(dy, "__dlpack__"):
+        if not backend.is_array(dy):
             raise check.not_an_array("Flatten", "dy", dy)
         if tuple(dy.shape) != of_y:
             raise check.wrong_shape("Flatten", "dy", of_y, dy)

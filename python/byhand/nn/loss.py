@@ -36,7 +36,7 @@ class _Loss(Module):
     def _taken(self, name: str, x: Any, dtype: str = "float32") -> Array:
         """The argument as an array; TypeError if it is none, with the dtype that it should have."""
         owner = type(self).__name__
-        if not hasattr(x, "__dlpack__"):
+        if not backend.is_array(x):
             raise TypeError(
                 f"{check.not_an_array(owner, name, x)}: use np.array({name}, np.{dtype})"
             )
