@@ -127,6 +127,8 @@ def test_wrong_groups_are_named(groups, message):
 
 def test_groups_are_dicts():
     with pytest.raises(TypeError, match=re.escape("groups[0] must be a dict, got str")):
+        optim.AdamW(TwoLayers().build(), groups=["norm.bias"])
+    with pytest.raises(TypeError, match="AdamW: groups must be a list of dicts, got dict"):
         optim.AdamW(TwoLayers().build(), groups={"params": ["norm.bias"]})
 
 
