@@ -217,6 +217,32 @@ class Series:
         return self.values
 
 
+@pytest.mark.parametrize(
+    ("loss", "option", "sentence"),
+    [
+        (nn.HuberLoss(), {"delta": -1}, "HuberLoss: delta must be a number greater than 0, got -1"),
+        (nn.BCEWithLogitsLoss(), {"pos_weight": 0}, "BCEWithLogitsLoss: pos_weight must be a numb"),
+        (nn.InfoNCELoss(), {"temperature": 0}, "InfoNCELoss: temperature must be a number greater"),
+        (nn.CrossEntropyLoss(), {"weight": [1, -1]}, "CrossEntropyLoss: weight[1] must be a numbe"),
+        (nn.NLLLoss(), {"weight": "abc"}, "NLLLoss: weight must be an array of numbers, got str"),
+    ],
+)
+def test_an_option_that_is_set_to_a_wrong_value_is_named(loss, option, sentence):
+    def use() -> None:
+        for name, value in option.items():
+            setattr(loss, name, value)
+        loss(X % 1, X % 1)
+
+    with pytest.raises((TypeError, ValueError), match=re.escape(sentence)):
+        use()
+
+
+def test_class_weights_may_be_set():
+    loss = nn.CrossEntropyLoss()
+    loss.weight = [1, 2, 3, 4, 5]
+    assert loss(X, IDS) == nn.CrossEntropyLoss([1, 2, 3, 4, 5])(X, IDS)
+
+
 X, IDS = random(4, 5), np.array([0, 4, 1, 2])
 F32, LINEAR = X.astype(np.float32), nn.Linear(5, 3).build(dtype="float64")
 WRONG = [

@@ -25,6 +25,13 @@ def xp(x: Array) -> Any:
     return sys.modules["cupy"] if is_cupy(x) else np
 
 
+def is_array(x: object) -> bool:
+    """Whether ``x`` is an array: numpy's, cupy's, or one that `from_dlpack` takes. Numbers of numpy
+    and the tables of pandas have shapes too, and are none.
+    """
+    return isinstance(x, np.ndarray) or is_cupy(x) or hasattr(x, "__dlpack__")
+
+
 def is_foreign(x: object) -> bool:
     """Whether ``x`` is an array of another library that `from_dlpack` takes."""
     return hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray) and not is_cupy(x)

@@ -35,7 +35,7 @@ class _Loss(Module):
     def _taken(self, name: str, x: Any, dtype: str = "float32") -> Array:
         """The argument as an array; TypeError if it is none, with the dtype that it should have."""
         owner = type(self).__name__
-        if not hasattr(x, "__dlpack__"):
+        if not backend.is_array(x):
             raise TypeError(
                 f"{check.not_an_array(owner, name, x)}: use np.array({name}, np.{dtype})"
             )
@@ -132,6 +132,7 @@ class HuberLoss(_PointwiseLoss):
         self.delta = delta
 
     def forward(self, prediction: Array, target: Array) -> Array:
+        check.positive("HuberLoss", "delta", self.delta)  # it may have been set
         return self._apply(prediction, target, "huber", self.delta)
 
 
@@ -153,6 +154,7 @@ class BCEWithLogitsLoss(_PointwiseLoss):
 
     def forward(self, prediction: Array, target: Array) -> Array:
         weight = 1.0 if self.pos_weight is None else self.pos_weight
+        check.positive("BCEWithLogitsLoss", "pos_weight", weight)  # it may have been set
         return self._apply(prediction, target, "bce", weight)
 
 
@@ -167,8 +169,13 @@ class _ClassLoss(_Loss):
     ):
         super().__init__(reduction)
         owner = type(self).__name__
-        self.weight = None if weight is None else _class_weights(owner, weight)
+        self.weight: Any = weight  # an array from here on: see __setattr__
         self.ignore_index = require_whole_number(owner, "ignore_index", ignore_index)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight" and value is not None:
+            value = _class_weights(type(self).__name__, value)
+        super().__setattr__(name, value)
 
     def _require_ids(self, prediction: Array, target: Array) -> None:
         owner, shape = type(self).__name__, prediction.shape
@@ -307,6 +314,7 @@ class InfoNCELoss(_Loss):
         self.temperature = temperature
 
     def forward(self, queries: Array, keys: Array) -> Array:
+        check.positive("InfoNCELoss", "temperature", self.temperature)  # it may have been set
         queries = self._prediction("queries", queries)
         keys = self._own(self._taken("keys", keys))
         if queries.ndim != 2:

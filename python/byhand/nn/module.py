@@ -104,7 +104,7 @@ class Module(Passes):
     def __setattr__(self, name: str, value: Any) -> None:
         old = self.__dict__.get(name)
         if isinstance(old, (Parameter, Buffer, Module)) and (
-            isinstance(value, (bool, int, float, str, np.generic)) or hasattr(value, "__dlpack__")
+            isinstance(value, (bool, int, float, str, np.generic)) or backend.is_array(value)
         ):
             kind = "module" if isinstance(old, Module) else type(old).__name__
             how = "its attributes" if isinstance(old, Module) else f"{name}.value"

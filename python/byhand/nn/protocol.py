@@ -51,7 +51,7 @@ def require_input(layer: str, name: str, x: Any, size: int, weight: Array) -> No
     """Raises the error of an input that is not an array (..., size) of the weight's dtype and on
     its device. A layer's own parameters fit each other, so what does not fit them is the input.
     """
-    if not hasattr(x, "__dlpack__"):  # pandas' tables have shapes too, and no kernel takes them
+    if not backend.is_array(x):
         raise TypeError(f"{check.not_an_array(layer, name, x)}: use np.array({name}, np.float32)")
     if not x.shape or x.shape[-1] != size:
         raise check.wrong_shape(layer, name, f"(..., {size})", x)

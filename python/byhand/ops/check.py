@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from byhand.backend import Array, empty, statistics
+from byhand.backend import Array, empty, is_array, statistics
 from byhand.errors import suggestion
 
 Saved: TypeAlias = tuple[Any, ...]  # what a forward function passes to its backward function
@@ -35,7 +35,7 @@ def not_an_array(op: str, name: str, value: Any) -> TypeError:
 def arrays(op: str, **values: Any) -> None:
     """TypeError naming the first value that is not an array."""
     for name, value in values.items():
-        if not hasattr(value, "__dlpack__"):  # pandas' tables have shapes too
+        if not is_array(value):
             raise not_an_array(op, name, value)
 
 

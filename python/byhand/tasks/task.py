@@ -61,7 +61,7 @@ class Task:
                 has = ", ".join(map(str, batch)) or "nothing"
                 raise ValueError(f"{kind}: the batch must have {name!r}, and has {has}")
             array = batch[name]
-            if not hasattr(array, "__dlpack__"):
+            if not backend.is_array(array):
                 raise check.not_an_array(kind, name, array)
             if backend.is_foreign(array):
                 array = backend.from_dlpack(array, f"{kind}: {name}")
