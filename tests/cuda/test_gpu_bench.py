@@ -41,6 +41,7 @@ def test_every_cuda_kernel_is_timed(on_cpu):
     assert timed == set(backend.cuda_on_cpu().available)
 
 
+@pytest.mark.deep
 def test_the_large_shapes_are_the_same_calls():
     class Kernels:
         """Accepts everything."""
