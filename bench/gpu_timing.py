@@ -63,7 +63,7 @@ def ready(device: Device, contestants: dict[str, Contestant]) -> tuple[str, dict
         try:
             with contestant.setting():
                 graph = device.captured(contestant.run, contestant.by_torch)
-        except Exception as error:  # then nobody is timed as a graph
+        except Exception as error:  # of one: then all are timed as launches
             return f"{LAUNCHES}, {name} cannot be captured: {described(error)}", contestants
         graphs[name] = replace(contestant, run=graph)
     return REPLAYS, graphs

@@ -100,7 +100,7 @@ def test_an_mlp_by_hand():
         (nn.SiLU(), 2),  # x, and what the next layer takes
         (nn.LayerNorm(300), 2),
         (nn.Dropout(0.5), 1),
-        (nn.Flatten(), 0),  # shares the memory of x, which nobody keeps but the next layer
+        (nn.Flatten(), 0),  # y is a view of x, which only the next layer keeps
     ],
     ids=lambda x: type(x).__name__,
 )

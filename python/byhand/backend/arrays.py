@@ -26,8 +26,8 @@ def xp(x: Array) -> Any:
 
 
 def is_array(x: object) -> bool:
-    """Whether ``x`` is an array: numpy's, cupy's, or one that `from_dlpack` takes. Numbers of numpy
-    and the tables of pandas have shapes too, and are none.
+    """Whether ``x`` is an array: numpy's, cupy's, or one that `from_dlpack` takes. Numpy's numbers
+    and pandas' tables are not arrays, although they have shapes.
     """
     return isinstance(x, np.ndarray) or is_cupy(x) or hasattr(x, "__dlpack__")
 

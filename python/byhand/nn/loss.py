@@ -10,7 +10,7 @@ import numpy as np
 from byhand import backend
 from byhand.backend import Array
 from byhand.nn.module import Module
-from byhand.nn.protocol import contiguous, own_copy, require_whole_number
+from byhand.nn.protocol import contiguous, own_copy, require_whole_number, taken
 from byhand.ops import (
     check,
     cross_entropy,
@@ -33,13 +33,13 @@ class _Loss(Module):
         self.reduction: Reduction = reduction
 
     def _taken(self, name: str, x: Any, dtype: str = "float32") -> Array:
-        """The argument as an array; TypeError if it is none, with the dtype that it should have."""
+        """The argument as an array; TypeError for anything else, with the dtype it should have."""
         owner = type(self).__name__
         if not backend.is_array(x):
             raise TypeError(
                 f"{check.not_an_array(owner, name, x)}: use np.array({name}, np.{dtype})"
             )
-        return backend.from_dlpack(x, f"{owner}: {name}") if backend.is_foreign(x) else x
+        return taken(f"{owner}: {name}", x)
 
     def _prediction(self, name: str, x: Any) -> Array:
         """As `_taken`, with a TypeError also for a numpy array of another dtype than a model's."""
@@ -349,8 +349,7 @@ def _class_weights(owner: str, weight: Any) -> np.ndarray:
     """The weights of classes as a float64 numpy array; TypeError unless they are numbers,
     ValueError unless they are a vector of numbers of at least 0.
     """
-    if backend.is_foreign(weight):
-        weight = backend.from_dlpack(weight, f"{owner}: weight")
+    weight = taken(f"{owner}: weight", weight)
     try:
         weights = np.array(backend.to_numpy(weight), np.float64)
     except (TypeError, ValueError):

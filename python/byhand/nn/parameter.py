@@ -13,6 +13,7 @@ from byhand import backend
 from byhand.backend import Array
 from byhand.errors import UserError
 from byhand.nn.init import Init
+from byhand.nn.protocol import taken
 
 if TYPE_CHECKING:
     from byhand.nn.storage import Storage
@@ -103,8 +104,7 @@ class Parameter:
         self._copy_in("the gradient of ", self._grad, grad)
 
     def _copy_in(self, what: str, view: Array, array: Array) -> None:
-        if backend.is_foreign(array):
-            array = backend.from_dlpack(array, f"{what}parameter {self.name}")
+        array = taken(f"{what}parameter {self.name}", array)
         shape = getattr(array, "shape", None)
         if shape is None or tuple(shape) != self.shape:
             got = type(array).__name__ if shape is None else tuple(shape)

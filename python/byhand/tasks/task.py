@@ -12,7 +12,7 @@ import numpy as np
 from byhand import backend
 from byhand.backend import Array
 from byhand.nn.module import Module
-from byhand.nn.protocol import own_copy
+from byhand.nn.protocol import own_copy, taken
 from byhand.ops import check
 
 Batch = Mapping[str, Array]  # named arrays, numpy arrays as a dataset gives them
@@ -63,8 +63,7 @@ class Task:
             array = batch[name]
             if not backend.is_array(array):
                 raise check.not_an_array(kind, name, array)
-            if backend.is_foreign(array):
-                array = backend.from_dlpack(array, f"{kind}: {name}")
+            array = taken(f"{kind}: {name}", array)
             if not array.shape:
                 raise check.wrong_shape(kind, name, "(B, ...)", array)
             arrays.append(array)

@@ -62,9 +62,8 @@ class Trainer:
         display: shows the progress.
         callbacks: see `Callback`.
 
-    Raises TypeError for a task, an optimizer or a schedule that is none, ValueError for an
-    optimizer of another model and, on a GPU, for a sampler whose last
-    batch of an epoch is smaller.
+    Raises TypeError for a task, an optimizer or a schedule of another type, ValueError for an
+    optimizer of another model and, on a GPU, for a sampler whose last batch of an epoch is smaller.
     """
 
     def __init__(
