@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 
@@ -65,6 +66,23 @@ class _Loss(Module):
     def _save(self, backward: Callable[[Any, Any], Any], saved: Any) -> None:
         self.push((backward, saved, self.reduction))
 
+    def _by(self, op: Any, refuse: Callable[[], None], *arguments: Any, **options: Any) -> Array:
+        """The loss that an op's forward function gives, for its backward function to follow.
+
+        refuse: raises the error of a target's values under the name of this loss. It is called
+        only after the op has refused something: reading every target twice would take time.
+        """
+        try:
+            loss, saved = op.forward(*arguments, **options)
+        except (IndexError, TypeError, ValueError) as error:
+            try:
+                refuse()
+            except type(error) as named:
+                raise named from None
+            raise
+        self._save(op.backward, saved)
+        return cast(Array, loss)
+
     def _own(self, target: Array) -> Array:
         """The target without gaps, and as an array of its own if the backward pass will read it."""
         return own_copy(target) if self._saving else contiguous(target)
@@ -94,11 +112,12 @@ class _PointwiseLoss(_Loss):
         prediction = self._prediction("prediction", prediction)
         target = self._own(self._taken("target", target))
         self._require_same("target", target, "prediction", prediction)
-        if function == "bce":
-            check.all_in_0_to_1(type(self).__name__, "target", target)
-        loss, saved = pointwise_loss.forward(prediction, target, function, a, self.reduction)
-        self._save(pointwise_loss.backward, saved)
-        return loss
+
+        def refuse() -> None:
+            if function == "bce":
+                check.all_in_0_to_1(type(self).__name__, "target", target)
+
+        return self._by(pointwise_loss, refuse, prediction, target, function, a, self.reduction)
 
 
 class MSELoss(_PointwiseLoss):
@@ -178,13 +197,17 @@ class _ClassLoss(_Loss):
         super().__setattr__(name, value)
 
     def _require_ids(self, prediction: Array, target: Array) -> None:
+        """ValueError unless the target has an id for each row of the prediction."""
         owner, shape = type(self).__name__, prediction.shape
         if not shape:
             raise check.wrong_shape(owner, "prediction", "(..., V)", prediction)
         if target.shape != shape[:-1]:
             error = check.wrong_shape(owner, "target", shape[:-1], target)
             raise ValueError(f"{error}, where prediction has shape {shape}")
-        check.ids(owner, "target", target, shape[-1], self.ignore_index, "the classes")
+
+    def _refuse_ids(self, prediction: Array, target: Array) -> None:
+        classes = prediction.shape[-1]
+        check.ids(type(self).__name__, "target", target, classes, self.ignore_index, "the classes")
 
     def _weight_for(self, prediction: Array) -> Array | None:
         """The class weights in the dtype and on the device that the kernels expect."""
@@ -235,27 +258,22 @@ class CrossEntropyLoss(_ClassLoss):
         if target.ndim == prediction.ndim > 0:
             self._require_probabilities(prediction, target)
             ids, probabilities = None, target
+            refuse = partial(check.all_in_0_to_1, "CrossEntropyLoss", "target", target)
         else:
             self._require_ids(prediction, target)
             ids, probabilities = target, None
+            refuse = partial(self._refuse_ids, prediction, target)
         options: Any = (self.ignore_index, self.label_smoothing, self.reduction)
         if ids is not None and self.weight is None and self.reduction != "none":
-            loss, saved = cross_entropy.forward(prediction, ids, *options)
-            self._save(cross_entropy.backward, saved)
-            return loss
-        weight = self._weight_for(prediction)
-        loss, saved = weighted_cross_entropy.forward(
-            prediction, ids, probabilities, weight, *options
-        )
-        self._save(weighted_cross_entropy.backward, saved)
-        return loss
+            return self._by(cross_entropy, refuse, prediction, ids, *options)
+        arrays = prediction, ids, probabilities, self._weight_for(prediction)
+        return self._by(weighted_cross_entropy, refuse, *arrays, *options)
 
     def _require_probabilities(self, prediction: Array, target: Array) -> None:
         if target.shape != (shape := prediction.shape):
             expected = f"{shape[:-1]} (ids of classes) or {shape} (probabilities of classes)"
             raise check.wrong_shape("CrossEntropyLoss", "target", expected, target)
         self._require_same("target", target, "prediction", prediction)
-        check.all_in_0_to_1("CrossEntropyLoss", "target", target)
         if self.ignore_index >= 0:
             raise ValueError(
                 "CrossEntropyLoss: ignore_index is an id and target holds probabilities: leave it "
@@ -283,7 +301,9 @@ class NLLLoss(_ClassLoss):
         prediction = self._prediction("prediction", prediction)
         target = self._own(self._taken("target", target, "int64"))
         self._require_ids(prediction, target)
-        loss, saved = weighted_cross_entropy.forward(
+        return self._by(
+            weighted_cross_entropy,
+            partial(self._refuse_ids, prediction, target),
             prediction,
             target,
             weight=self._weight_for(prediction),
@@ -291,8 +311,6 @@ class NLLLoss(_ClassLoss):
             reduction=self.reduction,
             normalise=False,
         )
-        self._save(weighted_cross_entropy.backward, saved)
-        return loss
 
 
 class InfoNCELoss(_Loss):
