@@ -131,14 +131,9 @@ def summarize(model: Any, kind: type, inputs: tuple[Any, ...], moments: int) -> 
     return Summary(
         root,
         tuple(tuple(x.shape) for x in inputs),
-        root.parameters,
-        root.trained,
-        root.flops,
-        root.step_flops,
         sizes[0] + sum(b.value.nbytes for _, b in model.named_buffers()),
         sizes[1],
         sizes[2],
-        root.activation_bytes,
     )
 
 

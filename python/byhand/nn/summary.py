@@ -69,14 +69,29 @@ class Summary:
 
     model: Layer
     input_shapes: tuple[tuple[int, ...], ...]
-    parameters: int
-    trained: int
-    flops: int
-    step_flops: int
     parameter_bytes: int
     gradient_bytes: int
     moment_bytes: int
-    activation_bytes: int
+
+    @property
+    def parameters(self) -> int:
+        return self.model.parameters
+
+    @property
+    def trained(self) -> int:
+        return self.model.trained
+
+    @property
+    def flops(self) -> int:
+        return self.model.flops
+
+    @property
+    def step_flops(self) -> int:
+        return self.model.step_flops
+
+    @property
+    def activation_bytes(self) -> int:
+        return self.model.activation_bytes
 
     @property
     def layers(self) -> list[Layer]:

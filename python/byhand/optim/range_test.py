@@ -70,8 +70,8 @@ def find_lr(
         lr_min, lr_max: positive, lr_min < lr_max.
         steps: at least 2.
 
-    ValueError naming the argument that is out of range, TypeError for an optimizer or a loss that
-    is none.
+    ValueError naming the argument that is out of range, TypeError for an optimizer or a loss of
+    another type.
     """
     if not isinstance(optimizer, Optimizer):
         kind = type(optimizer).__name__
