@@ -84,39 +84,6 @@ BYHAND_DEVICE void fetch_panel(SharedTile<T, kCols, kGap> to, const Factor<T>& f
     }
 }
 
-// Consecutive float32 elements, as many as a pack of another type has: f(i, part) for each pack of
-// floats.
-template <int V, class F>
-BYHAND_DEVICE void for_float_packs(F&& f) {
-    constexpr int kStep = V < kPack<float> ? V : kPack<float>;
-#pragma unroll
-    for (int i = 0; i < V; i += kStep) {
-        float part[kStep];
-        f(i, part);
-    }
-}
-
-// v += from
-template <int V>
-BYHAND_DEVICE void add_from(float (&v)[V], const float* from) {
-    for_float_packs<V>([&](int i, auto& part) {
-        load(part, from + i);
-        constexpr int kStep = sizeof(part) / sizeof(float);
-#pragma unroll
-        for (int j = 0; j < kStep; ++j) v[i + j] += part[j];
-    });
-}
-
-template <int V>
-BYHAND_DEVICE void store_floats(float* to, const float (&v)[V]) {
-    for_float_packs<V>([&](int i, auto& part) {
-        constexpr int kStep = sizeof(part) / sizeof(float);
-#pragma unroll
-        for (int j = 0; j < kStep; ++j) part[j] = v[i + j];
-        store(to + i, part);
-    });
-}
-
 // Applies the epilogue to V consecutive elements of a row of the product and stores them.
 template <bool kLeftAcross, bool kRightAcross, class F, int V>
 BYHAND_DEVICE void finish(const Product<F>& p, int row, int col, float (&v)[V]) {

@@ -81,6 +81,49 @@ BYHAND_DEVICE void store_shared(T* p, const float (&v)[N]) {
     }
 }
 
+// Consecutive float32 elements, as many as a pack of another type has: f(i, part) for each pack of
+// floats.
+template <int V, class F>
+BYHAND_DEVICE void for_float_packs(F&& f) {
+    constexpr int kStep = V < kPack<float> ? V : kPack<float>;
+#pragma unroll
+    for (int i = 0; i < V; i += kStep) {
+        float part[kStep];
+        f(i, part);
+    }
+}
+
+template <int V>
+BYHAND_DEVICE void load_floats(float (&v)[V], const float* from) {
+    for_float_packs<V>([&](int i, auto& part) {
+        load(part, from + i);
+        constexpr int kStep = sizeof(part) / sizeof(float);
+#pragma unroll
+        for (int j = 0; j < kStep; ++j) v[i + j] = part[j];
+    });
+}
+
+// v += from
+template <int V>
+BYHAND_DEVICE void add_from(float (&v)[V], const float* from) {
+    for_float_packs<V>([&](int i, auto& part) {
+        load(part, from + i);
+        constexpr int kStep = sizeof(part) / sizeof(float);
+#pragma unroll
+        for (int j = 0; j < kStep; ++j) v[i + j] += part[j];
+    });
+}
+
+template <int V>
+BYHAND_DEVICE void store_floats(float* to, const float (&v)[V]) {
+    for_float_packs<V>([&](int i, auto& part) {
+        constexpr int kStep = sizeof(part) / sizeof(float);
+#pragma unroll
+        for (int j = 0; j < kStep; ++j) part[j] = v[i + j];
+        store(to + i, part);
+    });
+}
+
 // True if rows of `cols` elements can be read 16 bytes at a time from all these arrays. Null
 // pointers are ignored.
 template <class T, class... P>

@@ -188,6 +188,20 @@ bool plan_memory(int64_t rows, F&& f) {
     return true;
 }
 
+// Plans for rows that are read in tiles: a warp for a row of a few tiles, else a block; at most
+// max_teams of them.
+template <int V, int K, class F>
+void plan_tiles(int64_t rows, int64_t cols, F&& f, int64_t max_teams = INT64_MAX) {
+    constexpr int kThreads = 256;
+    const int64_t teams = std::min(rows, max_teams);
+    if (cols <= 1024) {
+        f(Plan<V, K, WarpTeam, true>{dim3(blocks_for(teams, WarpTeam::kTeams)),
+                                     dim3(kWarp, WarpTeam::kTeams)});
+    } else {
+        f(Plan<V, K, BlockTeam<kThreads>, true>{dim3(blocks_for(teams, 1)), dim3(kThreads)});
+    }
+}
+
 // Plans for rows of which `kept` bytes are stored in shared memory, if they fit. If a
 // multiprocessor has room for one block only, the block is twice as wide.
 template <int V, int K, class F>

@@ -1,13 +1,9 @@
+#include "core/elements.cuh"
 #include "core/gelu.cuh"
-#include "core/pack.cuh"
 #include "ops/elementwise/activation.h"
 
 namespace byhand {
 namespace {
-
-constexpr int kThreads = 256;
-constexpr int kElements = 8;  // that a thread loads before it uses the first
-constexpr int64_t kBlock = int64_t{kThreads} * kElements;
 
 struct Rule {
     Activation function;
@@ -26,26 +22,6 @@ BYHAND_DEVICE float silu_slope(float x) {
     const float e = at_most(exp_for<T>(-x), 1e30f), s = 1.0f / (1.0f + e);
     const float near = at_least(at_most(x, 100.0f), -100.0f);
     return fmaf(near * s, e * s, s);
-}
-
-// v = f(v) for all elements of a thread. The function is the same for all, so it is chosen once.
-template <int U, int V, class F>
-BYHAND_DEVICE void each(float (&v)[U][V], F&& f) {
-#pragma unroll
-    for (int u = 0; u < U; ++u) {
-#pragma unroll
-        for (int j = 0; j < V; ++j) v[u][j] = f(v[u][j]);
-    }
-}
-
-// d = g(d, s)
-template <int U, int V, class G>
-BYHAND_DEVICE void each(float (&d)[U][V], const float (&s)[U][V], G&& g) {
-#pragma unroll
-    for (int u = 0; u < U; ++u) {
-#pragma unroll
-        for (int j = 0; j < V; ++j) d[u][j] = g(d[u][j], s[u][j]);
-    }
 }
 
 template <class T, int U, int V>
@@ -106,12 +82,6 @@ BYHAND_DEVICE void apply(float (&d)[U][V], const float (&s)[U][V], const Rule& r
             return each(d, s,
                         [=](float dy, float x) { return a * x > b ? dy : dy * sigmoid<T>(a * x); });
     }
-}
-
-// The first element of pack u of this thread.
-template <int V>
-BYHAND_DEVICE int64_t pack_at(int64_t start, int u) {
-    return start + static_cast<int64_t>(u * kThreads + static_cast<int>(threadIdx.x)) * V;
 }
 
 // Several loads of a thread are in flight at the same time.

@@ -66,24 +66,12 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1)
     });
 }
 
-// One warp per row if a few of its tiles hold the row, else one block per row.
 template <class T, class F>
 void plan_classes(int64_t rows, int64_t cols, bool packed, int64_t max_teams, F&& f) {
-    constexpr int kThreads = 256, kV = kPack<T>;
-    const auto choose = [&](auto v, auto k) {
-        constexpr int V = decltype(v)::value, K = decltype(k)::value;
-        if (cols <= 1024) {
-            const auto blocks = blocks_for(std::min(rows, max_teams), WarpTeam::kTeams);
-            f(Plan<V, K, WarpTeam, true>{dim3(blocks), dim3(kWarp, WarpTeam::kTeams)});
-        } else {
-            const auto blocks = blocks_for(std::min(rows, max_teams), 1);
-            f(Plan<V, K, BlockTeam<kThreads>, true>{dim3(blocks), dim3(kThreads)});
-        }
-    };
     if (packed) {
-        choose(std::integral_constant<int, kV>{}, std::integral_constant<int, 4>{});
+        plan_tiles<kPack<T>, 4>(rows, cols, f, max_teams);
     } else {
-        choose(std::integral_constant<int, 1>{}, std::integral_constant<int, 8>{});
+        plan_tiles<1, 8>(rows, cols, f, max_teams);
     }
 }
 

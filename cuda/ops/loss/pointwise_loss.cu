@@ -1,15 +1,11 @@
+#include "core/elements.cuh"
 #include "core/gelu.cuh"
-#include "core/pack.cuh"
 #include "core/slots.h"
 #include "core/team.cuh"
 #include "ops/loss/pointwise_loss.h"
 
 namespace byhand {
 namespace {
-
-constexpr int kThreads = 256;
-constexpr int kElements = 8;  // that a thread loads before it uses the first
-constexpr int64_t kBlock = int64_t{kThreads} * kElements;
 
 // Each block sums the losses of its elements; a second kernel adds the sums of the blocks in order.
 constexpr int kPartials = 4096;
@@ -45,16 +41,6 @@ BYHAND_DEVICE float huber(float x, float t, float a) {
     return d > a ? a * (d - 0.5f * a) : 0.5f * d * d;
 }
 
-// x = f(x, t) for all elements of a thread. The function is the same for all, so it is chosen once.
-template <int U, int V, class F>
-BYHAND_DEVICE void each(float (&x)[U][V], const float (&t)[U][V], F&& f) {
-#pragma unroll
-    for (int u = 0; u < U; ++u) {
-#pragma unroll
-        for (int j = 0; j < V; ++j) x[u][j] = f(x[u][j], t[u][j]);
-    }
-}
-
 template <int U, int V>
 BYHAND_DEVICE void to_losses(float (&x)[U][V], const float (&t)[U][V], const Rule& rule) {
     const float a = rule.a;
@@ -78,36 +64,6 @@ BYHAND_DEVICE void to_slopes(float (&x)[U][V], const float (&t)[U][V], const Rul
             return each(x, t, [=](float p, float q) { return at_least(at_most(p - q, a), -a); });
         case PointwiseLoss::bce:
             return each(x, t, [=](float p, float q) { return bce_slope(p, q, a); });
-    }
-}
-
-// The first element of pack u of this thread.
-template <int V>
-BYHAND_DEVICE int64_t pack_at(int64_t start, int u) {
-    return start + static_cast<int64_t>(u * kThreads + static_cast<int>(threadIdx.x)) * V;
-}
-
-// Loads or stores V floats, of which 16 bytes hold four.
-template <int V>
-BYHAND_DEVICE void load_floats(float (&v)[V], const float* p) {
-    constexpr int kPart = V == 1 ? 1 : 4;
-#pragma unroll
-    for (int i = 0; i < V; i += kPart) {
-        float part[kPart];
-        load(part, p + i);
-#pragma unroll
-        for (int j = 0; j < kPart; ++j) v[i + j] = part[j];
-    }
-}
-template <int V>
-BYHAND_DEVICE void store_floats(float* p, const float (&v)[V]) {
-    constexpr int kPart = V == 1 ? 1 : 4;
-#pragma unroll
-    for (int i = 0; i < V; i += kPart) {
-        float part[kPart];
-#pragma unroll
-        for (int j = 0; j < kPart; ++j) part[j] = v[i + j];
-        store(p + i, part);
     }
 }
 

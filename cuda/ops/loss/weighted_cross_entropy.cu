@@ -147,17 +147,6 @@ __global__ void __launch_bounds__(P::Team::kThreads, P::Team::kBlocks)
     });
 }
 
-// One warp per row if a few of its tiles hold the row, else one block per row.
-template <class F>
-void plan_classes(int64_t rows, int64_t cols, F&& f) {
-    if (cols <= 1024) {
-        f(Plan<1, 8, WarpTeam, true>{dim3(blocks_for(rows, WarpTeam::kTeams)),
-                                     dim3(kWarp, WarpTeam::kTeams)});
-    } else {
-        f(Plan<1, 8, BlockTeam<256>, true>{dim3(blocks_for(rows, 1)), dim3(256)});
-    }
-}
-
 template <class T>
 Aims<T> aims_of(const char* name, const Maybe<In>& targets, const Maybe<In>& probabilities,
                 const Maybe<In>& weight, int64_t classes, int64_t ignore_index, double smoothing) {
@@ -190,7 +179,7 @@ void weighted_cross_entropy_forward(Out loss, Out total, Out losses, Out lse, Ou
         const Aims<T> aims =
             aims_of<T>(name, targets, probabilities, weight, cols, ignore_index, smoothing);
         if (rows > 0) {
-            plan_classes(rows, cols, [&](auto plan) {
+            plan_tiles<1, 8>(rows, cols, [&](auto plan) {
                 launch(name, weighted_cross_entropy_forward_rows<T, decltype(plan)>, plan.grid,
                        plan.block, stream, to, x, aims, normalise, rows);
             });
@@ -216,7 +205,7 @@ void weighted_cross_entropy_backward(Out dlogits, Maybe<In> dloss, Maybe<In> dlo
         const Aims<T> aims =
             aims_of<T>(name, targets, probabilities, weight, cols, ignore_index, smoothing);
         if (rows == 0 || cols == 0) return;
-        plan_classes(rows, cols, [&](auto plan) {
+        plan_tiles<1, 8>(rows, cols, [&](auto plan) {
             launch(name, weighted_cross_entropy_backward_rows<T, decltype(plan)>, plan.grid,
                    plan.block, stream, to, upstream, lses, masses, x, aims, rows);
         });
