@@ -36,7 +36,7 @@ LAYERS = [
     {"backend"},
     {"config", "registry"},
     {"values"},
-    {"errors", "_build", "_host", "cublaslt"},
+    {"errors", "_build", "_host", "_text", "cublaslt"},
 ]
 ALLOWED = {("optim", "nn")}
 LAYER_OF = {name: height for height, names in enumerate(reversed(LAYERS)) for name in names}
@@ -246,7 +246,7 @@ def copy_with_example(tmp_path: Path) -> Path:
     package = tmp_path / "python" / "byhand"
     shutil.copytree(PACKAGE, package, ignore=ignored)
     modules = (f"_{name}" for name in backend.built_modules() if name != "cuda_on_cpu")
-    for name in ("_build", "_host", *modules):
+    for name in ("_build", "_host", "_text", *modules):
         compiled = Path(importlib.util.find_spec(f"byhand.{name}").origin)
         if not (package / compiled.name).exists():
             (package / compiled.name).symlink_to(compiled)
