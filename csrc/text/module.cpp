@@ -9,6 +9,7 @@ namespace text = byhand::text;
 
 namespace byhand::text {
 void bind_pipeline(py::module_& module);
+void bind_bpe(py::module_& module);
 }
 
 PYBIND11_MODULE(_text, module) {
@@ -24,4 +25,5 @@ PYBIND11_MODULE(_text, module) {
             return model.id_of(std::string_view(token));
         });
     text::bind_pipeline(module);
+    text::bind_bpe(module);
 }
