@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from byhand.errors import UserError
 from byhand.text.formats import gguf, parts, sentencepiece, tiktoken, vocab_merges, vocab_txt
@@ -156,9 +156,10 @@ def _pair(path: Path) -> tuple[Path, Path]:
 
 
 def save(tokenizer: Tokenizer, path: str | Path) -> list[Path]:
-    """Write a tokenizer in the format that the name says, and return the files' paths: NAME.tiktoken
-    (with NAME.tiktoken.json), NAME.model (SentencePiece), vocab.txt, vocab.json (with merges.txt),
-    or tokenizer.json for any other name that ends with .json. A folder gets a tokenizer.json.
+    """Write a tokenizer in the format that the name says, and return the paths of the files:
+    NAME.tiktoken (with NAME.tiktoken.json), NAME.model (SentencePiece), vocab.txt, vocab.json (with
+    merges.txt), or tokenizer.json for any other name that ends with .json. A folder gets a
+    tokenizer.json.
 
     UserError if the format cannot hold the tokenizer, and says what of it; nothing is written then.
     """

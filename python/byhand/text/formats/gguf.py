@@ -132,8 +132,10 @@ class _Vocabulary:
         """The post-processor that adds the tokens of the beginning and the end."""
         before = self.token("bos") if self.flag("add_bos_token", add_bos) else None
         after = self.token(end) if self.flag(f"add_{end}_token", add_eos) else None
-        listed = [[token] if token is not None else [] for token in (before, after)]
-        return parts.template(*listed, self.ids) if before or after else None
+        if before is None and after is None:
+            return None
+        first, last = ([] if token is None else [token] for token in (before, after))
+        return parts.template(first, last, self.ids)
 
     def pieces(self, model_type: int) -> Pieces:
         return Pieces(self.tokens, self.scores, self.types, model_type)
@@ -180,25 +182,23 @@ def _with_pieces(found: _Vocabulary, pieces: Pieces, template: Description | Non
     unknown = found.token("unknown") or found.tokens[0]
     pieces.types = [CONTROL if kind == UNKNOWN else kind for kind in pieces.types]
     pieces.types[found.ids[unknown]] = UNKNOWN
-    description = sentencepiece.describe(pieces)
-    return {**description, "added_tokens": found.added(), "post_processor": template}
+    description = sentencepiece.describe(pieces, cut_first=True)
+    return {**description, "post_processor": template}
 
 
 def _byte_level(found: _Vocabulary) -> Description:
     words = words_named(found.text("pre") or "default")
     added = found.added()
-    # A token that is not written byte by byte is no token of the model: no text becomes it, unless
-    # it is cut out.
-    vocab = {token: id for token, id in found.ids.items() if is_alphabet(token)}
     known = {token["content"] for token in added}
+    # Such a token is not written byte by byte: no text becomes it unless it is cut out.
     added += [
         parts.added_token(id, token)
         for token, id in found.ids.items()
-        if token not in vocab and token not in known
+        if not is_alphabet(token) and token not in known
     ]
     end = "sep" if words.add_sep else "eos"
     return parts.description(
-        parts.bpe(vocab, found.merges(), ignore_merges=words.ignore_merges),
+        parts.bpe(found.ids, found.merges(), ignore_merges=words.ignore_merges),
         added=added,
         pre_tokenizer=parts.byte_level_words(words.patterns),
         post_processor=found.template(words.add_bos, words.add_sep, end),

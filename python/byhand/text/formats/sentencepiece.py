@@ -120,9 +120,13 @@ def _parse_normaliser(data: memoryview, found: Pieces) -> None:
 # --- To a description ----------------------------------------------------------------------------
 
 
-def describe(found: Pieces) -> Description:
+def describe(found: Pieces, cut_first: bool = False) -> Description:
     """The description of a SentencePiece model. UserError if its kind is not supported, or it has
     no unknown piece or a piece twice.
+
+    Args:
+        cut_first: symbols of the user are cut out before the text is normalised, piece by piece, as
+            llama.cpp does; SentencePiece normalises the text as a whole.
     """
     if found.model_type not in (UNIGRAM, BPE):
         kind = _MODELS.get(found.model_type, str(found.model_type))
@@ -142,12 +146,16 @@ def describe(found: Pieces) -> Description:
     if len(unknown) != 1:
         raise UserError(f"it has {len(unknown)} pieces for the unknown, not 1")
     special = (UNKNOWN, CONTROL, USER_DEFINED)
-    user_defined = USER_DEFINED in found.types
+    user_defined = USER_DEFINED in found.types and not cut_first
     added = [
-        # Symbols of the user are found after the text was normalised as a whole.
-        parts.added_token(id, piece, special=kind != USER_DEFINED, normalized=kind == USER_DEFINED)
-        for id, (piece, kind) in enumerate(zip(found.pieces, found.types))
-        if kind in special
+        parts.added_token(
+            id,
+            piece,
+            special=found.types[id] != USER_DEFINED,
+            normalized=user_defined and found.types[id] == USER_DEFINED,
+        )
+        for id, piece in enumerate(found.pieces)
+        if found.types[id] in special
     ]
     model = _unigram(found, unknown[0]) if found.model_type == UNIGRAM else _bpe(found, unknown[0])
     metaspace = None
@@ -198,7 +206,7 @@ def _unigram(found: Pieces, unknown: int) -> Description:
     return {
         "type": "Unigram",
         "unk_id": unknown,
-        "vocab": [[piece, score] for piece, score in zip(found.pieces, found.scores)],
+        "vocab": list(map(list, zip(found.pieces, found.scores, strict=True))),
         "byte_fallback": found.byte_fallback,
     }
 

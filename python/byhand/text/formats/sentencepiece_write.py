@@ -149,7 +149,7 @@ def serialise(found: Pieces) -> bytes:
             1,
             bytes_field(1, piece.encode("utf-8")) + float_field(2, score) + varint_field(3, kind),
         )
-        for piece, score, kind in zip(found.pieces, found.scores, found.types)
+        for piece, score, kind in zip(found.pieces, found.scores, found.types, strict=True)
     ]
     controls = {p: i for i, p in enumerate(found.pieces) if found.types[i] == CONTROL}
     named = {

@@ -1,8 +1,8 @@
 """tiktoken's files of ranks: on each line a token in base64, a space, and its id.
 
-Such a file has neither the pattern that divides the text nor the special tokens. Where byhand writes
-NAME.tiktoken, NAME.tiktoken.json beside it has both, as the arguments `pat_str` and
-`special_tokens` of `tiktoken.Encoding`. OpenAI's own files are known by their number of tokens.
+Such a file has neither the pattern that divides the text nor the special tokens. byhand writes both
+to NAME.tiktoken.json beside NAME.tiktoken, as the arguments `pat_str` and `special_tokens` of
+`tiktoken.Encoding`. OpenAI's own files are known by their number of tokens.
 """
 
 from __future__ import annotations
@@ -24,14 +24,19 @@ FORMAT = "the format of .tiktoken"
 ADVICE = "save it as tokenizer.json"
 
 _END = "<|endoftext|>"
-_FIM = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")
 # OpenAI's encodings by their number of ranks: the pattern and the special tokens.
 _KNOWN: dict[int, tuple[str, dict[str, int]]] = {
     50256: ("gpt2", {_END: 50256}),
     50280: ("gpt2", {_END: 50256}),
     100256: (
         "gpt4",
-        {_END: 100257, **dict(zip(_FIM, range(100258, 100261))), "<|endofprompt|>": 100276},
+        {
+            _END: 100257,
+            "<|fim_prefix|>": 100258,
+            "<|fim_middle|>": 100259,
+            "<|fim_suffix|>": 100260,
+            "<|endofprompt|>": 100276,
+        },
     ),
     199998: ("o200k", {_END: 199999, "<|endofprompt|>": 200018}),
 }
