@@ -37,8 +37,14 @@ void bind_wordpiece_unigram(py::module_& module) {
         .def(py::init([](const std::vector<std::pair<std::string, double>>& vocabulary,
                          std::optional<Id> unk_id, bool byte_fallback, const Ids& special,
                          bool float32) {
+                 Strings tokens;
+                 std::vector<double> scores;
+                 for (const auto& [token, score] : vocabulary) {
+                     tokens.push_back(token);
+                     scores.push_back(score);
+                 }
                  return std::make_shared<Unigram>(
-                     vocabulary, Unigram::Options{unk_id, byte_fallback, special, float32});
+                     tokens, scores, Unigram::Options{unk_id, byte_fallback, special, float32});
              }),
              py::arg("vocabulary"), py::kw_only(), py::arg("unk_id"), py::arg("byte_fallback"),
              py::arg("special") = Ids{}, py::arg("float32") = false, unlocked)
