@@ -7,6 +7,12 @@
 namespace py = pybind11;
 namespace text = byhand::text;
 
+namespace byhand::text {
+void bind_pipeline(py::module_& module);
+void bind_bpe(py::module_& module);
+void bind_wordpiece_unigram(py::module_& module);
+}
+
 PYBIND11_MODULE(_text, module) {
     py::class_<text::Normaliser, std::shared_ptr<text::Normaliser>>(module, "Normaliser");
     py::class_<text::PreTokenizer, std::shared_ptr<text::PreTokenizer>>(module, "PreTokenizer");
@@ -18,5 +24,20 @@ PYBIND11_MODULE(_text, module) {
         })
         .def("id_of", [](const text::Model& model, const py::bytes& token) {
             return model.id_of(std::string_view(token));
-        });
+        })
+        .def(
+            "encode_word",
+            [](const text::Model& model, const std::string& word) {
+                text::Tokens out;
+                out.with_spans = true;
+                const auto scratch = model.scratch();
+                model.encode(word, 0, *scratch, out);
+                std::vector<std::pair<std::int64_t, std::int64_t>> spans;
+                for (const text::Span span : out.spans) spans.emplace_back(span.begin, span.end);
+                return std::make_pair(out.ids, spans);
+            },
+            py::arg("word"), py::call_guard<py::gil_scoped_release>());
+    text::bind_pipeline(module);
+    text::bind_bpe(module);
+    text::bind_wordpiece_unigram(module);
 }

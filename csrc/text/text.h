@@ -29,6 +29,7 @@ struct Text {
     std::string bytes;
     std::vector<Span> origin;
     bool tracked = false;
+    bool at_start = true;  // whether it begins where the original text begins
 
     explicit Text(std::string_view original, bool track = false, std::int64_t at = 0)
         : bytes(original), tracked(track) {
@@ -90,6 +91,8 @@ class Normaliser {
 public:
     virtual ~Normaliser() = default;
     virtual void apply(Text& text) const = 0;
+    // Whether what it does depends on Text::at_start (Metaspace's prepend_scheme "first" does).
+    virtual bool depends_on_start() const { return false; }
 };
 
 // Divides a piece of a normalised text into words. Bytes that no span covers are dropped (spaces,
