@@ -33,9 +33,7 @@ def pair_lengths(first: int, second: int, length: int) -> tuple[int, int]:
     return (short, long) if first <= second else (long, short)
 
 
-def padded(
-    rows: Sequence[Ids], pad: int, length: int | None, direction: str
-) -> tuple[Ids, Ids]:
+def padded(rows: Sequence[Ids], pad: int, length: int | None, direction: str) -> tuple[Ids, Ids]:
     """The rows as one array (len(rows), n) filled with `pad`, and their lengths (len(rows),). n is
     `length`, or by default that of the longest.
     """

@@ -139,54 +139,60 @@ def describe(found: Pieces, cut_first: bool = False) -> Description:
     for id, piece in enumerate(found.pieces):
         if seen.setdefault(piece, id) != id:
             raise UserError(f"the pieces {seen[piece]} and {id} are both {piece!r}")
+    if NORMAL not in found.types:
+        raise UserError("it has no normal pieces")
     if UNUSED in found.types:
         unused = found.types.index(UNUSED)
         raise UserError(f"piece {unused} is unused, a type that is not supported yet")
     unknown = [id for id, kind in enumerate(found.types) if kind == UNKNOWN]
     if len(unknown) != 1:
         raise UserError(f"it has {len(unknown)} pieces for the unknown, not 1")
-    special = (UNKNOWN, CONTROL, USER_DEFINED)
-    user_defined = USER_DEFINED in found.types and not cut_first
+    symbols = [id for id, kind in enumerate(found.types) if kind == USER_DEFINED]
+    # Where normalising depends on what is around a character, cutting symbols out before would
+    # change it. They are then divided from the normalised text, and whole words that are tokens.
+    as_words = bool(symbols) and not cut_first and _looks_around(found)
     added = [
         parts.added_token(
-            id,
-            piece,
-            special=found.types[id] != USER_DEFINED,
-            normalized=user_defined and found.types[id] == USER_DEFINED,
+            id, piece, special=id not in symbols, normalized=id in symbols and not cut_first
         )
         for id, piece in enumerate(found.pieces)
-        if found.types[id] in special
+        if found.types[id] in (UNKNOWN, CONTROL) or (id in symbols and not as_words)
     ]
     model = _unigram(found, unknown[0]) if found.model_type == UNIGRAM else _bpe(found, unknown[0])
-    metaspace = None
-    if found.add_dummy_prefix and user_defined:
-        # As a pre-tokenizer, so that it is not put before each of the symbols.
-        metaspace = {
-            "type": "Metaspace",
-            "replacement": SPACE,
-            "prepend_scheme": "first",
-            "split": False,
-        }
+    words = sorted((found.pieces[id] for id in symbols), key=len, reverse=True) if as_words else ()
+    if as_words and found.model_type == BPE:
+        model["ignore_merges"] = True
     return parts.description(
         model,
         added=added,
-        normalizer=parts.sequence(
-            _normalisers(found, found.add_dummy_prefix and not user_defined), "normalizers"
-        ),
-        pre_tokenizer=metaspace,
+        normalizer=parts.sequence(_normalisers(found), "normalizers"),
+        pre_tokenizer=parts.sequence(map(_split_off, words), "pretokenizers"),
         decoder=_decoder(found),
     )
 
 
-def _normalisers(found: Pieces, prefix: bool) -> list[Description]:
+def _looks_around(found: Pieces) -> bool:
+    return found.add_dummy_prefix or found.remove_extra_whitespaces
+
+
+def _split_off(symbol: str) -> Description:
+    return {
+        "type": "Split",
+        "pattern": {"String": symbol},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+
+
+def _normalisers(found: Pieces) -> list[Description]:
     listed: list[Description] = []
     if found.charsmap:
         charsmap = base64.b64encode(found.charsmap).decode("ascii")
         listed.append({"type": "Precompiled", "precompiled_charsmap": charsmap})
     if found.remove_extra_whitespaces:
-        listed.append(parts.replace("^ +| +$", "", regex=True))
+        listed.append(parts.replace(f"^ +|[ {SPACE}]+$", "", regex=True))
         listed.append(parts.replace(" {2,}", " ", regex=True))
-    if prefix:
+    if found.add_dummy_prefix:
         listed.append({"type": "Prepend", "prepend": SPACE})
     listed.append(parts.replace(" ", SPACE))
     return listed
@@ -197,16 +203,22 @@ def _decoder(found: Pieces) -> Description:
     if found.byte_fallback:
         decoders.append({"type": "ByteFallback"})
     decoders.append({"type": "Fuse"})
-    if found.add_dummy_prefix or found.remove_extra_whitespaces:
+    if _looks_around(found):
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     return {"type": "Sequence", "decoders": decoders}
 
 
 def _unigram(found: Pieces, unknown: int) -> Description:
+    highest = max((s for s, kind in zip(found.scores, found.types, strict=True) if kind == NORMAL))
+    # A symbol of the user wins over any division of it.
+    vocab = [
+        [piece, len(piece.encode()) * highest - 0.1 if kind == USER_DEFINED else score]
+        for piece, score, kind in zip(found.pieces, found.scores, found.types, strict=True)
+    ]
     return {
         "type": "Unigram",
         "unk_id": unknown,
-        "vocab": list(map(list, zip(found.pieces, found.scores, strict=True))),
+        "vocab": vocab,
         "byte_fallback": found.byte_fallback,
     }
 

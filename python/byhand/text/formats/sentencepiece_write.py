@@ -61,7 +61,7 @@ def _bpe_pieces(model: Description) -> tuple[list[str], list[float]]:
     by_id = {id: token for token, id in model["vocab"].items()}
     if sorted(by_id) != list(range(len(by_id))):
         raise UserError(f"{FORMAT} needs a token for every id from 0 on: {ADVICE}")
-    for option in ("continuing_subword_prefix", "end_of_word_suffix", "ignore_merges", "dropout"):
+    for option in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(option):
             raise UserError(f"{FORMAT} cannot hold {option}={model[option]!r}: {ADVICE}")
     rank: dict[str, int] = {}
@@ -80,9 +80,13 @@ def _set_types(found: Pieces, description: Description, unknown: str | None) -> 
             raise UserError(f"{FORMAT} needs a token for every id from 0 on: {ADVICE}")
         found.pieces.append(token)
         found.scores.append(0.0)
+    words = parts.parts_of(description.get("pre_tokenizer"), "pretokenizers")
+    symbols = {word["pattern"].get("String") for word in words if word["type"] == "Split"}
     for piece in found.pieces:
         if piece == unknown:
             found.types.append(UNKNOWN)
+        elif piece in symbols:
+            found.types.append(USER_DEFINED)
         elif piece in added:
             found.types.append(CONTROL if added[piece]["special"] else USER_DEFINED)
         elif found.byte_fallback and re.fullmatch("<0x[0-9A-F]{2}>", piece):
