@@ -7,6 +7,10 @@
 namespace py = pybind11;
 namespace text = byhand::text;
 
+namespace byhand::text {
+void bind_unicode(py::module_& module);
+}
+
 PYBIND11_MODULE(_text, module) {
     py::class_<text::Normaliser, std::shared_ptr<text::Normaliser>>(module, "Normaliser");
     py::class_<text::PreTokenizer, std::shared_ptr<text::PreTokenizer>>(module, "PreTokenizer");
@@ -19,4 +23,5 @@ PYBIND11_MODULE(_text, module) {
         .def("id_of", [](const text::Model& model, const py::bytes& token) {
             return model.id_of(std::string_view(token));
         });
+    text::bind_unicode(module);
 }
