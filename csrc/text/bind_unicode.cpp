@@ -27,10 +27,8 @@ Value choose(const std::string& name, Choices<Value> choices) {
 }
 
 Form form_named(const std::string& name) {
-    return choose<Form>(name, {{"nfc", Form::nfc},
-                               {"nfd", Form::nfd},
-                               {"nfkc", Form::nfkc},
-                               {"nfkd", Form::nfkd}});
+    return choose<Form>(
+        name, {{"nfc", Form::nfc}, {"nfd", Form::nfd}, {"nfkc", Form::nfkc}, {"nfkd", Form::nfkd}});
 }
 
 Behaviour behaviour_named(const std::string& name) {
@@ -82,8 +80,9 @@ void bind_normalisers(py::module_& module) {
         using Type = std::remove_pointer_t<decltype(type)>;
         return py::class_<Type, Normaliser, std::shared_ptr<Type>>(module, called);
     };
-    name(static_cast<NormalForm*>(nullptr), "NormalForm")
-        .def(py::init([](const std::string& form) { return NormalForm(form_named(form)); }));
+    name(static_cast<NormalForm*>(nullptr), "NormalForm").def(py::init([](const std::string& form) {
+        return NormalForm(form_named(form));
+    }));
     name(static_cast<LowerCase*>(nullptr), "LowerCase").def(py::init<>());
     name(static_cast<Drop*>(nullptr), "Drop").def(py::init([](const std::string& classes) {
         return Drop(classes_named(classes));

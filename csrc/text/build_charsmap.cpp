@@ -11,7 +11,7 @@ using Entries = std::vector<std::pair<std::string_view, std::uint32_t>>;  // sor
 
 // Puts a sorted list of keys into a double array, as Darts-clone would read it.
 class DoubleArray {
-public:
+  public:
     DoubleArray() {
         grow();
         used_[0] = true;  // the root
@@ -56,7 +56,7 @@ public:
         return units_;
     }
 
-private:
+  private:
     void grow() {  // by blocks of 256, inside which a base and its children stay
         units_.resize(units_.size() + 256);
         used_.resize(units_.size());
@@ -88,7 +88,8 @@ private:
 };
 
 void append_32(std::uint32_t value, std::string& to) {
-    for (int shift = 0; shift < 32; shift += 8) to.push_back(static_cast<char>(value >> shift & 255));
+    for (int shift = 0; shift < 32; shift += 8)
+        to.push_back(static_cast<char>(value >> shift & 255));
 }
 
 }  // namespace
@@ -101,7 +102,8 @@ std::string build_charsmap(const std::map<std::string, std::string>& replacement
         if (key.empty() || key.find('\0') != std::string::npos) {
             throw std::invalid_argument("a key of a charsmap is empty or has a byte 0");
         }
-        const auto [found, is_new] = known.emplace(with, static_cast<std::uint32_t>(strings.size()));
+        const auto [found, is_new] =
+            known.emplace(with, static_cast<std::uint32_t>(strings.size()));
         if (is_new) strings.append(with).push_back('\0');
         entries.push_back({key, found->second});
     }

@@ -30,7 +30,8 @@ Charsmap::Charsmap(std::string_view data) {
     if (data.size() < 4) throw std::invalid_argument("the precompiled_charsmap is cut short");
     const std::size_t size = read_32(data, 0);
     if (size % 4 != 0 || size == 0 || size > data.size() - 4) {
-        throw std::invalid_argument("the precompiled_charsmap does not hold the trie that it names");
+        throw std::invalid_argument(
+            "the precompiled_charsmap does not hold the trie that it names");
     }
     units_.resize(size / 4);
     for (std::size_t i = 0; i < units_.size(); ++i) units_[i] = read_32(data, 4 + 4 * i);

@@ -13,7 +13,7 @@ namespace byhand::text {
 // Its bytes are: the size of a trie in bytes (32 bits, little-endian); the trie, a double array in
 // the format of Darts-clone whose values are positions in what follows; strings that end with 0.
 class Charsmap {
-public:
+  public:
     explicit Charsmap(std::string_view data);  // std::invalid_argument if it is damaged
 
     // The longest key at text[at]: its length, and its replacement. Length 0 if there is none.
@@ -21,7 +21,7 @@ public:
     // No key consists of this ASCII character, or begins with it and another ASCII character.
     bool keeps(unsigned char ascii) const { return keeps_[ascii]; }
 
-private:
+  private:
     // The node that `byte` leads to from `node`, or 0, which no byte leads to.
     std::size_t child(std::size_t node, unsigned char byte) const;
 
@@ -31,11 +31,11 @@ private:
 };
 
 class Precompiled : public Normaliser {
-public:
+  public:
     explicit Precompiled(std::string_view charsmap) : charsmap_(charsmap) {}
     void apply(Text& text) const override;
 
-private:
+  private:
     Charsmap charsmap_;
 };
 

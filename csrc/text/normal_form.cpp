@@ -20,9 +20,8 @@ void order_marks(std::vector<Part>& parts) {
         }
         const auto end =
             std::find_if(begin, parts.end(), [](const Part& part) { return part.combining == 0; });
-        std::stable_sort(begin, end, [](const Part& a, const Part& b) {
-            return a.combining < b.combining;
-        });
+        std::stable_sort(begin, end,
+                         [](const Part& a, const Part& b) { return a.combining < b.combining; });
         begin = end;
     }
 }
@@ -95,7 +94,8 @@ void NormalForm::write(const Text& text, std::size_t begin, std::size_t end, Rew
     for (std::size_t at = begin, length = 0; at < end; at += length) {
         codes.clear();
         unicode.decompose(decode_utf8(text.bytes, at, length), compatibility, codes);
-        for (char32_t code : codes) parts.push_back({code, unicode.combining(code), at, at + length});
+        for (char32_t code : codes)
+            parts.push_back({code, unicode.combining(code), at, at + length});
     }
     order_marks(parts);
     if (form_ == Form::nfc || form_ == Form::nfkc) compose(parts, unicode);

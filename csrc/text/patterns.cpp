@@ -19,15 +19,15 @@ namespace byhand::text {
 namespace {
 
 struct Gpt2 {
-    static constexpr bool space_leads = true;     // ' ?' before letters and digits
-    static constexpr bool contractions = true;    // as words of their own
-    static constexpr bool any_case = false;       // of the contractions
-    static constexpr bool cased = false;          // words change at an upper case letter
-    static constexpr bool suffixes = false;       // contractions at the end of words
-    static constexpr int digits = 0;              // in a word; 0: any number
-    static constexpr bool newlines = false;       // [\r\n]* and \s*[\r\n]+
-    static constexpr bool slashes = false;        // ... with '/'
-    static constexpr bool space_at_end = false;   // \s++$
+    static constexpr bool space_leads = true;    // ' ?' before letters and digits
+    static constexpr bool contractions = true;   // as words of their own
+    static constexpr bool any_case = false;      // of the contractions
+    static constexpr bool cased = false;         // words change at an upper case letter
+    static constexpr bool suffixes = false;      // contractions at the end of words
+    static constexpr int digits = 0;             // in a word; 0: any number
+    static constexpr bool newlines = false;      // [\r\n]* and \s*[\r\n]+
+    static constexpr bool slashes = false;       // ... with '/'
+    static constexpr bool space_at_end = false;  // \s++$
 };
 struct Llama3 : Gpt2 {
     static constexpr bool space_leads = false, any_case = true, newlines = true;
@@ -56,7 +56,7 @@ struct AsciiClasses {
 
 template <class Rules>
 class Scanner {
-public:
+  public:
     Scanner(std::string_view text, const Unicode& unicode, const std::uint16_t* ascii)
         : text_(text), unicode_(unicode), ascii_(ascii) {}
 
@@ -69,8 +69,8 @@ public:
         }
         const std::size_t after_space = at + (text_[at] == ' ' ? 1 : 0);
         if (!(first & kNumber)) {
-            const bool leads = Rules::space_leads ? text_[at] == ' '
-                                                  : !(first & (kLetter | kNewline));
+            const bool leads =
+                Rules::space_leads ? text_[at] == ' ' : !(first & (kLetter | kNewline));
             const std::size_t end = letters(at, leads ? at + length : at);
             if (end > at) return end;
         }
@@ -88,7 +88,7 @@ public:
         return spaces(at);
     }
 
-private:
+  private:
     unsigned classes(std::size_t at, std::size_t& length) const {
         const auto byte = static_cast<unsigned char>(text_[at]);
         if (byte < 128) {
@@ -185,7 +185,7 @@ private:
 
 template <class Rules>
 class Pattern : public PreTokenizer {
-public:
+  public:
     void split(std::string_view text, Span piece, std::vector<Span>& words) const override {
         const std::size_t end = static_cast<std::size_t>(piece.end);
         const Scanner<Rules> scanner(text.substr(0, end), unicode_, ascii_.of);
@@ -196,7 +196,7 @@ public:
         }
     }
 
-private:
+  private:
     const Unicode& unicode_ = Unicode::tables();
     AsciiClasses ascii_;
 };

@@ -11,7 +11,7 @@ namespace {
 
 // Reads the numbers of unicode_data.h.
 class Numbers {
-public:
+  public:
     explicit Numbers(std::string_view digits) : digits_(digits) {}
     bool more() const { return at_ < digits_.size(); }
     std::uint32_t next() {
@@ -28,7 +28,7 @@ public:
         return value & 1 ? -static_cast<std::int64_t>(value / 2) - 1 : value / 2;
     }
 
-private:
+  private:
     std::string_view digits_;
     std::size_t at_ = 0;
 };
@@ -167,13 +167,13 @@ void Unicode::read_decompositions() {
         std::u32string target;
     };
     std::map<char32_t, Step> steps;
-    read_mappings(kDecompositions, [&](char32_t code, std::uint32_t flags,
-                                       const std::u32string& target) {
-        steps[code] = {(flags & 1) != 0, target};
-        if (flags & 2) {
-            compositions_.push_back({std::uint64_t{target[0]} << 32 | target[1], code});
-        }
-    });
+    read_mappings(
+        kDecompositions, [&](char32_t code, std::uint32_t flags, const std::u32string& target) {
+            steps[code] = {(flags & 1) != 0, target};
+            if (flags & 2) {
+                compositions_.push_back({std::uint64_t{target[0]} << 32 | target[1], code});
+            }
+        });
     std::sort(compositions_.begin(), compositions_.end());
     const auto expand = [&](const auto& self, char32_t code, bool compatibility,
                             std::u32string& to) -> void {
@@ -189,8 +189,8 @@ void Unicode::read_decompositions() {
         expand(expand, code, false, canonical);
         expand(expand, code, true, compatible);
         if (!step.compatibility) canonical_.at(code) = store(canonical);
-        compatible_.at(code) = canonical == compatible && !step.compatibility ? canonical_[code]
-                                                                              : store(compatible);
+        compatible_.at(code) =
+            canonical == compatible && !step.compatibility ? canonical_[code] : store(compatible);
     }
 }
 
@@ -220,7 +220,8 @@ void Unicode::find_unstable() {
     std::vector<bool> recomposed(0x110000);
     for (const auto& [pair, code] : compositions_) {
         recomposed[code] = true;
-        for (Form form : {Form::nfc, Form::nfkc}) mark(static_cast<char32_t>(pair & 0xFFFFFFFF), form);
+        for (Form form : {Form::nfc, Form::nfkc})
+            mark(static_cast<char32_t>(pair & 0xFFFFFFFF), form);
     }
     for (char32_t code = kV; code < kT + kTs; ++code) {
         for (Form form : {Form::nfc, Form::nfkc}) mark(code, form);
@@ -233,8 +234,8 @@ void Unicode::find_unstable() {
 }
 
 std::uint16_t Unicode::store(std::u32string_view text) {
-    entries_.push_back({static_cast<std::uint32_t>(pool_.size()),
-                        static_cast<std::uint32_t>(text.size())});
+    entries_.push_back(
+        {static_cast<std::uint32_t>(pool_.size()), static_cast<std::uint32_t>(text.size())});
     pool_.append(text);
     return static_cast<std::uint16_t>(entries_.size() - 1);
 }

@@ -19,9 +19,11 @@ inline char32_t decode_utf8(std::string_view bytes, std::size_t at, std::size_t&
     const char32_t first = byte(0);
     length = 1;
     if (first < 0x80) return first;
-    const std::size_t size = first < 0xC2 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3
-                             : first < 0xF5                  ? 4
-                                                             : 1;
+    const std::size_t size = first < 0xC2   ? 1
+                             : first < 0xE0 ? 2
+                             : first < 0xF0 ? 3
+                             : first < 0xF5 ? 4
+                                            : 1;
     if (size == 1 || bytes.size() - at < size) return 0xFFFD;
     char32_t code = first & (0x7F >> size);
     for (std::size_t i = 1; i < size; ++i) {
@@ -54,33 +56,63 @@ inline void append_utf8(char32_t code, std::string& to) {
 std::size_t ascii_prefix(std::string_view bytes, std::size_t at);
 
 enum class Category : std::uint8_t {  // the order of make_unicode.py
-    Cn, Lu, Ll, Lt, Lm, Lo, Mn, Mc, Me, Nd, Nl, No, Pc, Pd, Ps, Pe, Pi, Pf, Po, Sm, Sc, Sk, So, Zs,
-    Zl, Zp, Cc, Cf, Cs, Co
+    Cn,
+    Lu,
+    Ll,
+    Lt,
+    Lm,
+    Lo,
+    Mn,
+    Mc,
+    Me,
+    Nd,
+    Nl,
+    No,
+    Pc,
+    Pd,
+    Ps,
+    Pe,
+    Pi,
+    Pf,
+    Po,
+    Sm,
+    Sc,
+    Sk,
+    So,
+    Zs,
+    Zl,
+    Zp,
+    Cc,
+    Cf,
+    Cs,
+    Co
 };
 
 // Classes of characters that the parts of a tokenizer ask for. A character may be in several.
 enum : std::uint16_t {
-    kLetter = 1,              // \p{L}
-    kNumber = 2,              // \p{N}
-    kSpace = 4,               // White_Space: \s of the regex engines
-    kNewline = 8,             // \r and \n
-    kMark = 16,               // \p{M}
-    kNonspacing = 32,         // \p{Mn}
-    kUpper = 64,              // [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]
-    kLower = 128,             // [\p{Ll}\p{Lm}\p{Lo}\p{M}]
-    kWord = 256,              // \w of Rust's regex: Unicode's annex C of UTS 18
-    kPunctuation = 512,       // \p{P}
-    kAsciiPunctuation = 1024, // printable ASCII but letters, digits and the space
-    kControl = 2048,          // Cc, Cf and Co
-    kOther = 4096             // [^\s\p{L}\p{N}]
+    kLetter = 1,               // \p{L}
+    kNumber = 2,               // \p{N}
+    kSpace = 4,                // White_Space: \s of the regex engines
+    kNewline = 8,              // \r and \n
+    kMark = 16,                // \p{M}
+    kNonspacing = 32,          // \p{Mn}
+    kUpper = 64,               // [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]
+    kLower = 128,              // [\p{Ll}\p{Lm}\p{Lo}\p{M}]
+    kWord = 256,               // \w of Rust's regex: Unicode's annex C of UTS 18
+    kPunctuation = 512,        // \p{P}
+    kAsciiPunctuation = 1024,  // printable ASCII but letters, digits and the space
+    kControl = 2048,           // Cc, Cf and Co
+    kOther = 4096              // [^\s\p{L}\p{N}]
 };
 
 // Values for all code points: blocks of 128, equal blocks stored once.
 template <class Value>
 class CodeTable {
-public:
+  public:
     CodeTable() : blocks_(0x110000 / 128, 0), values_(128, Value{}) {}
-    Value operator[](char32_t code) const { return values_[blocks_[code >> 7] * 128u + (code & 127)]; }
+    Value operator[](char32_t code) const {
+        return values_[blocks_[code >> 7] * 128u + (code & 127)];
+    }
     // For building only: a block that is written to becomes its own.
     Value& at(char32_t code) {
         std::uint16_t& block = blocks_[code >> 7];
@@ -92,7 +124,7 @@ public:
     }
     void share_equal_blocks();
 
-private:
+  private:
     std::vector<std::uint16_t> blocks_;
     std::vector<Value> values_;
 };
@@ -100,7 +132,7 @@ private:
 enum class Form { nfc, nfd, nfkc, nfkd };
 
 class Unicode {
-public:
+  public:
     static const Unicode& tables();  // made at the first call
 
     std::uint16_t classes(char32_t code) const { return classes_[code]; }
@@ -117,7 +149,7 @@ public:
     // The character that the two compose to, or 0.
     char32_t compose(char32_t first, char32_t second) const;
 
-private:
+  private:
     Unicode();
     void read_categories();
     void read_decompositions();
@@ -131,7 +163,8 @@ private:
     CodeTable<std::uint16_t> classes_;
     CodeTable<std::uint8_t> combining_, unstable_;
     CodeTable<std::uint16_t> lower_, canonical_, compatible_;  // indices of entries_; 0 is none
-    std::vector<std::pair<std::uint32_t, std::uint32_t>> entries_{{0, 0}};  // begin and size in pool_
+    std::vector<std::pair<std::uint32_t, std::uint32_t>> entries_{
+        {0, 0}};  // begin and size in pool_
     std::u32string pool_;
     std::vector<std::pair<std::uint64_t, char32_t>> compositions_;  // sorted by the pair
 };

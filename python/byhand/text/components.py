@@ -1,8 +1,8 @@
-"""Reading the components of a tokenizer's description: dicts with a "type", as in tokenizer.json."""
+"""Reads the components of a tokenizer's description: dicts with a "type", as in tokenizer.json."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -63,18 +63,18 @@ def flatten(
 
 
 def choose(
-    table: dict[str, Callable[[dict[str, Any]], Part]], description: dict[str, Any], part: str
+    table: Mapping[str, Callable[[dict[str, Any]], Part]], description: dict[str, Any], part: str
 ) -> Part:
     """What the table's function for the description's type makes of it."""
     kind = description["type"]
     if kind not in table:
         raise UserError(f"the {part} {kind!r:.60} is not supported{suggestion(kind, table)}")
-    with user_errors(kind):
+    with _user_errors(kind):
         return table[kind](description)
 
 
 @contextmanager
-def user_errors(what: str) -> Any:
+def _user_errors(what: str) -> Iterator[None]:
     """Errors of the native module as UserErrors that name the component."""
     try:
         yield

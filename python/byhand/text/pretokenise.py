@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from byhand import _text
 from byhand.errors import UserError
-from byhand.text.components import choose, encode, field, flatten, user_errors
+from byhand.text.components import choose, encode, field, flatten
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
