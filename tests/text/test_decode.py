@@ -74,9 +74,9 @@ def test_strip_takes_at_most_its_numbers_of_characters():
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"type": "Nonsense"}, "the decoder 'Nonsense' is unknown"),
-        ({"type": ["a"]}, "is unknown"),
-        ({}, "the decoder None is unknown"),
+        ({"type": "Nonsense"}, "the decoder 'Nonsense' is not supported"),
+        ({"type": ["a"]}, "a decoder must be an object with a type"),
+        ({}, "a decoder must be an object with a type"),
         ({"type": "Strip", "content": "ab"}, '"content" of the decoder Strip is one character'),
         ({"type": "Strip", "content": "a", "start": -1}, '"start" of the decoder Strip'),
         ({"type": "Strip", "content": "a", "stop": True}, '"stop" of the decoder Strip'),
@@ -84,8 +84,8 @@ def test_strip_takes_at_most_its_numbers_of_characters():
         ({"type": "Metaspace", "prepend_scheme": "often"}, "prepend_scheme of Metaspace"),
         ({"type": "Replace", "pattern": {}, "content": ""}, "a String or a Regex"),
         ({"type": "Replace", "pattern": {"Regex": "("}, "content": ""}, "'(' is wrong"),
-        ({"type": "Sequence"}, 'a Sequence has no list "decoders"'),
-        ({"type": "Sequence", "decoders": [3]}, 'a Sequence has no list "decoders"'),
+        ({"type": "Sequence"}, "Sequence: decoders must be a list"),
+        ({"type": "Sequence", "decoders": [3]}, "a decoder must be an object with a type"),
     ],
 )
 def test_a_wrong_description_is_one_sentence(part, message):

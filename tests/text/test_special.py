@@ -93,8 +93,8 @@ def test_bert_puts_cls_and_sep_around_two_texts():
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"type": "Nonsense"}, "the post-processor 'Nonsense' is unknown"),
-        ({"type": {}}, "the post-processor {} is unknown"),
+        ({"type": "Nonsense"}, "the post-processor 'Nonsense' is not supported"),
+        ({"type": {}}, "a post-processor must be an object with a type"),
         ({**BERT, "sep": ["</s>"]}, '"sep" of the post-processor BertProcessing'),
         ({**BERT, "cls": ["<s>", -1]}, '"cls" of the post-processor BertProcessing'),
         ({**BERT, "cls": ["<s>", 300]}, "the token id 300, which is outside the vocabulary 0..299"),
@@ -123,7 +123,11 @@ def test_roles_are_found_by_the_usual_names():
     tokenizer = PipelineTokenizer(byte_bpe(special=["<pad>", "<s>", "</s>", "<mask>"]))
     assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("<pad>", 256)
     assert (tokenizer.bos_token, tokenizer.eos_token_id) == ("<s>", 258)
-    assert (tokenizer.mask_token_id, tokenizer.unk_token, tokenizer.cls_token_id) == (259, None, None)
+    assert (tokenizer.mask_token_id, tokenizer.unk_token, tokenizer.cls_token_id) == (
+        259,
+        None,
+        None,
+    )
     bert = PipelineTokenizer(byte_bpe(post_processor=BERT, special=ADDED))
     assert (bert.cls_token, bert.sep_token_id) == ("<s>", 257)
     assert bert.encode_pair("a", "b")[0].dtype == np.int64

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-from byhand.errors import UserError
+from byhand.errors import UserError, suggestion
 from byhand.text import bytes_alphabet
-from byhand.text.description import Description, parts_of, whole_number
+from byhand.text.components import flatten
+from byhand.text.description import Description, whole_number
 
 Step = Callable[[list[str]], list[str]]
 
@@ -27,7 +28,7 @@ class Decoder:
 
     def __init__(self, description: Description | None) -> None:
         """UserError if the description is wrong, or its type unknown."""
-        parts = parts_of(description, "decoders")
+        parts = list(flatten(description, "decoder", "decoders"))
         self._steps = [_step(part) for part in parts]
         self._separator = " " if description is None else ""
         self.joins_bytes = [part["type"] for part in parts] == ["ByteLevel"]
@@ -46,11 +47,10 @@ def make(description: Description | None) -> Decoder:
 
 
 def _step(part: Description) -> Step:
-    kind = part.get("type")
-    if not isinstance(kind, str) or kind not in _STEPS:
-        raise UserError(f"the decoder {kind!r} is unknown: choose from {', '.join(_STEPS)}")
-    make_step: Callable[[Description], Step] = _STEPS[kind]
-    return make_step(part)
+    kind = part["type"]
+    if kind not in _STEPS:
+        raise UserError(f"the decoder {kind!r:.60} is not supported{suggestion(kind, _STEPS)}")
+    return _STEPS[kind](part)
 
 
 def _field(part: Description, name: str, type_: type, default: Any = None) -> Any:
@@ -210,7 +210,7 @@ def _byte_fallback(part: Description) -> Step:
 
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
-_STEPS: dict[object, Callable[[Description], Step]] = {
+_STEPS: dict[str, Callable[[Description], Step]] = {
     "BPEDecoder": _bpe,
     "ByteLevel": _byte_level,
     "WordPiece": _word_piece,

@@ -74,18 +74,6 @@ def vocabulary(model: Description) -> list[str]:
     return tokens
 
 
-def parts_of(component: Description | None, name: str) -> list[Description]:
-    """The parts of a component that may be None or a Sequence, whose list is called `name`."""
-    if component is None:
-        return []
-    if component.get("type") != "Sequence":
-        return [component]
-    listed = component.get(name)
-    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
-        raise UserError(f'a Sequence has no list "{name}"')
-    return [part for one in listed for part in parts_of(one, name)]
-
-
 def whole_number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
