@@ -114,10 +114,11 @@ void Replace::apply(Text& text) const {
 void Prepend::apply(Text& text) const {
     if (text.bytes.empty() || (first_ && !text.first)) return;
     if (!unless_.empty() && text.bytes.compare(0, unless_.size(), unless_) == 0) return;
-    Rewrite out(text);
-    out.replace(0, 0, content_);
-    out.keep(0, text.bytes.size());
-    out.finish(text);
+    text.bytes.insert(0, content_);
+    if (text.tracked) {  // the prefix belongs to the first character
+        const Span first = text.origin.front();
+        text.origin.insert(text.origin.begin(), content_.size(), first);
+    }
 }
 
 void Nmt::apply(Text& text) const {

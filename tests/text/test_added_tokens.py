@@ -1,4 +1,4 @@
-"""Added tokens: found where Hugging Face finds them, and only if the call allows the special ones."""
+"""Added tokens: found where Hugging Face finds them; special ones only if the call allows it."""
 
 import json
 import random
@@ -51,7 +51,8 @@ def check_against_hugging_face(seed: int, rounds: int) -> None:
             try:
                 right = theirs.encode(text)
             except BaseException as error:  # where two tokens want the same white space it panics
-                assert "bad split" in str(error)
+                if "bad split" not in str(error):
+                    raise
                 continue
             ids = ours.encode(text, allowed_special="all").tolist()
             assert ids == right.ids, (text, data)
@@ -121,15 +122,16 @@ def test_an_unknown_name_is_refused():
         tokenizer.encode("a", allowed_special=["<S>"])
 
 
-@pytest.mark.parametrize("content", ["\n", " ", "a", "aaaaaaaa", "ab", "é"])
+@pytest.mark.parametrize("content", ["\n", " ", "a", "aaaaaaaa", "ab"])
 @pytest.mark.parametrize("strip", [{}, {"lstrip": True}, {"rstrip": True, "lstrip": True}])
 def test_time_is_linear(content, strip):
     """Four times the text takes about four times as long, for texts that a token matches often."""
     data = byte_bpe()
-    data["added_tokens"] = [added_token(256, content, special=False, **strip)]
+    id = data["model"]["vocab"].get(content, 256)
+    data["added_tokens"] = [added_token(id, content, special=False, **strip)]
     tokenizer = PipelineTokenizer(data)
     for unit in (content, content[0], content[0] + " ", " " + content[:-1]):
-        text = unit * (40_000 // len(unit))
+        text = unit * (200_000 // len(unit))
 
         def seconds(text: str) -> float:
             start = time.perf_counter()
@@ -137,4 +139,4 @@ def test_time_is_linear(content, strip):
             return time.perf_counter() - start
 
         short = min(seconds(text) for _ in range(3))
-        assert min(seconds(4 * text) for _ in range(3)) < 10 * short + 0.01
+        assert min(seconds(4 * text) for _ in range(3)) < 10 * short + 0.05

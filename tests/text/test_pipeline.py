@@ -26,15 +26,15 @@ TEXTS = [
     "The cat's hat, in the rain: 3.14 \n\n  and a man.",
     "   leading and trailing   ",
     "\tdef f(x):\r\n        return x ** 2  # '\x00'\n",
-    "déjà vu, Ångström e\u0301 ﬁ Ⅳ ½ ＡＢＣ",
-    "日本語のテキスト。中文字符，没有空格。한국어 텍스트",
+    "déjà vu, Ångström e\u0301 ﬁ Ⅳ ½ \uff21\uff22\uff23",
+    "日本語のテキスト。中文字符\uff0c没有空格。한국어 텍스트",
     "العربية مع التَّشكيل ١٢٣",
     "ภาษาไทยไม่มีช่องว่าง हिन्दी देवनागरी क्षि",
     "👩‍👩‍👧‍👦🏳️‍🌈🇩🇪👍🏽 a\u200db\ufeff\u00a0c\u2028d",
-    "it's I'LL don’t 'tis ''s <s> </s>",
+    "it's I'LL don\u2019t 'tis ''s <s> </s>",
     "a" * 300 + " " * 50 + "^" * 70,
 ]
-ALPHABET = "aAbB tThHeE'.,!1２\n\r\t é\u0301日字कّ🙂\u200d\u00a0▁_-<s>"
+ALPHABET = "aAbB tThHeE'.,!1\uff12\n\r\t é\u0301日字कّ🙂\u200d\u00a0▁_-<s>"
 
 
 def random_texts(count: int, seed: int = 0) -> list[str]:
@@ -187,8 +187,9 @@ def check_against_hugging_face(case: dict[str, Any], texts: list[str]) -> None:
     for text, right in zip(texts, theirs.encode_batch(texts), strict=True):
         ids = ours.encode(text, allowed_special="all").tolist()
         assert ids == right.ids, (text, ours.tokenize(text, allowed_special="all"), right.tokens)
-        offsets = ours.offsets(text, allowed_special="all").tolist()
-        assert offsets == [list(pair) for pair in right.offsets], (text, right.tokens)
+        if case.get("normalizer") != {"type": "NFC"}:  # see the test of composed characters
+            offsets = ours.offsets(text, allowed_special="all").tolist()
+            assert offsets == [list(pair) for pair in right.offsets], (text, right.tokens)
         for skip in (True, False):
             assert ours.decode(ids, skip) == theirs.decode(ids, skip_special_tokens=skip), text
     for token, id in theirs.get_vocab().items():
@@ -289,6 +290,9 @@ def test_blocks_are_encoded_as_the_whole_text(case):
         tokenizer.encode_blocks(["abc"], 5)
 
 
+NOT_LOCAL = {"type": "Replace", "pattern": {"String": "\x00\x00"}, "content": ""}
+
+
 @pytest.mark.parametrize("content", ["r t", "cat", "new york", "t "])
 @pytest.mark.parametrize("flags", [{}, {"rstrip": True}, {"lstrip": True}, {"single_word": True}])
 def test_added_tokens_are_found_across_parts(content, flags):
@@ -296,7 +300,7 @@ def test_added_tokens_are_found_across_parts(content, flags):
     data["added_tokens"] = [added_token(263, content, special=False, **flags)]
     tokenizer = PipelineTokenizer(data)
     text = "cat new york hat r t cat" * 20_000
-    whole = PipelineTokenizer({**data, "normalizer": {"type": "Strip"}})  # never in parts
+    whole = PipelineTokenizer({**data, "normalizer": NOT_LOCAL})  # never in parts
     ids = whole.encode(text)
     np.testing.assert_array_equal(tokenizer.encode(text), ids)
     np.testing.assert_array_equal(tokenizer.encode_blocks([text], len(text)), ids)
@@ -329,14 +333,20 @@ def test_offsets_slice_the_text():
     assert slices == ["é", " a", "ß", "ß", "🙂", "🙂", "🙂", "🙂", "b"]
 
 
+def test_a_composed_character_stands_for_all_it_is_made_of():
+    """Hugging Face's offsets leave the accent out."""
+    tokenizer = PipelineTokenizer({**BYTES, "normalizer": {"type": "NFC"}})
+    assert tokenizer.offsets("ae\u0301b").tolist() == [[0, 1], [1, 3], [3, 4]]
+
+
 def test_tokens_of_half_a_character_are_decoded_with_the_next():
     tokenizer = PipelineTokenizer(BYTES)
     ids = tokenizer.encode("a🙂é!").tolist()
     assert tokenizer.decode(ids[:3]) == "a\ufffd"
     shown = tokenizer.stream()
     assert [shown.add(id) for id in ids] == ["a", "", "", "", "🙂", "é", "!"]
-    assert shown.add([*ids, ids[1]]) == "a🙂é!"
-    assert shown.finish() == "\ufffd"
+    assert shown.add([*ids, ids[1]]) == ""
+    assert shown.finish() == "a🙂é!\ufffd"
     assert shown.finish() == ""
 
 

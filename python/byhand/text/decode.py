@@ -31,7 +31,9 @@ class Decoder:
         parts = list(flatten(description, "decoder", "decoders"))
         self._steps = [_step(part) for part in parts]
         self._separator = " " if description is None else ""
-        self.joins_bytes = [part["type"] for part in parts] == ["ByteLevel"]
+        kinds = [part["type"] for part in parts]
+        self.joins_bytes = kinds == ["ByteLevel"]
+        self._falls_back = "ByteFallback" in kinds
 
     def decode(self, tokens: Sequence[str]) -> str:
         """The text of these tokens, written as in the vocabulary."""
@@ -39,6 +41,10 @@ class Decoder:
         for step in self._steps:
             pieces = step(pieces)
         return self._separator.join(pieces)
+
+    def joins_runs(self, token: str) -> bool:
+        """Whether the token is one of a run that is decoded together: a byte of byte fallback."""
+        return self._falls_back and _BYTE.fullmatch(token) is not None
 
 
 def make(description: Description | None) -> Decoder:

@@ -220,7 +220,7 @@ class PipelineTokenizer(tokenizer.Tokenizer):
         add_special_tokens: bool = False,
         allowed_special: str | Iterable[str] = (),
     ) -> list[str]:
-        """The tokens of `text`, written as in the vocabulary: a space is "Ġ" in a byte-level one."""
+        """The tokens of `text`, written as in the vocabulary: a space is "Ġ" if it is of bytes."""
         ids = self.encode(text, add_special_tokens, allowed_special)
         return [self._texts[id] for id in ids.tolist()]
 
@@ -345,7 +345,10 @@ class PipelineTokenizer(tokenizer.Tokenizer):
 
     def stream(self, skip_special_tokens: bool = True) -> stream.Decoding:
         """Decodes ids that come one after the other, as in generation."""
-        return stream.Decoding(lambda ids: self.decode(ids, skip_special_tokens))
+        return stream.Decoding(
+            lambda ids: self.decode(ids, skip_special_tokens),
+            lambda id: self._decoder.joins_runs(self._texts[id]),
+        )
 
     @cached_property
     def _special_ids(self) -> Ids:
@@ -459,7 +462,7 @@ def _restored(
 
 def _native(token: Description) -> tuple[bytes, int, bool, bool, bool, bool, bool]:
     flags = ("special", "single_word", "lstrip", "rstrip", "normalized")
-    return (token["content"].encode("utf-8"), token["id"], *(token[flag] for flag in flags))  # type: ignore[return-value]
+    return (token["content"].encode("utf-8"), token["id"], *(token[flag] for flag in flags))
 
 
 def described(description: object, *, seed: int = 0) -> PipelineTokenizer:
