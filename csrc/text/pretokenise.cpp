@@ -1,5 +1,6 @@
 #include "text/pretokenise.h"
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
@@ -150,62 +151,62 @@ void Callback::split(std::string_view text, Span piece, std::vector<Span>& words
         }
         return piece.begin + static_cast<std::int64_t>(byte);
     };
+    std::int64_t last = -1;  // an empty match at the end of another does not count
     for (const auto& [begin, end] : find_(all)) {
+        if (begin == end && begin == last) continue;
+        last = end;
         const std::int64_t first = byte_of(begin);
         words.push_back({first, byte_of(end)});
     }
 }
 
 void Split::split(std::string_view text, Span piece, std::vector<Span>& words) const {
-    const std::size_t before = words.size();
     std::vector<Span> found;
     matches_->split(text, piece, found);
-    std::int64_t last = piece.begin;
-    bool last_matched = false;
-    std::int64_t open = piece.begin;  // merged_with_next: where the word after this match begins
-    const auto add = [&](Span part, bool match) {
-        const bool any = words.size() > before;
-        switch (behaviour_) {
-            case Behaviour::removed:
-                if (!match) add_if_any(part.begin, part.end, words);
-                break;
-            case Behaviour::isolated:
-                add_if_any(part.begin, part.end, words);
-                break;
-            case Behaviour::contiguous:
-                if (any && match == last_matched) {
-                    words.back().end = part.end;
-                } else {
-                    add_if_any(part.begin, part.end, words);
-                }
-                break;
-            case Behaviour::merged_with_previous:
-                if (any && match && !last_matched) {
-                    words.back().end = part.end;
-                } else {
-                    add_if_any(part.begin, part.end, words);
-                }
-                break;
-            case Behaviour::merged_with_next:
-                if (match) {
-                    if (last_matched) add_if_any(open, part.begin, words);
-                    open = part.begin;
-                } else {
-                    add_if_any(last_matched ? open : part.begin, part.end, words);
-                }
-                break;
-        }
-        last_matched = match;
+    struct Part {
+        Span span;
+        bool match;
     };
+    std::vector<Part> parts;
+    parts.reserve(2 * found.size() + 1);
+    std::int64_t last = piece.begin;
     for (const Span match : found) {
-        if (match.begin > last) add({last, match.begin}, invert_);
-        add(match, !invert_);
+        if (match.begin > last) parts.push_back({{last, match.begin}, invert_});
+        parts.push_back({match, !invert_});
         last = match.end;
     }
-    if (piece.end > last) add({last, piece.end}, invert_);
-    if (behaviour_ == Behaviour::merged_with_next && last_matched) {
-        add_if_any(open, piece.end, words);
+    if (piece.end > last) parts.push_back({{last, piece.end}, invert_});
+
+    // A part is joined to the one before it, which may be a match of no characters. Only at the end
+    // are those dropped.
+    if (behaviour_ == Behaviour::merged_with_next) {
+        bool matched = false;  // the part after this one, in the order of the text
+        for (std::size_t i = parts.size(); i-- > 0;) {
+            const bool joins = parts[i].match && !matched && i + 1 < parts.size();
+            matched = parts[i].match;
+            if (!joins) continue;
+            parts[i + 1].span.begin = parts[i].span.begin;
+            parts[i].span.end = parts[i].span.begin;
+        }
     }
+    const std::size_t before = words.size();
+    bool matched = false, any = false;
+    for (const auto& [span, match] : parts) {
+        const bool joins =
+            any && ((behaviour_ == Behaviour::contiguous && match == matched) ||
+                    (behaviour_ == Behaviour::merged_with_previous && match && !matched));
+        matched = match;
+        any = true;
+        if (behaviour_ == Behaviour::removed && match) continue;
+        if (joins) {
+            words.back().end = span.end;
+        } else {
+            words.push_back(span);
+        }
+    }
+    const auto first = words.begin() + static_cast<std::ptrdiff_t>(before);
+    const auto empty = [](Span span) { return span.begin == span.end; };
+    words.erase(std::remove_if(first, words.end(), empty), words.end());
 }
 
 }  // namespace byhand::text
