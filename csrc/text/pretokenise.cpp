@@ -53,18 +53,30 @@ void Literal::split(std::string_view text, Span piece, std::vector<Span>& words)
 }
 
 void Characters::split(std::string_view text, Span piece, std::vector<Span>& words) const {
-    std::int64_t start = 0, end = 0, size = 0;  // of the run
-    const auto finish = [&] {
-        if (size > 0 && size >= least_) words.push_back({start, end});
+    const Unicode& unicode = Unicode::tables();
+    const std::string_view until = text.substr(0, static_cast<std::size_t>(piece.end));
+    std::int64_t size = 0;  // of the run, in characters
+    std::size_t start = 0, length = 0;
+    const auto finish = [&](std::size_t end) {
+        if (size > 0 && size >= least_) {
+            words.push_back({static_cast<std::int64_t>(start), static_cast<std::int64_t>(end)});
+        }
         size = 0;
     };
-    each_character(text, piece, [&](std::int64_t begin, std::int64_t stop, unsigned classes) {
-        if ((classes & classes_) == 0 || least_ == 0) finish();
-        if ((classes & classes_) == 0) return;
-        if (size++ == 0) start = begin;
-        end = stop;
-    });
-    finish();
+    const bool has_letters = (classes_ & kLetter) != 0;
+    for (auto at = static_cast<std::size_t>(piece.begin);; at += length) {
+        if (least_ != 0 && size != 0 && has_letters) {
+            const std::size_t end = after_letters<true>(until, at);
+            size += static_cast<std::int64_t>(end - at);
+            at = end;
+        } else if (!has_letters && size == 0) {
+            at = after_letters<true>(until, at);
+        }
+        if (at == until.size()) return finish(at);
+        const bool within = (unicode.classes(decode_utf8(until, at, length)) & classes_) != 0;
+        if (!within || least_ == 0) finish(at);
+        if (within && size++ == 0) start = at;
+    }
 }
 
 Repeats::Repeats(std::string character, std::int64_t least)
@@ -101,13 +113,21 @@ void WordRuns::split(std::string_view text, Span piece, std::vector<Span>& words
 }
 
 void BertWords::split(std::string_view text, Span piece, std::vector<Span>& words) const {
+    const Unicode& unicode = Unicode::tables();
+    const std::string_view until = text.substr(0, static_cast<std::size_t>(piece.end));
     std::int64_t start = piece.begin;
-    each_character(text, piece, [&](std::int64_t begin, std::int64_t end, unsigned classes) {
-        if ((classes & (kSpace | kPunctuation | kAsciiPunctuation)) == 0) return;
+    std::size_t length = 0;
+    for (auto at = static_cast<std::size_t>(start);; at += length) {
+        at = after_letters<true>(until, at);
+        if (at == until.size()) break;
+        const std::uint16_t classes = unicode.classes(decode_utf8(until, at, length));
+        if ((classes & (kSpace | kPunctuation | kAsciiPunctuation)) == 0) continue;
+        const auto begin = static_cast<std::int64_t>(at);
+        const auto end = static_cast<std::int64_t>(at + length);
         add_if_any(start, begin, words);
         if ((classes & kSpace) == 0) words.push_back({begin, end});
         start = end;
-    });
+    }
     add_if_any(start, piece.end, words);
 }
 
@@ -163,6 +183,14 @@ void Callback::split(std::string_view text, Span piece, std::vector<Span>& words
 void Split::split(std::string_view text, Span piece, std::vector<Span>& words) const {
     std::vector<Span> found;
     matches_->split(text, piece, found);
+    if (behaviour_ == Behaviour::merged_with_next && !invert_) {  // each match begins a word
+        std::int64_t begin = piece.begin;
+        for (const Span match : found) {
+            add_if_any(begin, match.begin, words);
+            begin = match.begin;
+        }
+        return add_if_any(begin, piece.end, words);
+    }
     struct Part {
         Span span;
         bool match;
