@@ -157,7 +157,7 @@ class CodeTable {
         }
         return values_[block * 128u + (code & 127)];
     }
-    void share_equal_blocks();
+    void assign(const std::vector<Value>& all);  // a value for each code point
 
   private:
     std::vector<std::uint16_t> blocks_;
@@ -187,8 +187,8 @@ class Unicode {
   private:
     Unicode();
     void read_categories();
-    void read_decompositions();
-    void find_unstable();
+    std::vector<char32_t> read_decompositions();  // returns what decomposes
+    void find_unstable(const std::vector<char32_t>& decomposing);
     std::uint16_t store(std::u32string_view text);
     std::u32string_view view(std::uint16_t entry) const {
         return std::u32string_view(pool_).substr(entries_[entry].first, entries_[entry].second);
