@@ -114,11 +114,12 @@ void Replace::apply(Text& text) const {
 void Prepend::apply(Text& text) const {
     if (text.bytes.empty() || (first_ && !text.first)) return;
     if (!unless_.empty() && text.bytes.compare(0, unless_.size(), unless_) == 0) return;
-    text.bytes.insert(0, content_);
-    if (text.tracked) {  // the prefix belongs to the first character
-        const Span first = text.origin.front();
-        text.origin.insert(text.origin.begin(), content_.size(), first);
-    }
+    std::size_t length = 0;
+    decode_utf8(text.bytes, 0, length);
+    Rewrite out(text);  // the origin of the prefix is the first character, as with Hugging Face
+    out.replace(0, length, content_ + text.bytes.substr(0, length));
+    out.keep(length, text.bytes.size());
+    out.finish(text);
 }
 
 void Nmt::apply(Text& text) const {

@@ -212,5 +212,5 @@ _TYPES: dict[str, Callable[[dict[str, Any]], Made]] = {
     ),
     "Split": _split,
     "Whitespace": lambda _: _only(_text.WordRuns()),
-    "WhitespaceSplit": lambda _: _only(_text.Split(_text.Characters("space"), "removed")),
+    "WhitespaceSplit": lambda _: _only(_text.Characters("nonspace", 1)),
 }
