@@ -8,6 +8,7 @@ namespace py = pybind11;
 namespace text = byhand::text;
 
 namespace byhand::text {
+void bind_pipeline(py::module_& module);
 void bind_bpe(py::module_& module);
 void bind_wordpiece_unigram(py::module_& module);
 }
@@ -38,6 +39,7 @@ PYBIND11_MODULE(_text, module) {
                 return out;
             },
             py::arg("word"), py::call_guard<py::gil_scoped_release>());
+    text::bind_pipeline(module);
     text::bind_bpe(module);
     text::bind_wordpiece_unigram(module);
 }
