@@ -2,12 +2,32 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <chrono>
+
 #include "text/bpe.h"
 #include "text/counts.h"
+#include "text/train_bpe.h"
 
 namespace py = pybind11;
 
 namespace byhand::text {
+
+namespace {
+
+// Calls `progress`, unless it is None, a few times a second; each time an interrupt may stop the
+// work, as may an exception of the callback.
+std::function<void(std::int64_t, std::int64_t)> reported(const py::object& progress) {
+    using clock = std::chrono::steady_clock;
+    return [&progress, last = clock::now()](std::int64_t done, std::int64_t all) mutable {
+        if (done < all && clock::now() - last < std::chrono::milliseconds(100)) return;
+        last = clock::now();
+        const py::gil_scoped_acquire acquire;
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+        if (!progress.is_none()) progress(done, all);
+    };
+}
+
+}  // namespace
 
 void bind_bpe(py::module_& module) {
     py::class_<WordCounts, std::shared_ptr<WordCounts>>(module, "WordCounts")
@@ -58,6 +78,42 @@ void bind_bpe(py::module_& module) {
             }
             return out;
         });
+
+    module.def(
+        "train_bpe",
+        [](WordCounts& counts, std::int64_t vocabulary_size, std::uint64_t min_frequency,
+           std::vector<std::string> special_tokens, std::string prefix, std::string suffix,
+           bool byte_level, std::optional<std::size_t> limit_alphabet,
+           std::vector<std::string> initial_alphabet, std::optional<std::size_t> max_token_length,
+           const py::object& progress) {
+            BpeTraining training;
+            training.vocabulary_size = vocabulary_size;
+            training.min_frequency = min_frequency;
+            training.special_tokens = std::move(special_tokens);
+            training.prefix = std::move(prefix);
+            training.suffix = std::move(suffix);
+            training.byte_level = byte_level;
+            training.limit_alphabet = limit_alphabet;
+            training.initial_alphabet = std::move(initial_alphabet);
+            training.max_token_length = max_token_length;
+            training.progress = reported(progress);
+            LearnedBpe learned;
+            {
+                const py::gil_scoped_release release;
+                learned = train_bpe(counts, training);
+            }
+            py::list vocabulary, merges;
+            for (const std::string& token : learned.vocabulary) vocabulary.append(py::bytes(token));
+            for (const auto& [left, right] : learned.merges) {
+                merges.append(py::make_tuple(py::bytes(left), py::bytes(right)));
+            }
+            return py::make_tuple(std::move(vocabulary), std::move(merges));
+        },
+        py::arg("counts"), py::arg("vocabulary_size"), py::kw_only(), py::arg("min_frequency") = 0,
+        py::arg("special_tokens") = py::list(), py::arg("prefix") = py::bytes(),
+        py::arg("suffix") = py::bytes(), py::arg("byte_level") = true,
+        py::arg("limit_alphabet") = py::none(), py::arg("initial_alphabet") = py::list(),
+        py::arg("max_token_length") = py::none(), py::arg("progress") = py::none());
 }
 
 }  // namespace byhand::text

@@ -3,6 +3,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <optional>
+#include <variant>
+
 #include "text/pipeline.h"
 #include "text/pipeline_python.h"
 
@@ -93,24 +97,44 @@ py::object encode(const Pipeline& pipeline, const py::str& text,
     return py::make_tuple(array_of(tokens.ids), spans);
 }
 
+// Texts as UTF-8.
+class Texts {
+public:
+    explicit Texts(const std::vector<py::str>& texts) {
+        encoded_.reserve(texts.size());
+        for (std::size_t i = 0; i < texts.size(); ++i) {
+            encoded_.emplace_back(texts[i], "text " + std::to_string(i) + ": ");
+            views_.push_back(encoded_.back().view());
+        }
+    }
+    const std::vector<std::string_view>& views() const { return views_; }
+
+private:
+    std::vector<Utf8> encoded_;
+    std::vector<std::string_view> views_;
+};
+
 py::tuple encode_batch(const Pipeline& pipeline, const std::vector<py::str>& texts,
                        std::optional<std::vector<Id>> allowed, int threads) {
-    std::vector<Utf8> encoded;
-    std::vector<std::string_view> views;
-    encoded.reserve(texts.size());
-    for (std::size_t i = 0; i < texts.size(); ++i) {
-        encoded.emplace_back(texts[i], "text " + std::to_string(i) + ": ");
-        views.push_back(encoded.back().view());
-    }
+    const Texts utf8(texts);
     std::vector<Id> ids;
     std::vector<std::int64_t> rows;
     {
         const py::gil_scoped_release released;
-        pipeline.encode_batch(views, allowed_of(std::move(allowed)), threads, ids, rows,
+        pipeline.encode_batch(utf8.views(), allowed_of(std::move(allowed)), threads, ids, rows,
                               check_signals);
     }
     return py::make_tuple(array_of(ids), py::array_t<std::int64_t>(
                                              static_cast<py::ssize_t>(rows.size()), rows.data()));
+}
+
+void count_words(const Pipeline& pipeline, const std::variant<py::str, std::vector<py::str>>& given,
+                 WordCounts& counts, int threads) {
+    const bool one = std::holds_alternative<py::str>(given);
+    const Texts utf8(one ? std::vector<py::str>{std::get<py::str>(given)}
+                         : std::get<std::vector<py::str>>(given));
+    const py::gil_scoped_release released;
+    pipeline.count(utf8.views(), counts, threads, check_signals);
 }
 
 py::bytes decode_bytes(const Pipeline& pipeline,
@@ -118,7 +142,7 @@ py::bytes decode_bytes(const Pipeline& pipeline,
     return pipeline.decode(ids.data(), static_cast<std::size_t>(ids.size()));
 }
 
-// Where `text` can be divided near character `size`: see Pipeline::cut. -1 if nowhere.
+// The last place where a text can be divided, as Pipeline::cut does; -1 if there is none.
 py::ssize_t last_cut(const py::str& text) {
     const auto is_letter = [](Py_UCS4 c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
     const auto at = [&](py::ssize_t i) { return PyUnicode_READ_CHAR(text.ptr(), i); };
@@ -144,8 +168,11 @@ void bind_pipeline(py::module_& module) {
              py::arg("piece_normalisers") = std::vector<std::shared_ptr<Normaliser>>{},
              py::arg("can_cut") = false)
         .def("__len__", &Pipeline::size)
+        .def_property_readonly("can_cut", &Pipeline::can_cut)
         .def("encode", &encode, py::arg("text"), py::arg("allowed"), py::arg("offsets") = false)
         .def("encode_batch", &encode_batch, py::arg("texts"), py::arg("allowed"),
+             py::arg("threads") = 1)
+        .def("count_words", &count_words, py::arg("text"), py::arg("counts"),
              py::arg("threads") = 1)
         .def("decode_bytes", &decode_bytes, py::arg("ids"));
     module.def("last_cut", &last_cut, py::arg("text"));

@@ -95,7 +95,7 @@ public:
         if (local_.size() >= kMost || local_.bytes() >= kMostBytes) flush();
     }
     void flush() {  // at the end, too: a destructor cannot report that memory ran out
-        const std::lock_guard<std::mutex> lock(mutex_);
+        const std::lock_guard lock(mutex_);
         shared_.merge(local_);
         local_.clear();
     }

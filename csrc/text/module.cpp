@@ -28,13 +28,15 @@ PYBIND11_MODULE(_text, module) {
         .def(
             "encode_word",
             [](const text::Model& model, const std::string& word) {
-                text::Tokens out;
-                out.with_spans = true;
+                text::Tokens tokens;
+                tokens.with_spans = true;
                 const auto scratch = model.scratch();
-                model.encode(word, 0, *scratch, out);
-                std::vector<std::pair<std::int64_t, std::int64_t>> spans;
-                for (const text::Span span : out.spans) spans.emplace_back(span.begin, span.end);
-                return std::make_pair(out.ids, spans);
+                model.encode(word, 0, *scratch, tokens);
+                std::vector<std::tuple<text::Id, std::int64_t, std::int64_t>> out;
+                for (std::size_t i = 0; i < tokens.ids.size(); ++i) {
+                    out.emplace_back(tokens.ids[i], tokens.spans[i].begin, tokens.spans[i].end);
+                }
+                return out;
             },
             py::arg("word"), py::call_guard<py::gil_scoped_release>());
     text::bind_pipeline(module);

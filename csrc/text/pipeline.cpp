@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::size_t kPart = 64 << 10;   // bytes that are divided into words at a time
 constexpr std::size_t kTick = 1 << 20;    // bytes between two calls of a Tick
+constexpr std::size_t kCounted = 1 << 18;  // bytes whose words a thread counts at a time
 constexpr std::size_t kGroup = 32 << 10;  // bytes of texts that a thread takes at a time
 
 bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
@@ -61,11 +62,29 @@ private:
     std::size_t since_tick_ = 0;
 };
 
+// Counts the words that a Pipeline finds.
+class Counter final : public Sink {
+public:
+    explicit Counter(LocalCounts& counts) : counts_(counts) {}
+    void token(Id, Span) override {}
+    void words(std::string_view piece, const std::vector<Span>& words, const Span*,
+               std::int64_t) override {
+        for (const Span word : words) {
+            const auto begin = static_cast<std::size_t>(word.begin);
+            counts_.add(piece.substr(begin, static_cast<std::size_t>(word.end) - begin));
+        }
+    }
+
+private:
+    LocalCounts& counts_;
+};
+
 }  // namespace
 
 class Pipeline::Borrowed {
 public:
     explicit Borrowed(const Pipeline& pipeline) : pipeline_(pipeline) {
+        if (!pipeline.parts_.model) throw std::invalid_argument("this pipeline has no model");
         {
             const std::lock_guard<std::mutex> guard(pipeline_.lock_);
             if (!pipeline_.scratches_.empty()) {
@@ -144,22 +163,22 @@ void Pipeline::walk(std::string_view text, const Allowed& allowed, bool tracked,
     }
 }
 
-void Pipeline::normalise_and_walk(std::string_view text, std::int64_t base, bool at_start,
+void Pipeline::normalise_and_walk(std::string_view text, std::int64_t base, bool first,
                                   const Allowed& allowed, bool tracked, Sink& sink) const {
     Text normal("", tracked);
     const Span* origin = nullptr;
     if (!parts_.normalisers.empty()) {
         // Where the first character was removed, no piece begins at the start of the original.
-        normal = Text(text, tracked || (at_start && depends_on_start_), base);
-        normal.at_start = at_start;
+        normal = Text(text, tracked || (first && depends_on_start_), base);
+        normal.first = first;
         for (const auto& normaliser : parts_.normalisers) normaliser->apply(normal);
         if (normal.bytes.empty()) return;
-        if (normal.tracked) at_start = at_start && normal.origin.front().begin == 0;
+        if (normal.tracked) first = first && normal.origin.front().begin == 0;
         if (tracked) origin = normal.origin.data();
         text = normal.bytes;
     }
     if (normalised_.empty()) {
-        piece(text, origin, base, at_start, tracked, sink);
+        piece(text, origin, base, first, tracked, sink);
         return;
     }
     std::vector<Piece> pieces;
@@ -169,7 +188,7 @@ void Pipeline::normalise_and_walk(std::string_view text, std::int64_t base, bool
         const auto end = static_cast<std::size_t>(found.span.end);
         if (found.id < 0) {
             piece(text.substr(begin, end - begin), origin == nullptr ? nullptr : origin + begin,
-                  base + found.span.begin, at_start && begin == 0, tracked, sink);
+                  base + found.span.begin, first && begin == 0, tracked, sink);
         } else if (origin == nullptr) {
             sink.token(found.id, {base + found.span.begin, base + found.span.end});
         } else {
@@ -178,7 +197,7 @@ void Pipeline::normalise_and_walk(std::string_view text, std::int64_t base, bool
     }
 }
 
-void Pipeline::piece(std::string_view text, const Span* origin, std::int64_t base, bool at_start,
+void Pipeline::piece(std::string_view text, const Span* origin, std::int64_t base, bool first,
                      bool tracked, Sink& sink) const {
     if (parts_.piece_normalisers.empty()) {
         divide(text, origin, base, sink);
@@ -189,7 +208,7 @@ void Pipeline::piece(std::string_view text, const Span* origin, std::int64_t bas
         normal.tracked = true;
         normal.origin.assign(origin, origin + text.size());
     }
-    normal.at_start = at_start;
+    normal.first = first;
     for (const auto& normaliser : parts_.piece_normalisers) normaliser->apply(normal);
     divide(normal.bytes, tracked ? normal.origin.data() : nullptr, base, sink);
 }
@@ -249,6 +268,27 @@ void Pipeline::encode_batch(const std::vector<std::string_view>& texts, const Al
     }
 }
 
+void Pipeline::count(const std::vector<std::string_view>& texts, WordCounts& counts, int threads,
+                     const Tick& tick) const {
+    std::vector<std::string_view> parts;
+    for (const std::string_view text : texts) {
+        for (std::size_t begin = 0, end = 0; begin < text.size(); begin = end) {
+            end = parts_.can_cut ? cut(text, begin, kCounted) : text.size();
+            parts.push_back(text.substr(begin, end - begin));
+        }
+    }
+    std::mutex lock;
+    run_on_threads(parts.size(), threads, tick, [&](const Next& next, const Tick& tick_here) {
+        LocalCounts local(counts, lock);
+        Counter counter(local);
+        for (std::size_t p = next(); p < parts.size(); p = next()) {
+            walk(parts[p], Allowed{}, false, counter);
+            tick_here();
+        }
+        local.flush();
+    });
+}
+
 std::string Pipeline::decode(const std::int64_t* ids, std::size_t count) const {
     std::string bytes;
     for (std::size_t i = 0; i < count; ++i) {
@@ -263,7 +303,7 @@ std::string Pipeline::decode(const std::int64_t* ids, std::size_t count) const {
             [](const std::pair<Id, std::string>& a, Id b) { return a.first < b; });
         if (found != contents_.end() && found->first == id) {
             bytes += found->second;
-        } else if (id < parts_.model->size()) {
+        } else if (parts_.model && id < parts_.model->size()) {
             bytes += parts_.model->token(id);
         }
     }

@@ -4,6 +4,7 @@
 #include <functional>
 #include <mutex>
 
+#include "text/counts.h"
 #include "text/pipeline_added.h"
 #include "text/text.h"
 
@@ -44,6 +45,9 @@ public:
     void encode_batch(const std::vector<std::string_view>& texts, const Allowed& allowed,
                       int threads, std::vector<Id>& ids, std::vector<std::int64_t>& rows,
                       const Tick& tick) const;
+    // Counts the words of texts on `threads` threads. Added tokens are no words.
+    void count(const std::vector<std::string_view>& texts, WordCounts& counts, int threads,
+               const Tick& tick) const;
     // The tokens' bytes one after the other. Throws std::invalid_argument.
     std::string decode(const std::int64_t* ids, std::size_t count) const;
 
@@ -57,9 +61,9 @@ public:
     std::int64_t size() const { return size_; }
 
 private:
-    void normalise_and_walk(std::string_view text, std::int64_t base, bool at_start,
+    void normalise_and_walk(std::string_view text, std::int64_t base, bool first,
                             const Allowed& allowed, bool tracked, Sink& sink) const;
-    void piece(std::string_view text, const Span* origin, std::int64_t base, bool at_start,
+    void piece(std::string_view text, const Span* origin, std::int64_t base, bool first,
                bool tracked, Sink& sink) const;
     void divide(std::string_view text, const Span* origin, std::int64_t base, Sink& sink) const;
 

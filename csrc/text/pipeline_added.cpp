@@ -123,11 +123,12 @@ void AddedTokens::split(std::string_view text, const Allowed& allowed,
         std::size_t begin = at, end = at + token->content.size();
         at = end;
         if (token->single_word && !is_alone(text, begin, end)) continue;
-        if (token->lstrip && begin > done) begin = space_at_end(text.substr(0, begin), done);
+        if (token->lstrip) begin = space_at_end(text.substr(0, std::max(begin, done)), done);
         if (token->rstrip) {
             if (end >= space_end) space_end = end_of_space(text, end);
             end = space_end;
         }
+        if (begin >= end) continue;  // white space that the last token has taken
         if (begin > done) pieces.push_back({-1, span(done, begin)});
         pieces.push_back({token->id, span(begin, end)});
         done = end;

@@ -29,10 +29,10 @@ struct Text {
     std::string bytes;
     std::vector<Span> origin;
     bool tracked = false;
-    bool at_start = true;  // whether it begins where the original text begins
+    bool first;  // whether it begins where the original does: some prefixes are only put there
 
     explicit Text(std::string_view original, bool track = false, std::int64_t at = 0)
-        : bytes(original), tracked(track) {
+        : bytes(original), tracked(track), first(at == 0) {
         if (!tracked) return;
         origin.reserve(bytes.size());
         for (std::size_t i = 0; i < bytes.size();) {  // every byte of a character has its span
@@ -91,7 +91,7 @@ class Normaliser {
 public:
     virtual ~Normaliser() = default;
     virtual void apply(Text& text) const = 0;
-    // Whether what it does depends on Text::at_start (Metaspace's prepend_scheme "first" does).
+    // Whether what it does depends on Text::first (Metaspace's prepend_scheme "first" does).
     virtual bool depends_on_start() const { return false; }
 };
 

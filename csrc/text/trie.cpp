@@ -140,4 +140,17 @@ Trie::Trie(const std::vector<std::string_view>& keys) {
     units_.shrink_to_fit();
 }
 
+Trie trie_of(const std::vector<std::string>& tokens, const std::vector<Id>& special) {
+    std::vector<std::string_view> keys(tokens.begin(), tokens.end());
+    for (const Id id : special) {
+        if (id < 0 || static_cast<std::size_t>(id) >= keys.size()) {
+            throw std::invalid_argument("the special id " + std::to_string(id) +
+                                        " is outside the vocabulary of " +
+                                        std::to_string(keys.size()) + " tokens");
+        }
+        keys[static_cast<std::size_t>(id)] = {};
+    }
+    return Trie(keys);
+}
+
 }  // namespace byhand::text

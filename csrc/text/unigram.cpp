@@ -30,50 +30,38 @@ void check_size(std::string_view word) {
     }
 }
 
-std::size_t length_at(std::string_view word, std::size_t begin) {
-    return std::min(character_length(static_cast<unsigned char>(word[begin])),
-                    word.size() - begin);
+// The ids whose tokens no text matches.
+std::vector<Id> unmatched(const std::vector<std::string>& tokens, const Unigram::Options& options) {
+    std::vector<Id> ids = options.special;
+    if (options.unk_id) ids.push_back(*options.unk_id);
+    for (std::size_t id = 0; options.byte_fallback && id < tokens.size(); ++id) {
+        if (byte_token(tokens[id]) >= 0) ids.push_back(static_cast<Id>(id));
+    }
+    return ids;
 }
 
 }  // namespace
 
-std::vector<std::string> Unigram::names(
-    const std::vector<std::pair<std::string, double>>& vocabulary) {
-    std::vector<std::string> tokens;
-    tokens.reserve(vocabulary.size());
-    for (const auto& token : vocabulary) tokens.push_back(token.first);
-    return tokens;
-}
-
-std::vector<Id> Unigram::unmatched(const std::vector<std::pair<std::string, double>>& vocabulary,
-                                   const Options& options) {
-    std::vector<Id> ids = options.special;
-    if (options.unk_id) ids.push_back(*options.unk_id);
-    for (std::size_t id = 0; options.byte_fallback && id < vocabulary.size(); ++id) {
-        if (byte_token(vocabulary[id].first) >= 0) ids.push_back(static_cast<Id>(id));
-    }
-    std::sort(ids.begin(), ids.end());
-    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-    return ids;
-}
-
-Unigram::Unigram(const std::vector<std::pair<std::string, double>>& vocabulary,
+Unigram::Unigram(const std::vector<std::string>& tokens, const std::vector<double>& scores,
                  const Options& options)
-    : vocabulary_(names(vocabulary), unmatched(vocabulary, options)),
+    : vocabulary_(tokens),
+      trie_(trie_of(tokens, unmatched(tokens, options))),
+      scores_(scores),
       unk_id_(options.unk_id.value_or(-1)),
       float32_(options.float32) {
-    scores_.reserve(vocabulary.size());
+    if (scores.size() != tokens.size()) {
+        throw std::invalid_argument("there are " + std::to_string(tokens.size()) + " tokens and " +
+                                    std::to_string(scores.size()) + " scores");
+    }
     if (options.byte_fallback) bytes_.assign(256, -1);
     double least = std::numeric_limits<double>::infinity();
-    for (std::size_t id = 0; id < vocabulary.size(); ++id) {
-        const auto& [token, score] = vocabulary[id];
-        if (!std::isfinite(score)) {
-            throw std::invalid_argument("the score of the token " + quoted(token) +
+    for (std::size_t id = 0; id < tokens.size(); ++id) {
+        if (!std::isfinite(scores[id])) {
+            throw std::invalid_argument("the score of the token " + quoted(tokens[id]) +
                                         " is not a finite number");
         }
-        scores_.push_back(score);
-        if (!token.empty()) least = std::min(least, score);
-        const Id byte = byte_token(token);
+        if (!tokens[id].empty()) least = std::min(least, scores[id]);
+        const Id byte = byte_token(tokens[id]);
         if (options.byte_fallback && byte >= 0) {
             bytes_[static_cast<std::size_t>(byte)] = static_cast<Id>(id);
         }
@@ -154,13 +142,12 @@ void Unigram::viterbi(std::string_view word, std::int64_t at, Work<Real>& work,
         scores = scores_.data();
     }
     const auto unk_score = static_cast<Real>(unk_score_);
-    const Trie& trie = vocabulary_.trie();
     const std::size_t size = word.size();
     auto& best = work.best;
     best.assign(size + 1, {0, kNowhere, kUnknown});
     std::size_t frontier = 0;  // the last place that was reached
     for (std::size_t begin = 0; begin < size;) {
-        const std::size_t single = begin + length_at(word, begin);
+        const std::size_t single = begin + character_length(word, begin);
         Real here = best[begin].score;
         if (kSingle && std::abs(here) > Real(100000)) {
             // The sums of a long text would have no digits left for the scores of its last tokens:
@@ -181,8 +168,8 @@ void Unigram::viterbi(std::string_view word, std::int64_t at, Work<Real>& work,
         bool known = false;
         Trie::Node node = Trie::kRoot;
         for (std::size_t i = begin; i < size; ++i) {
-            if (!trie.step(node, static_cast<unsigned char>(word[i]))) break;
-            const Id id = trie.value(node);
+            if (!trie_.step(node, static_cast<unsigned char>(word[i]))) break;
+            const Id id = trie_.value(node);
             if (id < 0) continue;
             reach(i + 1, id, scores[static_cast<std::size_t>(id)] + here);
             known = known || i + 1 == single;
@@ -226,15 +213,14 @@ void Unigram::encode(std::string_view word, std::int64_t at, Scratch& scratch, T
 std::vector<Unigram::Edge> Unigram::edges(std::string_view word) const {
     check_size(word);
     std::vector<Edge> found;
-    const Trie& trie = vocabulary_.trie();
     for (std::size_t begin = 0; begin < word.size();) {
-        const std::size_t single = begin + length_at(word, begin);
+        const std::size_t single = begin + character_length(word, begin);
         const auto from = static_cast<std::uint32_t>(begin);
         bool known = false;
         Trie::Node node = Trie::kRoot;
         for (std::size_t i = begin; i < word.size(); ++i) {
-            if (!trie.step(node, static_cast<unsigned char>(word[i]))) break;
-            const Id id = trie.value(node);
+            if (!trie_.step(node, static_cast<unsigned char>(word[i]))) break;
+            const Id id = trie_.value(node);
             if (id < 0) continue;
             known = known || i + 1 == single;
             found.push_back({from, static_cast<std::uint32_t>(i + 1), id,

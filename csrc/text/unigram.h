@@ -12,7 +12,8 @@
 #include <vector>
 
 #include "text/text.h"
-#include "text/trie_vocabulary.h"
+#include "text/trie.h"
+#include "text/vocabulary.h"
 
 namespace byhand::text {
 
@@ -41,7 +42,9 @@ public:
         // them. Divisions of equal probability are told apart by their rounding.
         bool float32 = false;
     };
-    Unigram(const std::vector<std::pair<std::string, double>>& vocabulary, const Options& options);
+    // scores[id] of tokens[id]; an empty token is an id without one.
+    Unigram(const std::vector<std::string>& tokens, const std::vector<double>& scores,
+            const Options& options);
 
     std::int64_t size() const override { return vocabulary_.size(); }
     std::string_view token(Id id) const override { return vocabulary_.token(id); }
@@ -86,12 +89,8 @@ private:
     void emit(std::string_view word, std::int64_t at, const Pieces& pieces, Tokens& out) const;
     void emit_unknown(std::string_view characters, std::int64_t at, Tokens& out) const;
 
-    static std::vector<std::string> names(
-        const std::vector<std::pair<std::string, double>>& vocabulary);
-    static std::vector<Id> unmatched(const std::vector<std::pair<std::string, double>>& vocabulary,
-                                     const Options& options);
-
-    TrieVocabulary vocabulary_;
+    Vocabulary vocabulary_;
+    Trie trie_;
     std::vector<double> scores_;
     std::vector<float> scores32_;
     double unk_score_;

@@ -23,7 +23,7 @@ WordPiece::WordPiece(const std::vector<std::string>& vocabulary, std::optional<s
         throw std::invalid_argument("max_characters must be at least 1, not " +
                                     std::to_string(max_characters));
     }
-    can_continue_ = vocabulary_.trie().walk(continuation_, prefix);
+    can_continue_ = trie_.walk(continuation_, prefix);
 }
 
 void WordPiece::encode(std::string_view word, std::int64_t at, Scratch&, Tokens& out) const {
@@ -35,15 +35,14 @@ void WordPiece::encode(std::string_view word, std::int64_t at, Scratch&, Tokens&
         known = characters <= max_characters_;
     }
     const std::size_t first = out.ids.size();
-    const Trie& trie = vocabulary_.trie();
     Trie::Node start = Trie::kRoot;
     for (std::size_t begin = 0; known && begin < size;) {
         std::size_t end = begin;
         Id longest = -1;
         Trie::Node node = start;
         for (std::size_t i = begin; i < size; ++i) {
-            if (!trie.step(node, static_cast<unsigned char>(word[i]))) break;
-            if (const Id id = trie.value(node); id >= 0) {
+            if (!trie_.step(node, static_cast<unsigned char>(word[i]))) break;
+            if (const Id id = trie_.value(node); id >= 0) {
                 longest = id;
                 end = i + 1;
             }
@@ -66,7 +65,7 @@ void WordPiece::encode(std::string_view word, std::int64_t at, Scratch&, Tokens&
 
 void WordLevel::encode(std::string_view word, std::int64_t at, Scratch&, Tokens& out) const {
     if (word.empty()) return;
-    const Id id = vocabulary_.trie().find(word);
+    const Id id = trie_.find(word);
     if (id < 0) return add_unknown(word, at, out);
     out.add(id, at, at + static_cast<std::int64_t>(word.size()));
 }

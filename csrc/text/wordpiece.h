@@ -9,7 +9,8 @@
 #include <vector>
 
 #include "text/text.h"
-#include "text/trie_vocabulary.h"
+#include "text/trie.h"
+#include "text/vocabulary.h"
 
 namespace byhand::text {
 
@@ -23,13 +24,15 @@ public:
 protected:
     WordModel(const std::vector<std::string>& vocabulary, std::optional<std::string> unk,
               const std::vector<Id>& special)
-        : vocabulary_(vocabulary, special),
+        : vocabulary_(vocabulary),
+          trie_(trie_of(vocabulary, special)),
           unk_(std::move(unk)),
           unk_id_(unk_ ? vocabulary_.id_of(*unk_) : -1) {}
     // The token of a word that the vocabulary does not have. Throws if there is no such token.
     void add_unknown(std::string_view word, std::int64_t at, Tokens& out) const;
 
-    TrieVocabulary vocabulary_;
+    Vocabulary vocabulary_;
+    Trie trie_;
     std::optional<std::string> unk_;
     Id unk_id_;
 };

@@ -88,6 +88,7 @@ def _bpe(description: Description, data: list[bytes], byte_level: bool, seed: in
         prefix=encoded(description["continuing_subword_prefix"] or "", byte_level),
         suffix=encoded(description["end_of_word_suffix"] or "", byte_level),
         ignore_merges=description["ignore_merges"],
-        dropout=description["dropout"],
+        dropout=description["dropout"] or 0.0,
         seed=seed,
+        byte_level=byte_level,
     )
