@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "text/train_unigram.h"
+#include "text/train_wordpiece.h"
 #include "text/unigram.h"
 #include "text/wordpiece.h"
 
@@ -32,8 +33,56 @@ void at_least(const char* name, double value, double least) {
     throw std::invalid_argument(text.str());
 }
 
+PairScore score_named(const std::string& name) {
+    if (name == "likelihood") return PairScore::kLikelihood;
+    if (name == "ratio") return PairScore::kRatio;
+    if (name == "frequency") return PairScore::kFrequency;
+    throw std::invalid_argument("score must be likelihood, ratio or frequency, not " +
+                                quoted(name));
+}
+
+std::size_t limit(const char* name, std::optional<std::int64_t> value) {
+    if (!value) return static_cast<std::size_t>(-1);
+    at_least(name, static_cast<double>(*value), 1);
+    return static_cast<std::size_t>(*value);
+}
+
 void bind_training(py::module_& module) {
     using Strings = std::vector<std::string>;
+    using Limit = std::optional<std::int64_t>;
+    module.def(
+        "train_wordpiece",
+        [](const WordCounts& counts, std::int64_t vocabulary_size, const Strings& special_tokens,
+           const std::string& prefix, const std::string& score, std::uint64_t min_frequency,
+           Limit limit_alphabet, const Strings& initial_alphabet, Limit max_token_length,
+           std::int64_t max_characters, const py::object& progress) {
+            at_least("vocabulary_size", static_cast<double>(vocabulary_size), 1);
+            at_least("max_characters", static_cast<double>(max_characters), 1);
+            WordPieceTraining options;
+            options.vocabulary_size = static_cast<std::size_t>(vocabulary_size);
+            options.special = special_tokens;
+            options.prefix = prefix;
+            options.score = score_named(score);
+            options.min_frequency = min_frequency;
+            options.limit_alphabet = limit("limit_alphabet", limit_alphabet);
+            options.alphabet = initial_alphabet;
+            options.max_token_length = limit("max_token_length", max_token_length);
+            options.max_characters = static_cast<std::size_t>(max_characters);
+            std::vector<std::string> learned;
+            {
+                const py::gil_scoped_release release;
+                learned = train_wordpiece(counts, options, reported(progress));
+            }
+            py::list vocabulary;
+            for (const std::string& token : learned) vocabulary.append(py::bytes(token));
+            return vocabulary;
+        },
+        py::arg("counts"), py::arg("vocabulary_size"), py::kw_only(),
+        py::arg("special_tokens") = Strings{}, py::arg("prefix") = py::bytes("##"),
+        py::arg("score") = "likelihood", py::arg("min_frequency") = 2,
+        py::arg("limit_alphabet") = py::none(), py::arg("initial_alphabet") = Strings{},
+        py::arg("max_token_length") = py::none(), py::arg("max_characters") = 100,
+        py::arg("progress") = py::none());
     module.def(
         "train_unigram",
         [](const WordCounts& counts, std::int64_t vocabulary_size, const Strings& special_tokens,

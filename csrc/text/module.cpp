@@ -11,6 +11,7 @@ namespace byhand::text {
 void bind_pipeline(py::module_& module);
 void bind_bpe(py::module_& module);
 void bind_wordpiece_unigram(py::module_& module);
+void bind_unicode(py::module_& module);
 }
 
 PYBIND11_MODULE(_text, module) {
@@ -18,10 +19,11 @@ PYBIND11_MODULE(_text, module) {
     py::class_<text::PreTokenizer, std::shared_ptr<text::PreTokenizer>>(module, "PreTokenizer");
     py::class_<text::Model, std::shared_ptr<text::Model>>(module, "Model")
         .def("__len__", &text::Model::size)
-        .def("token", [](const text::Model& model, text::Id id) {
-            if (id < 0 || id >= model.size()) throw py::index_error("no such token");
-            return py::bytes(std::string(model.token(id)));
-        })
+        .def("token",
+             [](const text::Model& model, text::Id id) {
+                 if (id < 0 || id >= model.size()) throw py::index_error("no such token");
+                 return py::bytes(std::string(model.token(id)));
+             })
         .def("id_of", [](const text::Model& model, const py::bytes& token) {
             return model.id_of(std::string_view(token));
         })
@@ -42,4 +44,5 @@ PYBIND11_MODULE(_text, module) {
     text::bind_pipeline(module);
     text::bind_bpe(module);
     text::bind_wordpiece_unigram(module);
+    text::bind_unicode(module);
 }
