@@ -53,7 +53,15 @@ def tiktoken_file(folder: Path) -> Path:
 
 
 def vocab_txt_file(folder: Path) -> Path:
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdehlorw", *("##" + c for c in "abdelor")]
+    tokens = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *"abcdehlorw",
+        *("##" + c for c in "abdelor"),
+    ]
     tokens += ["hel", "##lo", "hello", "world"]
     path = folder / "vocab.txt"
     path.write_text("".join(token + "\n" for token in tokens))

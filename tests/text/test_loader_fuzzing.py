@@ -15,7 +15,18 @@ from tests.text.made_files import all_files
 
 CORPUS = Path(__file__).parent / "corpus"  # files that once ended in another error
 SENTENCE = "hello world, héllo <sep> 世界 \n"
-_INTERESTING = (b"\0", b"\xff", b"\x7f", b"\x80", b"\n", b" ", b"\xff" * 8, b"\0" * 8, b"{", b"[" * 99)
+_INTERESTING = (
+    b"\0",
+    b"\xff",
+    b"\x7f",
+    b"\x80",
+    b"\n",
+    b" ",
+    b"\xff" * 8,
+    b"\0" * 8,
+    b"{",
+    b"[" * 99,
+)
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +84,14 @@ def try_to_load(folder: Path, name: str, contents: dict[str, bytes]) -> bool:
     """Whether the file is a tokenizer; if it is, it encodes and decodes."""
     for file, data in contents.items():
         (folder / file).write_bytes(data)
+    refused = ""
     try:
         tokenizer = text.load(folder / name)
     except UserError as error:
-        assert 0 < len(str(error)) < 2000
-        assert "\n" not in str(error)
+        refused = str(error)
+    if refused:
+        assert len(refused) < 2000
+        assert "\n" not in refused
         return False
     try:
         ids = tokenizer.encode(SENTENCE)

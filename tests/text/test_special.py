@@ -123,7 +123,11 @@ def test_roles_are_found_by_the_usual_names():
     tokenizer = PipelineTokenizer(byte_bpe(special=["<pad>", "<s>", "</s>", "<mask>"]))
     assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("<pad>", 256)
     assert (tokenizer.bos_token, tokenizer.eos_token_id) == ("<s>", 258)
-    assert (tokenizer.mask_token_id, tokenizer.unk_token, tokenizer.cls_token_id) == (259, None, None)
+    assert (tokenizer.mask_token_id, tokenizer.unk_token, tokenizer.cls_token_id) == (
+        259,
+        None,
+        None,
+    )
     bert = PipelineTokenizer(byte_bpe(post_processor=BERT, special=ADDED))
     assert (bert.cls_token, bert.sep_token_id) == ("<s>", 257)
     assert bert.encode_pair("a", "b")[0].dtype == np.int64

@@ -190,7 +190,8 @@ def _normalisers(found: Pieces) -> list[Description]:
         charsmap = base64.b64encode(found.charsmap).decode("ascii")
         listed.append({"type": "Precompiled", "precompiled_charsmap": charsmap})
     if found.remove_extra_whitespaces:
-        listed.append(parts.replace(f"^ +|[ {SPACE}]+$", "", regex=True))
+        listed.append(parts.replace(r"\A +", "", regex=True))
+        listed.append(parts.replace(rf"[ {SPACE}]+\z", "", regex=True))
         listed.append(parts.replace(" {2,}", " ", regex=True))
     if found.add_dummy_prefix:
         listed.append({"type": "Prepend", "prepend": SPACE})
