@@ -84,7 +84,7 @@ def pieces(model_type: int = UNIGRAM, byte_fallback: bool = True) -> Pieces:
     if byte_fallback:
         for byte in range(256):
             add(f"<0x{byte:02X}>", 0.0, BYTE)
-    words = ["▁he", "ll", "llo", "▁hello", "▁w", "or", "▁wor", "ld", "▁world"]
+    words = ["he", "▁he", "ll", "llo", "▁hello", "▁w", "or", "▁wor", "ld", "▁world"]
     if model_type == UNIGRAM:
         words = ["▁hello", "▁world", "▁he", "llo", "▁wor", "ld"]
     for rank, piece in enumerate([*words, *"▁helowrdabc"]):

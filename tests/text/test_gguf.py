@@ -119,7 +119,7 @@ def test_the_tokens_around_a_text_are_as_the_file_says(tmp_path: Path):
         ({"model": 3}, "model is not a text"),
         ({"pre": "gpt-22"}, r"the pre-tokenizer 'gpt-22' .* not supported yet \(did you mean"),
         ({"tokens": []}, "no tokens"),
-        ({"tokens": ["a", "a"]}, "tokens 0 and 1 are both 'a'"),
+        ({"tokens": ["a", "a"], "token_type": None}, "tokens 0 and 1 are both 'a'"),
         ({"token_type": np.ones(3, "i4")}, "has 3 items for"),
         ({"token_type": np.ones(269, "f4")}, "not an array of numbers of the right kind"),
         ({"merges": ["h"]}, "merge 0, 'h', is not two tokens"),
