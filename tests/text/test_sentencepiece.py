@@ -68,7 +68,8 @@ def test_ids_equal_the_library(
         ids = theirs.encode(sentence)
         assert ours.encode(sentence).tolist() == ids, repr(sentence)
         assert again.encode(sentence) == ids, repr(sentence)
-        if 0 not in ids:
+        # The library takes away all spaces at the beginning, also those that were "▁" in the text.
+        if 0 not in ids and not (remove and "▁" in sentence):
             assert ours.decode(ids) == theirs.decode(ids)
 
 
