@@ -22,12 +22,28 @@ AddedToken = tuple[bytes, int, bool, bool, bool, bool, bool]
 """Content, id, special, single_word, lstrip, rstrip, normalized."""
 
 class WordCounts:
-    bytes: int
     def __init__(self) -> None: ...
     def __len__(self) -> int: ...
     def add(self, word: bytes, count: int = 1) -> None: ...
     def merge(self, other: WordCounts) -> None: ...
     def items(self) -> list[tuple[bytes, int]]: ...
+
+class BPE(Model):
+    def __init__(
+        self,
+        vocabulary: Sequence[bytes],
+        merges: Sequence[tuple[bytes, bytes]] | None,
+        *,
+        unk: bytes | None = None,
+        fuse_unk: bool = False,
+        byte_fallback: bool = False,
+        prefix: bytes = b"",
+        suffix: bytes = b"",
+        ignore_merges: bool = False,
+        dropout: float = 0.0,
+        seed: int = 0,
+        byte_level: bool | None = None,
+    ) -> None: ...
 
 class Pipeline:
     def __init__(
