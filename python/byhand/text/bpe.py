@@ -98,7 +98,7 @@ class BPETokenizer(PipelineTokenizer):
             max_token_length=max_token_length,
             progress=progress,
         )
-        written = bytes_alphabet.to_text if byte_level else bytes.decode
+        written = bytes_alphabet.to_alphabet if byte_level else bytes.decode
         description["added_tokens"] = added_tokens(special)
         if byte_level:  # special tokens are texts, and the vocabulary is written in bytes
             first = len(vocabulary) - len(special)

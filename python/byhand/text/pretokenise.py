@@ -120,6 +120,9 @@ def _expression(pattern: str) -> _text.PreTokenizer:
         return _text.named_pattern(_SPELLINGS[pattern])
     if pattern and re.escape(pattern).replace("\\ ", " ") == pattern:
         return _text.Literal(pattern.encode())
+    ends = re.fullmatch(r"\\A([^\\.^$|()\[\]{}*+?])\+|\[([^\\\]^-]+)\]\+\\z", pattern)
+    if ends:
+        return _text.Ends(list(ends[1] or ends[2]), at_start=ends[1] is not None)
     if pattern in (r"\s+", r"\s"):
         return _text.Characters("space", int(pattern == r"\s+"))
     repeats = re.fullmatch(r"([^\\.^$|()\[\]{}*+?])\{(\d{1,6}),\}", pattern, re.DOTALL)
