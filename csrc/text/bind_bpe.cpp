@@ -33,7 +33,6 @@ void bind_bpe(py::module_& module) {
     py::class_<WordCounts, std::shared_ptr<WordCounts>>(module, "WordCounts")
         .def(py::init<>())
         .def("__len__", &WordCounts::size)
-        .def_property_readonly("bytes", &WordCounts::bytes)
         .def(
             "add",
             [](WordCounts& counts, const py::bytes& word, std::uint64_t count) {
