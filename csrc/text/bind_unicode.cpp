@@ -41,6 +41,7 @@ Behaviour behaviour_named(const std::string& name) {
 
 std::uint16_t classes_named(const std::string& name) {
     return choose<std::uint16_t>(name, {{"space", kSpace},
+                                        {"nonspace", kLetter | kNumber | kOther},
                                         {"number", kNumber},
                                         {"mark", kMark},
                                         {"punctuation", kPunctuation | kAsciiPunctuation}});

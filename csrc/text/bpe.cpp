@@ -28,14 +28,9 @@ std::size_t byte_of(char c) { return static_cast<unsigned char>(c); }
 
 }  // namespace
 
-// Tokens of short words, at the place that their hash gives; the newest stays.
+// Tokens of short words, two at the place that their hash gives; the newest stay.
 struct Bpe::Work {
     static constexpr std::size_t kKey = 16, kMost = 11, kBits = 13;
-    struct Entry {
-        std::uint64_t low, high;  // the word, filled with zeros
-        std::uint16_t size, count;
-        Id ids[kMost];
-    };
     struct Key {
         std::uint64_t low, high;
         std::size_t slot;
@@ -47,8 +42,15 @@ struct Bpe::Work {
             slot = hash * 0x9E3779B97F4A7C15u >> (64 - kBits);
         }
     };
-
-    std::vector<Entry> entries = std::vector<Entry>(std::size_t{1} << kBits);
+    struct Entry {
+        std::uint64_t low, high;  // the word, filled with zeros
+        std::uint16_t size, count;
+        Id ids[kMost];
+        bool is(const Key& key, std::size_t of_size) const {
+            return low == key.low && high == key.high && size == of_size;
+        }
+    };
+    std::vector<Entry> entries = std::vector<Entry>(std::size_t{2} << kBits);
     std::vector<Part> parts;
     ShortMerger few;
     LongMerger many;
@@ -104,6 +106,8 @@ Bpe::Bpe(const std::vector<std::string>& vocabulary, const std::optional<Pairs>&
         fallback_ids_[byte] = options_.byte_fallback ? vocabulary_.id_of(name) : -1;
     }
     byte_level_ = options_.byte_level.value_or(!merges || high_bytes);
+    all_bytes_ = byte_level_ && !decorated_ &&
+                 std::all_of(byte_ids_.begin(), byte_ids_.end(), [](Id id) { return id >= 0; });
     if (!merges && (!byte_level_ || decorated_)) {
         throw std::invalid_argument(
             "a vocabulary without merges is one of bytes, without prefix or suffix");
@@ -139,8 +143,7 @@ void Bpe::read_merges(const Pairs& merges) {
         throw std::invalid_argument("a tokenizer has fewer than 2^32 - 1 merges");
     }
     merges_.reserve(merges.size());
-    ranks_ = static_cast<std::uint32_t>(merges.size());
-    for (std::uint32_t rank = 0; rank < ranks_; ++rank) {
+    for (std::uint32_t rank = 0; rank < merges.size(); ++rank) {
         const auto& [a, b] = merges[rank];
         const auto fail = [&, &a = a, &b = b](const std::string& what) {
             throw std::invalid_argument("merge " + std::to_string(rank) + " joins " + quoted(a) +
@@ -153,13 +156,14 @@ void Bpe::read_merges(const Pairs& merges) {
         const std::string joined = a + b.substr(options_.prefix.size());
         const Id made = id_of(joined);
         if (made < 0) fail(", but " + quoted(joined) + " is not in the vocabulary");
+        made_.push_back(made);
         add_merge(left, right, rank, made);  // of equal pairs the last one counts
     }
 }
 
 void Bpe::derive_merges() {
-    ranks_ = static_cast<std::uint32_t>(size());
     for (Id id = 0; id < size(); ++id) {
+        made_.push_back(id);
         const std::string_view bytes = token(id);
         if (bytes.size() > kLongestDerived) {
             throw std::invalid_argument("token " + std::to_string(id) + " has " +
@@ -203,8 +207,10 @@ void Bpe::encode(std::string_view word, std::int64_t at, Scratch& scratch, Token
 void Bpe::encode_cached(std::string_view word, std::int64_t at, bool whole, Work& work,
                         Tokens& out) const {
     const Work::Key key(word);
-    Work::Entry& entry = work.entries[key.slot];
-    if (entry.low == key.low && entry.high == key.high && entry.size == word.size()) {
+    Work::Entry* const entries = &work.entries[2 * key.slot];
+    const bool second = !entries[0].is(key, word.size());
+    if (!second || entries[1].is(key, word.size())) {
+        const Work::Entry& entry = entries[second];
         if (!out.with_spans) {
             if (entry.count == 1) {
                 out.ids.push_back(entry.ids[0]);
@@ -230,6 +236,8 @@ void Bpe::encode_cached(std::string_view word, std::int64_t at, bool whole, Work
     }
     for (const Part& part : work.parts) out.add(part.id, at + part.begin, at + part.end);
     if (!known || work.parts.size() > Work::kMost) return;
+    entries[1] = entries[0];
+    Work::Entry& entry = entries[0];
     entry.low = key.low;
     entry.high = key.high;
     entry.size = static_cast<std::uint16_t>(word.size());
@@ -279,7 +287,7 @@ void Bpe::encode_parts(std::string_view word, std::int64_t at, Work& work, Token
     if (work.parts.size() <= ShortMerger::kMost) {
         work.few.run(merges_, work.parts);
     } else {
-        work.many.run(merges_, ranks_, work.parts);
+        work.many.run(merges_, made_, work.parts);
     }
     for (const Part& part : work.parts) out.add(part.id, at + part.begin, at + part.end);
     constexpr std::size_t most = std::size_t{1} << 20;  // memory to keep for the next word
@@ -296,6 +304,14 @@ Id Bpe::unit_id(std::string_view unit) const {
 
 // Whether all units are tokens.
 bool Bpe::begin_parts(std::string_view word, std::vector<Part>& parts) const {
+    if (all_bytes_) {
+        parts.resize(word.size());
+        for (std::size_t i = 0; i < word.size(); ++i) {
+            const auto at = static_cast<std::int32_t>(i);
+            parts[i] = {byte_ids_[byte_of(word[i])], at, at + 1};
+        }
+        return true;
+    }
     bool all_known = true, after_unknown = false;
     std::string decorated;
     for (std::size_t begin = 0; begin < word.size();) {

@@ -68,8 +68,9 @@ private:
     BpeOptions options_;
     Vocabulary vocabulary_;
     Merges merges_;
-    std::uint32_t ranks_ = 0;  // ranks are below it
+    std::vector<Id> made_;  // by the merge of each rank
     bool byte_level_ = false, whole_words_ = false, decorated_ = false, cuts_ = false;
+    bool all_bytes_ = false;  // every byte is a token, and words are nothing else
     Id unk_ = -1;
     std::array<Id, 256> byte_ids_{}, fallback_ids_{};
     // Which units merges can join: last byte of the left one and first byte of the right one, and

@@ -34,9 +34,9 @@ void ShortMerger::run(const Merges& merges, std::vector<Part>& parts) {
 
 // --- LongMerger ---------------------------------------------------------------------------------
 
-void LongMerger::start(std::uint32_t ranks) {
-    if (lists_.size() >= ranks) return;
-    lists_.resize(ranks);
+void LongMerger::start(std::size_t ranks) {
+    if (places_.size() >= ranks) return;
+    places_.assign(ranks, kNone);
     bits_.clear();
     for (std::size_t size = ranks; bits_.empty() || size > 1;) {
         size = (size + 63) / 64;
@@ -75,92 +75,94 @@ bool LongMerger::lowest(std::uint32_t& rank) const {
 }
 
 void LongMerger::wait(std::int32_t at, Merge merge) {
-    Node* nodes = nodes_.data();
-    nodes[at].merge = merge;
-    if (merge == kNoMerge) return;
-    List& list = lists_[rank_of(merge)];
-    if (list.first < 0) {
-        nodes[at].before = nodes[at].after = -1;
-        list = {at, at, true};
-        mark(rank_of(merge), true);
-    } else if (at < list.first) {
-        nodes[at].before = -1;
-        nodes[at].after = list.first;
-        nodes[list.first].before = at;
-        list.first = at;
-    } else {
-        if (at < list.last) list.ordered = false;
-        nodes[at].before = list.last;
-        nodes[at].after = -1;
-        nodes[list.last].after = at;
-        list.last = at;
+    const std::uint32_t rank = merge == kNoMerge ? kNone : rank_of(merge);
+    nodes_[static_cast<std::size_t>(at)].rank = rank;
+    if (rank == kNone) return;
+    if (places_[rank] == kNone) {
+        places_[rank] = static_cast<std::uint32_t>(used_.size());
+        used_.push_back(rank);
+        if (lists_.size() < used_.size()) lists_.emplace_back();
     }
+    List& list = list_of(rank);
+    if (list.done == list.positions.size()) {
+        mark(rank, true);
+    } else if (at < list.positions.back()) {
+        list.ordered = false;
+    }
+    list.positions.push_back(at);
 }
 
-void LongMerger::leave(std::int32_t at) {
-    Node& node = nodes_[static_cast<std::size_t>(at)];
-    if (node.merge == kNoMerge) return;
-    List& list = lists_[rank_of(node.merge)];
-    (node.before < 0 ? list.first : nodes_[static_cast<std::size_t>(node.before)].after) =
-        node.after;
-    (node.after < 0 ? list.last : nodes_[static_cast<std::size_t>(node.after)].before) =
-        node.before;
-    if (list.first < 0) mark(rank_of(node.merge), false);
-    node.merge = kNoMerge;
-}
-
-void LongMerger::order(List& list) {
-    ordered_.clear();
-    for (std::int32_t at = list.first; at >= 0; at = nodes_[static_cast<std::size_t>(at)].after) {
-        ordered_.push_back(at);
-    }
-    std::sort(ordered_.begin(), ordered_.end());
-    list = {ordered_.front(), ordered_.back(), true};
-    for (std::size_t i = 0; i < ordered_.size(); ++i) {
-        Node& node = nodes_[static_cast<std::size_t>(ordered_[i])];
-        node.before = i > 0 ? ordered_[i - 1] : -1;
-        node.after = i + 1 < ordered_.size() ? ordered_[i + 1] : -1;
-    }
-}
-
-void LongMerger::run(const Merges& merges, std::uint32_t ranks, std::vector<Part>& parts) {
+void LongMerger::run(const Merges& merges, const std::vector<Id>& made, std::vector<Part>& parts) {
     const auto n = static_cast<std::int32_t>(parts.size());
-    if (n < 2 || ranks == 0) return;
-    start(ranks);
+    if (n < 2 || made.empty()) return;
+    start(made.size());
     nodes_.resize(parts.size());
     Node* nodes = nodes_.data();
     for (std::int32_t i = 0; i < n; ++i) {
-        nodes[i] = {kNoMerge, -1, -1, i - 1, i + 1 < n ? i + 1 : -1, parts[i].id};
+        nodes[i] = {parts[static_cast<std::size_t>(i)].id, kNone, i - 1, i + 1 < n ? i + 1 : -1};
     }
     for (std::int32_t i = 0; i + 1 < n; ++i) {
         wait(i, merges.find(nodes[i].id, nodes[i + 1].id));
     }
     for (std::uint32_t rank; lowest(rank);) {
-        List& list = lists_[rank];
-        if (!list.ordered) order(list);
-        const std::int32_t at = list.first;
-        const std::int32_t right = nodes[at].next;
-        nodes[at].id = made_by(nodes[at].merge);
-        leave(at);
-        leave(right);
-        nodes[right].id = -1;
-        parts[static_cast<std::size_t>(at)].end = parts[static_cast<std::size_t>(right)].end;
-        const std::int32_t next = nodes[at].next = nodes[right].next;
-        const std::int32_t previous = nodes[at].previous;
-        if (next >= 0) nodes[next].previous = at;
-        if (previous >= 0) {
-            leave(previous);
-            wait(previous, merges.find(nodes[previous].id, nodes[at].id));
+        if (List& list = list_of(rank); !list.ordered) {
+            std::sort(list.positions.begin() + static_cast<std::ptrdiff_t>(list.done),
+                      list.positions.end());
+            list.ordered = true;
         }
-        if (next >= 0) wait(at, merges.find(nodes[at].id, nodes[next].id));
+        bool first = true;  // no merge of a lower rank became possible
+        while (first) {
+            List& list = list_of(rank);
+            if (list.done == list.positions.size()) {
+                mark(rank, false);
+                break;
+            }
+            const std::int32_t at = list.positions[list.done++];
+            if (nodes[at].rank != rank) continue;
+            const std::int32_t right = nodes[at].next;
+            const std::int32_t next = nodes[right].next;
+            const std::int32_t previous = nodes[at].previous;
+            nodes[at] = {made[rank], kNone, previous, next};
+            nodes[right].rank = kNone;
+            parts[static_cast<std::size_t>(at)].end = parts[static_cast<std::size_t>(right)].end;
+            if (previous >= 0) {
+                const Merge merge = merges.find(nodes[previous].id, nodes[at].id);
+                wait(previous, merge);
+                first = rank_of(merge) > rank;
+            }
+            if (next >= 0) {
+                nodes[next].previous = at;
+                const Merge merge = merges.find(nodes[at].id, nodes[next].id);
+                first &= rank_of(merge) > rank;
+                // In a run, such as "aaaa", the next part is itself merged now.
+                const List& now = list_of(rank);
+                const bool run = first && nodes[next].rank == rank &&
+                                 now.done < now.positions.size() && now.positions[now.done] == next;
+                if (!run) wait(at, merge);
+            }
+        }
     }
     std::size_t kept = 0;
     for (std::int32_t at = 0; at >= 0; at = nodes[at].next) {
-        parts[kept] = parts[static_cast<std::size_t>(at)];
-        parts[kept++].id = nodes[at].id;
+        const Part part = parts[static_cast<std::size_t>(at)];
+        parts[kept++] = {nodes[at].id, part.begin, part.end};
     }
     parts.resize(kept);
-    if (nodes_.size() > std::size_t{1} << 20) std::vector<Node>().swap(nodes_);
+
+    constexpr std::int32_t most = 1 << 21;  // keep the memory unless this was a very long word
+    if (n > most) {
+        std::vector<Node>().swap(nodes_);
+        std::vector<List>().swap(lists_);
+    }
+    for (const std::uint32_t rank : used_) {
+        if (n <= most) {
+            List& list = list_of(rank);
+            list.positions.clear();
+            list.done = 0;
+        }
+        places_[rank] = kNone;
+    }
+    used_.clear();
 }
 
 // --- Dropout ------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ inline Merge make_merge(std::uint32_t rank, Id made) {
 inline std::uint32_t rank_of(Merge merge) { return static_cast<std::uint32_t>(merge >> 32); }
 inline Id made_by(Merge merge) { return static_cast<Id>(merge & 0xFFFFFFFFu); }
 
-// Open addressing from a pair of ids to their merge.
+// From a pair of ids to their merge: a square for the first 256 ids, which bytes have in most
+// vocabularies, and open addressing for all others.
 class Merges {
 public:
     void reserve(std::size_t merges) {
@@ -34,12 +35,18 @@ public:
         }
     }
     void set(Id left, Id right, Merge merge) {
+        if (in_square(left, right)) {
+            if (square_.empty()) square_.assign(kSide * kSide, kNoMerge);
+            square_[place(left, right)] = merge;
+            return;
+        }
         reserve(++count_);
         Slot& slot = slots_[index(key(left, right))];
         if (slot.merge != kNoMerge) --count_;
         slot = {key(left, right), merge};
     }
     Merge find(Id left, Id right) const {
+        if (in_square(left, right)) return square_.empty() ? kNoMerge : square_[place(left, right)];
         if (slots_.empty()) return kNoMerge;
         return slots_[index(key(left, right))].merge;
     }
@@ -49,6 +56,13 @@ private:
         std::uint64_t pair;
         Merge merge;
     };
+    static constexpr std::size_t kSide = 256;
+    static bool in_square(Id left, Id right) {
+        return static_cast<std::uint32_t>(left | right) < kSide;
+    }
+    static std::size_t place(Id left, Id right) {
+        return static_cast<std::size_t>(left) * kSide + static_cast<std::size_t>(right);
+    }
     static std::uint64_t key(Id left, Id right) {
         return std::uint64_t{static_cast<std::uint32_t>(left)} << 32 |
                static_cast<std::uint32_t>(right);
@@ -61,6 +75,7 @@ private:
         return i;
     }
 
+    std::vector<Merge> square_;
     std::vector<Slot> slots_;
     std::size_t count_ = 0;
 };
@@ -84,35 +99,38 @@ private:
     std::vector<Merge> waiting_;  // of each part and the next
 };
 
-// Time linear in the number of parts. The pairs that can be merged wait in one list for each rank,
-// linked through the parts and ordered by position; a tree of bits finds the lowest rank.
+// Time linear in the number of parts. The positions of the pairs that can be merged wait in one list
+// for each rank, in the order of the word; a tree of bits finds the lowest rank. An entry stays in
+// its list when its pair is gone: a rank comes back to a position never, because parts only grow.
 class LongMerger {
 public:
-    void run(const Merges& merges, std::uint32_t ranks, std::vector<Part>& parts);
+    // `made` has the token that the merge of each rank makes.
+    void run(const Merges& merges, const std::vector<Id>& made, std::vector<Part>& parts);
 
 private:
+    static constexpr std::uint32_t kNone = 0xFFFFFFFFu;
     struct Node {
-        Merge merge;                  // of this part and the next
-        std::int32_t before, after;   // in the list of its rank
-        std::int32_t previous, next;  // in the word
         Id id;
+        std::uint32_t rank;           // of the merge of this part and the next
+        std::int32_t previous, next;  // in the word
     };
     struct List {
-        std::int32_t first = -1, last = -1;
+        std::vector<std::int32_t> positions;
+        std::size_t done = 0;
         bool ordered = true;
     };
 
-    void start(std::uint32_t ranks);
+    void start(std::size_t ranks);
     void wait(std::int32_t at, Merge merge);
-    void leave(std::int32_t at);
-    void order(List& list);
     void mark(std::uint32_t rank, bool waiting);
     bool lowest(std::uint32_t& rank) const;
+    List& list_of(std::uint32_t rank) { return lists_[places_[rank]]; }
 
     std::vector<Node> nodes_;
-    std::vector<List> lists_;                       // one for each rank
-    std::vector<std::vector<std::uint64_t>> bits_;  // bits_[0]: which lists are not empty
-    std::vector<std::int32_t> ordered_;
+    std::vector<List> lists_;            // those in use first
+    std::vector<std::uint32_t> places_;  // of the list of each rank, or kNone
+    std::vector<std::uint32_t> used_;    // ranks with a list
+    std::vector<std::vector<std::uint64_t>> bits_;  // bits_[0]: which ranks have positions waiting
 };
 
 // BPE-dropout (Provilkov et al. 2020): each time a merge comes up it is dropped with a probability,

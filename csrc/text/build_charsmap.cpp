@@ -143,6 +143,10 @@ std::string nmt_nfkc_charsmap() {
             add(first + parts.substr(i + 1));
         }
     }
+    // SentencePiece's exceptions: the zero width joiner of emoji and the full width tilde stay.
+    replacements.erase("\u200D");
+    replacements.erase("\uFF5E");
+    replacements["\u061C"] = " ";
     return build_charsmap(replacements);
 }
 

@@ -12,6 +12,7 @@ void bind_pipeline(py::module_& module);
 void bind_bpe(py::module_& module);
 void bind_wordpiece_unigram(py::module_& module);
 void bind_unicode(py::module_& module);
+void bind_ends(py::module_& module);
 }
 
 PYBIND11_MODULE(_text, module) {
@@ -45,4 +46,5 @@ PYBIND11_MODULE(_text, module) {
     text::bind_bpe(module);
     text::bind_wordpiece_unigram(module);
     text::bind_unicode(module);
+    text::bind_ends(module);
 }

@@ -114,9 +114,11 @@ void Replace::apply(Text& text) const {
 void Prepend::apply(Text& text) const {
     if (text.bytes.empty() || (first_ && !text.first)) return;
     if (!unless_.empty() && text.bytes.compare(0, unless_.size(), unless_) == 0) return;
-    Rewrite out(text);
-    out.replace(0, 0, content_);
-    out.keep(0, text.bytes.size());
+    std::size_t length = 0;
+    decode_utf8(text.bytes, 0, length);
+    Rewrite out(text);  // the origin of the prefix is the first character, as with Hugging Face
+    out.replace(0, length, content_ + text.bytes.substr(0, length));
+    out.keep(length, text.bytes.size());
     out.finish(text);
 }
 

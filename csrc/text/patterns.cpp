@@ -76,12 +76,12 @@ class Scanner {
             if (end > at) return end;
         }
         if (Rules::digits == 0) {
-            const std::size_t end = run(after_space, kNumber);
+            const std::size_t end = run<kNumber>(after_space);
             if (end > after_space) return end;
         } else if (first & kNumber) {
             return digits(at + length);
         }
-        std::size_t end = run(after_space, kOther);
+        std::size_t end = run<kOther>(after_space);
         if (end > after_space) {
             while (Rules::newlines && end < text_.size() && is_newline(text_[end])) ++end;
             return end;
@@ -99,7 +99,11 @@ class Scanner {
         return unicode_.classes(decode_utf8(text_, at, length));
     }
 
-    std::size_t run(std::size_t at, unsigned wanted) const {
+    template <unsigned wanted>
+    std::size_t run(std::size_t at) const {
+        if (wanted == kLetter || wanted == kLower) {
+            at = after_letters<wanted == kLetter>(text_, at);
+        }
         for (std::size_t length = 0; at < text_.size(); at += length) {
             if (!(classes(at, length) & wanted)) break;
         }
@@ -139,7 +143,7 @@ class Scanner {
     // none there, at `at`. Returns `at` if there is no such word.
     std::size_t letters(std::size_t at, std::size_t begin) const {
         if (!Rules::cased) {
-            const std::size_t end = run(begin, kLetter);
+            const std::size_t end = run<kLetter>(begin);
             return end > begin ? end : at;  // what leads is no letter itself
         }
         std::size_t end = lower_word(begin);
@@ -147,8 +151,8 @@ class Scanner {
             end = lower_word(at);
             begin = end == at ? begin : at;
         }
-        if (end <= begin) end = run(begin, kUpper);  // there is no lower case after it
-        if (end == begin && begin > at) end = run(begin = at, kUpper);
+        if (end <= begin) end = run<kUpper>(begin);  // there is no lower case after it
+        if (end == begin && begin > at) end = run<kUpper>(begin = at);
         if (end == begin) return at;
         return Rules::suffixes && end < text_.size() && text_[end] == '\'' ? contraction(end) : end;
     }
@@ -159,14 +163,14 @@ class Scanner {
         std::size_t end = at, length = 0;
         for (std::size_t i = at; i < text_.size(); i += length) {
             const unsigned found = classes(i, length);
-            if (!(found & kUpper)) return (found & kLower) ? run(i, kLower) : end;
+            if (!(found & kUpper)) return (found & kLower) ? run<kLower>(i) : end;
             if (found & kLower) end = i + length;
         }
         return end;
     }
 
     std::size_t spaces(std::size_t at) const {
-        const std::size_t end = run(at, kSpace);
+        const std::size_t end = run<kSpace>(at);
         if (Rules::space_at_end && end == text_.size()) return end;
         if (Rules::newlines) {
             for (std::size_t i = end; i > at; --i) {

@@ -3,31 +3,47 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "text/pipeline_character.h"
+#include "text/unicode.h"
 
 namespace byhand::text {
 namespace {
 
-// Bytes of the white space at the end of text[from ..].
+// Where the last character of a text that is not empty begins.
+std::size_t last_character(std::string_view text) {
+    std::size_t at = text.size() - 1;
+    while (at > 0 && (text[at] & 0xC0) == 0x80) --at;
+    return at;
+}
+
+// Whether the character that begins at text[at] has this class; `end` becomes its end.
+bool is_at(std::string_view text, std::size_t at, std::uint16_t classes, std::size_t& end) {
+    std::size_t length = 0;
+    const char32_t code = decode_utf8(text, at, length);
+    end = at + length;
+    return (Unicode::tables().classes(code) & classes) != 0;
+}
+
+// Where the white space at the end of a text begins; not before `from`.
 std::size_t space_at_end(std::string_view text, std::size_t from) {
-    std::size_t begin = text.size();
+    std::size_t begin = text.size(), end = 0;
     while (begin > from) {
         const std::size_t last = last_character(text.substr(0, begin));
-        if (last < from || !is_space(text.substr(last))) break;
+        if (!is_at(text, last, kSpace, end)) break;
         begin = last;
     }
     return begin;
 }
 
 std::size_t end_of_space(std::string_view text, std::size_t at) {
-    while (at < text.size() && is_space(text.substr(at))) at += character_bytes(text[at]);
+    std::size_t end = at;
+    while (at < text.size() && is_at(text, at, kSpace, end)) at = end;
     return at;
 }
 
 bool is_alone(std::string_view text, std::size_t begin, std::size_t end) {
-    const std::string_view before = text.substr(0, begin);
-    return (before.empty() || !is_word(text.substr(last_character(before)))) &&
-           (end == text.size() || !is_word(text.substr(end)));
+    std::size_t next = 0;
+    return (begin == 0 || !is_at(text, last_character(text.substr(0, begin)), kWord, next)) &&
+           (end == text.size() || !is_at(text, end, kWord, next));
 }
 
 }  // namespace

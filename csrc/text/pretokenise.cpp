@@ -1,5 +1,6 @@
 #include "text/pretokenise.h"
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
@@ -52,18 +53,30 @@ void Literal::split(std::string_view text, Span piece, std::vector<Span>& words)
 }
 
 void Characters::split(std::string_view text, Span piece, std::vector<Span>& words) const {
-    std::int64_t start = 0, end = 0, size = 0;  // of the run
-    const auto finish = [&] {
-        if (size > 0 && size >= least_) words.push_back({start, end});
+    const Unicode& unicode = Unicode::tables();
+    const std::string_view until = text.substr(0, static_cast<std::size_t>(piece.end));
+    std::int64_t size = 0;  // of the run, in characters
+    std::size_t start = 0, length = 0;
+    const auto finish = [&](std::size_t end) {
+        if (size > 0 && size >= least_) {
+            words.push_back({static_cast<std::int64_t>(start), static_cast<std::int64_t>(end)});
+        }
         size = 0;
     };
-    each_character(text, piece, [&](std::int64_t begin, std::int64_t stop, unsigned classes) {
-        if ((classes & classes_) == 0 || least_ == 0) finish();
-        if ((classes & classes_) == 0) return;
-        if (size++ == 0) start = begin;
-        end = stop;
-    });
-    finish();
+    const bool has_letters = (classes_ & kLetter) != 0;
+    for (auto at = static_cast<std::size_t>(piece.begin);; at += length) {
+        if (least_ != 0 && size != 0 && has_letters) {
+            const std::size_t end = after_letters<true>(until, at);
+            size += static_cast<std::int64_t>(end - at);
+            at = end;
+        } else if (!has_letters && size == 0) {
+            at = after_letters<true>(until, at);
+        }
+        if (at == until.size()) return finish(at);
+        const bool within = (unicode.classes(decode_utf8(until, at, length)) & classes_) != 0;
+        if (!within || least_ == 0) finish(at);
+        if (within && size++ == 0) start = at;
+    }
 }
 
 Repeats::Repeats(std::string character, std::int64_t least)
@@ -100,13 +113,21 @@ void WordRuns::split(std::string_view text, Span piece, std::vector<Span>& words
 }
 
 void BertWords::split(std::string_view text, Span piece, std::vector<Span>& words) const {
+    const Unicode& unicode = Unicode::tables();
+    const std::string_view until = text.substr(0, static_cast<std::size_t>(piece.end));
     std::int64_t start = piece.begin;
-    each_character(text, piece, [&](std::int64_t begin, std::int64_t end, unsigned classes) {
-        if ((classes & (kSpace | kPunctuation | kAsciiPunctuation)) == 0) return;
+    std::size_t length = 0;
+    for (auto at = static_cast<std::size_t>(start);; at += length) {
+        at = after_letters<true>(until, at);
+        if (at == until.size()) break;
+        const std::uint16_t classes = unicode.classes(decode_utf8(until, at, length));
+        if ((classes & (kSpace | kPunctuation | kAsciiPunctuation)) == 0) continue;
+        const auto begin = static_cast<std::int64_t>(at);
+        const auto end = static_cast<std::int64_t>(at + length);
         add_if_any(start, begin, words);
         if ((classes & kSpace) == 0) words.push_back({begin, end});
         start = end;
-    });
+    }
     add_if_any(start, piece.end, words);
 }
 
@@ -150,62 +171,70 @@ void Callback::split(std::string_view text, Span piece, std::vector<Span>& words
         }
         return piece.begin + static_cast<std::int64_t>(byte);
     };
+    std::int64_t last = -1;  // an empty match at the end of another does not count
     for (const auto& [begin, end] : find_(all)) {
+        if (begin == end && begin == last) continue;
+        last = end;
         const std::int64_t first = byte_of(begin);
         words.push_back({first, byte_of(end)});
     }
 }
 
 void Split::split(std::string_view text, Span piece, std::vector<Span>& words) const {
-    const std::size_t before = words.size();
     std::vector<Span> found;
     matches_->split(text, piece, found);
-    std::int64_t last = piece.begin;
-    bool last_matched = false;
-    std::int64_t open = piece.begin;  // merged_with_next: where the word after this match begins
-    const auto add = [&](Span part, bool match) {
-        const bool any = words.size() > before;
-        switch (behaviour_) {
-            case Behaviour::removed:
-                if (!match) add_if_any(part.begin, part.end, words);
-                break;
-            case Behaviour::isolated:
-                add_if_any(part.begin, part.end, words);
-                break;
-            case Behaviour::contiguous:
-                if (any && match == last_matched) {
-                    words.back().end = part.end;
-                } else {
-                    add_if_any(part.begin, part.end, words);
-                }
-                break;
-            case Behaviour::merged_with_previous:
-                if (any && match && !last_matched) {
-                    words.back().end = part.end;
-                } else {
-                    add_if_any(part.begin, part.end, words);
-                }
-                break;
-            case Behaviour::merged_with_next:
-                if (match) {
-                    if (last_matched) add_if_any(open, part.begin, words);
-                    open = part.begin;
-                } else {
-                    add_if_any(last_matched ? open : part.begin, part.end, words);
-                }
-                break;
+    if (behaviour_ == Behaviour::merged_with_next && !invert_) {  // each match begins a word
+        std::int64_t begin = piece.begin;
+        for (const Span match : found) {
+            add_if_any(begin, match.begin, words);
+            begin = match.begin;
         }
-        last_matched = match;
+        return add_if_any(begin, piece.end, words);
+    }
+    struct Part {
+        Span span;
+        bool match;
     };
+    std::vector<Part> parts;
+    parts.reserve(2 * found.size() + 1);
+    std::int64_t last = piece.begin;
     for (const Span match : found) {
-        if (match.begin > last) add({last, match.begin}, invert_);
-        add(match, !invert_);
+        if (match.begin > last) parts.push_back({{last, match.begin}, invert_});
+        parts.push_back({match, !invert_});
         last = match.end;
     }
-    if (piece.end > last) add({last, piece.end}, invert_);
-    if (behaviour_ == Behaviour::merged_with_next && last_matched) {
-        add_if_any(open, piece.end, words);
+    if (piece.end > last) parts.push_back({{last, piece.end}, invert_});
+
+    // A part is joined to the one before it, which may be a match of no characters. Only at the end
+    // are those dropped.
+    if (behaviour_ == Behaviour::merged_with_next) {
+        bool matched = false;  // the part after this one, in the order of the text
+        for (std::size_t i = parts.size(); i-- > 0;) {
+            const bool joins = parts[i].match && !matched && i + 1 < parts.size();
+            matched = parts[i].match;
+            if (!joins) continue;
+            parts[i + 1].span.begin = parts[i].span.begin;
+            parts[i].span.end = parts[i].span.begin;
+        }
     }
+    const std::size_t before = words.size();
+    bool matched = false, any = false;
+    for (const auto& [span, match] : parts) {
+        const bool joins =
+            any && ((behaviour_ == Behaviour::contiguous && match == matched) ||
+                    (behaviour_ == Behaviour::merged_with_previous && match && !matched));
+        matched = match;
+        any = true;
+        if (behaviour_ == Behaviour::removed && match) continue;
+        if (joins) {
+            words.back().end = span.end;
+        } else {
+            words.push_back(span);
+        }
+    }
+    const auto first = words.begin() + static_cast<std::ptrdiff_t>(before);
+    const auto empty = [](Span span) { return span.begin == span.end; };
+    words.erase(std::remove_if(first, words.end(), empty), words.end());
 }
 
 }  // namespace byhand::text

@@ -113,20 +113,22 @@ std::size_t ascii_prefix(std::string_view bytes, std::size_t at) {
 }
 
 template <class Value>
-void CodeTable<Value>::share_equal_blocks() {
-    std::map<std::vector<Value>, std::uint16_t> seen;
-    std::vector<Value> kept;
-    std::vector<std::uint16_t> renamed;
-    for (std::size_t begin = 0; begin < values_.size(); begin += 128) {
-        const auto from = values_.begin() + static_cast<std::ptrdiff_t>(begin);
-        const std::vector<Value> block(from, from + 128);
-        const auto number = static_cast<std::uint16_t>(seen.size());
-        const auto [found, is_new] = seen.emplace(block, number);
-        if (is_new) kept.insert(kept.end(), block.begin(), block.end());
-        renamed.push_back(found->second);
+void CodeTable<Value>::assign(const std::vector<Value>& all) {
+    std::map<std::vector<Value>, std::uint16_t> known;
+    values_.clear();
+    const Value* const first = all.data();
+    for (std::size_t block = 0; block < blocks_.size(); ++block) {
+        const Value* const begin = first + block * 128;
+        if (block > 0 && std::equal(begin, begin + 128, begin - 128)) {  // long runs
+            blocks_[block] = blocks_[block - 1];
+            continue;
+        }
+        const std::vector<Value> values(begin, begin + 128);
+        const auto [found, is_new] =
+            known.emplace(values, static_cast<std::uint16_t>(known.size()));
+        if (is_new) values_.insert(values_.end(), values.begin(), values.end());
+        blocks_[block] = found->second;
     }
-    for (std::uint16_t& block : blocks_) block = renamed[block];
-    values_ = std::move(kept);
 }
 
 const Unicode& Unicode::tables() {
@@ -142,26 +144,30 @@ Unicode::Unicode() {
             combining_.at(code + i) = static_cast<std::uint8_t>(value);
         }
     });
-    read_decompositions();
+    const std::vector<char32_t> decomposing = read_decompositions();
     read_mappings(kLowerCases, [&](char32_t code, std::uint32_t, const std::u32string& target) {
         lower_.at(code) = store(target);
     });
-    find_unstable();
+    find_unstable(decomposing);
 }
 
 void Unicode::read_categories() {
+    std::vector<Category> categories(0x110000);
+    std::vector<std::uint16_t> classes(0x110000);
     read_runs(kCategoryRuns, [&](char32_t code, std::uint32_t length, std::uint32_t value) {
         const auto category = static_cast<Category>(value);
-        for (char32_t c = code; c < code + length; ++c) {
-            categories_.at(c) = category;
-            classes_.at(c) = classes_of(c, category);
+        std::fill_n(categories.begin() + code, length, category);
+        std::fill_n(classes.begin() + code, length, classes_of(code, category));
+        for (char32_t c = code; c < code + length && c < 0x20000; ++c) {  // some are exceptions
+            classes[c] = classes_of(c, category);
         }
     });
-    categories_.share_equal_blocks();
-    classes_.share_equal_blocks();
+    categories_.assign(categories);
+    classes_.assign(classes);
 }
 
-void Unicode::read_decompositions() {
+std::vector<char32_t> Unicode::read_decompositions() {
+    std::vector<char32_t> decomposing;
     struct Step {
         bool compatibility;
         std::u32string target;
@@ -185,6 +191,7 @@ void Unicode::read_decompositions() {
         for (char32_t part : step->second.target) self(self, part, compatibility, to);
     };
     for (const auto& [code, step] : steps) {
+        decomposing.push_back(code);
         std::u32string canonical, compatible;
         expand(expand, code, false, canonical);
         expand(expand, code, true, compatible);
@@ -192,44 +199,34 @@ void Unicode::read_decompositions() {
         compatible_.at(code) =
             canonical == compatible && !step.compatibility ? canonical_[code] : store(compatible);
     }
+    return decomposing;
 }
 
-void Unicode::find_unstable() {
-    const auto mark = [&](char32_t code, Form form) {
-        unstable_.at(code) |= static_cast<std::uint8_t>(1 << static_cast<int>(form));
-    };
-    const auto mark_all = [&](char32_t code) {
-        for (Form form : {Form::nfc, Form::nfd, Form::nfkc, Form::nfkd}) mark(code, form);
-    };
-    for (char32_t code = 0; code < 0x110000; ++code) {
-        if (combining_[code] != 0) mark_all(code);
-        if (canonical_[code] != 0) {
-            mark(code, Form::nfd);
-            mark(code, Form::nfkd);
-        } else if (compatible_[code] != 0) {
-            mark(code, Form::nfkd);
-            mark(code, Form::nfkc);
+void Unicode::find_unstable(const std::vector<char32_t>& decomposing) {
+    const auto mark = [&](char32_t code, std::initializer_list<Form> forms) {
+        for (Form form : forms) {
+            unstable_.at(code) |= static_cast<std::uint8_t>(1 << static_cast<int>(form));
         }
-    }
-    for (char32_t code = kS; code < kS + kSs; ++code) {
-        mark(code, Form::nfd);
-        mark(code, Form::nfkd);
-    }
-    // Composition changes characters that decompose and do not compose again, and those that may
-    // be the second of a pair.
-    std::vector<bool> recomposed(0x110000);
+    };
+    read_runs(kCombiningRuns, [&](char32_t code, std::uint32_t length, std::uint32_t value) {
+        for (char32_t c = code; value != 0 && c < code + length; ++c) {
+            mark(c, {Form::nfc, Form::nfd, Form::nfkc, Form::nfkd});
+        }
+    });
+    for (char32_t c = kS; c < kS + kSs; ++c) mark(c, {Form::nfd, Form::nfkd});
+    // Composition changes what may be the second of a pair, and what does not compose again.
+    for (char32_t c = kV; c < kT + kTs; ++c) mark(c, {Form::nfc, Form::nfkc});
+    std::vector<bool> composes(0x110000);
     for (const auto& [pair, code] : compositions_) {
-        recomposed[code] = true;
-        for (Form form : {Form::nfc, Form::nfkc})
-            mark(static_cast<char32_t>(pair & 0xFFFFFFFF), form);
+        composes[code] = true;
+        mark(static_cast<char32_t>(pair & 0xFFFFFFFF), {Form::nfc, Form::nfkc});
     }
-    for (char32_t code = kV; code < kT + kTs; ++code) {
-        for (Form form : {Form::nfc, Form::nfkc}) mark(code, form);
-    }
-    for (char32_t code = 0; code < 0x110000; ++code) {
-        if (canonical_[code] == 0) continue;
-        if (!recomposed[code]) mark(code, Form::nfc);
-        if (!recomposed[code] || compatible_[code] != canonical_[code]) mark(code, Form::nfkc);
+    for (char32_t code : decomposing) {
+        const bool canonical = canonical_[code] != 0;
+        mark(code, {Form::nfkd});
+        if (canonical) mark(code, {Form::nfd});
+        if (canonical && !composes[code]) mark(code, {Form::nfc});
+        if (!composes[code] || compatible_[code] != canonical_[code]) mark(code, {Form::nfkc});
     }
 }
 

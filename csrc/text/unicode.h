@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -54,6 +55,40 @@ inline void append_utf8(char32_t code, std::string& to) {
 
 // How many of the bytes from `at` on are ASCII, counted in steps of 8: the rest may be ASCII too.
 std::size_t ascii_prefix(std::string_view bytes, std::size_t at);
+
+// How many of the 8 bytes from `at` on are ASCII letters, of either case or lower case, before one
+// that is none: without a loop, whose end no processor can predict.
+template <bool either_case>
+std::size_t ascii_letters(const char* at) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    constexpr std::uint64_t ones = 0x0101010101010101u, high = 0x80 * ones;
+    std::uint64_t bytes;
+    std::memcpy(&bytes, at, 8);
+    const std::uint64_t low = (either_case ? bytes | 0x20 * ones : bytes) & ~high;
+    const std::uint64_t from_a = low + (0x80 - 'a') * ones;  // sets the high bits of 'a' and above
+    const std::uint64_t above_z = low + (0x80 - 'z' - 1) * ones;
+    const std::uint64_t others = ~(from_a & ~above_z & ~bytes) & high;
+    return others == 0 ? 8 : static_cast<std::size_t>(__builtin_ctzll(others)) / 8;
+#else
+    std::size_t count = 0;
+    for (; count < 8; ++count) {
+        const char c = either_case ? static_cast<char>(at[count] | 0x20) : at[count];
+        if (c < 'a' || c > 'z') break;
+    }
+    return count;
+#endif
+}
+
+// Skips ASCII letters from `at` on, all but perhaps some of the last 8 bytes of the text.
+template <bool either_case>
+std::size_t after_letters(std::string_view text, std::size_t at) {
+    while (text.size() - at >= 8) {
+        const std::size_t letters = ascii_letters<either_case>(text.data() + at);
+        at += letters;
+        if (letters < 8) break;
+    }
+    return at;
+}
 
 enum class Category : std::uint8_t {  // the order of make_unicode.py
     Cn,
@@ -122,7 +157,7 @@ class CodeTable {
         }
         return values_[block * 128u + (code & 127)];
     }
-    void share_equal_blocks();
+    void assign(const std::vector<Value>& all);  // a value for each code point
 
   private:
     std::vector<std::uint16_t> blocks_;
@@ -152,8 +187,8 @@ class Unicode {
   private:
     Unicode();
     void read_categories();
-    void read_decompositions();
-    void find_unstable();
+    std::vector<char32_t> read_decompositions();  // returns what decomposes
+    void find_unstable(const std::vector<char32_t>& decomposing);
     std::uint16_t store(std::u32string_view text);
     std::u32string_view view(std::uint16_t entry) const {
         return std::u32string_view(pool_).substr(entries_[entry].first, entries_[entry].second);

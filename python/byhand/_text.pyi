@@ -21,6 +21,30 @@ class Model:
 AddedToken = tuple[bytes, int, bool, bool, bool, bool, bool]
 """Content, id, special, single_word, lstrip, rstrip, normalized."""
 
+class WordCounts:
+    def __init__(self) -> None: ...
+    def __len__(self) -> int: ...
+    def add(self, word: bytes, count: int = 1) -> None: ...
+    def merge(self, other: WordCounts) -> None: ...
+    def items(self) -> list[tuple[bytes, int]]: ...
+
+class BPE(Model):
+    def __init__(
+        self,
+        vocabulary: Sequence[bytes],
+        merges: Sequence[tuple[bytes, bytes]] | None,
+        *,
+        unk: bytes | None = None,
+        fuse_unk: bool = False,
+        byte_fallback: bool = False,
+        prefix: bytes = b"",
+        suffix: bytes = b"",
+        ignore_merges: bool = False,
+        dropout: float = 0.0,
+        seed: int = 0,
+        byte_level: bool | None = None,
+    ) -> None: ...
+
 class Pipeline:
     def __init__(
         self,
@@ -47,12 +71,13 @@ class Pipeline:
     def encode_batch(
         self, texts: Sequence[str], allowed: list[int] | None, threads: int = 1
     ) -> tuple[Ids, Ids]: ...
-    def count_words(
-        self, text: str | list[str], counts: WordCounts, threads: int = 1
-    ) -> None: ...
+    def count_words(self, text: str | list[str], counts: WordCounts, threads: int = 1) -> None: ...
     def decode_bytes(self, ids: Ids) -> bytes: ...
 
 def last_cut(text: str) -> int: ...
+class Ends(PreTokenizer):
+    def __init__(self, characters: list[str], *, at_start: bool) -> None: ...
+
 # Normalisers and pre-tokenizers: csrc/text/normalise.h, charsmap.h and pretokenise.h.
 class NormalForm(Normaliser):
     def __init__(self, form: str) -> None: ...

@@ -11,6 +11,7 @@ from byhand.backend import Array
 from byhand.tasks import task
 from byhand.tasks.task import Batch
 from byhand.text.lengths import Lengths, token_lengths
+from byhand.text.tokenizer import plain_ids
 
 if TYPE_CHECKING:
     from byhand.text.tokenizer import Tokenizer
@@ -78,7 +79,7 @@ class LanguageModel(task.Task):
             return None
         from byhand.generation import stream
 
-        prompt = self.tokenizer.encode(self.tokenizer.start)
+        prompt = plain_ids(self.tokenizer, self.tokenizer.start)
         written = []
         for token in stream(self.model, prompt, self.sample_tokens, rng=rng):
             if stop:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-from byhand.errors import UserError
+from byhand.errors import UserError, suggestion
 from byhand.text import bytes_alphabet
-from byhand.text.description import Description, parts_of, whole_number
+from byhand.text.components import flatten
+from byhand.text.description import Description, whole_number
 
 Step = Callable[[list[str]], list[str]]
 
@@ -27,10 +28,12 @@ class Decoder:
 
     def __init__(self, description: Description | None) -> None:
         """UserError if the description is wrong, or its type unknown."""
-        parts = parts_of(description, "decoders")
+        parts = list(flatten(description, "decoder", "decoders"))
         self._steps = [_step(part) for part in parts]
         self._separator = " " if description is None else ""
-        self.joins_bytes = [part["type"] for part in parts] == ["ByteLevel"]
+        kinds = [part["type"] for part in parts]
+        self.joins_bytes = kinds == ["ByteLevel"]
+        self._falls_back = "ByteFallback" in kinds
 
     def decode(self, tokens: Sequence[str]) -> str:
         """The text of these tokens, written as in the vocabulary."""
@@ -39,6 +42,10 @@ class Decoder:
             pieces = step(pieces)
         return self._separator.join(pieces)
 
+    def joins_runs(self, token: str) -> bool:
+        """Whether the token is one of a run that is decoded together: a byte of byte fallback."""
+        return self._falls_back and _BYTE.fullmatch(token) is not None
+
 
 def make(description: Description | None) -> Decoder:
     """The decoder of a description. None joins the tokens with spaces, as Hugging Face does."""
@@ -46,11 +53,10 @@ def make(description: Description | None) -> Decoder:
 
 
 def _step(part: Description) -> Step:
-    kind = part.get("type")
-    if not isinstance(kind, str) or kind not in _STEPS:
-        raise UserError(f"the decoder {kind!r} is unknown: choose from {', '.join(_STEPS)}")
-    make_step: Callable[[Description], Step] = _STEPS[kind]
-    return make_step(part)
+    kind = part["type"]
+    if kind not in _STEPS:
+        raise UserError(f"the decoder {kind!r:.60} is not supported{suggestion(kind, _STEPS)}")
+    return _STEPS[kind](part)
 
 
 def _field(part: Description, name: str, type_: type, default: Any = None) -> Any:
@@ -210,7 +216,7 @@ def _byte_fallback(part: Description) -> Step:
 
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
-_STEPS: dict[object, Callable[[Description], Step]] = {
+_STEPS: dict[str, Callable[[Description], Step]] = {
     "BPEDecoder": _bpe,
     "ByteLevel": _byte_level,
     "WordPiece": _word_piece,

@@ -165,15 +165,9 @@ def save(tokenizer: Tokenizer, path: str | Path) -> list[Path]:
     """
     from byhand.text.formats import sentencepiece_write
 
-    path = Path(path)
-    if path.is_dir() or not path.suffix:
-        path = path / "tokenizer.json"
+    path = require_writable_name(Path(path), tokenizer.kind)
     described = {key: value for key, value in tokenizer.to_dict().items() if key != "kind"}
     name, suffix = path.name, path.suffix.lower()
-    if suffix == ".gguf":
-        raise UserError("byhand reads the tokenizers in GGUF files and does not write them")
-    if tokenizer.kind == "character" and suffix != ".json":
-        raise UserError(f"a character tokenizer can be saved as tokenizer.json only, not {name}")
     if suffix == ".tiktoken":
         ranks, settings = tiktoken.write(described)
         files = {path: ranks, tiktoken.settings_path(path): settings}
@@ -188,13 +182,30 @@ def save(tokenizer: Tokenizer, path: str | Path) -> list[Path]:
         }
     elif suffix == ".txt":
         files = {path: vocab_txt.write(described)}
-    elif suffix == ".json":
-        files = {path: _json_of(tokenizer, described)}
     else:
-        raise UserError(f"the name {name} is of no format of tokenizers: byhand writes {FORMATS}")
+        files = {path: _json_of(tokenizer, described)}
     for file, data in files.items():
         _write(file, data)
     return list(files)
+
+
+def require_writable_name(path: Path, kind: str = "") -> Path:
+    """The file that `save` writes first for this path. UserError if its name is of no format, or
+    the format is not for tokenizers of this kind.
+    """
+    if path.is_dir() or not path.suffix:
+        path = path / "tokenizer.json"
+    name, suffix = path.name, path.suffix.lower()
+    if suffix == ".gguf":
+        raise UserError("byhand reads the tokenizers in GGUF files and does not write them")
+    if suffix not in (".json", ".tiktoken", ".model", ".spm", ".txt"):
+        raise UserError(
+            f"the name {name} is of no format of tokenizers: byhand writes tokenizer.json, "
+            "vocab.json with merges.txt, NAME.tiktoken, NAME.model, or vocab.txt"
+        )
+    if kind == "character" and suffix != ".json":
+        raise UserError(f"a character tokenizer can be saved as tokenizer.json only, not {name}")
+    return path
 
 
 def _json_of(tokenizer: Tokenizer, described: Description) -> bytes:

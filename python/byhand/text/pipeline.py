@@ -23,7 +23,8 @@ from byhand import _text
 from byhand.errors import UserError, suggestion
 from byhand.text import decode, models, normalise, pretokenise, special, stream, tokenizer
 from byhand.text.batch import padded, pair_lengths, truncated
-from byhand.text.description import KINDS, Description, checked, parts_of, vocabulary
+from byhand.text.components import flatten
+from byhand.text.description import KINDS, Description, checked, vocabulary
 
 Ids = npt.NDArray[np.int64]
 Self = TypeVar("Self", bound="PipelineTokenizer")
@@ -65,9 +66,9 @@ class PipelineTokenizer(tokenizer.Tokenizer):
             raise UserError(f"the description is that of a {kind} tokenizer, not of {self.kind}")
         self.description = description
         self._seed = seed
-        pretokenizers = parts_of(description["pre_tokenizer"], "pretokenizers")
-        normalizers = parts_of(description["normalizer"], "normalizers")
-        self.byte_level = any(p.get("type") == "ByteLevel" for p in (*pretokenizers, *normalizers))
+        before = list(flatten(description["normalizer"], "normalizer", "normalizers"))
+        splits = list(flatten(description["pre_tokenizer"], "pre_tokenizer", "pretokenizers"))
+        self.byte_level = any(part["type"] == "ByteLevel" for part in (*before, *splits))
 
         added = description["added_tokens"]
         self._special = {t["content"]: t["id"] for t in added if t["special"]}
@@ -80,9 +81,7 @@ class PipelineTokenizer(tokenizer.Tokenizer):
         if not self._ids:
             raise UserError("the vocabulary of the tokenizer is empty")
 
-        self._model = models.make(
-            model, self.byte_level, special=self._special.values(), seed=seed
-        )
+        self._model = models.make(model, self.byte_level, special=self._special.values(), seed=seed)
         piece_normalisers, splitters = pretokenise.make(description["pre_tokenizer"])
         try:
             self._pipeline = _text.Pipeline(
@@ -91,7 +90,7 @@ class PipelineTokenizer(tokenizer.Tokenizer):
                 self._model,
                 [_native(token) for token in added],
                 piece_normalisers=piece_normalisers,
-                can_cut=stream.can_cut(normalizers, pretokenizers, added),
+                can_cut=stream.can_cut(before, splits, added),
             )
         except ValueError as error:
             raise UserError(str(error)) from None
@@ -221,7 +220,7 @@ class PipelineTokenizer(tokenizer.Tokenizer):
         add_special_tokens: bool = False,
         allowed_special: str | Iterable[str] = (),
     ) -> list[str]:
-        """The tokens of `text`, written as in the vocabulary: a space is "Ġ" in a byte-level one."""
+        """The tokens of `text`, written as in the vocabulary: a space is "Ġ" if it is of bytes."""
         ids = self.encode(text, add_special_tokens, allowed_special)
         return [self._texts[id] for id in ids.tolist()]
 
@@ -346,7 +345,13 @@ class PipelineTokenizer(tokenizer.Tokenizer):
 
     def stream(self, skip_special_tokens: bool = True) -> stream.Decoding:
         """Decodes ids that come one after the other, as in generation."""
-        return stream.Decoding(lambda ids: self.decode(ids, skip_special_tokens))
+        skipped = set(self._special.values()) if skip_special_tokens else set()
+
+        def waits(ids: Sequence[int]) -> bool:
+            shown = (self._texts[id] for id in reversed(ids) if id not in skipped)
+            return self._decoder.joins_runs(next(filter(None, shown), ""))
+
+        return stream.Decoding(lambda ids: self.decode(ids, skip_special_tokens), waits)
 
     @cached_property
     def _special_ids(self) -> Ids:
@@ -413,7 +418,7 @@ class PipelineTokenizer(tokenizer.Tokenizer):
         """The tokenizer that `to_dict` described. UserError if `data` is anything else."""
         if not isinstance(data, dict) or "kind" not in data:
             raise UserError("the tokenizer's description does not say of which kind it is")
-        if data["kind"] not in (cls.kind or data["kind"], ):
+        if data["kind"] not in (cls.kind or data["kind"],):
             raise UserError(f"the tokenizer's description is not that of the kind {cls.kind!r}")
         return cls({name: value for name, value in data.items() if name != "kind"})
 
@@ -460,7 +465,7 @@ def _restored(
 
 def _native(token: Description) -> tuple[bytes, int, bool, bool, bool, bool, bool]:
     flags = ("special", "single_word", "lstrip", "rstrip", "normalized")
-    return (token["content"].encode("utf-8"), token["id"], *(token[flag] for flag in flags))  # type: ignore[return-value]
+    return (token["content"].encode("utf-8"), token["id"], *(token[flag] for flag in flags))
 
 
 def described(description: object, *, seed: int = 0) -> PipelineTokenizer:

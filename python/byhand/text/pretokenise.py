@@ -120,6 +120,9 @@ def _expression(pattern: str) -> _text.PreTokenizer:
         return _text.named_pattern(_SPELLINGS[pattern])
     if pattern and re.escape(pattern).replace("\\ ", " ") == pattern:
         return _text.Literal(pattern.encode())
+    ends = re.fullmatch(r"\\A([^\\.^$|()\[\]{}*+?])\+|\[([^\\\]^-]+)\]\+\\z", pattern)
+    if ends:
+        return _text.Ends(list(ends[1] or ends[2]), at_start=ends[1] is not None)
     if pattern in (r"\s+", r"\s"):
         return _text.Characters("space", int(pattern == r"\s+"))
     repeats = re.fullmatch(r"([^\\.^$|()\[\]{}*+?])\{(\d{1,6}),\}", pattern, re.DOTALL)
@@ -219,5 +222,5 @@ _TYPES: dict[str, Callable[[dict[str, Any]], Made]] = {
     ),
     "Split": _split,
     "Whitespace": lambda _: _only(_text.WordRuns()),
-    "WhitespaceSplit": lambda _: _only(_text.Split(_text.Characters("space"), "removed")),
+    "WhitespaceSplit": lambda _: _only(_text.Characters("nonspace", 1)),
 }

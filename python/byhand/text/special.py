@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from byhand.errors import UserError
-from byhand.text.description import Description, parts_of, require_text, whole_number
+from byhand.errors import UserError, suggestion
+from byhand.text.components import flatten
+from byhand.text.description import Description, require_text, whole_number
 
 # The names that tokenizers give to special tokens; the first that a tokenizer has is taken.
 ROLES: Mapping[str, tuple[str, ...]] = {
@@ -90,11 +91,11 @@ def make(description: Description | None, size: int) -> PostProcessor:
     """
     made = PostProcessor()
     trims: tuple[bool, ...] = ()
-    for part in parts_of(description, "processors"):
-        kind = part.get("type")
-        if not isinstance(kind, str) or kind not in (*_KINDS, "ByteLevel"):
-            known = ", ".join((*_KINDS, "ByteLevel"))
-            raise UserError(f"the post-processor {kind!r} is unknown: choose from {known}")
+    for part in flatten(description, "post-processor", "processors"):
+        kind = part["type"]
+        if kind not in (known := (*_KINDS, "ByteLevel")):
+            near = suggestion(kind, known)
+            raise UserError(f"the post-processor {kind!r:.60} is not supported{near}")
         if kind in ("ByteLevel", "RobertaProcessing") and _flag(part, "trim_offsets"):
             trims += (_flag(part, "add_prefix_space"),)
         if kind == "ByteLevel":
@@ -185,9 +186,9 @@ def _parsed(word: str) -> Description:
 
 def _piece(part: object, tokens: Mapping[Any, Any]) -> Part:
     kind, fields = next(iter(part.items())) if isinstance(part, dict) and part else (None, None)
-    if not isinstance(fields, dict) or not whole_number(fields.get("type_id", 0)):
+    segment: Any = fields.get("type_id", 0) if isinstance(fields, dict) else None
+    if not whole_number(segment) or segment >= 2**31:
         raise UserError(f"a part of a template is a Sequence or a SpecialToken, not {part!r:.60}")
-    segment = fields.get("type_id", 0)
     name = fields.get("id")
     if kind == "Sequence" and name in ("A", "B"):
         return Part("AB".index(name), (), segment)

@@ -25,7 +25,7 @@ _LOCAL_NORMALISERS = {
     "Precompiled",
     "ByteLevel",
 }
-# Pre-tokenizers of which each divides a text there, and is not changed by what is on the other side.
+# Pre-tokenizers that divide a text there, whatever is on the other side.
 _DIVIDING = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
 _PART = 1 << 18  # characters that are encoded by one thread at a time
 
@@ -104,8 +104,16 @@ class Decoding:
     change it.
     """
 
-    def __init__(self, decode: Callable[[npt.ArrayLike], str]) -> None:
+    def __init__(
+        self, decode: Callable[[npt.ArrayLike], str], waits: Callable[[Sequence[int]], bool]
+    ) -> None:
+        """
+        Args:
+            decode: the text of ids.
+            waits: whether the text of the last of some ids depends on the ids that follow.
+        """
         self._decode = decode
+        self._waits = waits
         self._ids: list[int] = []
         self._known = 0  # ids whose text was returned; they are kept for what follows them
         self._before = ""  # their text
@@ -115,6 +123,8 @@ class Decoding:
         self._ids += np.atleast_1d(np.asarray(ids)).tolist()
         text = self._decode(self._ids)
         if len(text) <= len(self._before) or text.endswith("\ufffd"):
+            return ""
+        if self._waits(self._ids):
             return ""
         new = text[len(self._before) :]
         self._ids = self._ids[self._known :]

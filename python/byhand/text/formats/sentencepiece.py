@@ -139,14 +139,14 @@ def describe(found: Pieces, cut_first: bool = False) -> Description:
     for id, piece in enumerate(found.pieces):
         if seen.setdefault(piece, id) != id:
             raise UserError(f"the pieces {seen[piece]} and {id} are both {piece!r}")
-    if NORMAL not in found.types:
-        raise UserError("it has no normal pieces")
     if UNUSED in found.types:
         unused = found.types.index(UNUSED)
         raise UserError(f"piece {unused} is unused, a type that is not supported yet")
     unknown = [id for id, kind in enumerate(found.types) if kind == UNKNOWN]
     if len(unknown) != 1:
         raise UserError(f"it has {len(unknown)} pieces for the unknown, not 1")
+    if NORMAL not in found.types:
+        raise UserError("it has no normal pieces")
     symbols = [id for id, kind in enumerate(found.types) if kind == USER_DEFINED]
     # Where normalising depends on what is around a character, cutting symbols out before would
     # change it. They are then divided from the normalised text, and whole words that are tokens.
@@ -190,7 +190,8 @@ def _normalisers(found: Pieces) -> list[Description]:
         charsmap = base64.b64encode(found.charsmap).decode("ascii")
         listed.append({"type": "Precompiled", "precompiled_charsmap": charsmap})
     if found.remove_extra_whitespaces:
-        listed.append(parts.replace(f"^ +|[ {SPACE}]+$", "", regex=True))
+        listed.append(parts.replace(r"\A +", "", regex=True))
+        listed.append(parts.replace(rf"[ {SPACE}]+\z", "", regex=True))
         listed.append(parts.replace(" {2,}", " ", regex=True))
     if found.add_dummy_prefix:
         listed.append({"type": "Prepend", "prepend": SPACE})
