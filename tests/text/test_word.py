@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import unicodedata
 
 import pytest
 
@@ -21,7 +22,7 @@ SENTENCE = "The cat sat on the mat"
     [
         (SENTENCE, ["The", "cat", "sat", "on", "the", "mat"]),
         ("don't", ["don't"]),
-        ("don’t!", ["don’t", "!"]),
+        ("don\u2019t!", ["don\u2019t", "!"]),
         ("state-of-the-art", ["state-of-the-art"]),
         ("3.14, 1,000.50.", ["3.14", ",", "1,000.50", "."]),
         ("2024-01-02 10:30 1/2", ["2024-01-02", "10:30", "1/2"]),
@@ -73,20 +74,21 @@ def test_the_scanner_finds_what_the_regular_expression_finds(name):
     compiled = regex.compile(PATTERNS[name])
     scanner = _text.named_pattern(name)
     rng = random.Random(1)
-    letters = "aé日3²५_'’-.,:/ \n\t\u3000\u0301☃🙂A\u00a0"
+    letters = "aé日3²५_'\u2019-.,:/ \n\t\u3000\u0301☃🙂A\u00a0"
     texts = ["".join(rng.choices(letters, k=rng.randint(0, 14))) for _ in range(20000)]
-    every = [chr(c) for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
-    assigned = [c for c in every if not regex.match(r"\p{Cn}", c)]
-    for between in ("", "3.", " ", "a'"):
-        texts += [between.join(assigned[i : i + 500]) for i in range(0, len(assigned), 500)]
+    # Python's tables are older than those of both: what they have, both have.
+    every = [chr(c) for c in range(0x110000)]
+    assigned = [c for c in every if unicodedata.category(c) not in ("Cn", "Cs", "Co")]
+    for between in ("", "3."):
+        texts += [between.join(assigned[i : i + 50]) for i in range(0, len(assigned), 50)]
     differ = set()
     for text in texts:
         data = text.encode()
         found = [data[a:b].decode() for a, b in _text.split([scanner], data).tolist()]
         if found != compiled.findall(text):
             differ.add(text)
-    # Characters that are newer than the tables of one of the two.
-    assert len(differ) < 20
+    # The few characters whose category a later version of Unicode changed.
+    assert len(differ) <= 6
     assert not any(set(text) <= set(letters) for text in differ)
 
 

@@ -1,10 +1,11 @@
-"""WordPiece and WordLevel: longest tokens first, training by score, equality with Hugging Face's."""
+"""WordPiece and WordLevel: longest tokens first, training by score, equality with others."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -149,7 +150,7 @@ def merges_by_definition(words: dict[str, int], merges: int, score: str) -> list
         for word, parts in divided.items():
             for part in parts:
                 single[part] += words[word]
-            for pair in zip(parts, parts[1:], strict=False):
+            for pair in pairwise(parts):
                 pairs[pair] += words[word]
         total = sum(single.values())
         if scored_total == 0 or total < 0.99 * scored_total:
@@ -235,10 +236,13 @@ def test_every_word_of_the_text_has_tokens():
 def test_limits_of_training():
     words = {"abab": 9, "ab": 5, "xy": 1, "é": 2}
     vocabulary = learned(words, 100, min_frequency=2, limit_alphabet=2)
-    assert "x" not in vocabulary and "é" not in vocabulary and "ab" in vocabulary
+    assert "x" not in vocabulary
+    assert "é" not in vocabulary
+    assert "ab" in vocabulary
     assert max(len(t.removeprefix("##")) for t in learned(words, 100, max_token_length=2)) == 2
     vocabulary = learned(words, 100, initial_alphabet=["z"])
-    assert "z" in vocabulary and "##z" in vocabulary
+    assert "z" in vocabulary
+    assert "##z" in vocabulary
     assert learned(words, 100, special_tokens=["[UNK]"])[0] == "[UNK]"
     # Longer words than the model takes are not learned from.
     assert learned({"q" * 101: 5, "a": 1}, 100) == ["##q", "a", "q"]
@@ -270,7 +274,8 @@ def test_wrong_training_is_one_sentence(options, message):
 def test_progress_rises_to_the_end_and_may_stop_the_training():
     calls = []
     WordPieceTokenizer.train(TEXT, 100, progress=lambda done, whole: calls.append((done, whole)))
-    assert calls == sorted(calls) and calls[-1] == (1000, 1000)
+    assert calls == sorted(calls)
+    assert calls[-1] == (1000, 1000)
 
     def stop(done: int, whole: int) -> None:
         raise KeyboardInterrupt
