@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +44,7 @@ class PipelineTokenizer(tokenizer.Tokenizer):
             usual ("[PAD]", "<pad>", ...).
     """
 
-    kind: ClassVar[str] = ""  # type: ignore[misc]
+    kind = ""
 
     def __init__(self, description: object, *, seed: int = 0) -> None:
         """The tokenizer that `description` describes.
