@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from byhand import _text
 from byhand.errors import UserError
 from byhand.text import normalise, pretokenise, stream
-from byhand.text.description import Description, parts_of
+from byhand.text.components import flatten
+from byhand.text.description import Description
 
 _BLOCK = 1 << 20  # bytes of a file that are read at once
 
@@ -77,7 +78,9 @@ class Counter:
         self._threads = threads
         before, splitters = pretokenise.make(pre_tokenizer)
         self._can_cut = stream.can_cut(
-            parts_of(normalizer, "normalizers"), parts_of(pre_tokenizer, "pretokenizers"), []
+            list(flatten(normalizer, "normalizer", "normalizers")),
+            list(flatten(pre_tokenizer, "pre_tokenizer", "pretokenizers")),
+            [],
         )
         self._pipeline = _text.Pipeline(
             normalise.make(normalizer), splitters, None, [], piece_normalisers=before
