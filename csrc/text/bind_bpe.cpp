@@ -33,7 +33,6 @@ void bind_bpe(py::module_& module) {
     py::class_<WordCounts, std::shared_ptr<WordCounts>>(module, "WordCounts")
         .def(py::init<>())
         .def("__len__", &WordCounts::size)
-        .def_property_readonly("bytes", &WordCounts::bytes)
         .def(
             "add",
             [](WordCounts& counts, const py::bytes& word, std::uint64_t count) {
@@ -66,18 +65,7 @@ void bind_bpe(py::module_& module) {
              py::arg("prefix") = py::bytes(), py::arg("suffix") = py::bytes(),
              py::arg("ignore_merges") = false, py::arg("dropout") = 0.0, py::arg("seed") = 0,
              py::arg("byte_level") = py::none())
-        .def_property_readonly("byte_level", &Bpe::byte_level)
-        .def("encode_word", [](const Bpe& bpe, const py::bytes& word) {
-            Tokens tokens;
-            tokens.with_spans = true;
-            const auto scratch = bpe.scratch();
-            bpe.encode(std::string_view(word), 0, *scratch, tokens);
-            std::vector<std::tuple<Id, std::int64_t, std::int64_t>> out;
-            for (std::size_t i = 0; i < tokens.ids.size(); ++i) {
-                out.emplace_back(tokens.ids[i], tokens.spans[i].begin, tokens.spans[i].end);
-            }
-            return out;
-        });
+        .def_property_readonly("byte_level", &Bpe::byte_level);
 
     module.def(
         "train_bpe",

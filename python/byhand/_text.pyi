@@ -44,6 +44,23 @@ class BPE(Model):
         seed: int = 0,
         byte_level: bool | None = None,
     ) -> None: ...
+    @property
+    def byte_level(self) -> bool: ...
+
+def train_bpe(
+    counts: WordCounts,
+    vocabulary_size: int,
+    *,
+    min_frequency: int = 0,
+    special_tokens: Sequence[bytes] = (),
+    prefix: bytes = b"",
+    suffix: bytes = b"",
+    byte_level: bool = True,
+    limit_alphabet: int | None = None,
+    initial_alphabet: Sequence[str] = (),
+    max_token_length: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> tuple[list[bytes], list[tuple[bytes, bytes]]]: ...
 
 class Pipeline:
     def __init__(
