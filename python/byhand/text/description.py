@@ -56,8 +56,8 @@ def checked(data: object) -> Description:
     model = _model(data["model"])
     return {
         "version": "1.0",
-        "truncation": _section(data, "truncation"),
-        "padding": _section(data, "padding"),
+        "truncation": _lengths(data, "truncation", "max_length"),
+        "padding": _lengths(data, "padding", "pad_id"),
         "added_tokens": _added_tokens(data.get("added_tokens"), model),
         **{name: _section(data, name) for name in COMPONENTS},
         "model": model,
@@ -106,6 +106,17 @@ def _section(data: Description, name: str) -> Description | None:
     section = data.get(name)
     if section is not None and not isinstance(section, dict):
         raise UserError(f'the "{name}" of a tokenizer is an object or null, not {section!r:.60}')
+    return section
+
+
+def _lengths(data: Description, name: str, number: str) -> Description | None:
+    """The "truncation" or the "padding", whose fields that `encode_batch` uses are right."""
+    section = _section(data, name)
+    if section is not None:
+        if section.get("direction", "Right") not in ("Left", "Right"):
+            raise UserError(f'the direction of "{name}" is Left or Right')
+        if not whole_number(section.get(number, 0)) or section.get(number, 0) >= 2**31:
+            raise UserError(f'the {number} of "{name}" is a whole number below 2147483648')
     return section
 
 

@@ -345,10 +345,13 @@ class PipelineTokenizer(tokenizer.Tokenizer):
 
     def stream(self, skip_special_tokens: bool = True) -> stream.Decoding:
         """Decodes ids that come one after the other, as in generation."""
-        return stream.Decoding(
-            lambda ids: self.decode(ids, skip_special_tokens),
-            lambda id: self._decoder.joins_runs(self._texts[id]),
-        )
+        skipped = set(self._special.values()) if skip_special_tokens else set()
+
+        def waits(ids: Sequence[int]) -> bool:
+            shown = (self._texts[id] for id in reversed(ids) if id not in skipped)
+            return self._decoder.joins_runs(next(filter(None, shown), ""))
+
+        return stream.Decoding(lambda ids: self.decode(ids, skip_special_tokens), waits)
 
     @cached_property
     def _special_ids(self) -> Ids:

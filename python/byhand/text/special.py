@@ -186,9 +186,9 @@ def _parsed(word: str) -> Description:
 
 def _piece(part: object, tokens: Mapping[Any, Any]) -> Part:
     kind, fields = next(iter(part.items())) if isinstance(part, dict) and part else (None, None)
-    if not isinstance(fields, dict) or not whole_number(fields.get("type_id", 0)):
+    segment: Any = fields.get("type_id", 0) if isinstance(fields, dict) else None
+    if not whole_number(segment) or segment >= 2**31:
         raise UserError(f"a part of a template is a Sequence or a SpecialToken, not {part!r:.60}")
-    segment = fields.get("type_id", 0)
     name = fields.get("id")
     if kind == "Sequence" and name in ("A", "B"):
         return Part("AB".index(name), (), segment)
