@@ -100,6 +100,9 @@ WRONG = [
     (changed("added_tokens.0.special", 1), "\"special\" of the added token '<s>'"),
     (changed("added_tokens", [added_token(258, "xy")] * 2), "'xy' is listed twice"),
     (changed("added_tokens", [added_token(258, c) for c in "\x01\x02"]), "the id 258 twice"),
+    (changed("padding", {"direction": "Up"}), 'the direction of "padding" is Left or Right'),
+    (changed("padding", {"pad_id": 2**31}), 'the pad_id of "padding" is a whole number'),
+    (changed("truncation", {"max_length": -1}), 'the max_length of "truncation" is a whole number'),
     (changed("normalizer", []), 'the "normalizer" of a tokenizer is an object or null'),
     (changed("normalizer", {"type": "Nonsense"}), "the normalizer 'Nonsense' is not supported"),
     (changed("normalizer", DEEP), "nests sequences more than 64 deep"),
@@ -207,5 +210,6 @@ def encodes_or_refuses(data: object) -> bool:
         return True
     assert ((ids >= 0) & (ids < len(tokenizer))).all()
     assert isinstance(tokenizer.decode(ids), str)
+    tokenizer.encode_batch(["a", "ba"], truncation=True, max_length=9)
     assert PipelineTokenizer(tokenizer.description).sha256() == tokenizer.sha256()
     return True

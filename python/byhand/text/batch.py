@@ -14,8 +14,6 @@ Ids = npt.NDArray[np.int64]
 
 def truncated(ids: Ids, length: int, direction: str) -> Ids:
     """At most `length` ids: without the last ones, or with direction "Left" without the first."""
-    if direction not in ("Left", "Right"):
-        raise UserError(f"the direction of truncation is Left or Right, not {direction!r}")
     return ids[:length] if direction == "Right" else ids[max(len(ids) - length, 0) :]
 
 
@@ -37,8 +35,6 @@ def padded(rows: Sequence[Ids], pad: int, length: int | None, direction: str) ->
     """The rows as one array (len(rows), n) filled with `pad`, and their lengths (len(rows),). n is
     `length`, or by default that of the longest.
     """
-    if direction not in ("Left", "Right"):
-        raise UserError(f"the direction of padding is Left or Right, not {direction!r}")
     lengths = np.array([len(row) for row in rows], np.int64)
     longest = int(lengths.max(initial=0))
     width = longest if length is None else length

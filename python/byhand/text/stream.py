@@ -59,7 +59,7 @@ def _divides(part: Description) -> bool:
         pattern = part.get("pattern")
         known = isinstance(pattern, dict) and pattern.get("Regex") in PATTERNS.values()
         kept = {"Isolated": False, "Removed": True}  # what keeps the matches: the value of invert
-        return known and kept.get(part.get("behavior")) is part.get("invert", False)
+        return known and kept.get(str(part.get("behavior"))) is part.get("invert", False)
     return kind in _DIVIDING
 
 
@@ -105,12 +105,12 @@ class Decoding:
     """
 
     def __init__(
-        self, decode: Callable[[npt.ArrayLike], str], waits: Callable[[int], bool]
+        self, decode: Callable[[npt.ArrayLike], str], waits: Callable[[Sequence[int]], bool]
     ) -> None:
         """
         Args:
             decode: the text of ids.
-            waits: whether the text of an id at the end depends on the ids that follow.
+            waits: whether the text of the last of some ids depends on the ids that follow.
         """
         self._decode = decode
         self._waits = waits
@@ -124,7 +124,7 @@ class Decoding:
         text = self._decode(self._ids)
         if len(text) <= len(self._before) or text.endswith("\ufffd"):
             return ""
-        if self._waits(self._ids[-1]):
+        if self._waits(self._ids):
             return ""
         new = text[len(self._before) :]
         self._ids = self._ids[self._known :]
