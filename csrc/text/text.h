@@ -29,9 +29,10 @@ struct Text {
     std::string bytes;
     std::vector<Span> origin;
     bool tracked = false;
+    bool first;  // whether it begins where the original does: some prefixes are only put there
 
     explicit Text(std::string_view original, bool track = false, std::int64_t at = 0)
-        : bytes(original), tracked(track) {
+        : bytes(original), tracked(track), first(at == 0) {
         if (!tracked) return;
         origin.reserve(bytes.size());
         for (std::size_t i = 0; i < bytes.size();) {  // every byte of a character has its span
@@ -39,8 +40,8 @@ struct Text {
             while (end < bytes.size() && (bytes[end] & 0xC0) == 0x80) ++end;
             const auto base = static_cast<std::size_t>(at);
             for (std::size_t b = i; b < end; ++b) {
-                origin.push_back({static_cast<std::int64_t>(base + i),
-                                  static_cast<std::int64_t>(base + end)});
+                origin.push_back(
+                    {static_cast<std::int64_t>(base + i), static_cast<std::int64_t>(base + end)});
             }
             i = end;
         }
@@ -49,7 +50,7 @@ struct Text {
 
 // Writes the next version of a text from pieces of the last one, and keeps the origins.
 class Rewrite {
-public:
+  public:
     explicit Rewrite(const Text& from) : from_(from) {
         bytes_.reserve(from.bytes.size() + from.bytes.size() / 8);
     }
@@ -80,22 +81,24 @@ public:
         text.origin = std::move(origin_);
     }
 
-private:
+  private:
     const Text& from_;
     std::string bytes_;
     std::vector<Span> origin_;
 };
 
 class Normaliser {
-public:
+  public:
     virtual ~Normaliser() = default;
     virtual void apply(Text& text) const = 0;
+    // Whether what it does depends on Text::first (Metaspace's prepend_scheme "first" does).
+    virtual bool depends_on_start() const { return false; }
 };
 
 // Divides a piece of a normalised text into words. Bytes that no span covers are dropped (spaces,
 // with most of them). Never changes the bytes: what does is a Normaliser.
 class PreTokenizer {
-public:
+  public:
     virtual ~PreTokenizer() = default;
     // Appends the words of text[piece] in order. The scanner may look at bytes beyond the piece
     // nowhere: a piece is divided as if it were the whole text.
@@ -115,7 +118,7 @@ struct Tokens {
 };
 
 class Model {
-public:
+  public:
     // Work space and caches of one thread.
     struct Scratch {
         virtual ~Scratch() = default;
