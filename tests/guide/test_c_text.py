@@ -58,27 +58,31 @@ def in_order_of_ids(right):
 
 @planted("C02", "the ids are sorted before they are decoded", CharacterTokenizer, "decode",
          in_order_of_ids)  # fmt: skip
-@settings(max_examples=100, deadline=None)
-@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
-def test_c02_every_text_is_its_characters(sentence: str):
-    made = text.CharacterTokenizer.from_text(sentence + "b漢a")
-    assert made.decode(made.encode(sentence)) == sentence
+def test_c02_every_text_is_its_characters():
+    made = text.CharacterTokenizer.from_text("ba漢")
     assert made.decode(made.encode("b漢a")) == "b漢a"
-    assert len(made.encode(sentence)) == len(sentence)
-    unseen = next(chr(c) for c in range(0x4E00, 0x9FFF) if chr(c) not in sentence + "漢")
-    with pytest.raises(UserError, match="is not among"):
-        made.encode(unseen)
+    with pytest.raises(UserError, match=r"'c' .* is not among"):
+        made.encode("bc")
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+    def any_text_comes_back(sentence: str):
+        made = text.CharacterTokenizer.from_text(sentence)
+        assert made.decode(made.encode(sentence)) == sentence
+        assert len(made.encode(sentence)) == len(sentence)
+
+    any_text_comes_back()
 
 
-def rarest_first(right):
+def without_the_last(right):
     def train(*arguments, **options):
         vocabulary, merges = right(*arguments, **options)
-        return vocabulary, merges[::-1]
+        return vocabulary, merges[:-1]
 
     return train
 
 
-@planted("C03", "the merges are applied in the reverse order", _text, "train_bpe", rarest_first)
+@planted("C03", "the last merge is lost", _text, "train_bpe", without_the_last)
 def test_c03_the_most_frequent_pair_is_merged():
     """The example of Wikipedia's page on byte-pair encoding: aaabdaaabac, Z = aa, Y = Za or ab,
     X = ZY.
@@ -99,11 +103,9 @@ def test_c04_the_longest_piece_comes_first():
         rest, expected = found, []
         while rest:
             mark = "##" if expected else ""
-            longest = next(
-                mark + rest[:end]
-                for end in range(len(rest), 0, -1)
-                if mark + rest[:end] in vocabulary
-            )
+            candidates = (mark + rest[:end] for end in range(len(rest), 0, -1))
+            longest = next((token for token in candidates if token in vocabulary), None)
+            assert longest is not None, "a letter is missing"
             expected.append(longest)
             rest = rest[len(longest) - len(mark) :]
         assert made.tokenize(found) == expected

@@ -25,14 +25,21 @@ a first session:
 """
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            # The names of commands are indented, which argparse leaves out of their length.
+            self._action_max_length += self._indent_increment
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one sentence, without the usage above them. It keeps the
     lines of descriptions, and flags cannot be abbreviated.
     """
 
     def __init__(self, **options: Any) -> None:
-        form = argparse.RawDescriptionHelpFormatter
-        super().__init__(formatter_class=form, allow_abbrev=False, **options)
+        super().__init__(formatter_class=_Help, allow_abbrev=False, **options)
         # argparse does not take -1e-3, -inf and -1,2 for values. No flag begins like a number.
         self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from byhand.cli import flags
+from byhand.cli import flags, tokenizer_eval, tokenizer_train
+from byhand.cli.tokenizer_flags import add_tokenizer, load_named
 from byhand.errors import UserError
-
-if TYPE_CHECKING:
-    from byhand.data import TextSource
-    from byhand.text import Tokenizer
 
 DESCRIPTION = """\
 Tokenizers: what turns a text into the ids that a model learns from, and back.
@@ -42,9 +38,17 @@ def add_command(commands: Any) -> None:
         epilog=EPILOG,
     )
     command.set_defaults(run=lambda args: _help(command))
-    inner = command.add_subparsers(dest="action", metavar="ACTION", parser_class=type(command))
-    for add in (_add_train, _add_encode, _add_decode, _add_eval, _add_convert):
-        add(inner)
+    inner = command.add_subparsers(
+        dest="action",
+        metavar="ACTION",
+        parser_class=type(command),
+        help="what to do; `byhand tokenizer ACTION --help` explains its flags",
+    )
+    tokenizer_train.add_action(inner)
+    _add_encode(inner)
+    _add_decode(inner)
+    tokenizer_eval.add_action(inner)
+    _add_convert(inner)
 
 
 def _help(command: argparse.ArgumentParser) -> int:
@@ -52,174 +56,7 @@ def _help(command: argparse.ArgumentParser) -> int:
     return 0
 
 
-# --- train ---------------------------------------------------------------------------------------
-
-
-def _add_train(commands: Any) -> None:
-    command = commands.add_parser(
-        "train",
-        help="make a tokenizer for a text",
-        description="Make a tokenizer for texts. The same texts give the same vocabulary, for any "
-        "number of threads.",
-    )
-    command.set_defaults(run=_train)
-    command.add_argument(
-        "corpus",
-        nargs="*",
-        type=flags.text,
-        metavar="CORPUS",
-        help="UTF-8 files, - for the standard input, or a name as for `byhand train` (default: "
-        "python-docs)",
-    )
-    command.add_argument(
-        "--tokenizer",
-        type=flags.text,
-        default="bpe",
-        metavar="KIND",
-        help="bpe, wordpiece, unigram, word or char, with the size of the vocabulary after a "
-        "colon (default: bpe, whose size is 8192)",
-    )
-    command.add_argument(
-        "--out",
-        type=flags.text,
-        required=True,
-        metavar="FILE",
-        help="where to write it; the name says in which format, a folder gets a tokenizer.json",
-    )
-    command.add_argument(
-        "--pattern",
-        type=flags.text,
-        metavar="NAME",
-        help="how bpe divides a text into words: gpt2, gpt4, o200k, llama3, or a regular "
-        "expression",
-    )
-    command.add_argument(
-        "--special-token",
-        dest="special_tokens",
-        action="append",
-        type=flags.text,
-        metavar="TOKEN",
-        help="a token such as <|endoftext|>, which no text becomes; may be given many times "
-        "(default: those that are usual for the kind)",
-    )
-    command.add_argument(
-        "--min-frequency",
-        type=flags.positive_int,
-        metavar="N",
-        help="merge what occurs at least so often (bpe and wordpiece)",
-    )
-    command.add_argument("--json", action="store_true", help="print one line of JSON instead")
-    flags.add_threads(command)
-
-
-def _train(args: argparse.Namespace) -> int:
-    from byhand.text.load import require_writable_name, save
-
-    kind, size = _kind_and_size(args.tokenizer)
-    options = _options(args, kind)
-    require_writable_name(Path(args.out), kind)
-    sources = [_source(name) for name in args.corpus or ["python-docs"]]
-    tokenizer = _trained(kind, size, sources, options)
-    written = save(tokenizer, args.out)
-    if args.json:
-        facts = {"kind": tokenizer.kind, "size": len(tokenizer), "sha256": tokenizer.sha256()}
-        print(json.dumps({**facts, "files": [str(path) for path in written]}))
-        return 0
-    characters = sum(source.characters for source in sources)
-    print(
-        f"{tokenizer.kind} tokenizer with {len(tokenizer):,} tokens, from {characters:,} "
-        f"characters: {', '.join(map(str, written))}"
-    )
-    return 0
-
-
-def _kind_and_size(name: str) -> tuple[str, int | None]:
-    from byhand import registry
-    from byhand.text.tokenizer import kind_named, size_named
-
-    kind = kind_named(name)
-    registry.find("text", kind)
-    return kind, size_named(name)
-
-
-def _options(args: argparse.Namespace, kind: str) -> dict[str, Any]:
-    """The flags that are given, as arguments of the kind's `train`. UserError for one that it does
-    not have.
-    """
-    import inspect
-
-    from byhand import registry
-
-    names = ("pattern", "special_tokens", "min_frequency", "threads")
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    train = getattr(registry.find("text", kind).Tokenizer, "train", None)
-    known = inspect.signature(train).parameters if train is not None else ["threads"]
-    for name in given:
-        if name not in known:
-            flag = "--" + name.replace("_", "-").removesuffix("s" if name[0] == "s" else "")
-            raise UserError(f"{flag} has no effect with a tokenizer of kind {kind}")
-    return given
-
-
-def _trained(
-    kind: str, size: int | None, sources: list[TextSource], options: dict[str, Any]
-) -> Tokenizer:
-    from rich.progress import Progress
-
-    from byhand import registry
-
-    found: Any = registry.find("text", kind).Tokenizer
-    if kind == "character":
-        blocks = (block for source in sources for block in source.blocks())
-        made: Tokenizer = found.from_blocks(blocks, size)
-        return made
-    if size is not None:
-        options = {**options, "vocabulary_size": size}
-    shown = sys.stderr.isatty()
-    with Progress(console=_stderr(), transient=True, disable=not shown) as bar:
-        task = bar.add_task("training", total=None)
-
-        def progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        made = found.train(sources, progress=progress, **options)
-    return made
-
-
-def _stderr() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-def _source(name: str) -> TextSource:
-    from byhand.data import TextSource, open_corpus
-
-    if name != "-":
-        return open_corpus(name)
-    return TextSource("the standard input", sys.stdin.buffer.read())
-
-
 # --- encode and decode ---------------------------------------------------------------------------
-
-
-def _add_tokenizer(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "tokenizer", type=flags.text, metavar="TOKENIZER", help="its file or folder"
-    )
-    command.add_argument(
-        "--pattern",
-        type=flags.text,
-        metavar="NAME",
-        help="how a .tiktoken file divides a text, where nothing beside it says so: gpt2, gpt4, "
-        "o200k, llama3, or a regular expression",
-    )
-
-
-def _load(args: argparse.Namespace) -> Tokenizer:
-    from byhand.text.load import load
-
-    return load(args.tokenizer, args.pattern)
 
 
 def _add_encode(commands: Any) -> None:
@@ -230,7 +67,7 @@ def _add_encode(commands: Any) -> None:
         "its tokens in colours, and the ids below it.",
     )
     command.set_defaults(run=_encode)
-    _add_tokenizer(command)
+    add_tokenizer(command)
     command.add_argument(
         "file", nargs="?", default="-", type=flags.text, metavar="FILE",
         help="a UTF-8 file (default: the standard input)",
@@ -261,7 +98,7 @@ def _add_encode(commands: Any) -> None:
 
 
 def _encode(args: argparse.Namespace) -> int:
-    tokenizer = _load(args)
+    tokenizer = load_named(args)
     text = _read_text(args.file)
     if tokenizer.kind == "character":
         ids = tokenizer.encode(text).tolist()
@@ -319,7 +156,7 @@ def _add_decode(commands: Any) -> None:
         "are JSON as `byhand tokenizer encode --json` prints it.",
     )
     command.set_defaults(run=_decode)
-    _add_tokenizer(command)
+    add_tokenizer(command)
     command.add_argument(
         "file", nargs="?", default="-", type=flags.text, metavar="FILE",
         help="a file with the ids (default: the standard input)",
@@ -331,7 +168,7 @@ def _add_decode(commands: Any) -> None:
 
 
 def _decode(args: argparse.Namespace) -> int:
-    tokenizer: Any = _load(args)
+    tokenizer: Any = load_named(args)
     ids = _read_ids(_read_text(args.file))
     if tokenizer.kind == "character":
         text = tokenizer.decode(ids)
@@ -379,83 +216,7 @@ def _read_text(name: str) -> str:
         raise UserError(f"{shown} is not UTF-8 text: byte {error.start} does not fit") from None
 
 
-# --- eval and convert ----------------------------------------------------------------------------
-
-
-def _add_eval(commands: Any) -> None:
-    command = commands.add_parser(
-        "eval",
-        help="measure a tokenizer on a text and on languages",
-        description="Measure how a tokenizer divides a text: bytes for each token, tokens for each "
-        "word (between white space), the share of unknown tokens; the longest tokens; and the same "
-        "sentence in several languages, with whether decoding gives it back.",
-    )
-    command.set_defaults(run=_eval)
-    _add_tokenizer(command)
-    command.add_argument(
-        "corpus",
-        nargs="?",
-        type=flags.text,
-        metavar="CORPUS",
-        help="a UTF-8 file, - for the standard input, or a name as for `byhand train` (default: "
-        "the languages only)",
-    )
-    command.add_argument("--json", action="store_true", help="print one line of JSON instead")
-
-
-def _eval(args: argparse.Namespace) -> int:
-    from byhand.text.evaluate import evaluate_languages, evaluate_text, longest_tokens
-
-    tokenizer = _load(args)
-    report: dict[str, Any] = {
-        "kind": tokenizer.kind,
-        "size": len(tokenizer),
-        "sha256": tokenizer.sha256(),
-    }
-    if args.corpus is not None:
-        report["text"] = evaluate_text(tokenizer, _source(args.corpus).blocks())
-    report["longest"] = longest_tokens(tokenizer)
-    report["languages"] = evaluate_languages(tokenizer)
-    if args.json:
-        print(json.dumps(report))
-    else:
-        print("\n".join(_lines(report)))
-    return 0
-
-
-def _lines(report: dict[str, Any]) -> Iterator[str]:
-    yield f"{report['kind']} tokenizer with {report['size']:,} tokens"
-    text = report.get("text")
-    if text is not None:
-        yield (
-            f"text: {text['bytes']:,} bytes, {text['characters']:,} characters, "
-            f"{text['words']:,} words, {text['tokens']:,} tokens"
-        )
-        yield (
-            f"      {text['bytes_per_token']:.3f} bytes per token, "
-            f"{text['characters_per_token']:.3f} characters per token, "
-            f"{text['tokens_per_word']:.3f} tokens per word"
-        )
-        yield (
-            f"      {100 * text['unknown_rate']:.2f} % of the tokens unknown, "
-            f"{100 * text['vocabulary_used']:.1f} % of the vocabulary used"
-        )
-    shown = ", ".join(json.dumps(token, ensure_ascii=False) for _, token in report["longest"])
-    yield f"longest tokens: {shown}"
-    yield ""
-    yield f"{'language':10}{'characters':>11}{'tokens':>8}{'per word':>10}{'per char':>10}" + (
-        f"{'bytes/token':>13}{'unknown':>9}  decoded"
-    )
-    for language, row in report["languages"].items():
-        if row.get("refused"):
-            yield f"{language:10}has characters that are not in the vocabulary"
-            continue
-        yield (
-            f"{language:10}{row['characters']:>11}{row['tokens']:>8}{row['tokens_per_word']:>10.2f}"
-            f"{1 / row['characters_per_token'] if row['tokens'] else 0:>10.2f}"
-            f"{row['bytes_per_token']:>13.2f}{100 * row['unknown_rate']:>7.1f} %"
-            f"  {'equal' if row['round_trip'] else 'differs'}"
-        )
+# --- convert ------------------------------------------------------------------------------------
 
 
 def _add_convert(commands: Any) -> None:
@@ -468,13 +229,13 @@ def _add_convert(commands: Any) -> None:
         "nothing is written.",
     )
     command.set_defaults(run=_convert)
-    _add_tokenizer(command)
+    add_tokenizer(command)
     command.add_argument("out", type=flags.text, metavar="OUT", help="the new file")
 
 
 def _convert(args: argparse.Namespace) -> int:
     from byhand.text.load import save
 
-    for path in save(_load(args), args.out):
+    for path in save(load_named(args), args.out):
         print(path)
     return 0
