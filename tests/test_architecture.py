@@ -32,6 +32,7 @@ LAYERS = [
     {"generation", "about", "roofline"},
     {"models"},
     {"nn", "optim", "text", "data"},
+    {"hub"},
     {"ops"},
     {"backend"},
     {"config", "registry"},

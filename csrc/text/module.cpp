@@ -8,7 +8,11 @@ namespace py = pybind11;
 namespace text = byhand::text;
 
 namespace byhand::text {
+void bind_pipeline(py::module_& module);
+void bind_bpe(py::module_& module);
+void bind_wordpiece_unigram(py::module_& module);
 void bind_unicode(py::module_& module);
+void bind_ends(py::module_& module);
 }
 
 PYBIND11_MODULE(_text, module) {
@@ -23,6 +27,24 @@ PYBIND11_MODULE(_text, module) {
              })
         .def("id_of", [](const text::Model& model, const py::bytes& token) {
             return model.id_of(std::string_view(token));
-        });
+        })
+        .def(
+            "encode_word",
+            [](const text::Model& model, const std::string& word) {
+                text::Tokens tokens;
+                tokens.with_spans = true;
+                const auto scratch = model.scratch();
+                model.encode(word, 0, *scratch, tokens);
+                std::vector<std::tuple<text::Id, std::int64_t, std::int64_t>> out;
+                for (std::size_t i = 0; i < tokens.ids.size(); ++i) {
+                    out.emplace_back(tokens.ids[i], tokens.spans[i].begin, tokens.spans[i].end);
+                }
+                return out;
+            },
+            py::arg("word"), py::call_guard<py::gil_scoped_release>());
+    text::bind_pipeline(module);
+    text::bind_bpe(module);
+    text::bind_wordpiece_unigram(module);
     text::bind_unicode(module);
+    text::bind_ends(module);
 }

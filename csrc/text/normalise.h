@@ -2,6 +2,7 @@
 // those of Hugging Face's tokenizers.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -82,6 +83,7 @@ class Prepend : public Normaliser {
     Prepend(std::string content, std::string unless, bool first)
         : content_(std::move(content)), unless_(std::move(unless)), first_(first) {}
     void apply(Text& text) const override;
+    bool depends_on_start() const override { return first_; }
 
   private:
     std::string content_, unless_;
@@ -102,6 +104,10 @@ class PerWord : public Normaliser {
     PerWord(PreTokenizers words, Normalisers each)
         : words_(std::move(words)), each_(std::move(each)) {}
     void apply(Text& text) const override;
+    bool depends_on_start() const override {
+        return std::any_of(each_.begin(), each_.end(),
+                           [](const auto& one) { return one->depends_on_start(); });
+    }
 
   private:
     PreTokenizers words_;

@@ -14,6 +14,7 @@
 #include <stdexcept>
 
 #include "text/pretokenise.h"
+#include "text/word_pattern.h"
 
 namespace byhand::text {
 namespace {
@@ -214,6 +215,8 @@ std::shared_ptr<PreTokenizer> named_pattern(const std::string& name) {
     if (name == "qwen2") return std::make_shared<Pattern<Qwen2>>();
     if (name == "o200k") return std::make_shared<Pattern<O200k>>();
     if (name == "tekken") return std::make_shared<Pattern<Tekken>>();
+    if (name == "words") return std::make_shared<WordPattern>(false);
+    if (name == "words_spaces") return std::make_shared<WordPattern>(true);
     throw std::invalid_argument("there is no pattern named " + name);
 }
 

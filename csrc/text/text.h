@@ -91,6 +91,8 @@ class Normaliser {
   public:
     virtual ~Normaliser() = default;
     virtual void apply(Text& text) const = 0;
+    // Whether what it does depends on Text::first (Metaspace's prepend_scheme "first" does).
+    virtual bool depends_on_start() const { return false; }
 };
 
 // Divides a piece of a normalised text into words. Bytes that no span covers are dropped (spaces,

@@ -11,7 +11,7 @@ import pytest
 
 import byhand
 from byhand.cli.main import main
-from byhand.cli.parser import parser
+from byhand.cli.parser import _inner_commands, parser
 from byhand.cli.start import training_settings
 from byhand.models.gpt import PRESETS, GPTConfig
 from byhand.models.preset import find
@@ -19,7 +19,7 @@ from byhand.runs import Run, TrainingSettings, load
 from byhand.runs.checkpoint import read
 from tests.training import small
 
-COMMANDS = ("train", "generate", "eval", "export", "demo", "info", "bench")
+COMMANDS = ("train", "generate", "eval", "export", "tokenizer", "demo", "info", "bench")
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,8 @@ def test_version(capsys: pytest.CaptureFixture[str]):
 def test_every_flag_is_explained(command: str, capsys: pytest.CaptureFixture[str]):
     assert main([command, "--help"]) == 0
     capsys.readouterr()
-    for action in parser()[1][command]._actions:
+    own = parser()[1][command]
+    for action in (a for p in (own, *_inner_commands(own).values()) for a in p._actions):
         assert action.help
         assert len(action.help) > 10
 

@@ -52,7 +52,7 @@ FROM = ["train", "text.txt", "--out", "new", "--from"]
 
 MISTAKES = [
     # the command line itself
-    (["fly"], "there is no command 'fly': choose from train, generate, eval, export, demo, info, "),
+    (["fly"], "there is no command 'fly': choose from train, generate, eval, export, tokenizer, "),
     (["trian"], "there is no command 'trian' (did you mean train?): choose from"),
     ([""], "there is no command '': choose from"),
     (["--speed"], "there is no flag --speed (see byhand --help)"),
@@ -87,7 +87,7 @@ MISTAKES = [
     ([*TRAIN, "--model"], "argument --model: expected one argument"),
     (["train", "text.txt", "--model", "mlp"], "'mlp' does not learn from text: choose from gpt"),
     ([*TRAIN, "--preset", "guied"], "called 'guied' (did you mean guide?): choose from tiny,"),
-    ([*TRAIN, "--tokenizer", "wrod"], "no tokenizer of kind 'wrod': choose from character"),
+    ([*TRAIN, "--tokenizer", "wrod"], "no tokenizer of kind 'wrod' (did you mean word?): "),
     ([*TRAIN, "--tokenizer", "char:9"], "cannot have a vocabulary of 9"),
     ([*TRAIN, "--heads", "3"], "byhand: --width must be a multiple of --heads, got 8 and 3"),
     ([*TRAIN, "--layers", "0"], "argument --layers: must be at least 1, not 0"),

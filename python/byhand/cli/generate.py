@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from byhand.cli import flags
 from byhand.errors import UserError
+from byhand.text.tokenizer import plain_ids
 
 if TYPE_CHECKING:
     from byhand.text import Tokenizer
@@ -96,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
     from byhand.generation import stream
     from byhand.runs.load import load_trained
+    from byhand.text.pipeline import PipelineTokenizer
 
     flags.require_device(args.device)
     flags.use_threads(args.threads)
@@ -105,11 +107,13 @@ def run(args: argparse.Namespace) -> int:
     if tokenizer is None or trained.config.task != "language_model":
         raise UserError(f"the model in {args.run_folder} does not generate text")
     prompt = _with_known_line_ends(prompt, tokenizer)
-    ids, rng = tokenizer.encode(prompt or tokenizer.start), np.random.default_rng(args.seed)
+    ids, rng = plain_ids(tokenizer, prompt or tokenizer.start), np.random.default_rng(args.seed)
     for number in range(1, args.num_return_sequences + 1):
         if args.num_return_sequences > 1:
             sys.stdout.write(f"--- {number} of {args.num_return_sequences} ---\n")
         sys.stdout.write(prompt)
+        # A character may consist of several tokens.
+        decoding = tokenizer.stream() if isinstance(tokenizer, PipelineTokenizer) else None
         for token in stream(
             trained.model,
             ids,
@@ -119,8 +123,10 @@ def run(args: argparse.Namespace) -> int:
             rng=rng,
             cache=not args.no_cache,
         ):
-            sys.stdout.write(tokenizer.decode([token]))
+            sys.stdout.write(decoding.add(token) if decoding else tokenizer.decode([token]))
             sys.stdout.flush()
+        if decoding:
+            sys.stdout.write(decoding.finish())
         sys.stdout.write("\n")
     return 0
 

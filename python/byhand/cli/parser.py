@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from byhand.cli import bench, demo, evaluate, export, generate, info, train
+from byhand.cli import bench, demo, evaluate, export, generate, info, tokenizer, train
 from byhand.errors import suggestion
 
 DESCRIPTION = "Neural networks by hand: train a language model on a text and generate text with it."
@@ -25,14 +25,21 @@ a first session:
 """
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            # The names of commands are indented, which argparse leaves out of their length.
+            self._action_max_length += self._indent_increment
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one sentence, without the usage above them. It keeps the
     lines of descriptions, and flags cannot be abbreviated.
     """
 
     def __init__(self, **options: Any) -> None:
-        form = argparse.RawDescriptionHelpFormatter
-        super().__init__(formatter_class=form, allow_abbrev=False, **options)
+        super().__init__(formatter_class=_Help, allow_abbrev=False, **options)
         # argparse does not take -1e-3, -inf and -1,2 for values. No flag begins like a number.
         self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
 
@@ -55,7 +62,7 @@ def parser(arguments: Sequence[str] = ()) -> tuple[Parser, dict[str, Parser]]:
     top.add_argument("--version", action="store_true", help="print the version")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     train.add_command(commands, train.model_in(arguments))
-    for module in (generate, evaluate, export, demo, info, bench):
+    for module in (generate, evaluate, export, tokenizer, demo, info, bench):
         module.add_command(commands)
     return top, commands.choices
 
@@ -73,12 +80,28 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         near = suggestion(name, commands)
         top.error(f"there is no command {name!r}{near}: choose from {', '.join(commands)}")
     chosen = commands.get(name, top)
+    inner = _inner_commands(chosen)
+    if inner and len(arguments) > 1 and not arguments[1].startswith("-"):
+        if arguments[1] not in inner:
+            near = suggestion(arguments[1], inner)
+            chosen.error(
+                f"there is no byhand {name} {arguments[1]}{near}: choose from {', '.join(inner)}"
+            )
+        chosen = inner[arguments[1]]
     _require_known_flags(chosen, arguments)
     args, rest = top.parse_known_args(arguments)
     if rest:
         flag = rest[0].startswith("-")
         chosen.error(f"there is no flag {rest[0]}" if flag else f"unexpected argument {rest[0]!r}")
     return args
+
+
+def _inner_commands(command: Parser) -> dict[str, Parser]:
+    """The commands of a command, as `byhand tokenizer` has them, by name."""
+    for action in command._actions:
+        if isinstance(action, argparse._SubParsersAction) and command.prog != "byhand":
+            return dict(action.choices)
+    return {}
 
 
 def _require_known_flags(command: Parser, arguments: Sequence[str]) -> None:

@@ -49,6 +49,7 @@ starting from a trained model:
 reading the loss:
   It is the cross-entropy per token in nats. A model that knows nothing starts near the logarithm
   of the vocabulary's size (4.2 for 65 characters); below 2 a text of characters looks like words.
+  With other tokens it is also given per character and per byte, to compare tokenizers by.
   When the validation loss rises while the training loss falls, the model overfits.
 """
 
@@ -118,7 +119,9 @@ def add_command(commands: Any, kind: str = DEFAULT_MODEL) -> None:
         "--tokenizer",
         type=flags.text,
         metavar="KIND",
-        help="what the tokens are: char, the characters of the text (default: char)",
+        help="what the tokens are: char, the characters of the text; word; bpe, wordpiece or "
+        "unigram, with the size of the vocabulary as in bpe:4096, learned from the text; or a file "
+        "with a tokenizer (default: char)",
     )
     add_flags(model, page.Config, *_model_fields(page))
     training = command.add_argument_group(

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from byhand import backend
 from byhand.backend import Array
 from byhand.tasks import task
 from byhand.tasks.task import Batch
+from byhand.text.lengths import Lengths, token_lengths
+from byhand.text.tokenizer import plain_ids
 
 if TYPE_CHECKING:
     from byhand.text.tokenizer import Tokenizer
@@ -23,7 +26,8 @@ class LanguageModel(task.Task):
     `byhand.GPT` has.
 
     Args:
-        tokenizer: needed for ``sample``, which generates a text.
+        tokenizer: needed for ``sample``, which generates a text, and for the losses per character
+            and per byte among the metrics.
         sample_tokens: how many tokens ``sample`` generates.
     """
 
@@ -40,6 +44,7 @@ class LanguageModel(task.Task):
         self.tokenizer = tokenizer
         self.sample_tokens = sample_tokens
         characters = tokenizer is not None and tokenizer.kind == "character"
+        self._lengths: tuple[Lengths, Lengths] | None = None
         self.loss_unit = "nats per character" if characters else "nats per token"
 
     def check(self, batch: Batch) -> None:
@@ -54,13 +59,27 @@ class LanguageModel(task.Task):
     def backward(self) -> None:
         self.model.backward()
 
+    def metrics(self, batch: Batch) -> dict[str, tuple[float, int]]:
+        """See `Task`. With a tokenizer also "loss_per_character" and "loss_per_byte", in nats: the
+        same sum divided by the length of the text of the targets, to compare tokenizers by.
+        """
+        found = super().metrics(batch)
+        if self.tokenizer is not None:
+            if self._lengths is None:
+                self._lengths = token_lengths(self.tokenizer)
+            targets = backend.to_numpy(self._taken(batch, "targets")[0])
+            counted = targets[targets != IGNORED]
+            for unit, lengths in zip(("character", "byte"), self._lengths, strict=True):
+                found[f"loss_per_{unit}"] = found["loss"][0], int(lengths[counted].sum())
+        return found
+
     def sample(self, rng: np.random.Generator, stop: Any = False) -> str | None:
         """A text generated from the prompt ``tokenizer.start``; None without a tokenizer."""
         if self.tokenizer is None or not self.sample_tokens:
             return None
         from byhand.generation import stream
 
-        prompt = self.tokenizer.encode(self.tokenizer.start)
+        prompt = plain_ids(self.tokenizer, self.tokenizer.start)
         written = []
         for token in stream(self.model, prompt, self.sample_tokens, rng=rng):
             if stop:

@@ -27,6 +27,10 @@ def _uncased(digits: str, spaces: str) -> str:
     return rf"{_CONTRACTIONS}|{_BEFORE}\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{spaces}"
 
 
+_IN_WORD = r"[\p{L}\p{M}\p{N}_]"
+_WORD = rf"{_IN_WORD}+(?:(?:['’\-]|(?<=\p{{N}})[.,:/](?=\p{{N}})){_IN_WORD}+)*"
+_SIGN = r"[^\s\p{L}\p{M}\p{N}_]"
+
 PATTERNS: dict[str, str] = {
     "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     "gpt4": _uncased(r"\p{N}{1,3}", r"\s+(?![\s\S])|\s*[\r\n]|\s+(?!\S)|\s"),
@@ -34,10 +38,13 @@ PATTERNS: dict[str, str] = {
     "qwen2": _uncased(r"\p{N}", _SPACES),
     "o200k": _cased(_CONTRACTIONS + "?", r"\p{N}{1,3}"),
     "tekken": _cased("", r"\p{N}"),
+    "words": f"{_WORD}|{_SIGN}",
+    "words_spaces": rf" ?{_WORD}| ?{_SIGN}|\s+(?!\S)|\s+",
 }
 """The regular expressions of GPT-2, GPT-4 (cl100k), Llama 3, Qwen 2, GPT-4o (o200k) and Mistral's
-Tekken, each with a scanner in csrc/text/patterns.cpp. They mean the same to tiktoken, to Hugging
-Face's tokenizers and to Python's `regex`."""
+Tekken, each with a scanner in csrc/text/patterns.cpp, and those of `WordTokenizer`, without and
+with the spaces (csrc/text/word_pattern.cpp). They mean the same to tiktoken, to Hugging Face's
+tokenizers and to Python's `regex`."""
 
 # Other spellings of the same expressions.
 _SPELLINGS = {
@@ -113,6 +120,9 @@ def _expression(pattern: str) -> _text.PreTokenizer:
         return _text.named_pattern(_SPELLINGS[pattern])
     if pattern and re.escape(pattern).replace("\\ ", " ") == pattern:
         return _text.Literal(pattern.encode())
+    ends = re.fullmatch(r"\\A([^\\.^$|()\[\]{}*+?])\+|\[([^\\\]^-]+)\]\+\\z", pattern)
+    if ends:
+        return _text.Ends(list(ends[1] or ends[2]), at_start=ends[1] is not None)
     if pattern in (r"\s+", r"\s"):
         return _text.Characters("space", int(pattern == r"\s+"))
     repeats = re.fullmatch(r"([^\\.^$|()\[\]{}*+?])\{(\d{1,6}),\}", pattern, re.DOTALL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -103,18 +104,49 @@ def kind_named(name: str) -> str:
     return _SHORT.get(kind, kind)
 
 
-def make_tokenizer(name: str, text: str | Iterable[str]) -> Tokenizer:
-    """A tokenizer for a text, which may come in consecutive pieces: "char" or "character" is the
-    kind, "bpe:4096" a kind and the size of the vocabulary. UserError if there is no such kind or
-    the size is wrong.
+def size_named(name: str) -> int | None:
+    """The size of the vocabulary in a name such as "bpe:4096"; None if it has none. UserError if it
+    is not a positive whole number.
     """
-    found = registry.find("text", kind_named(name)).Tokenizer
     _, colon, size = name.partition(":")
     if colon and (not size.isdecimal() or int(size) < 1):
         raise UserError(f"the vocabulary of a tokenizer has at least 1 token, not {size!r}")
+    return int(size) if colon else None
+
+
+def make_tokenizer(name: str, text: str | Iterable[str]) -> Tokenizer:
+    """A tokenizer for a text, or the tokenizer in a file.
+
+    Args:
+        name: a kind with or without the size of the vocabulary, such as "char", "bpe" or
+            "bpe:4096", or the path of a file or folder that `byhand.text.load` reads.
+        text: a str, or its consecutive pieces. A tokenizer from a file does not read it.
+
+    UserError if there is no such kind or file, or the size is wrong.
+    """
     if not isinstance(text, Iterable):
         given = type(text).__name__
         raise UserError(f"a text must be a str, or its pieces as in source.blocks(), not {given}")
+    kind = kind_named(name)
+    if kind not in registry.kinds("text"):
+        return _from_file(name)
+    size = size_named(name)
     blocks = [text] if isinstance(text, str) else text
-    made: Tokenizer = found.from_blocks(blocks, int(size) if colon else None)
+    made: Tokenizer = registry.find("text", kind).Tokenizer.from_blocks(blocks, size)
     return made
+
+
+def _from_file(name: str) -> Tokenizer:
+    from byhand.text.load import load
+
+    path = Path(name)
+    if not path.exists() and not path.suffix and path.name == name:
+        registry.find("text", kind_named(name))  # its error lists the kinds
+    return load(path)
+
+
+def plain_ids(tokenizer: Tokenizer, text: str) -> npt.NDArray[np.int64]:
+    """The ids of a text as a language model learns from them: without the special tokens that some
+    tokenizers put around a text. int64 of shape (n,).
+    """
+    return tokenizer.encode_blocks([text], len(text)).astype(np.int64)

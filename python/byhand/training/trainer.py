@@ -319,8 +319,12 @@ class Trainer:
             self.display.say(text)
 
     def report(self, metrics: dict[str, float], is_best: bool, sample: str | None) -> None:
-        shown = [f"validation {name} {value:.4f}" for name, value in metrics.items()]
+        rates = {n: value for n, value in metrics.items() if n.startswith("loss_per_")}
+        shown = [f"validation {n} {v:.4f}" for n, v in metrics.items() if n not in rates]
         line = f"step {self.step} of {self.settings.steps}: {', '.join(shown)}"
+        other = [f"{v:.4f} {n[5:].replace('_', ' ')}" for n, v in rates.items()]
+        if any(value != metrics["loss"] for value in rates.values()):
+            line += f" ({', '.join(other)})"
         display = self.display
         if display is not None and display.loss is not None and display.speed is not None:
             line += f", training loss {display.loss:.4f}, {display.speed:,.0f} {self.task.unit}s/s"

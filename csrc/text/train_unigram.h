@@ -1,0 +1,58 @@
+// Learns the vocabulary of a Unigram model (Kudo 2018, arXiv:1804.10959, section 3.2): from a large
+// vocabulary of frequent strings, tokens that the likelihood of the words misses least are removed,
+// a quarter at a time, between steps of the EM algorithm.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "text/train_words.h"
+
+namespace byhand::text {
+
+struct UnigramTraining {
+    std::size_t vocabulary_size = 8192;     // with the special tokens
+    std::vector<std::string> special;       // first in the vocabulary, with score 0
+    bool bytes = false;                     // <0x00> ... <0xFF> follow, with score 0
+    double character_coverage = 0.9995;     // see Alphabet
+    std::vector<std::string> alphabet;      // characters that are tokens in any case
+    std::size_t seed_size = 1000000;        // tokens to begin with
+    std::size_t max_token_length = 16;      // characters
+    double shrinking = 0.75;                // how many tokens a step leaves
+    int em_steps = 2;                       // between two removals
+    int threads = 1;
+};
+
+// Tokens with their log probabilities: special ones, bytes, and the others by descending score. The
+// same for any number of threads. There are fewer than vocabulary_size if the words have fewer.
+// Throws std::invalid_argument if vocabulary_size is smaller than the alphabet.
+std::vector<std::pair<std::string, double>> train_unigram(const WordCounts& counts,
+                                                          const UnigramTraining& options,
+                                                          const Progress& progress);
+
+// --- Parts, for train_unigram.cpp -----------------------------------------------------------------
+
+// The words as one text, divided where a character is not in the alphabet.
+struct Segments {
+    Segments(const std::vector<Counted>& words, const Alphabet& alphabet);
+    std::size_t size() const { return counts.size(); }
+    std::string_view operator[](std::size_t i) const {
+        return std::string_view(text).substr(begins[i], begins[i + 1] - begins[i]);
+    }
+    std::string text;
+    std::vector<std::uint32_t> begins;   // size() + 1
+    std::vector<std::uint64_t> counts;
+};
+
+struct Seed {
+    std::string_view token;  // in Segments::text
+    double count;
+};
+// The strings of 2 .. max_token_length characters that occur at least twice, each only where it
+// cannot be longer without occurring less often; at most seed_size, those with the greatest count *
+// length. Ordered by their bytes.
+std::vector<Seed> seeds(const Segments& segments, const UnigramTraining& options);
+
+}  // namespace byhand::text

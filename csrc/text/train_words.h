@@ -1,0 +1,38 @@
+// What the trainers of WordPiece and Unigram share: counted words, and which characters are known.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "text/counts.h"
+
+namespace byhand::text {
+
+// Called with a part between 0 and 1 of the work that is done; may throw to stop.
+using Progress = std::function<void(double)>;
+
+struct Counted {
+    std::string_view word;
+    std::uint64_t count;
+};
+
+// The words, ordered by their bytes. They stay in `counts`. Throws std::invalid_argument if there
+// are none.
+std::vector<Counted> sorted_words(const WordCounts& counts);
+
+struct Alphabet {
+    // Characters of the words by descending count, ties by their bytes: as many as make up
+    // `coverage` of all, at most `most` of them; and those of `always`.
+    Alphabet(const std::vector<Counted>& words, double coverage, std::size_t most,
+             const std::vector<std::string>& always);
+    bool has(std::string_view character) const;
+
+    std::vector<std::string> characters;  // ordered by their bytes
+    std::uint64_t total = 0;              // all characters of the words, counted
+};
+
+}  // namespace byhand::text

@@ -1,0 +1,156 @@
+#include "text/trie.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace byhand::text {
+
+// Places the nodes of sorted keys, parents before children.
+class Trie::Builder {
+public:
+    explicit Builder(std::vector<Unit>& units) : units_(units) {
+        grow();
+        take(kRoot);
+    }
+
+    void build(const std::vector<std::string_view>& keys, std::vector<std::int32_t>& order) {
+        struct Range {
+            std::size_t begin, end, depth;  // keys that share their first `depth` bytes
+            Node node;
+        };
+        std::vector<Range> open;
+        if (!order.empty()) open.push_back({0, order.size(), 0, kRoot});
+        std::vector<unsigned char> bytes;
+        std::vector<std::size_t> begins;
+        // A queue: nodes near the root, which every lookup visits, lie side by side.
+        for (std::size_t next = 0; next < open.size(); ++next) {
+            const Range range = open[next];
+            std::size_t i = range.begin;
+            if (keys[at(order, i)].size() == range.depth) {
+                units_[range.node].value = order[i];
+                while (i < range.end && keys[at(order, i)].size() == range.depth) ++i;
+            }
+            bytes.clear();
+            begins.clear();
+            for (; i < range.end; ++i) {
+                const auto byte = static_cast<unsigned char>(keys[at(order, i)][range.depth]);
+                if (bytes.empty() || bytes.back() != byte) {
+                    bytes.push_back(byte);
+                    begins.push_back(i);
+                }
+            }
+            if (bytes.empty()) continue;
+            const Node base = place(bytes);
+            units_[range.node].base = base;
+            begins.push_back(range.end);
+            for (std::size_t c = 0; c < bytes.size(); ++c) {
+                const Node child = base ^ bytes[c];
+                take(child);
+                units_[child].parent = range.node;
+                open.push_back({begins[c], begins[c + 1], range.depth + 1, child});
+            }
+            if (next >= 65536 && next * 2 > open.size()) {  // memory: drop what is done
+                open.erase(open.begin(), open.begin() + static_cast<std::ptrdiff_t>(next + 1));
+                next = static_cast<std::size_t>(-1);
+            }
+        }
+    }
+
+private:
+    static std::size_t at(const std::vector<std::int32_t>& order, std::size_t i) {
+        return static_cast<std::size_t>(order[i]);
+    }
+
+    // Free units form a circular list through kEnd, in the order of their indices at first.
+    static constexpr Node kEnd = kNobody;
+    struct Link {
+        Node previous, next;
+    };
+
+    void grow() {
+        const std::size_t begin = units_.size();
+        if (begin > (std::size_t{1} << 31)) throw std::length_error("the vocabulary is too large");
+        units_.resize(begin + 256);
+        links_.resize(begin + 256);
+        for (std::size_t i = begin; i < begin + 256; ++i) {
+            const auto unit = static_cast<Node>(i);
+            links_[i] = {last_, kEnd};
+            (last_ == kEnd ? first_ : links_[last_].next) = unit;
+            last_ = unit;
+            taken_.push_back(false);
+        }
+    }
+
+    void take(Node unit) {
+        const Link link = links_[unit];
+        (link.previous == kEnd ? first_ : links_[link.previous].next) = link.next;
+        (link.next == kEnd ? last_ : links_[link.next].previous) = link.previous;
+        taken_[unit] = true;
+    }
+
+    bool fits(Node base, const std::vector<unsigned char>& bytes) const {
+        for (const unsigned char byte : bytes) {
+            if (taken_[base ^ byte]) return false;
+        }
+        return true;
+    }
+
+    // A base whose units for these bytes are free. Only so many free units are tried, or building
+    // would take time quadratic in the number of nodes.
+    Node place(const std::vector<unsigned char>& bytes) {
+        constexpr int kTries = 48;
+        Node unit = first_;
+        for (int tries = 0; unit != kEnd && tries < kTries; ++tries) {
+            const Node base = unit ^ bytes[0];
+            if (fits(base, bytes)) return base;
+            unit = links_[unit].next;
+        }
+        unit = last_;
+        for (int tries = 0; unit != kEnd && tries < kTries; ++tries) {
+            const Node base = unit ^ bytes[0];
+            if (fits(base, bytes)) return base;
+            unit = links_[unit].previous;
+        }
+        const auto base = static_cast<Node>(units_.size());
+        grow();
+        return base;
+    }
+
+    std::vector<Unit>& units_;
+    std::vector<Link> links_;
+    std::vector<bool> taken_;
+    Node first_ = kEnd, last_ = kEnd;
+};
+
+Trie::Trie(const std::vector<std::string_view>& keys) {
+    std::vector<std::int32_t> order;
+    order.reserve(keys.size());
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+        if (!keys[i].empty()) order.push_back(static_cast<std::int32_t>(i));
+    }
+    const auto less = [&](std::int32_t a, std::int32_t b) {
+        const int order_of = keys[static_cast<std::size_t>(a)].compare(
+            keys[static_cast<std::size_t>(b)]);
+        return order_of != 0 ? order_of < 0 : a < b;
+    };
+    if (!std::is_sorted(order.begin(), order.end(), less)) {
+        std::sort(order.begin(), order.end(), less);
+    }
+    Builder(units_).build(keys, order);
+    units_.shrink_to_fit();
+}
+
+Trie trie_of(const std::vector<std::string>& tokens, const std::vector<Id>& special) {
+    std::vector<std::string_view> keys(tokens.begin(), tokens.end());
+    for (const Id id : special) {
+        if (id < 0 || static_cast<std::size_t>(id) >= keys.size()) {
+            throw std::invalid_argument("the special id " + std::to_string(id) +
+                                        " is outside the vocabulary of " +
+                                        std::to_string(keys.size()) + " tokens");
+        }
+        keys[static_cast<std::size_t>(id)] = {};
+    }
+    return Trie(keys);
+}
+
+}  // namespace byhand::text

@@ -1,0 +1,156 @@
+"""The words that tokenizers are trained on, counted."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from byhand import _text
+from byhand.errors import UserError
+from byhand.text import normalise, pretokenise, stream
+from byhand.text.components import flatten
+from byhand.text.description import Description
+
+_BLOCK = 1 << 20  # bytes of a file that are read at once
+
+class Source(Protocol):
+    """A text in consecutive pieces, such as `byhand.data.TextSource`."""
+
+    def blocks(self) -> Iterable[str]: ...
+
+
+class Pieces:
+    """A text whose consecutive pieces can be read once."""
+
+    def __init__(self, blocks: Iterable[str]) -> None:
+        self._blocks = blocks
+
+    def blocks(self) -> Iterable[str]:
+        return self._blocks
+
+
+Text = str | Path | Source
+Texts = Text | Iterable[Text]
+Progress = Callable[[int, int], object]
+"""Called with how much of the work is done, and all of it."""
+
+
+def count_words(
+    texts: Texts,
+    normalizer: Description | None,
+    pre_tokenizer: Description | None,
+    threads: int | None,
+) -> _text.WordCounts:
+    """The words of texts with their counts. Memory is needed for the distinct words and a few
+    blocks, unless the pre-tokenizer cannot divide a text that it has not seen to its end.
+
+    Args:
+        texts: a str; a path of a UTF-8 file; something with `blocks()`; or several of these, each
+            on its own: no word reaches from one into the next.
+        normalizer, pre_tokenizer: as in tokenizer.json.
+        threads: how many threads count. Default: `byhand.get_num_threads()`.
+
+    UserError if something is neither text nor path or a file is not UTF-8.
+    """
+    counter = Counter(normalizer, pre_tokenizer, stream.threads(threads))
+    several = isinstance(texts, Iterable) and not isinstance(texts, str)
+    for text in texts if several else [texts]:  # type: ignore[union-attr]
+        if isinstance(text, str):
+            counter.add([text])
+        elif isinstance(text, Path):
+            counter.add(read_blocks(text))
+        elif hasattr(text, "blocks"):
+            counter.add(text.blocks())
+        else:
+            raise UserError(f"a tokenizer is trained on texts or paths, not {type(text).__name__}")
+    return counter.counts
+
+
+class Counter:
+    """Counts the words of texts that come in blocks."""
+
+    def __init__(
+        self, normalizer: Description | None, pre_tokenizer: Description | None, threads: int
+    ) -> None:
+        self.counts = _text.WordCounts()
+        self._threads = threads
+        before, splitters = pretokenise.make(pre_tokenizer)
+        self._can_cut = stream.can_cut(
+            list(flatten(normalizer, "normalizer", "normalizers")),
+            list(flatten(pre_tokenizer, "pre_tokenizer", "pretokenizers")),
+            [],
+        )
+        self._pipeline = _text.Pipeline(
+            normalise.make(normalizer), splitters, None, [], piece_normalisers=before
+        )
+
+    def add(self, blocks: Iterable[str]) -> None:
+        """Counts the words of one text, which comes in consecutive pieces."""
+        for group in stream.groups(_checked(blocks), self._can_cut):
+            try:
+                self._pipeline.count_words(group, self.counts, self._threads)
+            except ValueError as error:
+                raise UserError(str(error)) from None
+
+
+def read_blocks(path: Path) -> Iterator[str]:
+    """The text of a UTF-8 file in blocks. UserError if it is not UTF-8, or cannot be read."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    done = 0
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                waiting = len(decoder.getstate()[0])
+                yield decoder.decode(block)
+                done += len(block)
+            waiting = len(decoder.getstate()[0])
+            yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 text: byte {done - waiting + error.start} does not fit"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _checked(blocks: Iterable[Any]) -> Iterator[str]:
+    for block in blocks:
+        if not isinstance(block, str):
+            raise UserError(f"a text must be a str, not {type(block).__name__}")
+        yield block
+
+
+def special_tokens_of(tokens: Iterable[str], required: str | None = None) -> list[str]:
+    """Names of special tokens, checked. UserError if one is empty, occurs twice, or if `required`
+    is not among them.
+    """
+    listed = [tokens] if isinstance(tokens, str) else list(tokens)
+    for token in listed:
+        if not isinstance(token, str) or not token:
+            raise UserError(f"a special token is a text of at least one character, not {token!r}")
+        if listed.count(token) > 1:
+            raise UserError(f"the special token {token!r} is listed twice")
+    if required is not None and required not in listed:
+        raise UserError(f"the special tokens need {required!r}, which stands for unknown text")
+    return listed
+
+
+def added_tokens(tokens: Iterable[str]) -> list[Description]:
+    """The "added_tokens" of a tokenizer whose first ids are those of these special tokens."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return [
+        {"id": id, "content": token, **flags, "special": True} for id, token in enumerate(tokens)
+    ]
+
+
+def learned(train: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """train(*args, **options), a trainer of `_text`, whose errors become UserErrors."""
+    try:
+        return train(*args, **options)
+    except TypeError:
+        wrong = ", ".join(f"{name}={value!r:.40}" for name, value in options.items())
+        raise UserError(f"an argument of the training has a wrong type: {wrong}") from None
+    except (ValueError, OverflowError) as error:
+        raise UserError(str(error)) from None

@@ -1,0 +1,78 @@
+"""Descriptions of small tokenizers for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from byhand.text.bytes_alphabet import ALPHABET
+
+Description = dict[str, Any]
+
+
+def added_token(id: int, content: str, **flags: bool) -> Description:
+    """An added token, by default a special one that is matched in the text as it is."""
+    usual = {
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
+    return {"id": id, "content": content, **usual, **flags}
+
+
+def description(
+    model: Description, added: Iterable[Description] = (), **components: Any
+) -> Description:
+    """A description in the form of tokenizer.json."""
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": list(added),
+        "normalizer": None,
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": None,
+        **components,
+        "model": model,
+    }
+
+
+def bpe(vocab: Sequence[str], merges: Sequence[Any] = (), **options: Any) -> Description:
+    """A BPE model; the index of a token is its id."""
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+        **options,
+        "vocab": {token: id for id, token in enumerate(vocab)},
+        "merges": list(merges),
+    }
+
+
+def byte_bpe(
+    merges: Sequence[tuple[str, str]] = (), special: Iterable[str] = (), **components: Any
+) -> Description:
+    """A byte-level BPE: 256 bytes (id = byte), the merges in order, then the special tokens."""
+    vocab = [*ALPHABET, *("".join(pair) for pair in merges)]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    byte_level["use_regex"] = True
+    added = [added_token(len(vocab) + i, content) for i, content in enumerate(special)]
+    return description(
+        bpe(vocab, [" ".join(pair) for pair in merges]),
+        added,
+        **{"pre_tokenizer": byte_level, "decoder": byte_level, **components},
+    )
+
+
+def word_level(words: Sequence[str], unk: str = "[UNK]", **components: Any) -> Description:
+    """Words that are tokens."""
+    vocab = {word: id for id, word in enumerate(words)}
+    return description({"type": "WordLevel", "vocab": vocab, "unk_token": unk}, **components)
