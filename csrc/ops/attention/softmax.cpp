@@ -52,7 +52,7 @@ void softmax_row(float* y, const float* x, float scale, std::int64_t n, Into pla
     // If every logit is -inf, the shift is 0, because -inf - -inf is NaN.
     const float shift = top == -kInfinity ? 0.0f : top;
     const float total = sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
-        const Vec word = exp(Vec::load(x + i, lanes) * Vec::set(scale) - Vec::set(shift));
+        const Vec word = exp_normal(Vec::load(x + i, lanes) * Vec::set(scale) - Vec::set(shift));
         word.store(e + i, lanes);
         return sum + keep_first(word, lanes, 0.0f);
     });
@@ -76,7 +76,7 @@ void softmax_backward_row(float* dx, const float* dy, const float* y, float scal
 void log_softmax_row(float* y, const float* x, std::int64_t n, Into place) {
     const float top = max_logit(x, 1.0f, n);
     const float total = sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
-        return sum + keep_first(exp(Vec::load(x + i, lanes) - Vec::set(top)), lanes, 0.0f);
+        return sum + keep_first(exp_normal(Vec::load(x + i, lanes) - Vec::set(top)), lanes, 0.0f);
     });
     const float log_total = std::log(total);
     write_words(y, n, place, [=](std::int64_t i, std::int64_t lanes) {
@@ -88,7 +88,7 @@ void log_softmax_backward_row(float* dx, const float* dy, const float* y, std::i
                               Into place) {
     const float total = sum_row(dy, n);
     write_words(dx, n, place, [=](std::int64_t i, std::int64_t lanes) {
-        const Vec p = exp(Vec::load(y + i, lanes));
+        const Vec p = exp_normal(Vec::load(y + i, lanes));
         return fma(-p, Vec::set(total), Vec::load(dy + i, lanes));
     });
 }
