@@ -221,10 +221,15 @@ BYHAND_INLINE Vec gelu_erf(Vec x) {
     return fma(-t.a, t.tail, max(Vec::zero(), x));
 }
 
+// below(a) = Phi(-a) (1 - a h(a)), where the hazard h(a) = phi(a) / Phi(-a) is close to a polynomial.
 BYHAND_INLINE Vec gelu_erf_derivative(Vec x) {
-    const Vec a = min(Vec::set(13.0f), abs(x));
-    const Vec g = exp2(a * a * Vec::set(-0.721347520f));  // exp(-a^2 / 2)
-    return gelu_slope(x, fma(a * Vec::set(-0.398942280f), g, normal_tail(x).tail));
+    const Tail t = normal_tail(x);
+    const Vec s = t.a * t.a;
+    const Vec odd =
+        polynomial(s, {-0.797890246f, -0.109405264f, -0.000875818f, 0.00014392986f});
+    const Vec even = polynomial(
+        s, {1.0f, -0.636536777f, 0.0200200565f, -0.00057958806f, -1.12620787e-05f});
+    return gelu_slope(x, t.tail * fma(t.a, odd, even));
 }
 
 // The tanh form replaces Phi(x) by a logistic function of a cubic: (1 + tanh u) / 2 = 1 / (1 +
