@@ -84,6 +84,17 @@ BYHAND_FLATTEN void write_words(float* y, std::int64_t n, Into place, Word&& wor
     for_words(n - end, [&](std::int64_t i, std::int64_t lanes) { put(end + i, lanes); });
 }
 
+// write_words, and where the result goes past the caches, prefetch(i) is called for each vector.
+template <class Word, class Prefetch>
+BYHAND_FLATTEN void write_words(float* y, std::int64_t n, Into place, Word&& word,
+                                Prefetch&& prefetch) {
+    if (place == Into::caches) return write_words(y, n, Into::caches, word);
+    write_words(y, n, place, [&](std::int64_t i, std::int64_t lanes) {
+        prefetch(i);
+        return word(i, lanes);
+    });
+}
+
 // Reduces n elements to one vector, or a struct of vectors: partial = step(partial, i, lanes).
 // There are four independent partials, because a single one would wait for the latency of its own
 // additions; `join` combines them.

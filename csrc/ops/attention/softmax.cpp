@@ -68,11 +68,13 @@ void softmax_backward_row(float* dx, const float* dy, const float* y, float scal
     const float dot = sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
         return fma(Vec::load(dy + i, lanes), Vec::load(y + i, lanes), sum);
     });
-    write_words(dx, n, place, [=](std::int64_t i, std::int64_t lanes) {
-        __builtin_prefetch(dy + n + i);
-        __builtin_prefetch(y + n + i);
+    const auto word = [=](std::int64_t i, std::int64_t lanes) {
         const Vec centred = Vec::load(dy + i, lanes) - Vec::set(dot);
         return Vec::set(scale) * Vec::load(y + i, lanes) * centred;
+    };
+    write_words(dx, n, place, word, [=](std::int64_t i) {
+        __builtin_prefetch(dy + n + i);  // the next row
+        __builtin_prefetch(y + n + i);
     });
 }
 

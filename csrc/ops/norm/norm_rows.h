@@ -105,16 +105,17 @@ Means add_to_parameters(float* dw, float* db, const Row<centred>& row) {
     return {mean_of(sum.g.sum(), row.cols), mean_of(sum.g_xhat.sum(), row.cols)};
 }
 
-// Prefetches the next row.
 template <bool centred>
 void write_dx(float* dx, const Row<centred>& row, const Means& mean, const float* ds, Into place) {
-    write_words(dx, row.cols, place, [=](std::int64_t i, std::int64_t lanes) {
-        __builtin_prefetch(row.dy + row.cols + i);
-        __builtin_prefetch(row.x + row.cols + i);
+    const auto word = [=](std::int64_t i, std::int64_t lanes) {
         const Vec mean_g = centred ? Vec::set(mean.g) : Vec::zero();
         const Vec through = fma(row.xhat(i, lanes), Vec::set(mean.g_xhat), mean_g);
         const Vec rest = ds ? Vec::load(ds + i, lanes) : Vec::zero();
         return fma(row.g(i, lanes) - through, Vec::set(row.rstd), rest);
+    };
+    write_words(dx, row.cols, place, word, [=](std::int64_t i) {
+        __builtin_prefetch(row.dy + row.cols + i);  // the next row
+        __builtin_prefetch(row.x + row.cols + i);
     });
 }
 
