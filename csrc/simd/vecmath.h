@@ -12,9 +12,10 @@
 //   exp_normal 2 where -87 <= x <= 88, as expm1_negative where x <= 0
 //   sigmoid, silu 3 and softplus 2 where x >= -87
 //   exp_score 3 where |x| < 16, 6 where -87 <= x <= 88; without a fused multiply-add 10 and 70
-//   gelu, both forms: 8 where |x| <= 2; for larger |x| the relative error of a vanishing tail grows
-//   with its logarithm, as in any formula that uses an exponential: there, and for the derivatives
-//   of gelu and silu, the absolute error stays below 4 units in the last place of max(1, |x|).
+//   gelu, both forms: 8 where |x| <= 2; for smaller x the relative error of the vanishing tail grows
+//   to 50 (exact form) and 140 (tanh form) at -5, and from where the tail is less than 2e-8 it may
+//   be 0. There, and for the derivatives of gelu and silu, the absolute error stays below 4 units in
+//   the last place of max(1, |x|).
 #pragma once
 
 #include "simd/vec.h"
@@ -48,7 +49,7 @@ BYHAND_INLINE Vec exp2(Vec p) {
 }
 
 // e^x = 2^n e^r with |r| <= log(2)/2. The clamps put the constant first, so that NaN passes
-// through. Sources of smaller x may be -inf.
+// through.
 struct Exponential {
     Vec n, r, power;  // power is 2^n for n >= -126, 0 for n = -127 and inf for n = 128
     BYHAND_INLINE Exponential(Vec x, float lowest, float highest) {
@@ -221,7 +222,7 @@ BYHAND_INLINE Vec gelu_erf(Vec x) {
     return fma(-t.a, t.tail, max(Vec::zero(), x));
 }
 
-// below(a) = Phi(-a) (1 - a h(a)), where the hazard h(a) = phi(a) / Phi(-a) is close to a polynomial.
+// below(a) = Phi(-a) (1 - a h(a)), where h(a) = phi(a) / Phi(-a) is close to a polynomial.
 BYHAND_INLINE Vec gelu_erf_derivative(Vec x) {
     const Tail t = normal_tail(x);
     const Vec s = t.a * t.a;
