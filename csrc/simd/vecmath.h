@@ -12,10 +12,10 @@
 //   exp_normal 2 where -87 <= x <= 88, as expm1_negative where x <= 0
 //   sigmoid, silu 3 and softplus 2 where x >= -87
 //   exp_score 3 where |x| < 16, 6 where -87 <= x <= 88; without a fused multiply-add 10 and 70
-//   gelu, both forms: 8 where |x| <= 2; for smaller x the relative error of the vanishing tail grows
-//   to 50 (exact form) and 140 (tanh form) at -5, and from where the tail is less than 2e-8 it may
-//   be 0. There, and for the derivatives of gelu and silu, the absolute error stays below 4 units in
-//   the last place of max(1, |x|).
+//   gelu, both forms: 8 where |x| <= 2; for smaller x the relative error of the vanishing tail
+//   grows to 50 (exact form) and 140 (tanh form) at -5, and where the tail is less than 2e-8 it may
+//   be 0. There, and for the derivatives of gelu and silu, the absolute error stays below 4 units
+//   in the last place of max(1, |x|).
 #pragma once
 
 #include "simd/vec.h"
