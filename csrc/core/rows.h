@@ -84,13 +84,24 @@ BYHAND_FLATTEN void write_words(float* y, std::int64_t n, Into place, Word&& wor
     for_words(n - end, [&](std::int64_t i, std::int64_t lanes) { put(end + i, lanes); });
 }
 
-// Reduces n elements to one vector: partial = step(partial, i, lanes). There are four independent
-// partials, because a single one would wait for the latency of its own additions; `join` combines
-// them.
-template <class Step, class Join>
-BYHAND_FLATTEN Vec fold_words(std::int64_t n, Vec start, Step&& step, Join&& join) {
+// write_words, and where the result goes past the caches, prefetch(i) is called for each vector.
+template <class Word, class Prefetch>
+BYHAND_FLATTEN void write_words(float* y, std::int64_t n, Into place, Word&& word,
+                                Prefetch&& prefetch) {
+    if (place == Into::caches) return write_words(y, n, Into::caches, word);
+    write_words(y, n, place, [&](std::int64_t i, std::int64_t lanes) {
+        prefetch(i);
+        return word(i, lanes);
+    });
+}
+
+// Reduces n elements to one vector, or a struct of vectors: partial = step(partial, i, lanes).
+// There are four independent partials, because a single one would wait for the latency of its own
+// additions; `join` combines them.
+template <class Partial, class Step, class Join>
+BYHAND_FLATTEN Partial fold_words(std::int64_t n, Partial start, Step&& step, Join&& join) {
     constexpr std::int64_t w = Vec::width;
-    Vec a = start, b = start, c = start, d = start;
+    Partial a = start, b = start, c = start, d = start;
     std::int64_t i = 0;
     for (; i + 4 * w <= n; i += 4 * w) {
         a = step(a, i, w);

@@ -29,6 +29,7 @@
 //   Mask::load(const bool* p, n)     the first n of p, the rest false
 //   below(const uint32_t* p, limit)  unsigned p[i] < limit: the mask of a dropout
 //   scale2(x, n)                     x * 2^n, for vecmath.h; n >= -254, for which it is 0
+//   power_of_2(t)                    2^n, where t = kRounder + n; 0 for n = -127, inf for n = 128
 //   exponent(x) mantissa(x)          the parts of a normal positive x, for vecmath.h
 //   round_bf16(x)                    to the nearest bfloat16, ties to even, still as floats
 //   transpose(Vec (&)[width])        a square of width vectors, for packing
@@ -39,6 +40,10 @@
 //   pairs_along(a, b)                the 2 * width neighbours a, b as pairs
 //   pairs_across(even, odd)          lane i is the pair even[i], odd[i]
 //   dot_pairs(a, b, sum)             lane by lane sum + a.first * b.first + a.second * b.second
+// Where one instruction looks 16 floats up by their numbers (BYHAND_LOOKUP is then defined):
+//
+//   lookup(table, t)                 table[i], where i are the lowest four bits of t;
+//                                    table is aligned to a vector
 #pragma once
 
 #include <cstdint>

@@ -71,7 +71,7 @@ BYHAND_INLINE Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 BYHAND_INLINE Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 BYHAND_INLINE Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 BYHAND_INLINE Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
-BYHAND_INLINE Vec operator-(Vec a) { return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0f))}; }
+BYHAND_INLINE Vec operator-(Vec a) { return {-a.v}; }  // the compiler joins it with fma
 BYHAND_INLINE Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 // The zero-masked intrinsics below compute the same values; they avoid a false warning of g++ 12 in
 // its own headers.
@@ -128,6 +128,13 @@ BYHAND_INLINE Vec dot_pairs(Vec a, Vec b,
 BYHAND_INLINE Vec scale2(Vec x, Vec n) {
     const __mmask16 some = _mm512_cmp_ps_mask(n.v, _mm512_set1_ps(-254.0f), _CMP_NLE_UQ);
     return {_mm512_maskz_scalef_ps(some, x.v, n.v)};
+}
+BYHAND_INLINE Vec power_of_2(Vec t) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t.v), 23))};
+}
+#define BYHAND_LOOKUP
+BYHAND_INLINE Vec lookup(const float (&table)[16], Vec t) {
+    return {_mm512_maskz_permutexvar_ps(0xffff, _mm512_castps_si512(t.v), _mm512_load_ps(table))};
 }
 // The exponent e and the mantissa m in [1, 2) of a normal positive x = m * 2^e.
 BYHAND_INLINE Vec exponent(Vec x) { return {_mm512_maskz_getexp_ps(0xffff, x.v)}; }

@@ -95,6 +95,9 @@ BYHAND_INLINE Vec scale2(Vec x, Vec n) {
     const int32x4_t b = vshlq_n_s32(vaddq_s32(vsubq_s32(whole, half), bias), 23);
     return {vmulq_f32(vmulq_f32(x.v, vreinterpretq_f32_s32(a)), vreinterpretq_f32_s32(b))};
 }
+BYHAND_INLINE Vec power_of_2(Vec t) {
+    return {vreinterpretq_f32_s32(vshlq_n_s32(vreinterpretq_s32_f32(t.v), 23))};
+}
 // The exponent e and the mantissa m in [1, 2) of a normal positive x = m * 2^e.
 BYHAND_INLINE Vec exponent(Vec x) {
     const int32x4_t e = vshrq_n_s32(vreinterpretq_s32_f32(x.v), 23);

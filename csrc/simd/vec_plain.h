@@ -112,6 +112,7 @@ BYHAND_INLINE Vec scale2(Vec x, Vec n) {
     const Mask::Lanes half = whole >> 1;
     return x * floats((half + 127) << 23) * floats((whole - half + 127) << 23);
 }
+BYHAND_INLINE Vec power_of_2(Vec t) { return floats(bits(t) << 23); }
 // The exponent e and the mantissa m in [1, 2) of a normal positive x = m * 2^e.
 BYHAND_INLINE Vec exponent(Vec x) {
     return {__builtin_convertvector((bits(x) >> 23) - 127, Vec::Lanes)};

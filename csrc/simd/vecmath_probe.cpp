@@ -19,7 +19,7 @@ constexpr Apply kFunctions[] = {
     apply<exp>,
     apply<log>,
     apply<tanh>,
-    apply<erf>,
+    apply<exp_normal>,
     apply<gelu_tanh>,
     apply<gelu_erf>,
     apply<gelu_tanh_derivative>,

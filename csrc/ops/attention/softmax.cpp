@@ -45,14 +45,15 @@ float max_logit(const float* x, float scale, std::int64_t n) {
 }
 
 // y = softmax(scale * x); y may be x. With Into::memory the exponentials are kept in scratch memory
-// until the sum is known.
+// until the sum is known. While a row is in the cache, the next one is prefetched.
 void softmax_row(float* y, const float* x, float scale, std::int64_t n, Into place) {
     float* const e = place == Into::caches ? y : scratch(static_cast<std::size_t>(n), 1);
     const float top = max_logit(x, scale, n);
     // If every logit is -inf, the shift is 0, because -inf - -inf is NaN.
     const float shift = top == -kInfinity ? 0.0f : top;
     const float total = sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
-        const Vec word = exp(Vec::load(x + i, lanes) * Vec::set(scale) - Vec::set(shift));
+        __builtin_prefetch(x + n + i);
+        const Vec word = exp_score(Vec::load(x + i, lanes) * Vec::set(scale) - Vec::set(shift));
         word.store(e + i, lanes);
         return sum + keep_first(word, lanes, 0.0f);
     });
@@ -67,16 +68,21 @@ void softmax_backward_row(float* dx, const float* dy, const float* y, float scal
     const float dot = sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
         return fma(Vec::load(dy + i, lanes), Vec::load(y + i, lanes), sum);
     });
-    write_words(dx, n, place, [=](std::int64_t i, std::int64_t lanes) {
+    const auto word = [=](std::int64_t i, std::int64_t lanes) {
         const Vec centred = Vec::load(dy + i, lanes) - Vec::set(dot);
         return Vec::set(scale) * Vec::load(y + i, lanes) * centred;
+    };
+    write_words(dx, n, place, word, [=](std::int64_t i) {
+        __builtin_prefetch(dy + n + i);  // the next row
+        __builtin_prefetch(y + n + i);
     });
 }
 
 void log_softmax_row(float* y, const float* x, std::int64_t n, Into place) {
     const float top = max_logit(x, 1.0f, n);
     const float total = sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
-        return sum + keep_first(exp(Vec::load(x + i, lanes) - Vec::set(top)), lanes, 0.0f);
+        __builtin_prefetch(x + n + i);
+        return sum + keep_first(exp_score(Vec::load(x + i, lanes) - Vec::set(top)), lanes, 0.0f);
     });
     const float log_total = std::log(total);
     write_words(y, n, place, [=](std::int64_t i, std::int64_t lanes) {
@@ -88,7 +94,8 @@ void log_softmax_backward_row(float* dx, const float* dy, const float* y, std::i
                               Into place) {
     const float total = sum_row(dy, n);
     write_words(dx, n, place, [=](std::int64_t i, std::int64_t lanes) {
-        const Vec p = exp(Vec::load(y + i, lanes));
+        __builtin_prefetch(dy + n + i);
+        const Vec p = exp_score(Vec::load(y + i, lanes));
         return fma(-p, Vec::set(total), Vec::load(dy + i, lanes));
     });
 }

@@ -86,7 +86,7 @@ struct RowGradient {
     void write(float* dx, const float* x, float lse, std::int64_t n, std::int64_t target,
                Into place = Into::caches) const {
         const auto word = [=, scale = scale, floor = floor](std::int64_t i, std::int64_t lanes) {
-            const Vec p = exp(Vec::load(x + i, lanes) - Vec::set(lse));
+            const Vec p = exp_score(Vec::load(x + i, lanes) - Vec::set(lse));
             return (p - Vec::set(floor)) * Vec::set(scale);
         };
         const Vec at_target = word(target, 1) - Vec::set(scale * peak);

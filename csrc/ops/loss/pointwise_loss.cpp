@@ -38,7 +38,7 @@ struct Bce {
         return (one - t) * (max(Vec::zero(), x) + curve) + a * t * (max(Vec::zero(), -x) + curve);
     }
     BYHAND_INLINE Vec slope(Vec x, Vec t) const {
-        const Vec e = exp(-abs(x)), high = one / (one + e), low = e * high;
+        const Vec e = exp_normal(-abs(x)), high = one / (one + e), low = e * high;
         const Mask negative = x < Vec::zero();
         return (one - t) * select(negative, low, high) - a * t * select(negative, high, low);
     }

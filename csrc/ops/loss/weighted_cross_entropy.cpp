@@ -104,7 +104,7 @@ struct Aims {
             return;
         }
         const auto softmax = [=](std::int64_t v, std::int64_t lanes) {
-            return Vec::set(mass) * exp(Vec::load(x + v, lanes) - Vec::set(lse));
+            return Vec::set(mass) * exp_score(Vec::load(x + v, lanes) - Vec::set(lse));
         };
         if (probabilities != nullptr) {
             write_words(dx, classes, place, [=](std::int64_t v, std::int64_t lanes) {

@@ -41,9 +41,12 @@ inline const float* add_row(float* s, const float* x, const float* add, std::int
     return kept;
 }
 
+// Prefetches the row after x, so that memory is busy in the passes over this row, which is in the
+// cache.
 template <bool centred>
 float row_variance(const float* x, float mean, std::int64_t n) {
     const float sum = sum_words(n, [=](Vec sum, std::int64_t i, std::int64_t lanes) {
+        __builtin_prefetch(x + n + i);
         const Vec c = centre<centred>(x + i, mean, lanes);
         return fma(c, c, sum);
     });
@@ -83,27 +86,36 @@ struct Means {
 // memory here, and from the cache in write_dx.
 template <bool centred>
 Means add_to_parameters(float* dw, float* db, const Row<centred>& row) {
-    Vec sum_g = Vec::zero(), sum_g_xhat = Vec::zero();
-    for_words(row.cols, [&](std::int64_t i, std::int64_t lanes) {
+    struct Sums {
+        Vec g, g_xhat;
+    };
+    const auto step = [=](Sums sum, std::int64_t i, std::int64_t lanes) {
         const Vec dy = Vec::load(row.dy + i, lanes), xhat = row.xhat(i, lanes);
         const Vec g = row.g(i, lanes);
-        sum_g_xhat = fma(g, xhat, sum_g_xhat);
+        sum.g_xhat = fma(g, xhat, sum.g_xhat);
         fma(dy, xhat, Vec::load(dw + i, lanes)).store(dw + i, lanes);
         if constexpr (centred) {
-            sum_g += g;
+            sum.g += g;
             (Vec::load(db + i, lanes) + dy).store(db + i, lanes);
         }
-    });
-    return {mean_of(sum_g.sum(), row.cols), mean_of(sum_g_xhat.sum(), row.cols)};
+        return sum;
+    };
+    const auto join = [](Sums a, Sums b) { return Sums{a.g + b.g, a.g_xhat + b.g_xhat}; };
+    const Sums sum = fold_words(row.cols, Sums{Vec::zero(), Vec::zero()}, step, join);
+    return {mean_of(sum.g.sum(), row.cols), mean_of(sum.g_xhat.sum(), row.cols)};
 }
 
 template <bool centred>
 void write_dx(float* dx, const Row<centred>& row, const Means& mean, const float* ds, Into place) {
-    write_words(dx, row.cols, place, [=](std::int64_t i, std::int64_t lanes) {
+    const auto word = [=](std::int64_t i, std::int64_t lanes) {
         const Vec mean_g = centred ? Vec::set(mean.g) : Vec::zero();
         const Vec through = fma(row.xhat(i, lanes), Vec::set(mean.g_xhat), mean_g);
         const Vec rest = ds ? Vec::load(ds + i, lanes) : Vec::zero();
         return fma(row.g(i, lanes) - through, Vec::set(row.rstd), rest);
+    };
+    write_words(dx, row.cols, place, word, [=](std::int64_t i) {
+        __builtin_prefetch(row.dy + row.cols + i);  // the next row
+        __builtin_prefetch(row.x + row.cols + i);
     });
 }
 
