@@ -5,11 +5,12 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <limits>
+#include <new>
 #include <sstream>
 #include <string>
-#include <vector>
 
 #include "host/pool.h"
 #include "host/processor.h"
@@ -58,30 +59,108 @@ py::list instruction_sets() {
     return names;
 }
 
-// An uninitialised C-contiguous numpy array whose memory goes back to the pool when it dies.
-py::array empty(const py::tuple& shape, const py::dtype& dtype) {
-    std::vector<py::ssize_t> dims(shape.size());
-    std::size_t bytes = static_cast<std::size_t>(dtype.itemsize());
-    for (std::size_t d = 0; d < dims.size(); ++d) {
-        dims[d] = py::cast<py::ssize_t>(shape[d]);
-        if (dims[d] < 0) throw py::value_error("negative dimensions are not allowed");
-        const auto n = static_cast<std::size_t>(dims[d]);
+constexpr int kMaxDims = 32;  // of numpy 1
+// Bytes below which numpy's allocator is quicker than the pool.
+constexpr std::size_t kSmall = 4096;
+
+// (shape, dtype) -> an uninitialised C-contiguous numpy array; the memory of a large one goes back
+// to the pool when the array dies.
+py::object empty(const py::handle* given) {
+    const auto sizes = py::cast<py::tuple>(given[0]);
+    auto dtype = py::dtype::from_args(py::reinterpret_borrow<py::object>(given[1]));
+    const int ndim = static_cast<int>(sizes.size());
+    if (ndim > kMaxDims) throw py::value_error("too many dimensions");
+    Py_intptr_t shape[kMaxDims];
+    auto bytes = static_cast<std::size_t>(dtype.itemsize());
+    for (int d = 0; d < ndim; ++d) {
+        shape[d] = py::cast<Py_intptr_t>(sizes[static_cast<std::size_t>(d)]);
+        if (shape[d] < 0) throw py::value_error("negative dimensions are not allowed");
+        const auto n = static_cast<std::size_t>(shape[d]);
         if (n != 0 && bytes > std::numeric_limits<std::size_t>::max() / 4 / n) {
             throw std::bad_alloc();
         }
         bytes *= n;
     }
-    void* block = byhand::pool_allocate(bytes);
-    py::capsule owner(block, [](void* p) { byhand::pool_release(p); });
-    return py::array(dtype, std::move(dims), block, owner);
+    // Not py::array, which copies the shape and computes the strides first.
+    using Numpy = py::detail::npy_api;
+    const Numpy& numpy = Numpy::get();
+    void* const memory = bytes < kSmall ? nullptr : byhand::pool_allocate(bytes);
+    py::object owner;
+    if (memory != nullptr) {
+        owner = py::capsule(memory, [](void* p) { byhand::pool_release(p); });
+    }
+    auto array = py::reinterpret_steal<py::object>(numpy.PyArray_NewFromDescr_(
+        numpy.PyArray_Type_, dtype.release().ptr(), ndim, shape, nullptr, memory,
+        owner ? Numpy::NPY_ARRAY_WRITEABLE_ : 0, nullptr));
+    if (!array ||
+        (owner && numpy.PyArray_SetBaseObject_(array.ptr(), owner.release().ptr()) != 0)) {
+        throw py::error_already_set();
+    }
+    return array;
 }
+
+template <class T>
+bool within(const py::array& array, py::handle low, py::handle high) {
+    const T least = py::cast<T>(low), most = py::cast<T>(high);
+    const T* const numbers = static_cast<const T*>(array.data());
+    bool fits = true;
+    for (py::ssize_t i = 0; i < array.size(); ++i) {
+        fits = fits & (least <= numbers[i]) & (numbers[i] <= most);
+    }
+    return fits;
+}
+
+// (array, low, high) -> whether every number of the array is in low..high, as NaN is not. False
+// also for an array that is not C-contiguous or of another dtype than float32, float64 and int64.
+py::object all_within(const py::handle* given) {
+    constexpr int kPlain = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+    const auto array = py::cast<py::array>(given[0]);
+    bool fits = (array.flags() & kPlain) == kPlain;
+    if (!fits) {
+    } else if (py::isinstance<py::array_t<std::int64_t>>(array)) {
+        fits = within<std::int64_t>(array, given[1], given[2]);
+    } else if (py::isinstance<py::array_t<float>>(array)) {
+        fits = within<float>(array, given[1], given[2]);
+    } else {
+        fits =
+            py::isinstance<py::array_t<double>>(array) && within<double>(array, given[1], given[2]);
+    }
+    return py::bool_(fits);
+}
+
+// A function that operations call each time, as Python calls it: pybind11's own conversion of the
+// arguments takes longer than the function.
+template <Py_ssize_t kCount, py::object (*kFunction)(const py::handle*)>
+PyObject* call(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+    try {
+        if (count != kCount) throw py::type_error("takes " + std::to_string(kCount) + " arguments");
+        py::handle given[kCount];
+        std::copy(arguments, arguments + count, given);
+        return kFunction(given).release().ptr();
+    } catch (py::error_already_set& error) {
+        error.restore();
+    } catch (const py::builtin_exception& error) {
+        error.set_error();
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    }
+    return nullptr;
+}
+
+template <Py_ssize_t kCount, py::object (*kFunction)(const py::handle*)>
+PyMethodDef method(const char* name) {
+    const auto any = reinterpret_cast<void (*)()>(call<kCount, kFunction>);
+    return {name, reinterpret_cast<PyCFunction>(any), METH_FASTCALL, nullptr};
+}
+
+PyMethodDef functions[] = {method<2, empty>("empty"), method<3, all_within>("all_within"), {}};
 
 }  // namespace
 
 PYBIND11_MODULE(_host, module) {
     module.def("runnable_backends", &runnable_backends);
     module.def("instruction_sets", &instruction_sets);
-    module.def("empty", &empty);
+    if (PyModule_AddFunctions(module.ptr(), functions) != 0) throw py::error_already_set();
     module.def("pool_stats", [] {
         const auto stats = byhand::pool_stats();
         py::dict result;

@@ -105,7 +105,10 @@ void bind_normalisers(py::module_& module) {
              py::arg("first") = false);
     name(static_cast<Nmt*>(nullptr), "Nmt").def(py::init<>());
     name(static_cast<Precompiled*>(nullptr), "Precompiled")
-        .def(py::init([](const py::bytes& charsmap) { return Precompiled(raw(charsmap)); }));
+        .def(py::init([](const py::bytes& charsmap, bool longest) {
+                 return Precompiled(raw(charsmap), longest);
+             }),
+             py::arg("charsmap"), py::kw_only(), py::arg("longest"));
     name(static_cast<PerWord*>(nullptr), "PerWord").def(py::init<PreTokenizers, Normalisers>());
 }
 

@@ -24,6 +24,45 @@ std::uint32_t read_32(std::string_view data, std::size_t at) {
     return value;
 }
 
+// The end of the grapheme cluster at `at` (Unicode's annex 29). Only clusters of less than 6 bytes
+// matter, so the rules for Hangul, flags and joined emoji, whose clusters are longer, are left out.
+std::size_t cluster_end(std::string_view text, std::size_t at) {
+    const Unicode& unicode = Unicode::tables();
+    std::size_t length = 0;
+    const auto code_at = [&](std::size_t i) { return decode_utf8(text, i, length); };
+    const auto prepends = [](char32_t c) {
+        return (c >= 0x600 && c <= 0x605) || c == 0x6DD || c == 0x70F || c == 0x890 || c == 0x891 ||
+               c == 0x8E2;
+    };
+    const auto stands_alone = [](char32_t c) {  // spacing marks that join no cluster
+        return c == 0x102B || c == 0x102C || c == 0x1038 || (c >= 0x1062 && c <= 0x1064) ||
+               (c >= 0x1067 && c <= 0x106D) || c == 0x1083 || (c >= 0x1087 && c <= 0x108C) ||
+               c == 0x108F || (c >= 0x109A && c <= 0x109C) || c == 0x1A61 || c == 0x1A63 ||
+               c == 0x1A64 || c == 0xAA7B || c == 0xAA7D || c == 0x11720 || c == 0x11721;
+    };
+    const auto extends = [&](char32_t c) {  // Extend, ZWJ and SpacingMark
+        return ((unicode.classes(c) & kMark) != 0 && !stands_alone(c)) || c == 0x200C ||
+               c == 0x200D || c == 0xE33 || c == 0xEB3 || c == 0xFF9E || c == 0xFF9F ||
+               (c >= 0x1F3FB && c <= 0x1F3FF) || (c >= 0xE0020 && c <= 0xE007F);
+    };
+    const auto controls = [&](char32_t c) {
+        const Category category = unicode.category(c);
+        return (category == Category::Cc || category == Category::Cf || category == Category::Zl ||
+                category == Category::Zp) &&
+               !extends(c) && !prepends(c);
+    };
+    if (text.compare(at, 2, "\r\n") == 0) return at + 2;
+    char32_t code = code_at(at);
+    at += length;
+    if (controls(code)) return at;
+    while (prepends(code) && at < text.size() && !controls(code_at(at))) {
+        code = code_at(at);
+        at += length;
+    }
+    while (at < text.size() && extends(code_at(at))) at += length;
+    return at;
+}
+
 }  // namespace
 
 Charsmap::Charsmap(std::string_view data) {
@@ -53,9 +92,10 @@ std::size_t Charsmap::child(std::size_t node, unsigned char byte) const {
     return next < units_.size() && label_of(units_[next]) == byte ? next : 0;
 }
 
-std::size_t Charsmap::longest(std::string_view text, std::size_t at, std::string_view& with) const {
+std::size_t Charsmap::find(std::string_view text, std::size_t at, bool longest,
+                           std::string_view& with) const {
     std::size_t node = 0, found = 0;
-    for (std::size_t i = at; i < text.size(); ++i) {
+    for (std::size_t i = at; i < text.size() && (longest || found == 0); ++i) {
         node = child(node, static_cast<unsigned char>(text[i]));
         if (node == 0) break;
         if (!has_value(units_[node])) continue;
@@ -70,21 +110,31 @@ std::size_t Charsmap::longest(std::string_view text, std::size_t at, std::string
 }
 
 void Precompiled::apply(Text& text) const {
-    const std::string& bytes = text.bytes;
+    const std::string_view bytes = text.bytes;
     std::unique_ptr<Rewrite> out;
-    std::size_t kept = 0;
+    std::size_t kept = 0, cluster = 0;  // the end of the cluster whose characters are looked up
     std::string_view with;
-    for (std::size_t at = 0; at < bytes.size();) {
+    for (std::size_t at = 0, length = 0; at < bytes.size();) {
         const auto byte = static_cast<unsigned char>(bytes[at]);
         const auto next = at + 1 < bytes.size() ? static_cast<unsigned char>(bytes[at + 1]) : 0u;
         if (byte < 128 && next < 128 && charsmap_.keeps(byte)) {
             ++at;
             continue;
         }
-        const std::size_t size = charsmap_.longest(bytes, at, with);
+        decode_utf8(bytes, at, length);
+        std::size_t size = 0;  // of what is replaced
+        if (longest_) {
+            size = charsmap_.find(bytes, at, true, with);
+        } else {
+            if (at >= cluster) {
+                cluster = cluster_end(bytes, at);
+                if (cluster - at < 6 && charsmap_.find(bytes.substr(0, cluster), at, false, with)) {
+                    size = cluster - at;
+                }
+            }
+            if (size == 0) size = charsmap_.find(bytes.substr(0, at + length), at, false, with);
+        }
         if (size == 0) {
-            std::size_t length = 0;
-            decode_utf8(bytes, at, length);
             at += length;
             continue;
         }

@@ -16,8 +16,10 @@ class Charsmap {
   public:
     explicit Charsmap(std::string_view data);  // std::invalid_argument if it is damaged
 
-    // The longest key at text[at]: its length, and its replacement. Length 0 if there is none.
-    std::size_t longest(std::string_view text, std::size_t at, std::string_view& with) const;
+    // The longest key, or the shortest, at text[at]: its length, and its replacement. Length 0 if
+    // there is none.
+    std::size_t find(std::string_view text, std::size_t at, bool longest,
+                     std::string_view& with) const;
     // No key consists of this ASCII character, or begins with it and another ASCII character.
     bool keeps(unsigned char ascii) const { return keeps_[ascii]; }
 
@@ -30,13 +32,17 @@ class Charsmap {
     bool keeps_[128];
 };
 
+// With `longest`, the longest key at each place is replaced, as SentencePiece does. Without, what
+// Hugging Face's tokenizers do: a cluster of characters (one that a reader sees) of less than 6
+// bytes is replaced as a whole by what the shortest key in it gives; in others, each character.
 class Precompiled : public Normaliser {
   public:
-    explicit Precompiled(std::string_view charsmap) : charsmap_(charsmap) {}
+    Precompiled(std::string_view charsmap, bool longest) : charsmap_(charsmap), longest_(longest) {}
     void apply(Text& text) const override;
 
   private:
     Charsmap charsmap_;
+    bool longest_;
 };
 
 // The bytes of a charsmap with these replacements; keys are not empty and have no byte 0.

@@ -14,6 +14,25 @@ class UserError(ValueError):
     """
 
 
+class Instead:
+    """The attribute of a class under a name that PyTorch has for it and that is not used here:
+    reading it raises AttributeError, which says what to use.
+
+    A ``__getattr__`` for such names would slow down the reading of every attribute of the class.
+    """
+
+    def __init__(self, use: str):
+        self._use = use
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> None:
+        raise AttributeError(
+            f"{owner.__name__!r} object has no attribute {self._name!r}: use {self._use}"
+        )
+
+
 def suggestion(name: object, known: Iterable[str]) -> str:
     """ " (did you mean X?)" with the known name that is most like `name`; "" if none is."""
     import difflib

@@ -16,6 +16,7 @@ B, T = 4, 7
 VARIANTS = [
     dict(tie_weights=tie, use_bias=bias) for tie, bias in itertools.product([True, False], repeat=2)
 ]
+VARIANTS.append(dict(norm_first=False))
 variants = pytest.mark.parametrize("options", VARIANTS, ids=str)
 
 
@@ -94,6 +95,52 @@ def test_float64_equals_pytorch(options):
         theirs.step()
         for name, p in model.named_parameters():
             assert relative_error(p.value, grads[name].detach().numpy()) < 1e-9, (step, name)
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_a_block_equals_pytorchs_encoder_layer(norm_first):
+    """In float64, y and every gradient, with a causal mask."""
+    torch = pytest.importorskip("torch")
+    model = make(norm_first=norm_first)
+    block, C = model.decoder.blocks[1], SIZES["embedding_dim"]
+    theirs = torch.nn.TransformerEncoderLayer(
+        C,
+        SIZES["num_heads"],
+        4 * C,
+        dropout=0.0,
+        activation=torch.nn.GELU("tanh"),
+        batch_first=True,
+        norm_first=norm_first,
+        dtype=torch.float64,
+    )
+    pairs = {
+        "attention.qkv.weight": theirs.self_attn.in_proj_weight,
+        "attention.qkv.bias": theirs.self_attn.in_proj_bias,
+        "attention.project.weight": theirs.self_attn.out_proj.weight,
+        "attention.project.bias": theirs.self_attn.out_proj.bias,
+        "ffn.up.weight": theirs.linear1.weight,
+        "ffn.up.bias": theirs.linear1.bias,
+        "ffn.down.weight": theirs.linear2.weight,
+        "ffn.down.bias": theirs.linear2.bias,
+        "norm1.weight": theirs.norm1.weight,
+        "norm1.bias": theirs.norm1.bias,
+        "norm2.weight": theirs.norm2.weight,
+        "norm2.bias": theirs.norm2.bias,
+    }
+    ours = dict(block.named_parameters())
+    assert ours.keys() == pairs.keys()
+    with torch.no_grad():
+        for name, p in pairs.items():
+            p.copy_(torch.from_numpy(ours[name].value))
+    x, dy = np.random.default_rng(2).standard_normal((2, B, T, C))
+    leaf = torch.from_numpy(x).requires_grad_()
+    mask = torch.nn.Transformer.generate_square_subsequent_mask(T, dtype=torch.float64)
+    wanted = theirs(leaf, src_mask=mask)
+    wanted.backward(torch.from_numpy(dy))
+    assert relative_error(block(x), wanted.detach().numpy()) < 1e-9
+    assert relative_error(block.backward(dy), leaf.grad.numpy()) < 1e-9
+    for name, p in pairs.items():
+        assert relative_error(ours[name].grad, p.grad.numpy()) < 1e-9, name
 
 
 @variants
@@ -216,9 +263,10 @@ def test_rows_of_a_batch_do_not_influence_each_other():
     assert np.array_equal(before[keep], after[keep])
 
 
+@pytest.mark.parametrize("norm_first", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_decoding_with_a_cache_gives_the_same_logits(dtype):
-    model = make(dtype=dtype).inference()
+def test_decoding_with_a_cache_gives_the_same_logits(dtype, norm_first):
+    model = make(dtype=dtype, norm_first=norm_first).inference()
     ids, _ = batch()
     whole = model(ids)
     cache = model.new_cache(B)
@@ -246,8 +294,9 @@ def test_gradients_add_up_over_micro_batches():
     assert relative_error(model.storage.grads, whole) < 1e-12
 
 
-def test_recomputed_blocks_give_the_same_bits_and_save_less():
-    config = GPTConfig(17, 9, 12, 3, num_layers=4, dropout=0.2)
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_recomputed_blocks_give_the_same_bits_and_save_less(norm_first):
+    config = GPTConfig(17, 9, 12, 3, num_layers=4, dropout=0.2, norm_first=norm_first)
     ids, targets = np.random.default_rng(0).integers(0, 17, (2, 3, 9))
     grads, kept = [], []
     for recompute in (False, True):

@@ -66,6 +66,38 @@ def test_a_notebook_shows_a_trainer_with_its_losses(
     assert without._repr_html_() == f"<p>step 4 of 4, {best}</p>", "without matplotlib"
 
 
+def test_the_history_of_a_trainer_plots_both_curves_on_their_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = small.config(steps=6, eval_every=2)
+    with_run = small.new_trainer(tmp_path / "run", config)
+    without = text_trainer(config, small.TOKENIZER, small.text())
+    assert with_run.history == without.history == []
+    for trainer, name in ((with_run, "loss.png"), (without, "loss.svg")):
+        trainer.run()
+        axes = trainer.history.plot(tmp_path / name).axes[0]
+        raw, _, validation = axes.get_lines()
+        losses = [(r["step"], r["loss"]) for r in trainer.history if "loss" in r]
+        assert [tuple(point) for point in raw.get_xydata()] == losses
+        assert [step for step, _ in losses] == [1, 2, 3, 4, 5, 6]
+        wanted = {
+            r["step"]: r["validation_loss"] for r in trainer.history if "validation_loss" in r
+        }
+        shown = {x: y for x, y in validation.get_xydata() if not math.isnan(y)}
+        assert shown == wanted
+        assert [*wanted] == [0, 2, 4, 6]
+        assert axes.get_ylabel() == f"loss ({trainer.task.loss_unit})"
+        assert axes.get_legend()._loc == 6, "centre left"
+        assert axes.xaxis.get_gridlines()[0].get_visible()
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (tmp_path / "loss.svg").read_bytes()
+    same = [{**r, "seconds": 0} for r in with_run.history]
+    assert same == [{**r, "seconds": 0} for r in without.history]
+    monkeypatch.setattr("byhand.runs.plot._is_installed", lambda name: False)
+    with pytest.raises(ImportError, match=r"^history.plot\(\) needs matplotlib: pip install"):
+        without.history.plot()
+
+
 @pytest.mark.parametrize("records", [[], RECORDS[:1], RECORDS[1:2], RECORDS[3:4]])
 def test_a_figure_of_few_records(records: list):
     loss_figure(records).savefig(os.devnull, format="png")

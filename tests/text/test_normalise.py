@@ -202,7 +202,11 @@ def charsmap_of(normalizer: Any) -> bytes:
 def test_a_charsmap_of_sentencepiece_gives_its_normalisation(rule: str):
     theirs = sentencepiece_normalizer(rule)
     charsmap = base64.b64encode(charsmap_of(theirs)).decode()
-    description = {"type": "Precompiled", "precompiled_charsmap": charsmap}
+    description = {
+        "type": "Precompiled",
+        "precompiled_charsmap": charsmap,
+        "longest_match": True,
+    }
     unicodedata = pytest.importorskip("unicodedata2")
     characters = assigned()[1:]  # a C string ends at NUL
     assert apply(description, "q".join(characters)) == theirs.normalize("q".join(characters))
@@ -211,6 +215,28 @@ def test_a_charsmap_of_sentencepiece_gives_its_normalisation(rule: str):
     draw = random.Random(4)
     text = "".join(draw.choice(draw.choice([unstable, marks, PIECES[:40]])) for _ in range(20_000))
     assert apply(description, text) == theirs.normalize(text)
+
+
+def test_a_charsmap_in_a_tokenizer_json_gives_what_huggingface_makes_of_it():
+    charsmap = base64.b64encode(charsmap_of(sentencepiece_normalizer("nmt_nfkc"))).decode()
+    description = {"type": "Precompiled", "precompiled_charsmap": charsmap}
+    theirs = huggingface(description)
+    # The second accent is lost there, and sequences of 6 bytes do not compose.
+    assert apply(description, "e\u0302\u0301") == "ê"
+    assert apply(description, "か\u3099") == "か\u3099"
+    unicodedata = pytest.importorskip("unicodedata2")
+    characters = assigned()
+    for before, after in (("", ""), ("²", ""), ("e\u0301", ""), ("\u0600", ""), ("", "\u0301")):
+        for begin in range(0, len(characters), 2000):
+            some = characters[begin : begin + 2000]
+            text = "".join(f"q{before}{character}{after}q" for character in some)
+            assert apply(description, text) == theirs.normalize_str(text)
+    unstable = [c for c in characters if unicodedata.normalize("NFKD", c) != c]
+    marks = [c for c in characters if unicodedata.combining(c)]
+    draw = random.Random(7)
+    for _ in range(300):
+        text = "".join(draw.choice(draw.choice([unstable, marks, PIECES])) for _ in range(30))
+        assert apply(description, text) == theirs.normalize_str(text), ascii(text)
 
 
 def test_our_own_charsmap_equals_nmt_nfkc_on_every_character():
@@ -238,12 +264,13 @@ def test_a_damaged_charsmap_is_refused_or_harmless():
     draw = random.Random(5)
     for size in [0, 1, 3, 4, 5, 7, 8, 100, len(whole) // 2, len(whole) - 1]:
         with pytest.raises(ValueError, match="precompiled_charsmap"):
-            _text.Precompiled(whole[:size])
+            _text.Precompiled(whole[:size], longest=True)
     for _ in range(30):
         damaged = bytearray(whole)
         for _ in range(2000):
             damaged[draw.randrange(4, len(whole) - 1)] = draw.randrange(256)
-        _text.normalise([_text.Precompiled(bytes(damaged))], text, True)
+        for longest in (True, False):
+            _text.normalise([_text.Precompiled(bytes(damaged), longest=longest)], text, True)
 
 
 @pytest.mark.parametrize(

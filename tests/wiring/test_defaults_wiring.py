@@ -122,6 +122,7 @@ ROWS: list[tuple[Callable[..., Any], str, Any, Any]] = [
     (gpt_sizes, "dropout", 0.0, 0.1),
     (gpt_sizes, "use_bias", True, False),
     (gpt_sizes, "tie_weights", True, False),
+    (gpt_sizes, "norm_first", True, False),
     (written, "sample_tokens", 200, 100),
     (warmup, "wanted", 100, 50),
 ]

@@ -106,6 +106,7 @@ OF_THE_MODEL: dict[str, tuple[str, str, Any]] = {
     "--dropout": ("dropout", "0.5", 0.5),
     "--use-bias": ("use_bias", "", True),
     "--tie-weights": ("tie_weights", "", True),
+    "--norm-first": ("norm_first", "", True),
 }
 # Each has a test below, and --from in tests/cli/test_from_and_export.py.
 OTHERS = {

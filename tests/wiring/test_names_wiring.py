@@ -20,6 +20,7 @@ GPT_SIZES: dict[str, Any] = {
     "dropout": 0.25,
     "use_bias": False,
     "tie_weights": False,
+    "norm_first": False,
 }
 # Those of Hugging Face's configurations, nanoGPT's and the guide's.
 GPT_NAMES = {

@@ -248,6 +248,7 @@ def test_every_size_of_the_model_reaches_it():
         "dropout": 0.25,
         "use_bias": True,
         "tie_weights": False,
+        "norm_first": False,
     }
     assert sizes.keys() == {field.name for field in dataclasses.fields(GPTConfig)}
     model = GPT(GPTConfig(**sizes))
@@ -258,6 +259,7 @@ def test_every_size_of_the_model_reaches_it():
     assert shapes["decoder.blocks.1.ffn.up.weight"] == (48, 12)
     assert "decoder.blocks.2.ffn.up.weight" not in shapes
     assert "decoder.blocks.0.ffn.up.bias" in shapes
+    assert "decoder.norm.weight" not in shapes
     assert [c.shape for c in (model.new_cache(2).layers[0].keys,)] == [(2, 7, 3, 4)]
     assert model.decoder.blocks[1].attention.num_heads == 3
     plain = GPT(GPTConfig(**{**sizes, "use_bias": False, "tie_weights": True}))

@@ -7,17 +7,17 @@ import sys
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from byhand import _host
 from byhand.backend.types import Array
 
 _FLOAT32 = np.dtype(np.float32)
 _CUDA = (2, 13)  # DLPack's numbers of the devices: memory of CUDA, and managed by it
-_SMALL = 4096  # bytes below which numpy's own allocator is quicker than the pool
 
 
 def is_cupy(x: object) -> bool:
-    return type(x).__module__.partition(".")[0] == "cupy"
+    return not isinstance(x, ndarray) and type(x).__module__.partition(".")[0] == "cupy"
 
 
 def xp(x: Array) -> Any:
@@ -29,12 +29,12 @@ def is_array(x: object) -> bool:
     """Whether ``x`` is an array: numpy's, cupy's, or one that `from_dlpack` takes. Numpy's numbers
     and pandas' tables are not arrays, although they have shapes.
     """
-    return isinstance(x, np.ndarray) or is_cupy(x) or hasattr(x, "__dlpack__")
+    return isinstance(x, ndarray) or is_cupy(x) or hasattr(x, "__dlpack__")
 
 
 def is_foreign(x: object) -> bool:
     """Whether ``x`` is an array of another library that `from_dlpack` takes."""
-    return hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray) and not is_cupy(x)
+    return not isinstance(x, ndarray) and hasattr(x, "__dlpack__") and not is_cupy(x)
 
 
 def from_dlpack(x: Any, what: str = "x") -> Array:
@@ -70,19 +70,18 @@ def empty(shape: tuple[int, ...], like: Array, dtype: Any = None) -> Array:
     """An uninitialised array on the device of ``like``; large CPU arrays come from the pool.
     MemoryError saying how much was asked for.
     """
-    dtype = like.dtype if dtype is None else np.dtype(dtype)
-    if isinstance(like, np.ndarray):
-        if math.prod(shape) * dtype.itemsize < _SMALL:
-            return np.empty(shape, dtype)
-        try:
-            return _host.empty(shape, dtype)
-        except MemoryError:
-            size = math.prod(shape) * dtype.itemsize / 2**30
-            raise MemoryError(
-                f"not enough memory: {size:,.1f} GiB for an array of shape {shape} and dtype "
-                f"{dtype}"
-            ) from None
-    return xp(like).empty(shape, dtype)
+    if dtype is None:
+        dtype = like.dtype
+    if not isinstance(like, ndarray):
+        return xp(like).empty(shape, dtype)
+    try:
+        return _host.empty(shape, dtype)
+    except MemoryError:
+        dtype = np.dtype(dtype)
+        size = math.prod(shape) * dtype.itemsize / 2**30
+        raise MemoryError(
+            f"not enough memory: {size:,.1f} GiB for an array of shape {shape} and dtype {dtype}"
+        ) from None
 
 
 def zeros(shape: tuple[int, ...], like: Array, dtype: Any = None) -> Array:
@@ -123,4 +122,5 @@ def bfloat16() -> np.dtype:
 
 def statistics(x: Array) -> Any:
     """The dtype of sums over ``x``: float32 at least."""
-    return x.dtype if x.dtype.itemsize >= 4 else _FLOAT32
+    dtype = x.dtype
+    return dtype if dtype.itemsize >= 4 else _FLOAT32

@@ -48,14 +48,19 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, dim: int, heads: int, dropout: float, bias: bool):
+    def __init__(self, config: GPTConfig):
         super().__init__()
+        dim, bias, dropout = config.embedding_dim, config.use_bias, config.dropout
+        self.norm_first = config.norm_first
         self.norm1 = nn.LayerNorm(dim, bias=bias)
-        self.attention = Attention(dim, heads, dropout, bias)
+        self.attention = Attention(dim, config.num_heads, dropout, bias)
         self.norm2 = nn.LayerNorm(dim, bias=bias)
         self.ffn = FeedForward(dim, dropout, bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.norm_first:
+            x = self.norm1(x + self.attention(x))
+            return self.norm2(x + self.ffn(x))
         x = x + self.attention(self.norm1(x))
         return x + self.ffn(self.norm2(x))
 
@@ -67,11 +72,9 @@ class Decoder(nn.Module):
         self.tokens = nn.Embedding(V, C)
         self.positions = nn.Embedding(config.context_size, C)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(
-            Block(C, config.num_heads, config.dropout, config.use_bias)
-            for _ in range(config.num_layers)
-        )
-        self.norm = nn.LayerNorm(C, bias=config.use_bias)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        last = nn.LayerNorm(C, bias=config.use_bias) if config.norm_first else nn.Identity()
+        self.norm = last
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.dropout(self.tokens(ids) + self.positions.weight[: ids.shape[1]])

@@ -4,6 +4,9 @@
         -> blocks: x + attention(norm(x)), x + feed-forward(norm(x))
         -> norm -> linear head -> logits
 
+With ``norm_first`` False a block is norm(x + attention(x)), norm(x + feed-forward(x)), and no norm
+is before the head (Radford et al., 2018; Vaswani et al., 2017, section 3.1).
+
 The backward pass is the forward pass read from the bottom up.
 """
 
@@ -31,6 +34,7 @@ from byhand.nn import (
     MultiHeadAttention,
     init,
 )
+from byhand.nn.cache import DecoderCache
 from byhand.nn.protocol import contiguous, converted, require_sizes
 from byhand.ops import check, cross_entropy, linear_cross_entropy
 
@@ -51,6 +55,8 @@ class GPTConfig(ConfigBase):
         dropout: probability of zeroing, at the embedding, in attention and before each residual.
         use_bias: biases in linear layers and norms (the head has none).
         tie_weights: the head shares the token embedding's matrix (Press & Wolf, 2017).
+        norm_first: norms before attention and feed-forward part (pre-norm), or else after each
+            residual (post-norm).
 
     Raises ValueError or TypeError naming the field that is wrong.
     """
@@ -88,6 +94,7 @@ class GPTConfig(ConfigBase):
         help="the head shares the token embedding's matrix",
         aliases=("tie_word_embeddings",),
     )
+    norm_first: bool = flag(True, help="norms before each part of a block, not after", absent=True)
 
     def check(self) -> None:
         if self.embedding_dim % self.num_heads:
@@ -110,10 +117,13 @@ class GPTConfig(ConfigBase):
 
 
 class Block(Module):
-    """x + attention(norm1(x)), then x + ffn(norm2(x)). Shapes: (B, T, C) in and out."""
+    """x + attention(norm1(x)), then x + ffn(norm2(x)); without ``norm_first`` it is
+    norm1(x + attention(x)), then norm2(x + ffn(x)). Shapes: (B, T, C) in and out.
+    """
 
     def __init__(self, c: GPTConfig):
         C, bias = c.embedding_dim, c.use_bias
+        self.norm_first = c.norm_first
         wide = init.Normal(0.02)
         narrow = init.Normal(0.02 / math.sqrt(2 * c.num_layers))
         self.norm1 = LayerNorm(C, bias=bias)
@@ -141,10 +151,17 @@ class Block(Module):
         )
 
     def forward(self, x: Array, cache: KeyValueCache | None = None) -> Array:
+        if not self.norm_first:
+            x = self.norm1(self.attention(x, add=x, cache=cache))
+            return self.norm2(self.ffn(x, add=x, again=self.norm1.again))
         x = self.attention(self.norm1(x), add=x, again=self.norm1.again, cache=cache)
         return self.ffn(self.norm2(x), add=x, again=self.norm2.again)
 
     def backward(self, dy: Array) -> Array:
+        if not self.norm_first:
+            d = self.norm2.backward(dy)
+            d = self.norm1.backward(self.ffn.backward(d) + d)
+            return self.attention.backward(d) + d
         d = self.norm2.backward(self.ffn.backward(dy), add=dy)
         return self.norm1.backward(self.attention.backward(d), add=d)
 
@@ -166,7 +183,7 @@ class Decoder(Module):
         self.positions = Embedding(c.context_size, c.embedding_dim, weight_init=table)
         self.dropout = Dropout(c.dropout)
         self.blocks = [Block(c) for _ in range(c.num_layers)]
-        self.norm = LayerNorm(c.embedding_dim, bias=c.use_bias)
+        self.norm = LayerNorm(c.embedding_dim, bias=c.use_bias) if c.norm_first else None
         self._positions_on_gpu: dict[tuple[int, ...], Array] = {}
 
     _input_dtype = np.int64
@@ -174,7 +191,7 @@ class Decoder(Module):
     def _input_shape(self, batch: int) -> tuple[int, ...]:
         return batch, self.config.context_size
 
-    def forward(self, ids: Array, cache: GPTCache | None = None) -> Array:
+    def forward(self, ids: Array, cache: DecoderCache | None = None) -> Array:
         start = 0 if cache is None else cache.length
         self.check_ids("ids", ids, start)
         x = self.dropout(self.positions(self._positions_of(ids, start), add=self.tokens(ids)))
@@ -185,10 +202,10 @@ class Decoder(Module):
                     x = block(x)
             else:
                 x = block(x, None if cache is None else cache.layers[i])
-        return self.norm(x)
+        return x if self.norm is None else self.norm(x)
 
     def backward(self, dy: Array) -> None:
-        d = self.norm.backward(dy)
+        d = dy if self.norm is None else self.norm.backward(dy)
         for block in reversed(self.blocks):
             if self.recompute:
                 x, draws = self.pop()
@@ -271,14 +288,14 @@ class GPT(Module):
         """The sizes that the model was made with; a model of other sizes is a new model."""
         return self._config
 
-    def forward(self, ids: Array, cache: GPTCache | None = None) -> Array:
+    def forward(self, ids: Array, cache: DecoderCache | None = None) -> Array:
         """Logits (B, T, V) of the token that follows each position.
 
         With a cache, ``ids`` continue the sequence in it, only their logits are computed, and
         nothing is saved for a backward pass. Raises ValueError for a wrong shape or more tokens
         than the context holds, TypeError for ids that are not int64, IndexError for an unknown id.
         """
-        if cache is not None and not isinstance(cache, GPTCache):
+        if cache is not None and not isinstance(cache, DecoderCache):
             raise TypeError(f"GPT: cache must be what new_cache() gives, got {cache!r}")
         if cache is None:
             with self.discard_on_error():
@@ -363,13 +380,13 @@ class GPT(Module):
             )
         self.decoder.backward(self.pop())
 
-    def new_cache(self, batch_size: int = 1) -> GPTCache:
+    def new_cache(self, batch_size: int = 1) -> DecoderCache:
         """An empty key-value cache for ``batch_size`` sequences of up to context_size tokens."""
         require_sizes("GPT.new_cache", batch_size=batch_size)
         c = self.config
         like = self.decoder.tokens.weight.compute_value
         D = c.embedding_dim // c.num_heads
-        return GPTCache(
+        return DecoderCache(
             [
                 KeyValueCache(batch_size, c.context_size, c.num_heads, D, like)
                 for _ in range(c.num_layers)
@@ -389,23 +406,6 @@ class GPT(Module):
             raise ValueError(
                 f"GPT: targets must have the shape of ids, {ids.shape}, got {targets.shape}"
             )
-
-
-class GPTCache:
-    """Keys and values of every block, for decoding: ``model(ids, cache=cache)`` appends."""
-
-    def __init__(self, layers: list[KeyValueCache]):
-        self.layers = layers
-
-    @property
-    def length(self) -> int:
-        """How many positions are filled."""
-        return self.layers[0].length
-
-    def reset(self) -> None:
-        """Empties the cache; its memory is reused."""
-        for layer in self.layers:
-            layer.length = 0
 
 
 Config, Model = GPTConfig, GPT

@@ -1,4 +1,4 @@
-"""The key-value cache of decoding."""
+"""The key-value caches of decoding."""
 
 from __future__ import annotations
 
@@ -38,3 +38,20 @@ class KeyValueCache:
         self.values[:, start:stop] = v
         self.length = stop
         return self.keys[:, :stop], self.values[:, :stop]
+
+
+class DecoderCache:
+    """Keys and values of every block of a decoder: ``model(ids, cache=cache)`` appends."""
+
+    def __init__(self, layers: list[KeyValueCache]):
+        self.layers = layers
+
+    @property
+    def length(self) -> int:
+        """How many positions are filled."""
+        return self.layers[0].length
+
+    def reset(self) -> None:
+        """Empties the cache; its memory is reused."""
+        for layer in self.layers:
+            layer.length = 0

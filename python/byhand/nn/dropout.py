@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from byhand.backend import Array
+from byhand.nn import mode
 from byhand.nn.module import Module
 from byhand.ops import check, dropout
 
@@ -20,7 +21,7 @@ class Dropout(Module):
 
     @property
     def active(self) -> bool:
-        return self.training and self.p > 0
+        return self.p > 0 and mode.training(self)
 
     def forward(self, x: Array, add: Array | None = None) -> Array:
         if not self.active:

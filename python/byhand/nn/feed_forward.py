@@ -10,7 +10,7 @@ from byhand.nn.dropout import Dropout
 from byhand.nn.init import Init
 from byhand.nn.linear import Linear
 from byhand.nn.module import Module
-from byhand.nn.protocol import Again, require_input, require_sizes, taken_again
+from byhand.nn.protocol import Again, input_error, require_sizes, taken_again
 from byhand.ops import activation as activations
 from byhand.ops import gelu_ffn
 
@@ -58,18 +58,20 @@ class FeedForward(Module):
         residual = None if dropped else add
         if self._fused:
             weight = up.weight.compute_value
-            require_input("FeedForward", "x", x, weight.shape[1], weight)
-            y, (x, *rest) = gelu_ffn.forward(
-                x,
-                weight,
-                up.bias and up.bias.compute_value,
-                down.weight.compute_value,
-                down.bias and down.bias.compute_value,
-                residual,
-                FUSED[function],
-                self._bf16,
-            )
-            self.push((True, dropped, (again or x, *rest)))
+            try:
+                y, kept = gelu_ffn.forward(
+                    x,
+                    weight,
+                    up.bias and up.bias.compute_value,
+                    down.weight.compute_value,
+                    down.bias and down.bias.compute_value,
+                    residual,
+                    FUSED[function],
+                    self._bf16,
+                )
+            except (TypeError, ValueError) as error:
+                raise input_error(error, "FeedForward", "x", x, weight.shape[1], weight) from None
+            self.push((True, dropped, kept if again is None else (again, *kept[1:])))
         else:
             h, saved = activations.forward(up(x, again=again), function)
             self.push((False, dropped, saved))

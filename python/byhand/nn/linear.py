@@ -10,7 +10,7 @@ from byhand.nn import init
 from byhand.nn.init import Init
 from byhand.nn.module import Module
 from byhand.nn.parameter import Parameter
-from byhand.nn.protocol import Again, require_input, require_sizes, taken_again
+from byhand.nn.protocol import Again, input_error, require_sizes, taken_again
 from byhand.ops import linear
 
 
@@ -42,9 +42,11 @@ class Linear(Module):
 
     def forward(self, x: Array, add: Array | None = None, again: Again = None) -> Array:
         weight, bias = self.weight.compute_value, self.bias
-        require_input("Linear", "x", x, weight.shape[1], weight)
-        y, (x, *rest) = linear.forward(x, weight, bias and bias.compute_value, add, self._bf16)
-        self.push((again or x, *rest))
+        try:
+            y, saved = linear.forward(x, weight, bias and bias.compute_value, add, self._bf16)
+        except (TypeError, ValueError) as error:
+            raise input_error(error, "Linear", "x", x, weight.shape[1], weight) from None
+        self.push(saved if again is None else (again, *saved[1:]))
         return y
 
     def flops(self, x: tuple[int, ...], *shapes: Any) -> tuple[int, int]:

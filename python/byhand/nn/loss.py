@@ -10,6 +10,7 @@ import numpy as np
 
 from byhand import backend
 from byhand.backend import Array
+from byhand.nn import mode
 from byhand.nn.module import Module
 from byhand.nn.protocol import contiguous, own_copy, require_whole_number, taken
 from byhand.ops import (
@@ -35,6 +36,8 @@ class _Loss(Module):
 
     def _taken(self, name: str, x: Any, dtype: str = "float32") -> Array:
         """The argument as an array; TypeError for anything else, with the dtype it should have."""
+        if isinstance(x, np.ndarray):
+            return x
         owner = type(self).__name__
         if not backend.is_array(x):
             raise TypeError(
@@ -63,9 +66,6 @@ class _Loss(Module):
                 f"{owner}: {name} must be {like.dtype}, as {other} is, got {x.dtype}{how}"
             )
 
-    def _save(self, backward: Callable[[Any, Any], Any], saved: Any) -> None:
-        self.push((backward, saved, self.reduction))
-
     def _by(self, op: Any, refuse: Callable[[], None], *arguments: Any, **options: Any) -> Array:
         """The loss that an op's forward function gives, for its backward function to follow.
 
@@ -80,12 +80,12 @@ class _Loss(Module):
             except type(error) as named:
                 raise named from None
             raise
-        self._save(op.backward, saved)
+        self.push((op.backward, saved, self.reduction))
         return cast(Array, loss)
 
     def _own(self, target: Array) -> Array:
         """The target without gaps, and as an array of its own if the backward pass will read it."""
-        return own_copy(target) if self._saving else contiguous(target)
+        return own_copy(target) if mode.saving(self) else contiguous(target)
 
     def backward(self, dloss: Array | float | None = None) -> Any:
         """The gradient of the prediction, from that of the loss: a number or a 0-d array, by
@@ -343,7 +343,8 @@ class InfoNCELoss(_Loss):
         similarity, product = matmul.forward(a, b, transpose_b=True)
         ids = backend.to_device_of(np.arange(len(queries), dtype=np.int64), queries)
         loss, rows = weighted_cross_entropy.forward(similarity, ids, reduction=self.reduction)
-        self._save(_info_nce_backward, (rows, product, of_queries, of_keys))
+        saved = rows, product, of_queries, of_keys
+        self.push((_info_nce_backward, saved, self.reduction))
         return loss
 
 

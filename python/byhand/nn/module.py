@@ -20,6 +20,7 @@ from numpy import ndarray
 
 from byhand import backend
 from byhand.backend import Array
+from byhand.errors import Instead
 from byhand.nn import build, show, tree
 from byhand.nn.parameter import Buffer, Parameter, require_finite, require_held
 from byhand.nn.passes import Passes
@@ -32,19 +33,6 @@ if TYPE_CHECKING:
     from byhand.nn.summary import Summary
 
 M = TypeVar("M", bound="Module")
-
-# What is written here where PyTorch has these names.
-_INSTEAD = {
-    "cuda": "to('cuda')",
-    "cpu": "to('cpu')",
-    "double": "to(dtype='float64')",
-    "float": "to(dtype='float32')",
-    "bfloat16": "precision = 'bf16'",
-    "requires_grad_": "freeze() and unfreeze()",
-    "modules": "named_modules()",
-    "children": "named_modules()",
-    "numel": "num_parameters()",
-}
 
 
 class Module(Passes):
@@ -94,12 +82,16 @@ class Module(Passes):
                     break
         return self.forward(*args, **kwargs)
 
-    if not TYPE_CHECKING:  # type checkers shall find misspelt names
-
-        def __getattr__(self, name: str) -> Any:
-            # Called for an attribute that is not set.
-            how = f": use {_INSTEAD[name]}" if name in _INSTEAD else ""
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{how}")
+    if not TYPE_CHECKING:  # type checkers shall find these names
+        cuda = Instead("to('cuda')")
+        cpu = Instead("to('cpu')")
+        double = Instead("to(dtype='float64')")
+        float = Instead("to(dtype='float32')")
+        bfloat16 = Instead("precision = 'bf16'")
+        requires_grad_ = Instead("freeze() and unfreeze()")
+        modules = Instead("named_modules()")
+        children = Instead("named_modules()")
+        numel = Instead("num_parameters()")
 
     def __setattr__(self, name: str, value: Any) -> None:
         old = self.__dict__.get(name)
@@ -245,7 +237,7 @@ class Module(Passes):
         if waiting := self.waiting():
             raise RuntimeError(waiting)
         if self.is_root:
-            self.storage.grads[...] = 0
+            self.storage.grads.fill(0)
             return
         for p in self.parameters():
             if p.grad is not None:

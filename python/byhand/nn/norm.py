@@ -6,7 +6,7 @@ from byhand.backend import Array
 from byhand.nn import init
 from byhand.nn.module import Module
 from byhand.nn.parameter import Parameter
-from byhand.nn.protocol import require_input, require_sizes
+from byhand.nn.protocol import input_error, require_sizes
 from byhand.ops import check, layernorm, rmsnorm
 
 
@@ -32,17 +32,21 @@ class LayerNorm(Module):
 
     def forward(self, x: Array) -> Array:
         weight = self.weight.compute_value
-        require_input("LayerNorm", "x", x, weight.shape[0], weight)
-        y, saved = layernorm.forward(x, weight, self.bias and self.bias.compute_value, self.eps)
+        try:
+            y, saved = layernorm.forward(x, weight, self.bias and self.bias.compute_value, self.eps)
+        except (TypeError, ValueError) as error:
+            raise input_error(error, "LayerNorm", "x", x, weight.shape[0], weight) from None
         self.push(saved)
         return y
 
     def forward_add(self, x: Array, add: Array) -> tuple[Array, Array]:
         weight = self.weight.compute_value
-        require_input("LayerNorm", "x", x, weight.shape[0], weight)
-        y, s, saved = layernorm.forward_add(
-            x, add, weight, self.bias and self.bias.compute_value, self.eps
-        )
+        try:
+            y, s, saved = layernorm.forward_add(
+                x, add, weight, self.bias and self.bias.compute_value, self.eps
+            )
+        except (TypeError, ValueError) as error:
+            raise input_error(error, "LayerNorm", "x", x, weight.shape[0], weight) from None
         self.push(saved)
         return y, s
 
@@ -71,15 +75,19 @@ class RMSNorm(Module):
 
     def forward(self, x: Array) -> Array:
         weight = self.weight.compute_value
-        require_input("RMSNorm", "x", x, weight.shape[0], weight)
-        y, saved = rmsnorm.forward(x, weight, self.eps)
+        try:
+            y, saved = rmsnorm.forward(x, weight, self.eps)
+        except (TypeError, ValueError) as error:
+            raise input_error(error, "RMSNorm", "x", x, weight.shape[0], weight) from None
         self.push(saved)
         return y
 
     def forward_add(self, x: Array, add: Array) -> tuple[Array, Array]:
         weight = self.weight.compute_value
-        require_input("RMSNorm", "x", x, weight.shape[0], weight)
-        y, s, saved = rmsnorm.forward_add(x, add, weight, self.eps)
+        try:
+            y, s, saved = rmsnorm.forward_add(x, add, weight, self.eps)
+        except (TypeError, ValueError) as error:
+            raise input_error(error, "RMSNorm", "x", x, weight.shape[0], weight) from None
         self.push(saved)
         return y, s
 

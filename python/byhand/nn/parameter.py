@@ -42,21 +42,21 @@ class Parameter:
     """
 
     __slots__ = (
-        "_compute_value",
         "_decay",
-        "_grad",
         "_trainable",
-        "_value",
+        "compute_value",
         "dtype",
+        "grad",
         "init",
         "name",
         "shape",
         "storage",
+        "value",
     )
 
-    _value: Array
-    _grad: Any
-    _compute_value: Array
+    value: Array
+    grad: Any
+    compute_value: Array
 
     def __init__(
         self,
@@ -81,27 +81,26 @@ class Parameter:
         """Whether ``build`` has given it memory."""
         return self.storage is not None
 
-    @property
-    def value(self) -> Array:
-        return self._value
+    def bind(self, storage: Storage, value: Array, compute_value: Array, grad: Any) -> None:
+        """Gives it memory. Reads no attribute: a parameter that is being copied or unpickled may
+        not have any yet.
+        """
+        self.storage = storage
+        views = {"value": value, "compute_value": compute_value, "grad": grad}
+        for name, view in views.items():
+            super().__setattr__(name, view)
 
-    @value.setter
-    def value(self, value: Array) -> None:
-        self._copy_in("", self._value, value)
+    def _set_value(self, value: Array) -> None:
+        self._copy_in("", self.value, value)
         assert self.storage is not None
         self.storage.refresh()
 
-    @property
-    def grad(self) -> Array:
-        return self._grad
-
-    @grad.setter
-    def grad(self, grad: Array) -> None:
-        if grad is self._grad:  # `p.grad += x` ends with assigning p.grad to itself
+    def _set_grad(self, grad: Array) -> None:
+        if grad is self.grad:  # `p.grad += x` ends with assigning p.grad to itself
             return
-        if self._grad is None:
+        if self.grad is None:
             raise ValueError(f"parameter {self.name} is frozen: it has no gradient")
-        self._copy_in("the gradient of ", self._grad, grad)
+        self._copy_in("the gradient of ", self.grad, grad)
 
     def _copy_in(self, what: str, view: Array, array: Array) -> None:
         array = taken(f"{what}parameter {self.name}", array)
@@ -111,10 +110,6 @@ class Parameter:
             raise ValueError(f"{what}parameter {self.name} must have shape {self.shape}, got {got}")
         require_held(f"{what}parameter {self.name}", array, view.dtype)
         view[...] = backend.to_device_of(array, view)
-
-    @property
-    def compute_value(self) -> Array:
-        return self._compute_value
 
     @property
     def decay(self) -> bool:
@@ -144,7 +139,14 @@ class Parameter:
     def size(self) -> int:
         return math.prod(self.shape)
 
+    # Not properties: layers read the arrays at each pass, and a property takes longer.
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "value":
+            return self._set_value(value)
+        if name == "grad":
+            return self._set_grad(value)
+        if name == "compute_value":
+            raise AttributeError(f"parameter {self.name}: set its value, not {name}")
         if name in ("shape", "dtype") and getattr(self, "storage", None) is not None:
             raise AttributeError(
                 f"parameter {self.name}: its {name} is fixed once the model is built"
@@ -157,7 +159,7 @@ class Parameter:
 
     def __getattr__(self, name: str) -> Any:
         # Called for an attribute that is not set: the parameter was not built.
-        if name in ("_value", "_grad", "_compute_value"):
+        if name in ("value", "grad", "compute_value"):
             raise RuntimeError(
                 f"parameter {self.name or f'of shape {self.shape}'} has no values yet: call "
                 "build() on the model that it is a part of"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from byhand.nn import mode
@@ -23,6 +23,7 @@ class PilingUp(UserWarning):
 class _Saved(list[Any]):
     """What the forward passes of one thread have saved in a module."""
 
+    __slots__ = ("thread",)
     thread: int
 
 
@@ -33,6 +34,7 @@ class Passes:
     _has_warned: bool = False  # whether any module of this process has warned
     _training: bool = True
     _saves: bool = True
+    _saved: _Saved | None = None
 
     if TYPE_CHECKING:
         _root: bool
@@ -48,13 +50,12 @@ class Passes:
         Raises RuntimeError while a forward pass of another thread waits for its backward pass.
         """
         if mode.saving(self):
-            stack = self.__dict__.get("_saved")
+            stack = self._saved
             if stack is None:
                 stack = self.__dict__["_saved"] = _Saved()
-            thread = threading.get_ident()
             if not stack:
-                stack.thread = thread
-            elif stack.thread != thread:
+                stack.thread = get_ident()
+            elif stack.thread != get_ident():
                 raise RuntimeError(
                     f"two threads train the same model: a forward pass of {type(self).__name__} in "
                     "another thread had no backward pass yet; train a copy in each thread "
@@ -73,29 +74,32 @@ class Passes:
 
     def peek(self) -> Any:
         """What the next ``pop`` will return."""
-        stack = self.__dict__.get("_saved")
-        if not stack:
-            raise RuntimeError(
-                f"{type(self).__name__}.backward was called without a forward pass before it"
-                + (
-                    ""
-                    if self._saving
-                    else ": inference() and no_save() keep nothing for it; call train() to train a "
-                    "model that is in inference mode, as byhand.load gives it"
-                )
-            )
-        return stack[-1]
+        if not self._saved:
+            raise self._without_forward()
+        return self._saved[-1]
 
     def pop(self) -> Any:
-        saved = self.peek()
-        self.__dict__["_saved"].pop()
-        return saved
+        """Takes back what the latest ``push`` kept."""
+        if not self._saved:
+            raise self._without_forward()
+        return self._saved.pop()
+
+    def _without_forward(self) -> RuntimeError:
+        return RuntimeError(
+            f"{type(self).__name__}.backward was called without a forward pass before it"
+            + (
+                ""
+                if self._saving
+                else ": inference() and no_save() keep nothing for it; call train() to train a "
+                "model that is in inference mode, as byhand.load gives it"
+            )
+        )
 
     def waiting(self) -> str:
         """A sentence that names a module whose forward passes had no backward pass yet, or ""."""
         modules = self._modules if self._root else [m for _, m in self.named_modules()]
         for module in modules:
-            if stack := module.__dict__.get("_saved"):
+            if stack := module._saved:
                 return (
                     f"{len(stack)} forward pass(es) of {type(module).__name__} had no backward "
                     "pass; call backward(), or run them after inference() or inside no_save(), or "
@@ -123,7 +127,7 @@ class Passes:
             yield
         except BaseException:
             for _, module in self.named_modules() if self._saving else ():
-                if getattr(module.__dict__.get("_saved"), "thread", 0) == threading.get_ident():
+                if module._saved is not None and module._saved.thread == get_ident():
                     del module.__dict__["_saved"]
             raise
 

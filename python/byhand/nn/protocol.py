@@ -47,15 +47,22 @@ def taken(what: str, a: Any) -> Any:
     return backend.from_dlpack(a, what) if backend.is_foreign(a) else a
 
 
-def require_input(layer: str, name: str, x: Any, size: int, weight: Array) -> None:
-    """Raises the error of an input that is not an array (..., size) of the weight's dtype and on
-    its device. A layer's own parameters fit each other, so what does not fit them is the input.
+def input_error(
+    error: Exception, layer: str, name: str, x: Any, size: int, weight: Array
+) -> Exception:
+    """What a layer raises when its op has raised ``error``: an error that names the input, unless
+    that is an array (..., size) of the weight's dtype and on its device. A layer's own parameters
+    fit each other, so what does not fit them is the input.
     """
     if not backend.is_array(x):
-        raise TypeError(f"{check.not_an_array(layer, name, x)}: use np.array({name}, np.float32)")
+        return TypeError(f"{check.not_an_array(layer, name, x)}: use np.array({name}, np.float32)")
     if not x.shape or x.shape[-1] != size:
-        raise check.wrong_shape(layer, name, f"(..., {size})", x)
-    require_like(layer, name, x, weight)
+        return check.wrong_shape(layer, name, f"(..., {size})", x)
+    try:
+        require_like(layer, name, x, weight)
+    except TypeError as named:
+        return named
+    return error
 
 
 def require_sizes(layer: str, **sizes: Any) -> None:

@@ -16,12 +16,13 @@ class Sequential(Module):
     """
 
     def __init__(self, *layers: Module):
-        self._count = len(layers)
+        self._names = tuple(map(str, range(len(layers))))
         for i, layer in enumerate(layers):
             self[i] = layer
 
     def __iter__(self) -> Iterator[Module]:
-        return (vars(self)[str(i)] for i in range(self._count))
+        parts = vars(self)
+        return iter([parts[name] for name in self._names])
 
     def forward(self, x: Array) -> Array:
         for layer in self:
@@ -29,7 +30,7 @@ class Sequential(Module):
         return x
 
     def backward(self, dy: Array) -> Array:
-        for layer in reversed(list(self)):
+        for layer in reversed([*self]):
             dy = layer.backward(dy)
         return dy
 
@@ -41,10 +42,10 @@ class Sequential(Module):
         return self[0]._input_shape(batch) if len(self) else None
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._names)
 
     def __getitem__(self, index: int) -> Module:
-        return list(self)[index]
+        return vars(self)[self._names[index]]
 
     def __setitem__(self, index: int, layer: Module) -> None:
         if not isinstance(layer, Module):
@@ -53,4 +54,4 @@ class Sequential(Module):
                 f"Sequential: layer {index} must be a Module, got {layer!r}"
                 f"{how if isinstance(layer, (list, tuple)) else ''}"
             )
-        vars(self)[str(range(self._count)[index])] = layer
+        vars(self)[self._names[index]] = layer

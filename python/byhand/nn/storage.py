@@ -117,19 +117,16 @@ class Storage:
             b.value = value
 
     def _bind(self) -> None:
-        """Makes the parameters views of the flat buffers. Reads no attribute of a parameter: during
-        copying and unpickling it may not have any yet.
-        """
+        """Makes the parameters views of the flat buffers."""
         half = self.compute_values is not self.values
         for p, start, stop, shape, trainable in self._spans:
-            p._value = p._compute_value = self.values[start:stop].reshape(shape)
+            value = compute_value = self.values[start:stop].reshape(shape)
             if half:
-                p._compute_value = self.compute_values[start:stop].reshape(shape)
-            p._grad = self.grads[start:stop].reshape(shape) if trainable else None
-            p.storage = self
+                compute_value = self.compute_values[start:stop].reshape(shape)
+            grad = self.grads[start:stop].reshape(shape) if trainable else None
+            p.bind(self, value, compute_value, grad)
         for p, array in self._apart:
-            p._value = p._compute_value = array
-            p._grad, p.storage = None, self
+            p.bind(self, array, array, None)
 
     def rebind_like(self, original: Storage) -> None:
         """Takes its parameters back from a model that was made of some of them; this is a copy of

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from byhand import _host
 from byhand.backend import Array, empty, is_array, statistics
 from byhand.errors import suggestion
 
@@ -19,12 +20,8 @@ Saved: TypeAlias = tuple[Any, ...]  # what a forward function passes to its back
 Reduction: TypeAlias = Literal["mean", "sum", "none"]  # of the losses of elements or rows
 
 _INT64 = np.dtype(np.int64)
-_UINT64 = np.dtype(np.uint64)
 _BOOL = np.dtype(np.bool_)
-_ONE: dict[Any, Any] = {  # the bits of 1
-    np.dtype(np.float32): np.float32(1).view(np.uint32),
-    np.dtype(np.float64): np.float64(1).view(_UINT64),
-}
+_FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 
 
 def not_an_array(op: str, name: str, value: Any) -> TypeError:
@@ -75,6 +72,8 @@ def number(
     words: str = "a number",
 ) -> None:
     """ValueError unless `good` holds for the value; `words` say for which numbers it does."""
+    if type(value) is float and good(value):
+        return
     try:
         fits = is_single(value) and good(value)
     except (TypeError, ValueError):  # not a number
@@ -156,12 +155,7 @@ def ids(
         # Rounding real numbers would hide that they are no ids.
         how = f": use {name}.astype(np.int64)" if array.dtype.kind in "iub" else ""
         raise TypeError(f"{op}: {name} must have dtype int64, got {array.dtype}{how}")
-    if not isinstance(array, np.ndarray) or not array.size:
-        return
-    # As an unsigned number a negative id is a huge one, so one pass finds both kinds of error.
-    # argmax() instead of max(), which goes through Python code.
-    unsigned = array.view(_UINT64)
-    if unsigned.item(unsigned.argmax()) < size:
+    if not isinstance(array, np.ndarray) or _host.all_within(array, 0, size - 1):
         return
     bad = (array < 0) | (array >= size)
     if ignore is not None:
@@ -218,14 +212,15 @@ def step_of_optimizer(
 
 def reduction(op: str, value: Any, known: tuple[str, ...] = ("mean", "sum", "none")) -> None:
     """ValueError, which names the nearest one, unless the value is a known reduction of losses."""
+    if isinstance(value, str) and value in known:
+        return
     words = f"{', '.join(map(repr, known[:-1]))} or {known[-1]!r}"
     if hasattr(value, "shape"):
         raise ValueError(
             f"{op}: reduction must be {words}, got an array: the arrays are arguments of the loss "
             f"that {op}() makes"
         )
-    if value not in known:
-        raise ValueError(f"{wrong_value(op, 'reduction', words, value)}{suggestion(value, known)}")
+    raise ValueError(f"{wrong_value(op, 'reduction', words, value)}{suggestion(value, known)}")
 
 
 def upstream(op: str, dloss: Any, like: Array, shape: tuple[int, ...] = ()) -> Array:
@@ -233,9 +228,11 @@ def upstream(op: str, dloss: Any, like: Array, shape: tuple[int, ...] = ()) -> A
     becomes a 0-d array. TypeError or ValueError for anything else than an array of this shape.
     """
     if shape == () and isinstance(dloss, (int, float, np.generic)):
-        number, dloss = dloss, empty((), like, statistics(like))
-        dloss.fill(number)
-    arrays(op, dloss=dloss)
+        made = empty((), like, statistics(like))
+        made.fill(dloss)
+        return made
+    if not is_array(dloss):
+        raise not_an_array(op, "dloss", dloss)
     if dloss.shape != shape:
         raise wrong_shape(op, "dloss", shape, dloss)
     return dloss
@@ -256,11 +253,9 @@ def all_in_0_to_1(op: str, name: str, array: Array) -> None:
     """ValueError unless every element is in 0..1 or NaN, checking numpy arrays of float32 and
     float64 only: kernels refuse others, and reading a cupy array would wait for the device.
     """
-    one = _ONE.get(array.dtype)
-    if one is None or not isinstance(array, np.ndarray) or not array.size:
+    if not isinstance(array, np.ndarray) or array.dtype not in _FLOATS:
         return
-    # The bits of a number in 0..1, as an integer, are at most those of 1; the sign is the highest.
-    if array.view(one.dtype).max() <= one:
+    if _host.all_within(array, 0, 1):
         return
     if found := first_where(name, array, (array < 0) | (array > 1)):
         raise ValueError(f"{op}: {found} is outside 0..1")

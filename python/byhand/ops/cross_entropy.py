@@ -126,7 +126,7 @@ def forward(
         "cross_entropy.forward", logits, targets, ignore_index, label_smoothing, reduction
     )
     f = statistics(logits)
-    loss, count, lse = (empty(shape, logits, f) for shape in ((), (), targets.shape))
+    loss, count, lse = empty((), logits, f), empty((), logits, f), empty(targets.shape, logits, f)
     kernel(loss, count, lse, logits, targets, ignore_index, label_smoothing, mean)
     return loss, (logits, targets, lse, count, ignore_index, label_smoothing, mean)
 

@@ -61,7 +61,8 @@ def norm(g: Array) -> Array:
     shares = max(1, -(-g.size // _BLOCK))
     if is_cupy(g):
         shares = min(shares, _SHARES)
-    out, work = empty((), g, statistics(g)), empty((shares,), g, statistics(g))
+    f = statistics(g)
+    out, work = empty((), g, f), empty((shares,), g, f)
     kernel(out, work, g)
     return out
 

@@ -44,10 +44,10 @@ def matmul_backward(
 
 
 def _product_shape(
-    a: Array, b: Array, transpose_a: bool, transpose_b: bool
+    a: tuple[int, int], b: tuple[int, int], transpose_a: bool, transpose_b: bool
 ) -> tuple[tuple[int, int], int, int]:
-    rows, inner = (a.shape[1], a.shape[0]) if transpose_a else a.shape
-    depth, columns = (b.shape[1], b.shape[0]) if transpose_b else b.shape
+    rows, inner = (a[1], a[0]) if transpose_a else a
+    depth, columns = (b[1], b[0]) if transpose_b else b
     return (rows, columns), inner, depth
 
 
@@ -66,11 +66,12 @@ def forward(
     ValueError when either is not a matrix or the inner sizes differ.
     """
     kernel = kernels(a).matmul_forward
-    if a.ndim != 2:
+    shape_a, shape_b = a.shape, b.shape
+    if len(shape_a) != 2:
         raise check.wrong_shape("matmul.forward", "a", "(K, M)" if transpose_a else "(M, K)", a)
-    if b.ndim != 2:
+    if len(shape_b) != 2:
         raise check.wrong_shape("matmul.forward", "b", "(N, K)" if transpose_b else "(K, N)", b)
-    shape, inner, depth = _product_shape(a, b, transpose_a, transpose_b)
+    shape, inner, depth = _product_shape(shape_a, shape_b, transpose_a, transpose_b)
     if inner != depth:
         expected = (shape[1], inner) if transpose_b else (inner, shape[1])
         error = check.wrong_shape("matmul.forward", "b", expected, b)
@@ -84,7 +85,7 @@ def forward(
 def backward(dy: Array, saved: Saved) -> tuple[Array, Array]:
     """dy (M, N) -> (da, db), each of the shape of its input."""
     a, b, transpose_a, transpose_b, bf16 = saved
-    shape, _, _ = _product_shape(a, b, transpose_a, transpose_b)
+    shape, _, _ = _product_shape(a.shape, b.shape, transpose_a, transpose_b)
     if dy.shape != shape:
         raise check.wrong_shape("matmul.backward", "dy", shape, dy)
     da, db = empty(a.shape, a), empty(b.shape, b)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from byhand import _host
 from byhand.backend import Array, In, Out, empty, kernels, reference_kernel, statistics
 from byhand.ops import check
 from byhand.ops.check import Reduction, Saved
@@ -116,9 +117,9 @@ def weighted_cross_entropy_backward(
 
 
 def _check_weight(where: str, weight: Array) -> None:
-    if isinstance(weight, np.ndarray) and (
-        bad := check.first_where("weight", weight, ~(weight >= 0))
-    ):
+    if not isinstance(weight, np.ndarray) or _host.all_within(weight, 0, np.inf):
+        return
+    if bad := check.first_where("weight", weight, ~(weight >= 0)):
         raise ValueError(f"{where}: {bad} must be at least 0")
 
 
@@ -158,10 +159,14 @@ def forward(
         _check_weight(where, weight)
     rows, f = logits.shape[:-1], statistics(logits)
     loss, total = empty((), logits, f), empty((), logits, f)
-    losses, lse, mass = (empty(rows, logits, f) for _ in range(3))
+    losses, lse, mass = empty(rows, logits, f), empty(rows, logits, f), empty(rows, logits, f)
+    mean = reduction == "mean"
+    kernel(
+        loss, total, losses, lse, mass, logits, targets, probabilities, weight, ignore_index,
+        label_smoothing, mean, normalise,
+    )  # fmt: skip
     inputs = logits, targets, probabilities, weight
-    options = ignore_index, label_smoothing, reduction == "mean"
-    kernel(loss, total, losses, lse, mass, *inputs, *options, normalise)
+    options = ignore_index, label_smoothing, mean
     y = losses if reduction == "none" else loss
     return y, (logits, total, lse, mass, inputs, options, reduction)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from byhand import backend
 from byhand.backend import Array
+from byhand.errors import Instead
 from byhand.nn import tree
 from byhand.nn.module import Module
 from byhand.nn.parameter import Parameter
@@ -311,12 +312,8 @@ class Optimizer:
         self.update(norm, clip_norm or 0.0)
         return norm
 
-    if not TYPE_CHECKING:  # type checkers shall find misspelt names
-
-        def __getattr__(self, name: str) -> Any:
-            # Called for an attribute that is not set.
-            how = ": use groups" if name == "param_groups" else ""
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{how}")
+    if not TYPE_CHECKING:  # type checkers shall find this name
+        param_groups = Instead("groups")
 
     def _require_passes_done(self) -> None:
         if not self.model._saving:

@@ -24,6 +24,30 @@ MISSING = (
 )
 
 
+class History(list[dict[str, Any]]):
+    """The records of a training: of each step its loss, of each evaluation the validation loss.
+
+    Attributes:
+        unit: of the losses, such as "nats per character".
+    """
+
+    def __init__(self, records: Iterable[dict[str, Any]] = (), unit: str = "") -> None:
+        super().__init__(records)
+        self.unit = unit
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """The figure of `loss_figure`. With ``path`` it is written there, in the format that the
+        ending of the name says (.png, .pdf, .svg, ...). ImportError without matplotlib, ValueError
+        for an unknown ending.
+        """
+        if not _is_installed("matplotlib"):
+            raise ImportError("history.plot() needs matplotlib: pip install 'byhand[plot]'")
+        figure = loss_figure(self, self.unit)
+        if path is not None:
+            figure.savefig(path, dpi=120)
+        return figure
+
+
 class LossPlot:
     """Draws the curves of a log into the file `path` during and after training.
 
@@ -128,7 +152,7 @@ def loss_figure(records: Iterable[dict[str, Any]], unit: str = "") -> Figure:
         steps, losses, color="tab:orange", linewidth=2, marker="o", markersize=3, label="validation"
     )
     axes.grid(True, alpha=0.3)
-    axes.legend(loc="upper right")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # beside the curves, not over them
     return figure
 
 

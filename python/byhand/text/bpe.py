@@ -108,7 +108,10 @@ class BPETokenizer(PipelineTokenizer):
         vocab = {written(token): id for id, token in enumerate(vocabulary)}
         for token in special:
             if byte_level and token in vocab:
-                raise UserError(f"the special token {token!r} is written as a token of the text is")
+                raise UserError(
+                    f"the special token {token!r} cannot be told from the token that a byte-level "
+                    "vocabulary writes in this way"
+                )
         description["model"] = {
             "type": "BPE",
             "unk_token": None if byte_level else special[0],

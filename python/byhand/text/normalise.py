@@ -25,12 +25,12 @@ def make(description: object) -> list[_text.Normaliser]:
     return made
 
 
-def nmt_nfkc() -> dict[str, str]:
+def nmt_nfkc() -> dict[str, Any]:
     """The description of SentencePiece's usual normalisation, for a tokenizer that is trained: as
     a charsmap, which SentencePiece can read too.
     """
     charsmap = base64.b64encode(_text.nmt_nfkc_charsmap()).decode("ascii")
-    return {"type": "Precompiled", "precompiled_charsmap": charsmap}
+    return {"type": "Precompiled", "precompiled_charsmap": charsmap, "longest_match": True}
 
 
 def _bert(description: dict[str, Any]) -> list[_text.Normaliser]:
@@ -55,8 +55,9 @@ def _replace(description: dict[str, Any]) -> list[_text.Normaliser]:
 
 
 def _precompiled(description: dict[str, Any]) -> list[_text.Normaliser]:
-    """Matches the longest key of the charsmap, as SentencePiece does. Hugging Face's tokenizers
-    look up clusters of less than 6 bytes and single characters only.
+    """With "longest_match", the longest key of the charsmap is replaced, as SentencePiece does. A
+    tokenizer.json of Hugging Face has no such name, and its tokenizers know only clusters of less
+    than 6 bytes, of which they look up the shortest key, and single characters.
     """
     if description.get("precompiled_charsmap") is None:
         return []
@@ -65,7 +66,8 @@ def _precompiled(description: dict[str, Any]) -> list[_text.Normaliser]:
         charsmap = base64.b64decode(coded, validate=True)
     except (binascii.Error, ValueError) as error:
         raise UserError(f"Precompiled: precompiled_charsmap is not base64: {error}") from error
-    return [_text.Precompiled(charsmap)] if charsmap else []
+    longest = field(description, "longest_match", bool, False)
+    return [_text.Precompiled(charsmap, longest=longest)] if charsmap else []
 
 
 _TYPES: dict[str, Callable[[dict[str, Any]], list[_text.Normaliser]]] = {

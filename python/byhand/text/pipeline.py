@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from byhand import _text
 from byhand.errors import UserError, suggestion
 from byhand.text import decode, models, normalise, pretokenise, special, stream, tokenizer
 from byhand.text.batch import padded, pair_lengths, truncated
+from byhand.text.bytes_alphabet import is_alphabet
 from byhand.text.components import flatten
 from byhand.text.description import KINDS, Description, checked, vocabulary
 
@@ -43,7 +44,7 @@ class PipelineTokenizer(tokenizer.Tokenizer):
             usual ("[PAD]", "<pad>", ...).
     """
 
-    kind: ClassVar[str] = ""  # type: ignore[misc]
+    kind = ""
 
     def __init__(self, description: object, *, seed: int = 0) -> None:
         """The tokenizer that `description` describes.
@@ -98,8 +99,8 @@ class PipelineTokenizer(tokenizer.Tokenizer):
         # In a byte-level vocabulary, tokens that stand for no bytes: they are decoded as texts.
         self._wordy = {
             id
-            for id, text in enumerate(self._texts)
-            if self.byte_level and text and id < len(self._model) and not self._model.token(id)
+            for id, text in enumerate(self._texts[: len(self._model)])
+            if self.byte_level and not is_alphabet(text)
         } - {token["id"] for token in added}
         self._post = special.make(description["post_processor"], len(self))
         unk = model.get("unk_token")

@@ -28,7 +28,8 @@ def _uncased(digits: str, spaces: str) -> str:
 
 
 _IN_WORD = r"[\p{L}\p{M}\p{N}_]"
-_WORD = rf"{_IN_WORD}+(?:(?:['’\-]|(?<=\p{{N}})[.,:/](?=\p{{N}})){_IN_WORD}+)*"
+_JOINER = r"['" + "\u2019" + r"\-]"
+_WORD = rf"{_IN_WORD}+(?:(?:{_JOINER}|(?<=\p{{N}})[.,:/](?=\p{{N}})){_IN_WORD}+)*"
 _SIGN = r"[^\s\p{L}\p{M}\p{N}_]"
 
 PATTERNS: dict[str, str] = {

@@ -59,7 +59,7 @@ def _divides(part: Description) -> bool:
         pattern = part.get("pattern")
         known = isinstance(pattern, dict) and pattern.get("Regex") in PATTERNS.values()
         kept = {"Isolated": False, "Removed": True}  # what keeps the matches: the value of invert
-        return known and kept.get(part.get("behavior")) is part.get("invert", False)
+        return known and kept.get(str(part.get("behavior"))) is part.get("invert", False)
     return kind in _DIVIDING
 
 

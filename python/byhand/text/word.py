@@ -77,6 +77,8 @@ class WordTokenizer(PipelineTokenizer):
             )
         words.sort()
         vocabulary = dict.fromkeys([*special, *(word.decode() for _, word in words)])
+        if not isinstance(vocabulary_size, int | None):
+            raise UserError(f"vocabulary_size is a whole number, not {vocabulary_size!r}")
         if vocabulary_size is not None and vocabulary_size <= len(special):
             raise UserError(
                 f"a vocabulary of {vocabulary_size} tokens has no room for words after "

@@ -20,7 +20,7 @@ from byhand.optim.optimizer import require_number
 from byhand.runs import checkpoint
 from byhand.runs.interrupt import StopRequest
 from byhand.runs.log import Log, keep_until, read_log, write_csv
-from byhand.runs.plot import LossPlot, loss_image
+from byhand.runs.plot import History, LossPlot, loss_image
 from byhand.tasks.task import Task
 from byhand.training.batches import Abandoned, StepBatches
 from byhand.training.callback import Callback, Emit
@@ -114,7 +114,7 @@ class Trainer:
             self.take_step = GraphStep(task, optimizer, clip_norm, Emit(self), _CAPACITY)
         else:
             self.take_step = EagerStep(task, optimizer, clip_norm, Emit(self))
-        self.history: list[dict[str, Any]] = []
+        self._records: list[dict[str, Any]] = []
         self.log: Log | None = None
         self.memory_reported = False
         self.step = 0  # updates done
@@ -298,21 +298,25 @@ class Trainer:
     # --- Output --------------------------------------------------------------------------------
 
     def record(self, **facts: Any) -> None:
-        """One line of the log, or without a run one entry of the history."""
+        """One line of the log, or without a run one that is kept in memory."""
         if self.log is not None:
             self.log.write(**facts)
         else:
-            self.history.append(facts)
+            self._records.append(facts)
+
+    @property
+    def history(self) -> History:
+        """The records so far: those of the run's log, or without a run those that it would have."""
+        run = self.run_folder
+        records = self._records if run is None else read_log(run.log_path)
+        return History(records, self.task.loss_unit)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: how far the training is, and its losses so far."""
         done = f"step {self.step} of {self.settings.steps}"
         if self.best_step >= 0:
             done += f", lowest validation loss {self.best_loss:.4f} at step {self.best_step}"
-        run, records = self.run_folder, self.history
-        if run is not None and run.log_path.exists():
-            records = list(read_log(run.log_path))
-        return f"<p>{done}</p>{loss_image(records, self.task.loss_unit)}"
+        return f"<p>{done}</p>{loss_image(self.history, self.task.loss_unit)}"
 
     def say(self, text: str) -> None:
         if self.display is not None:
