@@ -105,7 +105,9 @@ def test_ids_equal_tiktoken(seed: int):
     units = [bytes([b]) for b in range(256)]
     counts = _text.WordCounts()
     for _ in range(2000):
-        counts.add(bytes(rng.choice(b"abcdef \xf0\x9f\x98\x80") for _ in range(rng.randrange(1, 12))))
+        counts.add(
+            bytes(rng.choice(b"abcdef \xf0\x9f\x98\x80") for _ in range(rng.randrange(1, 12)))
+        )
     vocabulary, _ = _text.train_bpe(counts, 256 + rng.choice([20, 400, 1500]))
     assert vocabulary[:256] == units
     ranks = {token: id for id, token in enumerate(vocabulary)}
