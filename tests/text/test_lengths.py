@@ -10,23 +10,27 @@ import pytest
 
 from byhand import text
 from byhand.tasks import LanguageModel
+from byhand.text.formats.sentencepiece_write import serialise
 from byhand.text.lengths import token_lengths
 from byhand.text.samples import SAMPLES
 from byhand.text.tokenizer import plain_ids
-from tests.text.made_files import model_file
+from tests.text.made_files import pieces
 
 TEXT = " ".join(SAMPLES.values())
 
 
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder: Path = tmp_path_factory.mktemp("lengths")
+    path: Path = tmp_path_factory.mktemp("lengths") / "bytes.model"
+    found = pieces()
+    found.remove_extra_whitespaces = False
+    path.write_bytes(serialise(found))
     return {
         "character": text.CharacterTokenizer.from_text(TEXT),
         "bpe": text.BPETokenizer.train(TEXT, 400, special_tokens=["<|endoftext|>"]),
         "unigram": text.UnigramTokenizer.train(TEXT, 900, character_coverage=1.0),
-        "bytes": text.load(model_file(folder)),
-        "lossless": text.WordTokenizer.train(TEXT, lossless=True),
+        "bytes": text.load(path),
+        "lossless": text.WordTokenizer.train([TEXT, *SAMPLES.values()], lossless=True),
     }
 
 

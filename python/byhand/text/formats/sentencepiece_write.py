@@ -64,6 +64,8 @@ def _bpe_pieces(model: Description) -> tuple[list[str], list[float]]:
     for option in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(option):
             raise UserError(f"{FORMAT} cannot hold {option}={model[option]!r}: {ADVICE}")
+    if not model.get("fuse_unk"):
+        raise UserError(f"{FORMAT} cannot hold fuse_unk=False: {ADVICE}")
     rank: dict[str, int] = {}
     for merge in model["merges"]:
         rank.setdefault("".join(merge_pair(merge)), len(rank))
