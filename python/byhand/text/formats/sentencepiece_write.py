@@ -40,11 +40,14 @@ def pieces_of(description: Description) -> Pieces:
     """The pieces, scores and settings of a Unigram or BPE tokenizer."""
     model = description["model"]
     kind = model.get("type")
+    words = parts.parts_of(description.get("pre_tokenizer"), "pretokenizers")
     if kind == "Unigram":
         found = Pieces([piece for piece, _ in model["vocab"]], [s for _, s in model["vocab"]])
         if model.get("unk_id") is None:
             raise UserError(f"{FORMAT} needs a token for the unknown: {ADVICE}")
         unknown = found.pieces[model["unk_id"]]
+    elif kind == "BPE" and any(word["type"] == "ByteLevel" for word in words):
+        raise UserError(f"{FORMAT} is not for byte-level BPE: {ADVICE}")
     elif kind == "BPE" and model.get("merges") is not None:
         found = Pieces(*_bpe_pieces(model), model_type=BPE)
         unknown = model.get("unk_token")
