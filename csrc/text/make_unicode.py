@@ -82,6 +82,8 @@ def decompositions() -> dict[int, tuple[int, list[int]]]:
 
 def lower(character: str) -> str:
     """The full lower case mapping, without the conditions that need a context."""
+    if unicodedata2.category(character) == "Cn":
+        return character
     if unicodedata.category(character) != "Cn":
         return character.lower()
     if unicodedata2.category(character) != "Lu":
@@ -98,7 +100,8 @@ def lower_cases() -> dict[int, tuple[int, list[int]]]:
     return table
 
 
-def main() -> None:
+def source() -> str:
+    """The text of unicode_data.h."""
     if unicodedata2.unidata_version != VERSION:
         raise SystemExit(f"unicodedata2 {VERSION} is needed, not {unicodedata2.unidata_version}")
     categories = {name: index for index, name in enumerate(CATEGORIES)}
@@ -120,7 +123,12 @@ def main() -> None:
         lines += [f'    "{data[at : at + 92]}"' for at in range(0, len(data), 92)]
         lines[-1] += ";"
     lines += ["", "}  // namespace byhand::text", ""]
-    Path(__file__).with_name("unicode_data.h").write_text("\n".join(lines), "ascii", newline="\n")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    to = Path(__file__).with_name("unicode_data.h")
+    to.write_text(source(), "ascii", newline="\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.guide import (  # noqa: F401  (they list their tests)
+    test_c_text,
     test_d_attention,
     test_d_data,
     test_d_model,

@@ -58,7 +58,8 @@ def check_against_hugging_face(seed: int, rounds: int) -> None:
             assert ids == right.ids, (text, data)
             offsets = ours.offsets(text, allowed_special="all").tolist()
             assert offsets == [list(pair) for pair in right.offsets], (text, data)
-            for skip in (True, False):
+            # It decodes a normalised token as its normalised content, which may not be special.
+            for skip in (True, False) if data["normalizer"] is None else ():
                 assert ours.decode(ids, skip) == theirs.decode(ids, skip_special_tokens=skip)
             found += not names.isdisjoint(ids)
     assert found > rounds

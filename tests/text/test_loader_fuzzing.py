@@ -13,7 +13,7 @@ from byhand import text
 from byhand.errors import UserError
 from tests.text.made_files import all_files
 
-CORPUS = Path(__file__).parent / "corpus"  # files that once ended in another error
+CORPUS = Path(__file__).parent / "corpus"  # hostile files
 SENTENCE = "hello world, héllo <sep> 世界 \n"
 _INTERESTING = (
     b"\0",
@@ -130,7 +130,7 @@ def test_damaged_files_for_long(name: str, files: dict[str, dict[str, bytes]], t
 
 
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("*")), ids=lambda path: path.name)
-def test_files_that_were_handled_wrongly_before(path: Path, tmp_path: Path):
+def test_hostile_files(path: Path, tmp_path: Path):
     name = path.name.partition("-")[2]
     try_to_load(tmp_path, name, {name: path.read_bytes()})
 

@@ -113,19 +113,13 @@ def _add_train(commands: Any) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from byhand.text.load import save
-    from byhand.text.tokenizer import make_tokenizer
+    from byhand.text.load import require_writable_name, save
 
-    names = args.corpus or ["python-docs"]
-    sources = [_source(name) for name in names]
-    _require_format(args.out)
-    options = {
-        name: value
-        for name in ("pattern", "special_tokens", "min_frequency", "threads")
-        if (value := getattr(args, name)) is not None
-    }
-    blocks = (block for source in sources for block in source.blocks())
-    tokenizer = make_tokenizer(args.tokenizer, blocks, **options)
+    kind, size = _kind_and_size(args.tokenizer)
+    options = _options(args, kind)
+    require_writable_name(Path(args.out), kind)
+    sources = [_source(name) for name in args.corpus or ["python-docs"]]
+    tokenizer = _trained(kind, size, sources, options)
     written = save(tokenizer, args.out)
     if args.json:
         facts = {"kind": tokenizer.kind, "size": len(tokenizer), "sha256": tokenizer.sha256()}
@@ -139,19 +133,71 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _kind_and_size(name: str) -> tuple[str, int | None]:
+    from byhand import registry
+    from byhand.text.tokenizer import kind_named, size_named
+
+    kind = kind_named(name)
+    registry.find("text", kind)
+    return kind, size_named(name)
+
+
+def _options(args: argparse.Namespace, kind: str) -> dict[str, Any]:
+    """The flags that are given, as arguments of the kind's `train`. UserError for one that it does
+    not have.
+    """
+    import inspect
+
+    from byhand import registry
+
+    names = ("pattern", "special_tokens", "min_frequency", "threads")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    train = getattr(registry.find("text", kind).Tokenizer, "train", None)
+    known = inspect.signature(train).parameters if train is not None else ["threads"]
+    for name in given:
+        if name not in known:
+            flag = "--" + name.replace("_", "-").removesuffix("s" if name[0] == "s" else "")
+            raise UserError(f"{flag} has no effect with a tokenizer of kind {kind}")
+    return given
+
+
+def _trained(
+    kind: str, size: int | None, sources: list[TextSource], options: dict[str, Any]
+) -> Tokenizer:
+    from rich.progress import Progress
+
+    from byhand import registry
+
+    found: Any = registry.find("text", kind).Tokenizer
+    if kind == "character":
+        blocks = (block for source in sources for block in source.blocks())
+        made: Tokenizer = found.from_blocks(blocks, size)
+        return made
+    if size is not None:
+        options = {**options, "vocabulary_size": size}
+    shown = sys.stderr.isatty()
+    with Progress(console=_stderr(), transient=True, disable=not shown) as bar:
+        task = bar.add_task("training", total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        made = found.train(sources, progress=progress, **options)
+    return made
+
+
+def _stderr() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
 def _source(name: str) -> TextSource:
     from byhand.data import TextSource, open_corpus
 
     if name != "-":
         return open_corpus(name)
     return TextSource("the standard input", sys.stdin.buffer.read())
-
-
-def _require_format(out: str) -> None:
-    """UserError for the name of a file that could not be written, before the work begins."""
-    from byhand.text.load import require_writable_name
-
-    require_writable_name(Path(out))
 
 
 # --- encode and decode ---------------------------------------------------------------------------

@@ -9,7 +9,7 @@ that make them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from byhand.errors import UserError
@@ -74,6 +74,16 @@ def vocabulary(model: Description) -> list[str]:
     return tokens
 
 
+def merge_pair(merge: object) -> tuple[str, str] | None:
+    """The two tokens of a merge, which is a text "a b" or a pair; None if it is neither."""
+    if isinstance(merge, str):
+        left, space, right = merge.partition(" ")
+        return (left, right) if space and " " not in right else None
+    if isinstance(merge, list | tuple) and list(map(type, merge)) == [str, str]:
+        return merge[0], merge[1]
+    return None
+
+
 def whole_number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
@@ -81,20 +91,33 @@ def whole_number(value: object) -> bool:
 def require_text(text: object, what: str) -> str:
     """`text` if it is a str that UTF-8 can encode."""
     if not isinstance(text, str):
-        raise UserError(f"{what} is a text, not {text!r}")
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        raise UserError(f"{what}, {text!r}, has half of a surrogate pair")
+        raise UserError(f"{what} is a text, not {text!r:.60}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{what}, {text!r:.60}, has half of a surrogate pair") from None
     return text
 
 
-def require_ids(ids: Iterable[Any], count: int, what: str) -> None:
+def _require_texts(tokens: Iterable[Any]) -> None:
+    try:
+        "".join(tokens).encode()
+    except (TypeError, UnicodeEncodeError):
+        for token in tokens:
+            require_text(token, "a token")
+
+
+def require_ids(ids: Collection[Any], count: int, what: str) -> None:
     """UserError if the ids are not whole numbers, not distinct, or far beyond their number."""
     most = 4 * count + 1024  # more would be memory for ids without a token
+    if set(map(type, ids)) <= {int} and len(set(ids)) == len(ids):
+        if 0 <= min(ids, default=0) and max(ids, default=0) < most:
+            return
     seen = set()
     for id in ids:
         if not whole_number(id) or id >= most:
             raise UserError(
-                f"{what} has the id {id!r}: the ids of {count} tokens are whole numbers "
+                f"{what} has the id {id!r:.60}: the ids of {count} tokens are whole numbers "
                 f"below {most}"
             )
         if id in seen:
@@ -138,8 +161,7 @@ def _model(data: Description) -> Description:
         return model
     if not isinstance(vocab, dict):
         raise UserError(f'the "vocab" of a {kind} model does not map tokens to ids')
-    for token in vocab:
-        require_text(token, "a token")
+    _require_texts(vocab)
     require_ids(vocab.values(), len(vocab), f'the "vocab" of a {kind} model')
     model["vocab"] = dict(sorted(vocab.items(), key=lambda item: item[1]))
     if kind == "BPE":
@@ -170,7 +192,8 @@ def _scores(vocab: object) -> list[list[Any]]:
         # Whole numbers beyond float64 are the only ones whose conversion fails.
         if isinstance(score, bool) or not isinstance(score, float | int) or abs(score) > 1e30:
             raise UserError(f"{wrong}, not {pair!r:.60}")
-        scores.append([require_text(token, "a token"), float(score)])
+        scores.append([token, float(score)])
+    _require_texts([token for token, _ in scores])
     return scores
 
 
@@ -180,27 +203,24 @@ def _merges(merges: object, model: Description) -> list[Any] | None:
         return None
     if not isinstance(merges, list | tuple):
         raise UserError('the "merges" of a BPE model are a list')
-    vocab, prefix = model["vocab"], model["continuing_subword_prefix"] or ""
-    pairs = []
+    vocab, prefix = model["vocab"], len(model["continuing_subword_prefix"] or "")
     for number, merge in enumerate(merges):
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if (
-            not isinstance(pair, list | tuple)
-            or len(pair) != 2
-            or not all(isinstance(part, str) for part in pair)
-        ):
+        pair = merge_pair(merge)
+        if pair is None:
             raise UserError(f"merge {number} of a BPE model is not two tokens: {merge!r:.60}")
         left, right = pair
-        joined = left + right[len(prefix) :] if prefix else left + right
-        for token in (left, right, joined):
-            if token not in vocab:
-                raise UserError(
-                    f"merge {number}, {left!r} with {right!r}, needs the token {token!r}, which is "
-                    "not in the vocab"
-                )
-        pairs.append(pair)
+        joined = left + (right[prefix:] if prefix else right)
+        if joined not in vocab or left not in vocab or right not in vocab:
+            missing = next(token for token in (left, right, joined) if token not in vocab)
+            raise UserError(
+                f"merge {number}, {left!r:.60} with {right!r:.60}, needs the token "
+                f"{missing!r:.60}, which is not in the vocab"
+            )
+    if all(isinstance(merge, str) for merge in merges):
+        return list(merges)
+    pairs = [list(merge_pair(merge) or ()) for merge in merges]
     if any(" " in left or " " in right for left, right in pairs):
-        return [list(pair) for pair in pairs]
+        return pairs
     return [" ".join(pair) for pair in pairs]
 
 
@@ -237,5 +257,5 @@ def _added_tokens(listed: object, model: Description) -> list[Description]:
             if not isinstance(flags[name], bool):
                 raise UserError(f'"{name}" of the added token {content!r} is not true or false')
         tokens.append({"id": id, "content": content, **flags})
-    require_ids((t["id"] for t in tokens), len(known) + len(tokens), 'the list "added_tokens"')
+    require_ids([t["id"] for t in tokens], len(known) + len(tokens), 'the list "added_tokens"')
     return sorted(tokens, key=lambda token: token["id"])

@@ -73,9 +73,11 @@ _KINDS = {"BPE": "bpe", "WordPiece": "wordpiece", "Unigram": "unigram", "WordLev
 
 def with_kind(description: Description) -> Description:
     """A description with the kind of its tokenizer: "bpe" for a BPE model."""
-    kind = _KINDS.get(description["model"].get("type"))
+    named = description["model"].get("type", "")
+    kind = _KINDS.get(named) if isinstance(named, str) else None
     if kind is None:
-        raise UserError(f"a model of type {description['model'].get('type')!r} is not supported")
+        known = ", ".join(_KINDS)
+        raise UserError(f"a model of type {named!r:.60} is not supported: byhand has {known}")
     return {"kind": kind, **description}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from byhand import _text
 from byhand.errors import UserError
 from byhand.text import bytes_alphabet
-from byhand.text.description import Description, vocabulary
+from byhand.text.description import Description, merge_pair, vocabulary
 
 
 def make(
@@ -77,7 +77,7 @@ def _bpe(description: Description, data: list[bytes], byte_level: bool, seed: in
     merges = description["merges"]
     if merges is not None:
         of = dict(zip(vocabulary(description), data, strict=True))
-        pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in merges)
+        pairs = (merge_pair(merge) or ("", "") for merge in merges)  # they are checked
         merges = [(of[left], of[right]) for left, right in pairs]
     return _text.BPE(
         data,

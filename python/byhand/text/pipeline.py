@@ -23,6 +23,7 @@ from byhand import _text
 from byhand.errors import UserError, suggestion
 from byhand.text import decode, models, normalise, pretokenise, special, stream, tokenizer
 from byhand.text.batch import padded, pair_lengths, truncated
+from byhand.text.bytes_alphabet import is_alphabet
 from byhand.text.components import flatten
 from byhand.text.description import KINDS, Description, checked, vocabulary
 
@@ -90,7 +91,7 @@ class PipelineTokenizer(tokenizer.Tokenizer):
                 self._model,
                 [_native(token) for token in added],
                 piece_normalisers=piece_normalisers,
-                can_cut=stream.can_cut(before, splits, added),
+                cuts=stream.cuts(before, splits, added),
             )
         except ValueError as error:
             raise UserError(str(error)) from None
@@ -98,8 +99,8 @@ class PipelineTokenizer(tokenizer.Tokenizer):
         # In a byte-level vocabulary, tokens that stand for no bytes: they are decoded as texts.
         self._wordy = {
             id
-            for id, text in enumerate(self._texts)
-            if self.byte_level and text and id < len(self._model) and not self._model.token(id)
+            for id, text in enumerate(self._texts[: len(self._model)])
+            if self.byte_level and not is_alphabet(text)
         } - {token["id"] for token in added}
         self._post = special.make(description["post_processor"], len(self))
         unk = model.get("unk_token")
@@ -251,7 +252,7 @@ class PipelineTokenizer(tokenizer.Tokenizer):
         """
         ids = [np.zeros(0, tokenizer.id_dtype(len(self)))]
         seen = 0
-        for texts in stream.groups(blocks, self._pipeline.can_cut):
+        for texts in stream.groups(blocks, self._pipeline.cuts):
             seen += sum(map(len, texts))
             flat, _ = self._batch(texts, None, ())
             ids.append(flat.astype(ids[0].dtype))

@@ -186,10 +186,10 @@ def _parsed(word: str) -> Description:
 
 def _piece(part: object, tokens: Mapping[Any, Any]) -> Part:
     kind, fields = next(iter(part.items())) if isinstance(part, dict) and part else (None, None)
-    segment: Any = fields.get("type_id", 0) if isinstance(fields, dict) else None
+    fields = fields if isinstance(fields, dict) else {}
+    name, segment = fields.get("id"), fields.get("type_id", 0)
     if not whole_number(segment) or segment >= 2**31:
-        raise UserError(f"a part of a template is a Sequence or a SpecialToken, not {part!r:.60}")
-    name = fields.get("id")
+        raise UserError(f"the type_id of a part of a template cannot be {segment!r:.60}")
     if kind == "Sequence" and name in ("A", "B"):
         return Part("AB".index(name), (), segment)
     if kind != "SpecialToken" or not isinstance(name, str):

@@ -104,28 +104,35 @@ def kind_named(name: str) -> str:
     return _SHORT.get(kind, kind)
 
 
-def make_tokenizer(name: str, text: str | Iterable[str], **options: Any) -> Tokenizer:
+def size_named(name: str) -> int | None:
+    """The size of the vocabulary in a name such as "bpe:4096"; None if it has none. UserError if it
+    is not a positive whole number.
+    """
+    _, colon, size = name.partition(":")
+    if colon and (not size.isdecimal() or int(size) < 1):
+        raise UserError(f"the vocabulary of a tokenizer has at least 1 token, not {size!r}")
+    return int(size) if colon else None
+
+
+def make_tokenizer(name: str, text: str | Iterable[str]) -> Tokenizer:
     """A tokenizer for a text, or the tokenizer in a file.
 
     Args:
         name: a kind with or without the size of the vocabulary, such as "char", "bpe" or
             "bpe:4096", or the path of a file or folder that `byhand.text.load` reads.
         text: a str, or its consecutive pieces. A tokenizer from a file does not read it.
-        options: of the kind's `train`, such as `special_tokens`.
 
     UserError if there is no such kind or file, or the size is wrong.
     """
     if not isinstance(text, Iterable):
         given = type(text).__name__
         raise UserError(f"a text must be a str, or its pieces as in source.blocks(), not {given}")
-    kind, colon, size = name.partition(":")
-    if kind_named(kind) not in registry.kinds("text"):
+    kind = kind_named(name)
+    if kind not in registry.kinds("text"):
         return _from_file(name)
-    if colon and (not size.isdecimal() or int(size) < 1):
-        raise UserError(f"the vocabulary of a tokenizer has at least 1 token, not {size!r}")
-    found = registry.find("text", kind_named(kind)).Tokenizer
+    size = size_named(name)
     blocks = [text] if isinstance(text, str) else text
-    made: Tokenizer = found.from_blocks(blocks, int(size) if colon else None, **options)
+    made: Tokenizer = registry.find("text", kind).Tokenizer.from_blocks(blocks, size)
     return made
 
 

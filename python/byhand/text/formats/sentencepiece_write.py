@@ -117,33 +117,58 @@ def _set_normaliser(found: Pieces, description: Description) -> None:
 
 
 def _plain(description: Description) -> Description:
-    """A description in which a Metaspace is what it does to the text, so that the ways of writing
-    the same thing compare equal.
-    """
+    """A description in which what can be written in several ways is written in one, to compare."""
     steps = parts.parts_of(description.get("normalizer"), "normalizers")
     words = parts.parts_of(description.get("pre_tokenizer"), "pretokenizers")
-    decoders = parts.parts_of(description.get("decoder"), "decoders")
     space = parts.replace(" ", SPACE)
     for word in list(words):
-        if word["type"] == "Metaspace" and word.get("replacement") == SPACE:
+        if _is_metaspace(word):
             words.remove(word)
             if word.get("prepend_scheme", "always") != "never":
                 steps.append({"type": "Prepend", "prepend": SPACE})
             steps.append(space)
-    for decoder in list(decoders):
-        if decoder["type"] == "Metaspace" and decoder.get("replacement") == SPACE:
-            decoders = [parts.replace(SPACE, " "), {"type": "Fuse"}]
-            if decoder.get("prepend_scheme", "always") != "never":
-                decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+        elif word["type"] == "Split" and "String" in word["pattern"]:
+            if not _has_token(description["model"], word["pattern"]["String"]):
+                words.remove(word)  # there is no symbol to write
     if steps.count(space) > 1:
         steps.remove(space)
-    plain: dict[str, Any] = {
+    return {
         **description,
         "normalizer": parts.sequence(steps, "normalizers"),
         "pre_tokenizer": parts.sequence(words, "pretokenizers"),
-        "decoder": parts.sequence(decoders, "decoders"),
+        "decoder": _plain_decoder(description.get("decoder")),
     }
-    return plain
+
+
+def _is_metaspace(part: Any) -> bool:
+    return part["type"] == "Metaspace" and part.get("replacement", SPACE) == SPACE
+
+
+def _has_token(model: Description, token: str) -> bool:
+    if model["type"] == "Unigram":
+        return any(piece == token for piece, _ in model["vocab"])
+    return token in model["vocab"]
+
+
+def _plain_decoder(decoder: Any) -> Any:
+    """Whether bytes are joined and a space is taken from the beginning; the decoder itself if it
+    does anything else.
+    """
+    listed = parts.parts_of(decoder, "decoders")
+    known = (parts.replace(SPACE, " "), {"type": "ByteFallback"}, {"type": "Fuse"}, _STRIP)
+    if not listed or not all(part in known or _is_metaspace(part) for part in listed):
+        return decoder
+    strips = any(
+        _is_metaspace(part) and part.get("prepend_scheme", "always") != "never" for part in listed
+    )
+    return {
+        "type": "SentencePiece",
+        "bytes": {"type": "ByteFallback"} in listed,
+        "strip": strips or _STRIP in listed,
+    }
+
+
+_STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
 
 
 def serialise(found: Pieces) -> bytes:
