@@ -15,6 +15,7 @@ from byhand.text.description import Description
 
 _BLOCK = 1 << 20  # bytes of a file that are read at once
 
+
 class Source(Protocol):
     """A text in consecutive pieces, such as `byhand.data.TextSource`."""
 
