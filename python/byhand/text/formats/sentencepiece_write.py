@@ -124,6 +124,8 @@ def _set_normaliser(found: Pieces, description: Description) -> None:
 def _plain(description: Description) -> Description:
     """A description in which what can be written in several ways is written in one, to compare."""
     steps = parts.parts_of(description.get("normalizer"), "normalizers")
+    # A charsmap of Hugging Face's is written too: in SentencePiece it matches the longest keys.
+    steps = [{k: step[k] for k in step if k != "longest_match"} for step in steps]
     words = parts.parts_of(description.get("pre_tokenizer"), "pretokenizers")
     space = parts.replace(" ", SPACE)
     for word in list(words):
