@@ -93,7 +93,7 @@ class Counter:
 
     def add(self, blocks: Iterable[str]) -> None:
         """Counts the words of one text, which comes in consecutive pieces."""
-        for group in stream.groups(_checked(blocks), self._can_cut):
+        for group in stream.groups(_checked(blocks), self._cuts):
             self._count(group)
 
     def add_text(self, text: str) -> None:
