@@ -61,7 +61,7 @@ def _divides(part: Description) -> int:
         pattern = part.get("pattern")
         known = isinstance(pattern, dict) and pattern.get("Regex") in PATTERNS.values()
         keeps = {"Isolated": False, "Removed": True}  # the "invert" with which all matches stay
-        return 2 if known and keeps.get(str(part.get("behavior"))) is part.get("invert") else 0
+        return 2 if known and keeps.get(str(part.get("behavior"))) is part.get("invert", False) else 0
     return {"BertPreTokenizer": 2, "Whitespace": 2, "WhitespaceSplit": 1}.get(str(kind), 0)
 
 
