@@ -60,8 +60,8 @@ def _divides(part: Description) -> int:
 
         pattern = part.get("pattern")
         known = isinstance(pattern, dict) and pattern.get("Regex") in PATTERNS.values()
-        keeps = {"Isolated": False, "Removed": True}  # the "invert" with which all matches stay
-        return 2 if known and keeps.get(str(part.get("behavior"))) is part.get("invert", False) else 0
+        kept = {"Isolated": False, "Removed": True}.get(str(part.get("behavior")))
+        return 2 if known and kept is part.get("invert", False) else 0  # all matches are words
     return {"BertPreTokenizer": 2, "Whitespace": 2, "WhitespaceSplit": 1}.get(str(kind), 0)
 
 
