@@ -34,7 +34,7 @@ def cuts(
     added: Sequence[Description],
 ) -> int:
     """Where a text can be divided with the same ids for its parts: 0 nowhere, 1 before a space that
-    is between two letters, 2 also before "、", "。" or "，" behind a letter.
+    is between two letters, 2 also before "、", "。" or a full-width comma behind a letter.
     """
     if not pretokenizers or any(part.get("type") not in _LOCAL_NORMALISERS for part in normalizers):
         return 0
@@ -42,7 +42,7 @@ def cuts(
     for token in added:
         if token["rstrip"] or any(c.isspace() for c in token["content"]):
             return 0
-        if any(c in "、。，" for c in token["content"]):
+        if any(c in "、。\uff0c" for c in token["content"]):
             places = min(places, 1)
     return places
 
