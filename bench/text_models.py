@@ -2,8 +2,8 @@
 
     python -m bench.text_models [--text FILE] [--megabytes 3] [--vocabulary 8000] [--rounds 5]
 
-All sides alternate in one run; medians are printed, and how often byhand is as fast. The text is that
-of the sources of Python's standard library unless a file is named.
+All sides alternate in one run; medians are printed, and how many times as fast byhand is. The text
+is that of the sources of Python's standard library unless a file is named.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ def _divides(part: Description) -> int:
 
         pattern = part.get("pattern")
         known = isinstance(pattern, dict) and pattern.get("Regex") in PATTERNS.values()
-        return 2 if known and part.get("behavior") == "Isolated" and not part.get("invert") else 0
+        kept = {"Isolated": False, "Removed": True}.get(str(part.get("behavior")))
+        return 2 if known and kept is part.get("invert", False) else 0  # all matches are words
     return {"BertPreTokenizer": 2, "Whitespace": 2, "WhitespaceSplit": 1}.get(str(kind), 0)
 
 
