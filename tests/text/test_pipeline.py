@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from byhand.errors import UserError
+from byhand.text import stream
 from byhand.text import tokenizer as protocol
 from byhand.text.description import checked
 from byhand.text.pipeline import PipelineTokenizer
@@ -258,6 +259,7 @@ def test_the_fingerprint_is_that_of_the_ids():
 def long_text(characters: int) -> str:
     numbers = random.Random(3)
     words = "the cat The in rain an <s> </s> ''s 日本 déjà 🙂 3.14 \n \t  new york x".split(" ")
+    words += ["слово", "ab。cd、", "語。\n", "字\uff0c字", "किताब", "e\u0301", "\u0301x", "ที่"]
     return " ".join(numbers.choices(words, k=characters // 4))[:characters]
 
 
@@ -288,9 +290,20 @@ def test_blocks_are_encoded_as_the_whole_text(case):
         np.testing.assert_array_equal(ids, whole)
     with pytest.raises(ValueError, match="do not have 5 characters"):
         tokenizer.encode_blocks(["abc"], 5)
+    with pytest.raises(UserError, match=r"U\+D800 at position 400001 of the text|half of a surr"):
+        tokenizer.encode_blocks(["ab" * 200_000, "a\ud800"], 400_002)
 
 
 NOT_LOCAL = {"type": "Replace", "pattern": {"String": "\x00\x00"}, "content": ""}
+
+
+def test_texts_of_any_script_are_divided():
+    """So that a long text need not be in memory."""
+    tokenizer = PipelineTokenizer(BYTES)
+    for text in ("слово за словом ", "เรียน ที่ นี่ ", "字字字。字字、", "अब किताब "):
+        texts = list(stream.groups([text * 100_000], tokenizer._pipeline.cuts))
+        assert max(len(part) for group in texts for part in group) < 300_000
+        assert "".join(part for group in texts for part in group) == text * 100_000
 
 
 @pytest.mark.parametrize("content", ["r t", "cat", "new york", "t "])

@@ -78,7 +78,7 @@ class Counter:
         self.counts = _text.WordCounts()
         self._threads = threads
         before, splitters = pretokenise.make(pre_tokenizer)
-        self._can_cut = stream.can_cut(
+        self._cuts = stream.cuts(
             list(flatten(normalizer, "normalizer", "normalizers")),
             list(flatten(pre_tokenizer, "pre_tokenizer", "pretokenizers")),
             [],
@@ -89,7 +89,7 @@ class Counter:
 
     def add(self, blocks: Iterable[str]) -> None:
         """Counts the words of one text, which comes in consecutive pieces."""
-        for group in stream.groups(_checked(blocks), self._can_cut):
+        for group in stream.groups(_checked(blocks), self._cuts):
             try:
                 self._pipeline.count_words(group, self.counts, self._threads)
             except ValueError as error:

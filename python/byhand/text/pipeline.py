@@ -91,7 +91,7 @@ class PipelineTokenizer(tokenizer.Tokenizer):
                 self._model,
                 [_native(token) for token in added],
                 piece_normalisers=piece_normalisers,
-                can_cut=stream.can_cut(before, splits, added),
+                cuts=stream.cuts(before, splits, added),
             )
         except ValueError as error:
             raise UserError(str(error)) from None
@@ -252,7 +252,7 @@ class PipelineTokenizer(tokenizer.Tokenizer):
         """
         ids = [np.zeros(0, tokenizer.id_dtype(len(self)))]
         seen = 0
-        for texts in stream.groups(blocks, self._pipeline.can_cut):
+        for texts in stream.groups(blocks, self._pipeline.cuts):
             seen += sum(map(len, texts))
             flat, _ = self._batch(texts, None, ())
             ids.append(flat.astype(ids[0].dtype))
