@@ -11,7 +11,7 @@ namespace {
 
 // The longest run of some characters at one end of a text: \A[ab]+ or [ab]+\z.
 class Ends : public PreTokenizer {
-public:
+  public:
     Ends(std::vector<std::string> characters, bool at_start)
         : characters_(std::move(characters)), at_start_(at_start) {}
 
@@ -28,7 +28,7 @@ public:
                                   : Span{piece.end - run, piece.end});
     }
 
-private:
+  private:
     // The bytes of the first or last character of `text`, if it is one of them; else 0.
     std::size_t at_end(std::string_view text) const {
         for (const std::string& character : characters_) {

@@ -20,9 +20,9 @@ using Added = std::tuple<py::bytes, Id, bool, bool, bool, bool, bool>;
 Pipeline::Parts parts(std::vector<std::shared_ptr<Normaliser>> normalisers,
                       std::vector<std::shared_ptr<PreTokenizer>> pretokenizers,
                       std::shared_ptr<Model> model, const std::vector<Added>& added,
-                      std::vector<std::shared_ptr<Normaliser>> piece_normalisers, bool can_cut) {
+                      std::vector<std::shared_ptr<Normaliser>> piece_normalisers, int cuts) {
     Pipeline::Parts made{std::move(normalisers), std::move(pretokenizers), std::move(model), {},
-                         std::move(piece_normalisers), can_cut};
+                         std::move(piece_normalisers), static_cast<Cuts>(cuts)};
     for (const auto& [content, id, special, single_word, lstrip, rstrip, normalized] : added) {
         made.added.push_back(
             {std::string(content), id, special, single_word, lstrip, rstrip, normalized});
@@ -142,12 +142,14 @@ py::bytes decode_bytes(const Pipeline& pipeline,
     return pipeline.decode(ids.data(), static_cast<std::size_t>(ids.size()));
 }
 
-// The last place where a text can be divided, as Pipeline::cut does; -1 if there is none.
-py::ssize_t last_cut(const py::str& text) {
-    const auto is_letter = [](Py_UCS4 c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
-    const auto at = [&](py::ssize_t i) { return PyUnicode_READ_CHAR(text.ptr(), i); };
-    for (py::ssize_t i = PyUnicode_GET_LENGTH(text.ptr()) - 2; i > 0; --i) {
-        if (at(i) == ' ' && is_letter(at(i - 1)) && is_letter(at(i + 1))) return i;
+// The last character of a text before which it can be divided; -1 if there is none.
+py::ssize_t last_cut(const py::str& text, int cuts) {
+    const Utf8 utf8(text, "");
+    const std::string_view bytes = utf8.view();
+    for (std::size_t at = bytes.size(); at-- > 1;) {
+        if (is_cut(bytes, at, static_cast<Cuts>(cuts))) {
+            return static_cast<py::ssize_t>(CharacterCounter(bytes).before(static_cast<std::int64_t>(at)));
+        }
     }
     return -1;
 }
@@ -159,23 +161,24 @@ void bind_pipeline(py::module_& module) {
         .def(py::init([](std::vector<std::shared_ptr<Normaliser>> normalisers,
                          std::vector<std::shared_ptr<PreTokenizer>> pretokenizers,
                          std::shared_ptr<Model> model, const std::vector<Added>& added,
-                         std::vector<std::shared_ptr<Normaliser>> piece_normalisers, bool can_cut) {
+                         std::vector<std::shared_ptr<Normaliser>> piece_normalisers, int cuts) {
                  return std::make_shared<Pipeline>(
                      parts(std::move(normalisers), std::move(pretokenizers), std::move(model), added,
-                           std::move(piece_normalisers), can_cut));
+                           std::move(piece_normalisers), cuts));
              }),
              py::arg("normalisers"), py::arg("pretokenizers"), py::arg("model"), py::arg("added"),
              py::arg("piece_normalisers") = std::vector<std::shared_ptr<Normaliser>>{},
-             py::arg("can_cut") = false)
+             py::arg("cuts") = 0)
         .def("__len__", &Pipeline::size)
-        .def_property_readonly("can_cut", &Pipeline::can_cut)
+        .def_property_readonly(
+            "cuts", [](const Pipeline& pipeline) { return static_cast<int>(pipeline.cuts()); })
         .def("encode", &encode, py::arg("text"), py::arg("allowed"), py::arg("offsets") = false)
         .def("encode_batch", &encode_batch, py::arg("texts"), py::arg("allowed"),
              py::arg("threads") = 1)
         .def("count_words", &count_words, py::arg("text"), py::arg("counts"),
              py::arg("threads") = 1)
         .def("decode_bytes", &decode_bytes, py::arg("ids"));
-    module.def("last_cut", &last_cut, py::arg("text"));
+    module.def("last_cut", &last_cut, py::arg("text"), py::arg("cuts"));
 }
 
 }  // namespace byhand::text

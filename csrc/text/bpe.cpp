@@ -270,6 +270,13 @@ void Bpe::encode_long(std::string_view word, std::int64_t at, Work& work, Tokens
         }
         begin = end;
     };
+    if (all_bytes_) {
+        for (std::size_t i = 1; i < word.size(); ++i) {
+            if (!byte_joins_[byte_of(word[i - 1]) << 8 | byte_of(word[i])]) encode_until(i);
+        }
+        encode_until(word.size());
+        return;
+    }
     for (std::size_t i = 0; i < word.size();) {
         const std::string_view unit = unit_at(word, i);
         const Id id = unit_id(unit);

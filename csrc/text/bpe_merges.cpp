@@ -74,10 +74,8 @@ bool LongMerger::lowest(std::uint32_t& rank) const {
     return true;
 }
 
-void LongMerger::wait(std::int32_t at, Merge merge) {
-    const std::uint32_t rank = merge == kNoMerge ? kNone : rank_of(merge);
-    nodes_[static_cast<std::size_t>(at)].rank = rank;
-    if (rank == kNone) return;
+// The list of a rank, where `at` is added next.
+LongMerger::List& LongMerger::open_list(std::uint32_t rank, std::int32_t at) {
     if (places_[rank] == kNone) {
         places_[rank] = static_cast<std::uint32_t>(used_.size());
         used_.push_back(rank);
@@ -89,7 +87,61 @@ void LongMerger::wait(std::int32_t at, Merge merge) {
     } else if (at < list.positions.back()) {
         list.ordered = false;
     }
-    list.positions.push_back(at);
+    return list;
+}
+
+void LongMerger::wait(std::int32_t at, Merge merge) {
+    const std::uint32_t rank = merge == kNoMerge ? kNone : rank_of(merge);
+    nodes_[static_cast<std::size_t>(at)].rank = rank;
+    if (rank != kNone) open_list(rank, at).positions.push_back(at);
+}
+
+// Merges all pairs of a run of equal parts, "aaaa...", which begins at `at`, as the general way
+// would one by one. False, and nothing is done, if a merge of a lower rank would come between.
+// `first`: whether the rank is still the lowest afterwards.
+bool LongMerger::merge_run(const Merges& merges, Id made, std::int32_t at, bool& first) {
+    Node* nodes = nodes_.data();
+    const Id id = nodes[at].id;
+    const std::uint32_t rank = nodes[at].rank;
+    const std::int32_t previous = nodes[at].previous;
+    const Merge twice = merges.find(made, made);
+    const Merge before = previous < 0 ? kNoMerge : merges.find(nodes[previous].id, made);
+    if (rank_of(twice) <= rank || rank_of(before) <= rank) return false;
+    if (rank_of(merges.find(made, id)) <= rank) return false;  // while the run is half done
+
+    if (previous >= 0) wait(previous, before);
+    const std::uint32_t twice_rank = twice == kNoMerge ? kNone : rank_of(twice);
+    std::vector<std::int32_t>* waiting = nullptr;
+    std::int32_t last = previous, next = at;
+    while (next >= 0 && nodes[next].id == id) {
+        const std::int32_t right = nodes[next].next;
+        if (right < 0 || nodes[right].id != id) break;
+        if (last != previous) {
+            nodes[last].rank = twice_rank;
+            if (twice_rank != kNone) {
+                if (!waiting) waiting = &open_list(twice_rank, last).positions;
+                waiting->push_back(last);
+            }
+        }
+        const std::int32_t after = nodes[right].next;
+        nodes[next] = {made, kNone, last, after};
+        nodes[right].rank = kNone;
+        last = next;
+        next = after;
+    }
+    // Those of the run are done, and need not be looked at again one by one.
+    List& list = list_of(rank);
+    const auto behind = list.positions.begin() + static_cast<std::ptrdiff_t>(list.done);
+    const auto end = next < 0 ? list.positions.end()
+                              : std::lower_bound(behind, list.positions.end(), next);
+    list.done = static_cast<std::size_t>(end - list.positions.begin());
+    if (next >= 0) {
+        nodes[next].previous = last;
+        const Merge merge = merges.find(made, nodes[next].id);
+        wait(last, merge);
+        first = rank_of(merge) > rank;
+    }
+    return true;
 }
 
 void LongMerger::run(const Merges& merges, const std::vector<Id>& made, std::vector<Part>& parts) {
@@ -101,8 +153,11 @@ void LongMerger::run(const Merges& merges, const std::vector<Id>& made, std::vec
     for (std::int32_t i = 0; i < n; ++i) {
         nodes[i] = {parts[static_cast<std::size_t>(i)].id, kNone, i - 1, i + 1 < n ? i + 1 : -1};
     }
+    Merge merge = kNoMerge;
     for (std::int32_t i = 0; i + 1 < n; ++i) {
-        wait(i, merges.find(nodes[i].id, nodes[i + 1].id));
+        const bool same = i > 0 && nodes[i + 1].id == nodes[i].id && nodes[i].id == nodes[i - 1].id;
+        if (!same) merge = merges.find(nodes[i].id, nodes[i + 1].id);
+        wait(i, merge);
     }
     for (std::uint32_t rank; lowest(rank);) {
         if (List& list = list_of(rank); !list.ordered) {
@@ -119,22 +174,25 @@ void LongMerger::run(const Merges& merges, const std::vector<Id>& made, std::vec
             }
             const std::int32_t at = list.positions[list.done++];
             if (nodes[at].rank != rank) continue;
+            if (nodes[at].id == nodes[nodes[at].next].id &&
+                merge_run(merges, made[rank], at, first)) {
+                continue;
+            }
             const std::int32_t right = nodes[at].next;
             const std::int32_t next = nodes[right].next;
             const std::int32_t previous = nodes[at].previous;
             nodes[at] = {made[rank], kNone, previous, next};
             nodes[right].rank = kNone;
-            parts[static_cast<std::size_t>(at)].end = parts[static_cast<std::size_t>(right)].end;
             if (previous >= 0) {
-                const Merge merge = merges.find(nodes[previous].id, nodes[at].id);
+                merge = merges.find(nodes[previous].id, nodes[at].id);
                 wait(previous, merge);
                 first = rank_of(merge) > rank;
             }
             if (next >= 0) {
                 nodes[next].previous = at;
-                const Merge merge = merges.find(nodes[at].id, nodes[next].id);
+                merge = merges.find(nodes[at].id, nodes[next].id);
                 first &= rank_of(merge) > rank;
-                // In a run, such as "aaaa", the next part is itself merged now.
+                // In a run of pairs, such as "abab", the next part is itself merged now.
                 const List& now = list_of(rank);
                 const bool run = first && nodes[next].rank == rank &&
                                  now.done < now.positions.size() && now.positions[now.done] == next;
@@ -144,8 +202,9 @@ void LongMerger::run(const Merges& merges, const std::vector<Id>& made, std::vec
     }
     std::size_t kept = 0;
     for (std::int32_t at = 0; at >= 0; at = nodes[at].next) {
-        const Part part = parts[static_cast<std::size_t>(at)];
-        parts[kept++] = {nodes[at].id, part.begin, part.end};
+        const std::int32_t last = (nodes[at].next < 0 ? n : nodes[at].next) - 1;
+        parts[kept++] = {nodes[at].id, parts[static_cast<std::size_t>(at)].begin,
+                         parts[static_cast<std::size_t>(last)].end};
     }
     parts.resize(kept);
 

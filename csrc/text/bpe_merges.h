@@ -121,7 +121,9 @@ private:
     };
 
     void start(std::size_t ranks);
+    List& open_list(std::uint32_t rank, std::int32_t at);
     void wait(std::int32_t at, Merge merge);
+    bool merge_run(const Merges& merges, Id made, std::int32_t at, bool& first);
     void mark(std::uint32_t rank, bool waiting);
     bool lowest(std::uint32_t& rank) const;
     List& list_of(std::uint32_t rank) { return lists_[places_[rank]]; }

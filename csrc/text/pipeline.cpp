@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "text/pipeline_threads.h"
+#include "text/unicode.h"
 
 namespace byhand::text {
 namespace {
@@ -13,10 +14,10 @@ constexpr std::size_t kTick = 1 << 20;    // bytes between two calls of a Tick
 constexpr std::size_t kCounted = 1 << 18;  // bytes whose words a thread counts at a time
 constexpr std::size_t kGroup = 32 << 10;  // bytes of texts that a thread takes at a time
 
-bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
-
-bool is_cut(std::string_view text, std::size_t at) {
-    return text[at] == ' ' && is_letter(text[at - 1]) && is_letter(text[at + 1]);
+// Whether the character that begins at text[at] has one of these classes.
+bool is_at(std::string_view text, std::size_t at, std::uint16_t classes) {
+    std::size_t length = 0;
+    return (Unicode::tables().classes(decode_utf8(text, at, length)) & classes) != 0;
 }
 
 // Encodes what a Pipeline finds.
@@ -81,6 +82,19 @@ private:
 
 }  // namespace
 
+bool is_cut(std::string_view text, std::size_t at, Cuts cuts) {
+    const bool space = text[at] == ' ';
+    const auto begins = [&](std::string_view stop) { return text.substr(at, 3) == stop; };
+    if (!space && (cuts != Cuts::spaces_and_stops || static_cast<unsigned char>(text[at]) < 0xE3 ||
+                   !(begins("\xE3\x80\x81") || begins("\xE3\x80\x82") || begins("\xEF\xBC\x8C")))) {
+        return false;
+    }
+    if (at == 0 || (space && (at + 1 == text.size() || !is_at(text, at + 1, kLetter)))) return false;
+    std::size_t last = at - 1;
+    while (last > 0 && (text[last] & 0xC0) == 0x80) --last;
+    return is_at(text, last, space ? kLetter | kMark : kLetter);
+}
+
 class Pipeline::Borrowed {
 public:
     explicit Borrowed(const Pipeline& pipeline) : pipeline_(pipeline) {
@@ -132,13 +146,13 @@ Pipeline::Pipeline(Parts parts) : parts_(std::move(parts)) {
     }
 }
 
-std::size_t Pipeline::cut(std::string_view text, std::size_t begin, std::size_t size) {
-    if (size < 2 || text.size() - begin <= size) return text.size();
+std::size_t Pipeline::cut(std::string_view text, std::size_t begin, std::size_t size, Cuts cuts) {
+    if (cuts == Cuts::none || text.size() - begin <= size) return text.size();
     for (std::size_t at = begin + size; at > begin + size / 2; --at) {
-        if (at + 1 < text.size() && is_cut(text, at)) return at;
+        if (is_cut(text, at, cuts)) return at;
     }
-    for (std::size_t at = begin + size; at + 1 < text.size(); ++at) {
-        if (is_cut(text, at)) return at;
+    for (std::size_t at = begin + size; at < text.size(); ++at) {
+        if (is_cut(text, at, cuts)) return at;
     }
     return text.size();
 }
@@ -155,7 +169,7 @@ void Pipeline::walk(std::string_view text, const Allowed& allowed, bool tracked,
         const std::string_view gap =
             text.substr(base, static_cast<std::size_t>(found.span.end) - base);
         for (std::size_t begin = 0, end = 0; begin < gap.size(); begin = end) {
-            end = parts_.can_cut ? cut(gap, begin, kPart) : gap.size();
+            end = cut(gap, begin, kPart, parts_.cuts);
             normalise_and_walk(gap.substr(begin, end - begin),
                                static_cast<std::int64_t>(base + begin), base + begin == 0, allowed,
                                tracked, sink);
@@ -273,7 +287,7 @@ void Pipeline::count(const std::vector<std::string_view>& texts, WordCounts& cou
     std::vector<std::string_view> parts;
     for (const std::string_view text : texts) {
         for (std::size_t begin = 0, end = 0; begin < text.size(); begin = end) {
-            end = parts_.can_cut ? cut(text, begin, kCounted) : text.size();
+            end = cut(text, begin, kCounted, parts_.cuts);
             parts.push_back(text.substr(begin, end - begin));
         }
     }

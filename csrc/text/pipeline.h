@@ -24,6 +24,11 @@ public:
                        std::int64_t base) = 0;
 };
 
+// Where a text may be divided so that its parts have the same ids as the whole. Before a space, that
+// is between two letters; before 、 。 and ，, that is behind a letter.
+enum class Cuts { none, spaces, spaces_and_stops };
+bool is_cut(std::string_view text, std::size_t at, Cuts cuts);
+
 class Pipeline {
 public:
     struct Parts {
@@ -33,8 +38,7 @@ public:
         std::vector<AddedToken> added;
         // Applied to each piece between added tokens, after `normalisers`.
         std::vector<std::shared_ptr<Normaliser>> piece_normalisers;
-        // Whether a text may be divided where cut() says, with the same ids for its parts.
-        bool can_cut = false;
+        Cuts cuts = Cuts::none;
     };
     explicit Pipeline(Parts parts);
 
@@ -54,10 +58,10 @@ public:
     // Hands the words of a text to a sink. `tracked`: with the spans of the original text.
     void walk(std::string_view text, const Allowed& allowed, bool tracked, Sink& sink) const;
 
-    // The end of a part of `text` that begins at `begin` and has about `size` bytes: before a space
-    // between two ASCII letters. The end of the text if there is none.
-    static std::size_t cut(std::string_view text, std::size_t begin, std::size_t size);
-    bool can_cut() const { return parts_.can_cut; }
+    // The end of a part of `text` that begins at `begin` and has about `size` bytes; the end of the
+    // text if it cannot be divided.
+    static std::size_t cut(std::string_view text, std::size_t begin, std::size_t size, Cuts cuts);
+    Cuts cuts() const { return parts_.cuts; }
     std::int64_t size() const { return size_; }
 
 private:

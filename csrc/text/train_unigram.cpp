@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 
 #include "text/pipeline_threads.h"
@@ -17,6 +18,8 @@ struct Token {
     double expected;  // how often it occurs in the words, as the last E step found
     bool character;   // never removed
 };
+
+constexpr double kDropped = -std::numeric_limits<double>::infinity();  // a score
 
 // The derivative of log gamma, for x > 0.
 double digamma(double x) {
@@ -35,8 +38,8 @@ public:
         // Expected counts are sums of integers, for integers have the same sum in any order. No sum
         // passes the number of characters of all words.
         int exponent = 0;
-        std::frexp(static_cast<double>(alphabet.total), &exponent);
-        scale_ = std::ldexp(1.0, std::clamp(61 - exponent, -16, 40));
+        std::frexp(alphabet.total, &exponent);
+        scale_ = std::ldexp(1.0, std::min(61 - exponent, 40));
 
         std::vector<Seed> found = seeds(segments, options);
         for (const std::string& character : alphabet.characters) found.push_back({character, 0});
@@ -56,34 +59,42 @@ public:
         index();
     }
 
-    // One step of EM. Tokens expected less than half a time are removed, if `remove`.
-    void step(bool remove) {
+    // Tokens that are left: those that EM dropped stay in `tokens` until the next prune().
+    std::size_t size() const { return size_; }
+
+    // One step of EM. Tokens expected less than half a time are dropped, if `drop`.
+    void step(bool drop) {
         expect();
         double sum = 0;
-        std::size_t kept = 0;
+        size_ = 0;
         for (Token& token : tokens) {
-            if (!token.character && remove && token.expected < 0.5) continue;
+            if (token.score == kDropped) continue;
+            if (!token.character && drop && token.expected < 0.5) {
+                token.score = kDropped;
+                token.expected = 0;
+                continue;
+            }
             token.expected = std::max(token.expected, 0.5);
             sum += token.expected;
-            tokens[kept++] = token;
+            ++size_;
         }
-        const bool fewer = kept < tokens.size();
-        tokens.resize(kept);
         // The mean of the log probabilities under the posterior of a Dirichlet process: rare tokens
         // get less than their share (Liang and Klein 2007, "Structured Bayesian nonparametric
         // models with variational inference").
         const double log_sum = digamma(sum);
-        for (Token& token : tokens) token.score = digamma(token.expected) - log_sum;
-        if (fewer) {
-            index();
-        } else {
-            probabilities();
+        for (Token& token : tokens) {
+            if (token.score != kDropped) token.score = digamma(token.expected) - log_sum;
         }
+        probabilities();
     }
 
     // Leaves `wanted` tokens: those without which the log likelihood of the words loses most, when
     // the best division of a removed token takes its place.
     void prune(std::size_t wanted) {
+        tokens.erase(std::remove_if(tokens.begin(), tokens.end(),
+                                    [](const Token& token) { return token.score == kDropped; }),
+                     tokens.end());
+        index();
         if (tokens.size() <= wanted) return;
         std::vector<double> loss(tokens.size());
         double sum = 0;
@@ -122,7 +133,7 @@ public:
         index();
     }
 
-    std::vector<Token> tokens;  // ordered by their bytes: index() need not sort
+    std::vector<Token> tokens;  // ordered by their bytes: the trie need not sort
 
 private:
     std::vector<double> count_characters(const Alphabet& alphabet) const {
@@ -147,6 +158,7 @@ private:
         keys.reserve(tokens.size());
         for (const Token& token : tokens) keys.push_back(token.text);
         trie_ = Trie(keys);
+        size_ = tokens.size();
         probabilities();
     }
 
@@ -218,7 +230,9 @@ private:
                 if (!trie_.step(node, static_cast<unsigned char>(segment[i]))) break;
                 const std::int32_t id = trie_.value(node);
                 if (id < 0) continue;
-                forward[i + 1] += here * probability_[static_cast<std::size_t>(id)];
+                const double probability = probability_[static_cast<std::size_t>(id)];
+                if (probability == 0) continue;
+                forward[i + 1] += here * probability;
                 frontier = std::max(frontier, i + 1);
                 edges.push_back({static_cast<std::uint32_t>(begin),
                                  static_cast<std::uint32_t>(i + 1), id});
@@ -291,7 +305,7 @@ private:
     Trie trie_;
     std::vector<double> probability_;
     double scale_ = 1;
-    std::size_t least_ = 0;
+    std::size_t least_ = 0, size_ = 0;
 };
 
 void check(const UnigramTraining& options, const Alphabet& alphabet) {
@@ -324,11 +338,11 @@ std::vector<std::pair<std::string, double>> train_unigram(const WordCounts& coun
     const std::size_t wanted = options.vocabulary_size - fixed;
     // EM drops tokens too, so what it starts from is a little larger than what is wanted.
     const std::size_t most = wanted + wanted / 10;
-    const auto first = static_cast<double>(std::max<std::size_t>(trainer.tokens.size(), 1));
+    const auto first = static_cast<double>(std::max(trainer.size(), most + 1));
     while (true) {
         for (int i = 0; i < options.em_steps; ++i) trainer.step(true);
-        const auto now = static_cast<double>(trainer.tokens.size());
-        if (trainer.tokens.size() <= most) break;
+        if (trainer.size() <= most) break;
+        const auto now = static_cast<double>(trainer.size());
         done = std::clamp(std::log(first / now) / std::log(first / static_cast<double>(most)), 0.0,
                           1.0);
         tick();

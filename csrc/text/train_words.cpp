@@ -37,7 +37,7 @@ Alphabet::Alphabet(const std::vector<Counted>& words, double coverage, std::size
             const std::size_t length = character_length(counted.word, i);
             std::uint64_t& count = found[counted.word.substr(i, length)];
             count += std::min(counted.count, kMost - count);
-            total += std::min(counted.count, kMost - total);
+            total += static_cast<double>(counted.count);
             i += length;
         }
     }
@@ -47,7 +47,7 @@ Alphabet::Alphabet(const std::vector<Counted>& words, double coverage, std::size
     });
     double covered = 0;
     for (const auto& [character, count] : order) {
-        if (characters.size() >= most || covered >= coverage * static_cast<double>(total)) break;
+        if (characters.size() >= most || covered >= coverage * total) break;
         characters.emplace_back(character);
         covered += static_cast<double>(count);
     }

@@ -32,7 +32,7 @@ struct Alphabet {
     bool has(std::string_view character) const;
 
     std::vector<std::string> characters;  // ordered by their bytes
-    std::uint64_t total = 0;              // all characters of the words, counted
+    double total = 0;                     // all characters of the words, counted
 };
 
 }  // namespace byhand::text

@@ -241,12 +241,17 @@ std::vector<std::vector<Unigram::Edge>> Unigram::best_paths(std::string_view wor
         std::uint32_t edge, rank;  // its last token, and which division came before that
     };
     if (n < 1) throw std::invalid_argument("nbest must be at least 1, not " + std::to_string(n));
+    // Memory for n divisions at each place.
+    if (static_cast<std::uint64_t>(n) > (std::uint64_t{1} << 22) / (word.size() + 1)) {
+        throw std::invalid_argument("a word of " + std::to_string(word.size()) +
+                                    " bytes is too long for its " + std::to_string(n) +
+                                    " best divisions");
+    }
     const std::vector<Edge> all = edges(word);
     std::vector<std::vector<Entry>> at(word.size() + 1);
     at[0].push_back({0, 0, 0});
     const auto less = [](const Entry& a, const Entry& b) { return a.score > b.score; };
     std::size_t settled = 0;
-    std::size_t total = 0;
     for (std::size_t e = 0; e <= all.size(); ++e) {
         // All tokens that end at a place begin before it, so its list is whole when the first
         // token that begins there comes.
@@ -256,12 +261,6 @@ std::vector<std::vector<Unigram::Edge>> Unigram::best_paths(std::string_view wor
             std::stable_sort(list.begin(), list.end(), less);
             if (list.size() > static_cast<std::size_t>(n)) list.resize(static_cast<std::size_t>(n));
             list.shrink_to_fit();
-            total += list.size();
-            if (total > (std::size_t{1} << 26)) {
-                throw std::invalid_argument("a word of " + std::to_string(word.size()) +
-                                            " bytes is too long for its " + std::to_string(n) +
-                                            " best divisions");
-            }
         }
         if (e == all.size()) break;
         const auto& before = at[all[e].begin];

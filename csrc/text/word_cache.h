@@ -2,12 +2,13 @@
 // than encoding them.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
-#include <cstring>
 #include <string_view>
 #include <vector>
 
+#include "text/hash.h"
 #include "text/text.h"
 
 namespace byhand::text {
@@ -64,16 +65,14 @@ private:
 
     static Key key_of(std::string_view word) {
         Key key{};
-        std::memcpy(key.data(), word.data(), word.size());
+        for (std::size_t i = 0; 8 * i < word.size(); ++i) {
+            key[i] = load_up_to_8(word.data() + 8 * i, std::min<std::size_t>(word.size() - 8 * i, 8));
+        }
         return key;
     }
     static std::size_t hash(const Key& key, std::size_t size) {
-        std::uint64_t h = size;
-        for (const std::uint64_t part : key) {
-            h = (h ^ part) * 0x9E3779B97F4A7C15u;
-            h ^= h >> 29;
-        }
-        return static_cast<std::size_t>(h >> 20);
+        return static_cast<std::size_t>(hash_number(
+            size ^ key[0] ^ key[1] * 0x9E3779B97F4A7C15u ^ key[2] * 0xD6E8FEB86659FD93u));
     }
 
     std::vector<Entry> entries_;

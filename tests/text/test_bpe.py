@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
@@ -17,7 +18,7 @@ Pairs = list[tuple[bytes, bytes]]
 def merged_slowly(parts: list[bytes], ranks: dict[tuple[bytes, bytes], int]) -> list[bytes]:
     """The rule itself: join the pair of the lowest rank, of equal ones the leftmost."""
     while True:
-        pairs = list(zip(parts, parts[1:], strict=False))
+        pairs = list(itertools.pairwise(parts))
         known = [(ranks[pair], i) for i, pair in enumerate(pairs) if pair in ranks]
         if not known:
             return parts
@@ -78,6 +79,23 @@ def test_a_merge_of_a_lower_rank_comes_first_even_in_the_middle_of_a_run():
     model = _text.BPE(vocabulary_of(units, merges), merges)
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     for word in [b"cab" * 50 + b"ab" * 50 + b"ca" * 20, b"aabcab" * 30]:
+        assert tokens_of(model, word) == merged_slowly([bytes([b]) for b in word], ranks)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_runs_of_one_letter_are_merged_as_the_rule_says(seed: int):
+    """In texts of long runs, with merges in any order, so that some come between others."""
+    rng = random.Random(seed)
+    units = [bytes([b]) for b in range(256)]
+    merges = random_merges(rng, [b"a", b"b"], rng.choice([4, 12, 25]))
+    runs: Pairs = [(b"a" * n, b"a" * n) for n in (1, 2, 4)] + [(b"aa", b"a"), (b"aaaa", b"aa")]
+    merges = [*dict.fromkeys(rng.sample(runs, len(runs)) + merges)]
+    if seed % 2:
+        rng.shuffle(merges)
+    model = _text.BPE(vocabulary_of(units, merges), merges)
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+    for _ in range(10):
+        word = b"".join(rng.choice([b"a", b"b"]) * rng.randrange(60) for _ in range(8)) + b"ab" * 30
         assert tokens_of(model, word) == merged_slowly([bytes([b]) for b in word], ranks)
 
 

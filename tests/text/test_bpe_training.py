@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import subprocess
@@ -45,7 +46,7 @@ def trained_slowly(
     while len(ids) < size - len(special):
         pairs: Counter[tuple[bytes, bytes]] = Counter()
         for units, n in words:
-            for left, right in zip(units, units[1:], strict=False):
+            for left, right in itertools.pairwise(units):
                 too_long = max_length is not None and lengths[left] + lengths[right] > max_length
                 if left + right not in special and not too_long:
                     pairs[left, right] += n
@@ -213,7 +214,7 @@ def test_the_vocabulary_is_the_same_for_files_blocks_and_any_number_of_threads(t
     wanted = BPETokenizer.train(text, 700).sha256()
     rng = random.Random(0)
     cuts = [0, *sorted(rng.randrange(len(text)) for _ in range(50)), len(text)]
-    blocks = [text[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    blocks = [text[a:b] for a, b in itertools.pairwise(cuts)]
     assert BPETokenizer.from_blocks(blocks, 700).sha256() == wanted
     for threads in [1, 2, 7]:
         assert BPETokenizer.train(path, 700, threads=threads).sha256() == wanted
@@ -320,7 +321,7 @@ def test_counts_that_are_too_large_are_refused():
 def test_counts_are_those_of_a_counter():
     rng = random.Random(0)
     words = [rng.randbytes(rng.choice([1, 2, 3, 12])) for _ in range(30_000)]
-    words += [b"long" * 300_000, b"long" * 300_001, b"long" * 300_000] + words[:5000]
+    words += [b"long" * 300_000, b"long" * 300_001, b"long" * 300_000, *words[:5000]]
     counts = _text.WordCounts()
     for word in words:
         counts.add(word)

@@ -170,7 +170,7 @@ def test_scanners_equal_tiktoken(name: str):
     assert [encoding.decode_single_token_bytes(i) for i in encoding.encode_ordinary(text)] == found
 
 
-@pytest.mark.parametrize("name", PATTERNS)
+@pytest.mark.parametrize("name", [name for name in PATTERNS if name != "words"])
 @given(text=st.text(st.sampled_from("aBé漢ʰ\u0301ǅ1½'sSlLrR\u017f /!\n\r\t\u3000😀"), max_size=40))
 def test_words_cover_the_text(name: str, text: str):
     scanner = _text.named_pattern(name)
@@ -204,7 +204,7 @@ def test_words_and_offsets_of_many_texts_equal_huggingface(description):
     older = set().union(*OLDER_TABLES.values())
     characters = [c for c in assigned() if c not in older]
     pieces = PIECES * 50 + random.Random(0).choices(characters, k=1000)
-    check_huggingface(description, random_texts(10_000, pieces, 6))
+    check_huggingface(description, random_texts(3000, pieces, 6))
 
 
 @pytest.mark.parametrize(

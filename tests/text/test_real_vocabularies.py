@@ -17,6 +17,7 @@ import pytest
 from byhand import text
 from byhand.data import open_corpus
 from tests.text.packages import members
+from tests.text.unicode_versions import OLDER_TABLES
 
 pytestmark = pytest.mark.deep
 
@@ -121,7 +122,8 @@ def test_bert_vocabulary(tmp_path: Path):
     (path,) = members(archive, tmp_path, "/vocab.txt")
     theirs = library.BertWordPieceTokenizer(str(path))
     ours: Any = text.load(path)
-    for sentence in samples():
+    differs = str.maketrans("", "", "".join(set().union(*OLDER_TABLES.values())))
+    for sentence in (sample.translate(differs) for sample in samples()):
         assert ours.encode(sentence).tolist() == theirs.encode(sentence).ids, repr(sentence[:200])
     text.save(ours, tmp_path / "again.txt")
     assert (tmp_path / "again.txt").read_bytes() == path.read_bytes()

@@ -46,11 +46,13 @@ OLDER_TABLES = {what: _members(ranges) for what, ranges in _OLDER.items()}
 
 
 def assigned() -> list[str]:
-    """Every assigned character of Unicode 16.0 but surrogates; private use is assigned."""
+    """Every assigned character of Unicode 16.0 but surrogates, and the first for private use."""
     unicodedata = pytest.importorskip("unicodedata2")
     if unicodedata.unidata_version != "16.0.0":
         pytest.skip("unicodedata2 is not of Unicode 16.0")
-    return [chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) not in ("Cn", "Cs")]
+    characters = map(chr, range(0x110000))
+    found = [c for c in characters if unicodedata.category(c) not in ("Cn", "Cs", "Co")]
+    return [*found, "\ue000"]
 
 
 # Texts of several scripts, and places where patterns decide.

@@ -100,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
         f"{_perplexity(loss)}) over {len(ids) - 1:,} {unit}s: {part}, step {trained.step}, "
         f"context {context}"
     )
-    rates = {of: metrics[f"loss_per_{of}"] for of in ("character", "byte")}
+    prefix = "loss_per_"
+    rates = {n.removeprefix(prefix): v for n, v in metrics.items() if n.startswith(prefix)}
     if any(rate != loss for rate in rates.values()):
         print("in nats: " + ", ".join(f"{rate:.4f} per {of}" for of, rate in rates.items()))
     return 0

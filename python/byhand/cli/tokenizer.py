@@ -176,9 +176,12 @@ def _decode(args: argparse.Namespace) -> int:
         text = tokenizer.decode(ids, skip_special_tokens=not args.special_tokens)
     if args.json:
         print(json.dumps({"text": text}))
+    elif sys.stdout.isatty():
+        print(text)
     else:
-        # The text and nothing else, so that what was encoded comes back, also in a pipe.
-        sys.stdout.write(text + ("\n" if sys.stdout.isatty() else ""))
+        # What was encoded comes back byte for byte, whatever the encoding of the output is.
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode("utf-8"))
     return 0
 
 

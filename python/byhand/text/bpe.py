@@ -115,6 +115,8 @@ class BPETokenizer(PipelineTokenizer):
         description["model"] = {
             "type": "BPE",
             "unk_token": None if byte_level else special[0],
+            # Neighbours that are unknown become one token, as in SentencePiece.
+            "fuse_unk": not byte_level and not end_of_word_suffix,
             "end_of_word_suffix": end_of_word_suffix or None,
             "vocab": vocab,
             "merges": [[written(left), written(right)] for left, right in merges],

@@ -13,7 +13,8 @@ from byhand.text import normalise, pretokenise, stream
 from byhand.text.components import flatten
 from byhand.text.description import Description
 
-_BLOCK = 1 << 20  # bytes of a file that are read at once
+_BLOCK = 1 << 20  # bytes of a file that are read at once, characters that are counted at once
+_SHORT = 1 << 16  # characters
 
 
 class Source(Protocol):
@@ -59,13 +60,14 @@ def count_words(
     several = isinstance(texts, Iterable) and not isinstance(texts, str)
     for text in texts if several else [texts]:  # type: ignore[union-attr]
         if isinstance(text, str):
-            counter.add([text])
+            counter.add_text(text)
         elif isinstance(text, Path):
             counter.add(read_blocks(text))
         elif hasattr(text, "blocks"):
             counter.add(text.blocks())
         else:
             raise UserError(f"a tokenizer is trained on texts or paths, not {type(text).__name__}")
+    counter.flush()
     return counter.counts
 
 
@@ -77,8 +79,10 @@ class Counter:
     ) -> None:
         self.counts = _text.WordCounts()
         self._threads = threads
+        self._short: list[str] = []  # texts that wait for others, to be counted together
+        self._size = 0
         before, splitters = pretokenise.make(pre_tokenizer)
-        self._can_cut = stream.can_cut(
+        self._cuts = stream.cuts(
             list(flatten(normalizer, "normalizer", "normalizers")),
             list(flatten(pre_tokenizer, "pre_tokenizer", "pretokenizers")),
             [],
@@ -89,11 +93,29 @@ class Counter:
 
     def add(self, blocks: Iterable[str]) -> None:
         """Counts the words of one text, which comes in consecutive pieces."""
-        for group in stream.groups(_checked(blocks), self._can_cut):
-            try:
-                self._pipeline.count_words(group, self.counts, self._threads)
-            except ValueError as error:
-                raise UserError(str(error)) from None
+        for group in stream.groups(_checked(blocks), self._cuts):
+            self._count(group)
+
+    def add_text(self, text: str) -> None:
+        """Counts the words of one text, at once or with others that follow: call `flush` after the
+        last one.
+        """
+        if len(text) >= _SHORT:
+            return self.add([text])
+        self._short.append(text)
+        self._size += len(text) + 64
+        if self._size >= _BLOCK:
+            self.flush()
+
+    def flush(self) -> None:
+        short, self._short, self._size = self._short, [], 0
+        self._count(short)
+
+    def _count(self, texts: list[str]) -> None:
+        try:
+            self._pipeline.count_words(texts, self.counts, self._threads)
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
 
 def read_blocks(path: Path) -> Iterator[str]:

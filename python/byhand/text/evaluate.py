@@ -4,7 +4,7 @@ know.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,14 +76,14 @@ def longest_tokens(tokenizer: Tokenizer, number: int = LONGEST) -> list[tuple[in
     return sorted(texts, key=lambda item: (-len(item[1]), item[0]))[:number]
 
 
-def _between_words(blocks: Iterable[str]) -> Iterable[str]:
-    """The blocks, divided anew at white space: a word is never in two of them."""
-    rest = ""
+def _between_words(blocks: Iterable[str]) -> Iterator[str]:
+    """The blocks, divided anew before white space: a word is never in two of them."""
+    waiting: list[str] = []
     for block in blocks:
-        rest += block
-        end = max(rest.rfind(" "), rest.rfind("\n"))
-        if end > 0 and len(rest) > 1 << 16:
-            yield rest[:end]
-            rest = rest[end:]
-    if rest:
-        yield rest
+        end = max(block.rfind(" "), block.rfind("\n"))
+        if end > 0:
+            yield "".join([*waiting, block[:end]])
+            waiting = [block[end:]]
+        else:
+            waiting.append(block)
+    yield "".join(waiting)

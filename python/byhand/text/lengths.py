@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -22,18 +23,19 @@ def token_lengths(tokenizer: Any) -> tuple[Lengths, Lengths]:
     is part of a character counts as one where the character begins. Special tokens, and so the
     token for the unknown, add nothing.
     """
-    texts = [_text_of(tokenizer, id) for id in range(len(tokenizer))]
+    special = getattr(tokenizer, "special_tokens", {})
+    texts = [_text_of(tokenizer, id, special) for id in range(len(tokenizer))]
     characters = [sum(byte & 0xC0 != 0x80 for byte in text) for text in texts]
     return np.array(characters, np.int64), np.array([len(text) for text in texts], np.int64)
 
 
-def _text_of(tokenizer: Any, id: int) -> bytes:
+def _text_of(tokenizer: Any, id: int, special: Collection[str]) -> bytes:
     """The UTF-8 that a token adds to a text that has begun."""
     if tokenizer.kind == "character":
         text: str = tokenizer.decode([id])
         return text.encode("utf-8")
     token = tokenizer.id_to_token(id)
-    if token is None or token in tokenizer.special_tokens:
+    if token is None or token in special:
         return b""
     if (byte := _BYTE.fullmatch(token)) is not None:
         return bytes([int(byte[1], 16)])

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,7 +92,7 @@ class PipelineTokenizer(tokenizer.Tokenizer):
                 self._model,
                 [_native(token) for token in added],
                 piece_normalisers=piece_normalisers,
-                can_cut=stream.can_cut(before, splits, added),
+                cuts=stream.cuts(before, splits, added),
             )
         except ValueError as error:
             raise UserError(str(error)) from None
@@ -205,7 +206,8 @@ class PipelineTokenizer(tokenizer.Tokenizer):
             assert max_length is not None
             room = self._room(max_length, 1, add_special_tokens)
             rows = [truncated(row, room, cut.get("direction", "Right")) for row in rows]
-        rows = [self._around([row], add_special_tokens)[0] for row in rows]
+        if add_special_tokens:
+            rows = self._around_each(rows)
         if padding is False:
             return rows
         settings = self.description["padding"] or {}
@@ -252,7 +254,7 @@ class PipelineTokenizer(tokenizer.Tokenizer):
         """
         ids = [np.zeros(0, tokenizer.id_dtype(len(self)))]
         seen = 0
-        for texts in stream.groups(blocks, self._pipeline.can_cut):
+        for texts in stream.groups(blocks, self._pipeline.cuts):
             seen += sum(map(len, texts))
             flat, _ = self._batch(texts, None, ())
             ids.append(flat.astype(ids[0].dtype))
@@ -285,7 +287,7 @@ class PipelineTokenizer(tokenizer.Tokenizer):
         self, texts: Sequence[str], threads: int | None, allowed_special: str | Iterable[str]
     ) -> list[Ids]:
         flat, begins = self._batch(texts, threads, allowed_special)
-        return np.split(flat, begins[1:-1]) if texts else []
+        return [flat[begin:end] for begin, end in pairwise(begins.tolist())]
 
     def _around(self, texts: list[Ids], add_special_tokens: bool) -> tuple[Ids, Ids]:
         """The tokens of one or two texts as the post-processor orders them, and their segments."""
@@ -295,6 +297,19 @@ class PipelineTokenizer(tokenizer.Tokenizer):
         ids = parts[0][0] if len(parts) == 1 else np.concatenate([part for part, _ in parts])
         lengths = [len(part) for part, _ in parts]
         return ids, np.repeat(np.array([segment for _, segment in parts], np.int64), lengths)
+
+    def _around_each(self, rows: list[Ids]) -> list[Ids]:
+        """Each row as the post-processor orders one text and its tokens."""
+        texts = [i for i, part in enumerate(self._post.single) if part.text is not None]
+        if len(texts) != 1:
+            return [self._around([row], True)[0] for row in rows]
+        sides = self._post.single[: texts[0]], self._post.single[texts[0] + 1 :]
+        before, after = (
+            np.array([id for part in side for id in part.ids], np.int64) for side in sides
+        )
+        if not len(before) and not len(after):
+            return rows
+        return [np.concatenate((before, row, after)) for row in rows]
 
     def _room(self, max_length: int, texts: int, add_special_tokens: bool) -> int:
         added = self._post.added(texts) if add_special_tokens else 0

@@ -11,8 +11,8 @@ from byhand import _text, backend
 from byhand.errors import UserError
 from byhand.text.description import Description
 
-# Normalisers that change no character because of one on the other side of the place before a space
-# between two ASCII letters.
+# Normalisers that change no character because of one on the other side of a place where a text is
+# divided (see Cuts in csrc/text/pipeline.h).
 _LOCAL_NORMALISERS = {
     "NFC",
     "NFD",
@@ -25,59 +25,69 @@ _LOCAL_NORMALISERS = {
     "Precompiled",
     "ByteLevel",
 }
-# Pre-tokenizers that divide a text there, whatever is on the other side.
-_DIVIDING = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
 _PART = 1 << 18  # characters that are encoded by one thread at a time
 
 
-def can_cut(
+def cuts(
     normalizers: Sequence[Description],
     pretokenizers: Sequence[Description],
     added: Sequence[Description],
-) -> bool:
-    """Whether a text can be divided before a space that lies between two ASCII letters, with the
-    same ids for its parts.
+) -> int:
+    """Where a text can be divided with the same ids for its parts: 0 nowhere, 1 before a space that
+    is between two letters, 2 also before "、", "。" or a full-width comma behind a letter.
     """
-    return (
-        all(part.get("type") in _LOCAL_NORMALISERS for part in normalizers)
-        and bool(pretokenizers)
-        and _divides(pretokenizers[0])
-        and not any(token["rstrip"] or " " in token["content"] for token in added)
-    )
+    if not pretokenizers or any(part.get("type") not in _LOCAL_NORMALISERS for part in normalizers):
+        return 0
+    places = _divides(pretokenizers[0])
+    for token in added:
+        if token["rstrip"] or any(c.isspace() for c in token["content"]):
+            return 0
+        if any(c in "、。\uff0c" for c in token["content"]):
+            places = min(places, 1)
+    return places
 
 
-def _divides(part: Description) -> bool:
+def _divides(part: Description) -> int:
+    """Where a pre-tokenizer always divides a text, as in `cuts`."""
     kind = part.get("type")
     if kind == "ByteLevel":
-        return part.get("use_regex", True) is not False
+        return 0 if part.get("use_regex") is False else 2
     if kind == "Metaspace":
-        # Elsewhere the space would begin the second part, and no other would be put before it.
-        return part.get("split", True) is not False
+        # No second space is put before the part that begins with one.
+        return 0 if part.get("split") is False else 1
     if kind == "Split":
         from byhand.text.pretokenise import PATTERNS
 
         pattern = part.get("pattern")
         known = isinstance(pattern, dict) and pattern.get("Regex") in PATTERNS.values()
-        kept = {"Isolated": False, "Removed": True}  # what keeps the matches: the value of invert
-        return known and kept.get(str(part.get("behavior"))) is part.get("invert", False)
-    return kind in _DIVIDING
+        kept = {"Isolated": False, "Removed": True}.get(str(part.get("behavior")))
+        return 2 if known and kept is part.get("invert", False) else 0  # all matches are words
+    return {"BertPreTokenizer": 2, "Whitespace": 2, "WhitespaceSplit": 1}.get(str(kind), 0)
 
 
-def groups(blocks: Iterable[str], can_cut: bool) -> Iterator[list[str]]:
-    """The text of `blocks` in lists of texts that can be encoded on their own: as they come if
-    `can_cut`, otherwise one list of one text.
+def groups(blocks: Iterable[str], cuts: int) -> Iterator[list[str]]:
+    """The text of `blocks` in lists of texts that can be encoded on their own, divided where `cuts`
+    allows it; with 0 one list of one text. UserError if a block has half of a surrogate pair.
     """
-    if not can_cut:
+    if not cuts:
         yield ["".join(blocks)]
         return
     group: list[str] = []
     waiting: list[str] = []  # since the last place where the text can be divided
-    size = 0
+    size = done = 0
     limit = _PART * 2 * threads(None)
     for block in blocks:
         for begin in range(0, len(block), _PART):
             part = block[begin : begin + _PART]
-            at = _text.last_cut(part)
+            try:
+                at = _text.last_cut(part, cuts)
+            except ValueError:
+                wrong = next(i for i, c in enumerate(part) if "\ud800" <= c <= "\udfff")
+                raise UserError(
+                    f"the character U+{ord(part[wrong]):04X} at position {done + wrong} of the "
+                    "text is half of a surrogate pair"
+                ) from None
+            done += len(part)
             if at < 0:
                 waiting.append(part)
                 continue

@@ -74,8 +74,10 @@ class _Vocabulary:
         for id, token in enumerate(self.tokens):
             if self.ids.setdefault(token, id) != id:
                 raise UserError(f"the tokens {self.ids[token]} and {id} are both {token!r}")
-            if not token.isascii() and any("\ud800" <= c <= "\udfff" for c in token):
-                raise UserError(f"token {id} is not UTF-8")
+            try:
+                token.encode("utf-8")
+            except UnicodeEncodeError:
+                raise UserError(f"token {id} is not UTF-8") from None
 
     def array(self, name: str, default: float, kinds: str) -> list[Any]:
         """A value for each token."""
@@ -149,7 +151,8 @@ class _Vocabulary:
             # The first token may begin with the space that divides the two.
             at = merge.find(" ", 1)
             left, right = merge[:at], merge[at + 1 :]
-            if at < 0 or not all(token in self.ids for token in (left, right, left + right)):
+            known = left in self.ids and right in self.ids and left + right in self.ids
+            if at < 0 or not known:
                 raise UserError(f"merge {number}, {merge!r}, is not two tokens that make a third")
             merges.append([left, right])
         return merges

@@ -188,7 +188,9 @@ def _normalisers(found: Pieces) -> list[Description]:
     listed: list[Description] = []
     if found.charsmap:
         charsmap = base64.b64encode(found.charsmap).decode("ascii")
-        listed.append({"type": "Precompiled", "precompiled_charsmap": charsmap})
+        listed.append(
+            {"type": "Precompiled", "precompiled_charsmap": charsmap, "longest_match": True}
+        )
     if found.remove_extra_whitespaces:
         listed.append(parts.replace(r"\A +", "", regex=True))
         listed.append(parts.replace(rf"[ {SPACE}]+\z", "", regex=True))

@@ -40,11 +40,14 @@ def pieces_of(description: Description) -> Pieces:
     """The pieces, scores and settings of a Unigram or BPE tokenizer."""
     model = description["model"]
     kind = model.get("type")
+    words = parts.parts_of(description.get("pre_tokenizer"), "pretokenizers")
     if kind == "Unigram":
         found = Pieces([piece for piece, _ in model["vocab"]], [s for _, s in model["vocab"]])
         if model.get("unk_id") is None:
             raise UserError(f"{FORMAT} needs a token for the unknown: {ADVICE}")
         unknown = found.pieces[model["unk_id"]]
+    elif kind == "BPE" and any(word["type"] == "ByteLevel" for word in words):
+        raise UserError(f"{FORMAT} is not for byte-level BPE: {ADVICE}")
     elif kind == "BPE" and model.get("merges") is not None:
         found = Pieces(*_bpe_pieces(model), model_type=BPE)
         unknown = model.get("unk_token")
@@ -64,6 +67,8 @@ def _bpe_pieces(model: Description) -> tuple[list[str], list[float]]:
     for option in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(option):
             raise UserError(f"{FORMAT} cannot hold {option}={model[option]!r}: {ADVICE}")
+    if not model.get("fuse_unk"):
+        raise UserError(f"{FORMAT} cannot hold fuse_unk=False: {ADVICE}")
     rank: dict[str, int] = {}
     for merge in model["merges"]:
         rank.setdefault("".join(merge_pair(merge)), len(rank))
@@ -119,6 +124,8 @@ def _set_normaliser(found: Pieces, description: Description) -> None:
 def _plain(description: Description) -> Description:
     """A description in which what can be written in several ways is written in one, to compare."""
     steps = parts.parts_of(description.get("normalizer"), "normalizers")
+    # A charsmap of Hugging Face's is written too: in SentencePiece it matches the longest keys.
+    steps = [{k: step[k] for k in step if k != "longest_match"} for step in steps]
     words = parts.parts_of(description.get("pre_tokenizer"), "pretokenizers")
     space = parts.replace(" ", SPACE)
     for word in list(words):
