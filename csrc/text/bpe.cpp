@@ -232,7 +232,7 @@ void Bpe::encode_cached(std::string_view word, std::int64_t at, bool whole, Work
         work.parts.push_back({id, 0, static_cast<std::int32_t>(word.size())});
     } else {
         known = begin_parts(word, work.parts);
-        work.few.run(merges_, work.parts);
+        merge(work);
     }
     for (const Part& part : work.parts) out.add(part.id, at + part.begin, at + part.end);
     if (!known || work.parts.size() > Work::kMost) return;
@@ -291,14 +291,23 @@ void Bpe::encode_long(std::string_view word, std::int64_t at, Work& work, Tokens
 void Bpe::encode_parts(std::string_view word, std::int64_t at, Work& work, Tokens& out) const {
     work.parts.clear();
     begin_parts(word, work.parts);
-    if (work.parts.size() <= ShortMerger::kMost) {
-        work.few.run(merges_, work.parts);
-    } else {
-        work.many.run(merges_, made_, work.parts);
-    }
+    merge(work);
     for (const Part& part : work.parts) out.add(part.id, at + part.begin, at + part.end);
     constexpr std::size_t most = std::size_t{1} << 20;  // memory to keep for the next word
     if (work.parts.capacity() > most) std::vector<Part>().swap(work.parts);
+}
+
+void Bpe::merge(Work& work) const {
+    if (work.parts.size() <= ShortMerger::kMost) {
+        work.few.run(merges_, work.parts);
+        return;
+    }
+    try {
+        work.many.run(merges_, made_, work.parts);
+    } catch (...) {  // without memory; the next word must not find what is half done
+        work.many = LongMerger();
+        throw;
+    }
 }
 
 std::string_view Bpe::unit_at(std::string_view word, std::size_t at) const {

@@ -62,6 +62,7 @@ private:
                        Tokens& out) const;
     void encode_long(std::string_view word, std::int64_t at, Work& work, Tokens& out) const;
     void encode_parts(std::string_view word, std::int64_t at, Work& work, Tokens& out) const;
+    void merge(Work& work) const;
     bool begin_parts(std::string_view word, std::vector<Part>& parts) const;
     bool add_unknown(std::string_view unit, Part place, bool fuse, std::vector<Part>& parts) const;
 

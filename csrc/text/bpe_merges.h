@@ -101,7 +101,7 @@ private:
 
 // Time linear in the number of parts. The positions of the pairs that can be merged wait in one list
 // for each rank, in the order of the word; a tree of bits finds the lowest rank. An entry stays in
-// its list when its pair is gone: a rank comes back to a position never, because parts only grow.
+// its list when its pair is gone: a rank never comes back to a position, because parts only grow.
 class LongMerger {
 public:
     // `made` has the token that the merge of each rank makes.

@@ -254,6 +254,15 @@ def test_time_is_linear_in_the_length_of_a_word(unit: bytes):
     assert seconds(model, short * 8) < 8 * 3 * seconds(model, short) + 0.01  # quadratic: 64 times
 
 
+def test_a_short_word_of_many_parts_takes_no_longer():
+    """The bytes of a long suffix are parts, too."""
+    fallback = [f"<0x{byte:02X}>".encode() for byte in range(256)]
+    model = _text.BPE(fallback, [], byte_fallback=True, suffix=b"x" * 300_000, byte_level=False)
+    start = time.process_time()
+    assert len(model.encode_word("é".encode())) == 300_002
+    assert time.process_time() - start < 5  # a quadratic way takes minutes
+
+
 def test_threads_share_a_model():
     rng = random.Random(0)
     merges = random_merges(rng, [b"a", b"b", b"c"], 40)
