@@ -229,6 +229,13 @@ def test_every_character_equals_huggingface_but_for_its_older_tables(description
         assert divide(made, text) == expected
 
 
+def test_the_older_table_differs_for_each_punctuation_character_that_is_listed():
+    theirs, made = huggingface({"type": "Punctuation"}), pretokenise.make({"type": "Punctuation"})
+    for character in OLDER_TABLES["punctuation"] & set(assigned()):
+        text = f"q{character}q"
+        assert len(divide(made, text)) != len(theirs.pre_tokenize_str(text)), ascii(text)
+
+
 def test_other_spellings_of_the_patterns_have_scanners(monkeypatch):
     monkeypatch.setitem(sys.modules, "regex", None)  # importing it fails
     for name, pattern in {**PATTERNS, **TIKTOKEN}.items():
