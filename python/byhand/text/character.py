@@ -126,20 +126,7 @@ class CharacterTokenizer(tokenizer.Tokenizer):
 
     def decode(self, ids: npt.ArrayLike) -> str:
         """The text of `ids`, any sequence of whole numbers. UserError on an id out of range."""
-        array = np.atleast_1d(np.asarray(ids))
-        if array.ndim != 1:
-            raise UserError(f"decode takes one sequence of ids, not an array of {array.ndim} axes")
-        if array.size == 0:
-            return ""
-        if not np.issubdtype(array.dtype, np.integer):
-            raise UserError(f"token ids are whole numbers, not {array.dtype}")
-        outside = (array < 0) | (array >= len(self))
-        if outside.any():
-            position = int(outside.argmax())
-            raise UserError(
-                f"token id {array[position]} at position {position} is outside the vocabulary "
-                f"0..{len(self) - 1}"
-            )
+        array = tokenizer.checked_ids(ids, len(self))
         return self._codes[array].tobytes().decode("utf-32-le")
 
     def to_dict(self) -> dict[str, Any]:

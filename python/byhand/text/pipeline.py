@@ -238,7 +238,7 @@ class PipelineTokenizer(tokenizer.Tokenizer):
         """
         ids, offsets = self._encode(text, allowed_special, offsets=True)
         for keep_first in self._post.trims:
-            self._trim(ids.tolist(), offsets, keep_first)
+            special.trim([self._texts[id] for id in ids.tolist()], offsets, keep_first)
         none = np.zeros((0, 2), np.int64)
         parts = self._post.apply(
             [offsets], add_special_tokens, lambda ids: np.zeros((len(ids), 2), np.int64)
@@ -330,28 +330,13 @@ class PipelineTokenizer(tokenizer.Tokenizer):
                 raise UserError(f"allowed_special: there is no special token {name!r}{near}")
         return [self._special[name] for name in names]
 
-    def _trim(self, ids: list[int], offsets: Ids, keep_first: bool) -> None:
-        """Takes spaces at the ends of tokens from their offsets."""
-        for i, id in enumerate(ids):
-            token = self._texts[id]
-            left = len(token) - len(token.lstrip(_SPACES))
-            right = len(token) - len(token.rstrip(_SPACES))
-            begin, end = offsets[i].tolist()
-            if left:
-                if keep_first and (i == 0 or begin == 0):
-                    left -= 1  # this space is not in the text
-                begin = min(begin + left, end)
-            if right and end >= right:
-                end = max(end - right, begin)
-            offsets[i] = begin, end
-
     # --- Decoding --------------------------------------------------------------------------------
 
     def decode(self, ids: npt.ArrayLike, skip_special_tokens: bool = True) -> str:
         """The text of `ids`, any sequence of integers. Bytes that are not UTF-8 become U+FFFD.
         UserError on an id out of range.
         """
-        array = self._checked_ids(ids)
+        array = tokenizer.checked_ids(ids, len(self))
         if skip_special_tokens and self._special:
             array = array[~np.isin(array, self._special_ids)]
         listed = array.tolist()
@@ -372,23 +357,6 @@ class PipelineTokenizer(tokenizer.Tokenizer):
     @cached_property
     def _special_ids(self) -> Ids:
         return np.array(sorted(self._special.values()), np.int64)
-
-    def _checked_ids(self, ids: npt.ArrayLike) -> Ids:
-        array = np.atleast_1d(np.asarray(ids))
-        if array.ndim != 1:
-            raise UserError(f"decode takes one sequence of ids, not an array of {array.ndim} axes")
-        if array.size == 0:
-            return np.zeros(0, np.int64)
-        if not np.issubdtype(array.dtype, np.integer):
-            raise UserError(f"token ids are whole numbers, not {array.dtype}")
-        outside = (array < 0) | (array >= len(self))
-        if outside.any():
-            position = int(outside.argmax())
-            raise UserError(
-                f"token id {array[position]} at position {position} is outside the vocabulary "
-                f"0..{len(self) - 1}"
-            )
-        return np.ascontiguousarray(array, np.int64)
 
     # --- The vocabulary --------------------------------------------------------------------------
 
@@ -464,13 +432,6 @@ class PipelineTokenizer(tokenizer.Tokenizer):
 
     def __reduce__(self) -> Any:
         return _restored, (type(self), self.description, self._seed)
-
-
-# White space in tokens: "Ġ" is the space of byte-level vocabularies.
-_SPACES = (
-    "\u0120\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
-    "\u200a\u2028\u2029\u202f\u205f\u3000"
-)
 
 
 def _restored(

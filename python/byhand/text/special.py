@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from byhand.errors import UserError, suggestion
 from byhand.text.components import flatten
 from byhand.text.description import Description, require_text, whole_number
@@ -219,3 +222,27 @@ def roles(
         role: known.get(role) or next((name for name in names if name in tokens), None)
         for role, names in ROLES.items()
     }
+
+
+# White space in tokens: "Ġ" is the space of byte-level vocabularies.
+_SPACES = (
+    "\u0120\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
+    "\u200a\u2028\u2029\u202f\u205f\u3000"
+)
+
+
+def trim(tokens: Sequence[str], offsets: npt.NDArray[np.int64], keep_first: bool) -> None:
+    """Takes the spaces at the ends of tokens from their offsets, (len(tokens), 2), in place. With
+    `keep_first`, the space that begins the first token is not in the text.
+    """
+    for i, token in enumerate(tokens):
+        left = len(token) - len(token.lstrip(_SPACES))
+        right = len(token) - len(token.rstrip(_SPACES))
+        begin, end = offsets[i].tolist()
+        if left:
+            if keep_first and (i == 0 or begin == 0):
+                left -= 1
+            begin = min(begin + left, end)
+        if right and end >= right:
+            end = max(end - right, begin)
+        offsets[i] = begin, end

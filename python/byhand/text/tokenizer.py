@@ -85,6 +85,25 @@ def id_dtype(vocabulary_size: int) -> np.dtype[Any]:
     return np.min_scalar_type(max(vocabulary_size - 1, 0))
 
 
+def checked_ids(ids: npt.ArrayLike, vocabulary_size: int) -> npt.NDArray[np.int64]:
+    """Token ids to decode, (n,). UserError if they are no sequence of ids of the vocabulary."""
+    array = np.atleast_1d(np.asarray(ids))
+    if array.ndim != 1:
+        raise UserError(f"decode takes one sequence of ids, not an array of {array.ndim} axes")
+    if array.size == 0:
+        return np.zeros(0, np.int64)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise UserError(f"token ids are whole numbers, not {array.dtype}")
+    outside = (array < 0) | (array >= vocabulary_size)
+    if outside.any():
+        position = int(outside.argmax())
+        raise UserError(
+            f"token id {array[position]} at position {position} is outside the vocabulary "
+            f"0..{vocabulary_size - 1}"
+        )
+    return np.ascontiguousarray(array, np.int64)
+
+
 def tokenizer_of(data: object) -> Tokenizer:
     """The tokenizer of any kind that `to_dict` described. UserError if there is no such kind or
     the description is wrong.
