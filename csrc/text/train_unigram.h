@@ -50,9 +50,9 @@ struct Seed {
     std::string_view token;  // in Segments::text
     double count;
 };
-// The strings of 2 .. max_token_length characters that occur at least twice, each only where it
-// cannot be longer without occurring less often; at most seed_size, those with the greatest count *
-// length. Ordered by their bytes.
+// The strings of 2 .. max_token_length characters that occur at least twice, without those that would
+// occur as often with one more character before or behind; at most seed_size, those with the greatest
+// count * length. Ordered by their bytes.
 std::vector<Seed> seeds(const Segments& segments, const UnigramTraining& options);
 
 }  // namespace byhand::text

@@ -38,6 +38,8 @@ Segments::Segments(const std::vector<Counted>& words, const Alphabet& alphabet) 
 
 namespace {
 
+constexpr std::uint32_t kDifferent = 0;
+
 struct Suffix {
     std::uint64_t key;  // its first 8 bytes, as a number that orders as they do
     std::uint32_t begin, segment;
@@ -72,6 +74,18 @@ public:
             at += character_length(segments_.text, at);
         }
         return std::string_view(segments_.text).substr(suffix.begin, at - suffix.begin);
+    }
+
+    // The bytes of the character before a suffix; kDifferent at the beginning of a segment.
+    std::uint32_t before(const Suffix& suffix) const {
+        if (suffix.begin == segments_.begins[suffix.segment]) return kDifferent;
+        std::uint32_t bytes = 0;
+        for (std::size_t at = suffix.begin; at-- > 0;) {
+            const auto byte = static_cast<unsigned char>(segments_.text[at]);
+            bytes = bytes << 8 | byte;
+            if ((byte & 0xC0) != 0x80) break;
+        }
+        return bytes;
     }
 
     std::vector<Suffix> all;
@@ -122,6 +136,10 @@ std::vector<Seed> seeds(const Segments& segments, const UnigramTraining& options
         std::size_t depth;
         double count;
         bool several;  // it begins more than one suffix, or is a whole segment
+        std::uint32_t before;  // the character before each of them, or kDifferent
+        void join(std::uint32_t other) {
+            if (before != other) before = kDifferent;
+        }
     };
     std::vector<Seed> found;
     std::vector<Open> open;
@@ -130,10 +148,16 @@ std::vector<Seed> seeds(const Segments& segments, const UnigramTraining& options
         const Open top = open.back();
         open.pop_back();
         const std::string_view token = view.substr(0, top.depth);
-        if (top.several && top.count >= 2 && characters(token) >= 2) {
+        // What the same character always precedes is only ever a part of a longer string.
+        if (top.several && top.before == kDifferent && top.count >= 2 && characters(token) >= 2) {
             found.push_back({token, top.count});
         }
-        return top.count;
+        return top;
+    };
+    const auto join = [](Open& whole, const Open& part) {
+        whole.count += part.count;
+        whole.several = true;
+        whole.join(part.before);
     };
     for (std::size_t i = 0; i < suffixes.all.size(); ++i) {
         const Suffix& suffix = suffixes.all[i];
@@ -141,26 +165,26 @@ std::vector<Seed> seeds(const Segments& segments, const UnigramTraining& options
         const auto count = static_cast<double>(segments.counts[suffix.segment]);
         const bool whole = segments.begins[suffix.segment] == suffix.begin &&
                            view.size() == segments[suffix.segment].size();
+        const std::uint32_t before = suffixes.before(suffix);
         if (!open.empty() && open.back().depth == view.size()) {
             open.back().count += count;
             open.back().several = true;
+            open.back().join(before);
         } else {
-            open.push_back({view.size(), count, whole});
+            open.push_back({view.size(), count, whole, before});
         }
         const std::size_t shared =
             i + 1 < suffixes.all.size() ? common(view, suffixes.view(suffixes.all[i + 1])) : 0;
-        double closed = 0;
+        Open closed{0, 0, false, 0};
         while (!open.empty() && open.back().depth > shared) {
-            open.back().count += closed;
-            open.back().several = open.back().several || closed > 0;
+            if (closed.count > 0) join(open.back(), closed);
             closed = close();
         }
-        if (shared == 0 || closed == 0) continue;
+        if (shared == 0 || closed.count == 0) continue;
         if (!open.empty() && open.back().depth == shared) {
-            open.back().count += closed;
-            open.back().several = true;
+            join(open.back(), closed);
         } else {
-            open.push_back({shared, closed, true});
+            open.push_back({shared, closed.count, true, closed.before});
         }
     }
     const auto worth = [](const Seed& seed) {

@@ -207,7 +207,7 @@ class PipelineTokenizer(tokenizer.Tokenizer):
             room = self._room(max_length, 1, add_special_tokens)
             rows = [truncated(row, room, cut.get("direction", "Right")) for row in rows]
         if add_special_tokens:
-            rows = self._around_each(rows)
+            rows = self._post.around_each(rows)
         if padding is False:
             return rows
         settings = self.description["padding"] or {}
@@ -297,19 +297,6 @@ class PipelineTokenizer(tokenizer.Tokenizer):
         ids = parts[0][0] if len(parts) == 1 else np.concatenate([part for part, _ in parts])
         lengths = [len(part) for part, _ in parts]
         return ids, np.repeat(np.array([segment for _, segment in parts], np.int64), lengths)
-
-    def _around_each(self, rows: list[Ids]) -> list[Ids]:
-        """Each row as the post-processor orders one text and its tokens."""
-        texts = [i for i, part in enumerate(self._post.single) if part.text is not None]
-        if len(texts) != 1:
-            return [self._around([row], True)[0] for row in rows]
-        sides = self._post.single[: texts[0]], self._post.single[texts[0] + 1 :]
-        before, after = (
-            np.array([id for part in side for id in part.ids], np.int64) for side in sides
-        )
-        if not len(before) and not len(after):
-            return rows
-        return [np.concatenate((before, row, after)) for row in rows]
 
     def _room(self, max_length: int, texts: int, add_special_tokens: bool) -> int:
         added = self._post.added(texts) if add_special_tokens else 0

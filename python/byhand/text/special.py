@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,18 @@ class PostProcessor:
             (special(part.ids) if part.text is None else texts[part.text], part.segment)
             for part in template
             if add_special_tokens or part.text is not None
+        ]
+
+    def around_each(self, rows: list[Any]) -> list[Any]:
+        """Each row of ids, int64 (n,), as the template of one text orders it and special tokens."""
+        texts = [i for i, part in enumerate(self.single) if part.text is not None]
+        sides = [self.single[a + 1 : b] for a, b in pairwise((-1, *texts, len(self.single)))]
+        ids = [np.array([id for part in side for id in part.ids], np.int64) for side in sides]
+        if len(ids) == 2 and not len(ids[0]) and not len(ids[1]):
+            return rows
+        return [
+            np.concatenate([part for side in ids[:-1] for part in (side, row)] + [ids[-1]])
+            for row in rows
         ]
 
     def added(self, texts: int) -> int:
