@@ -27,11 +27,13 @@ constexpr double kCachePart = 0.6;
 // must be small beside K.
 constexpr std::int64_t kFewRows = 16;
 // Packing is worth its cost only if each element is read often enough. Up to this many rows, a B
-// whose rows are contiguous is read in place; up to this many columns, so is a transposed A.
-constexpr std::int64_t kInPlaceRows = 8 * kRows, kInPlaceCols = 8 * kPanel;
-// Each thread's rows are cut into up to kChunks chunks of at least kChunkRows rows, which the threads
-// claim one after the other: few enough for packing B again to be cheap when a thread helps another.
-constexpr std::int64_t kChunkRows = 8 * kRows, kChunks = 8;
+// whose rows are contiguous is read in place; up to this many columns, so is a transposed A. Of its
+// cache lines, six rows use less than fourteen, so packing pays earlier with AVX2.
+constexpr std::int64_t kInPlaceRows = 8 * kRows,
+                       kInPlaceCols = (Vec::width == 8 ? 4 : 8) * kPanel;
+// Each rectangle's rows are cut into up to kChunks chunks of at least kChunkRows rows: enough rows
+// for packing B again to be cheap when a thread helps another.
+constexpr std::int64_t kChunkRows = kRowPanels * kRows, kChunks = 8;
 // The least number of multiply-adds for which a thread is woken: about ten microseconds of work.
 constexpr std::int64_t kThreadWork = 1 << 18;
 
@@ -46,7 +48,6 @@ template <class Operand, bool rows_adjacent>
 constexpr auto kMicroKernels = micro_kernels<Operand, rows_adjacent>(AllTiles{});
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-std::int64_t round_up(std::int64_t a, std::int64_t unit) { return ceil_div(a, unit) * unit; }
 
 struct Problem {
     float* c;
@@ -106,12 +107,12 @@ class Ahead {
           stride_(a.row_stride),
           rows_(rows),
           cols_(cols),
-          share_(ceil_div(rows * ceil_div(cols, kLine), tiles)) {}
+          share_(ceil_div(rows * ceil_div(cols, kLineFloats), tiles)) {}
 
     void fetch() {
         for (std::int64_t i = 0; i < share_ && rows_ > 0; ++i) {
             __builtin_prefetch(row_ + col_, 0, 2);
-            col_ += kLine;
+            col_ += kLineFloats;
             if (col_ >= cols_) {
                 col_ = 0;
                 row_ += stride_;
@@ -121,7 +122,6 @@ class Ahead {
     }
 
   private:
-    static constexpr std::int64_t kLine = 64 / sizeof(float);
     const float* row_;
     std::int64_t stride_, rows_, cols_, share_, col_ = 0;
 };
@@ -196,6 +196,7 @@ Range part(std::int64_t n, std::int64_t unit, std::int64_t index, std::int64_t p
 struct Plan {
     Grid grid;
     std::int64_t strips, chunks;
+    std::int64_t unit;    // chunks are cut at multiples of it
     std::int64_t length;  // of a block of K
     bool a_in_place, b_in_place;
 };
@@ -213,6 +214,8 @@ Plan make_plan(const Problem& p) {
     return {grid,
             ceil_div(cols, most),
             std::clamp<std::int64_t>(rows / kChunkRows, 1, kChunks),
+            // A transposed A is packed kChunkRows rows at a time.
+            p.a.col_stride != 1 && rows >= 4 * kChunkRows ? kChunkRows : kRows,
             steps * Operand::depth,
             Operand::in_place && (p.a.col_stride == 1 || cols <= kInPlaceCols),
             Operand::in_place && p.b.col_stride == 1 && rows <= kInPlaceRows};
@@ -225,9 +228,8 @@ class Worker {
   public:
     Worker(const Problem& p, const Plan& plan, Range ks)
         : p_(p), plan_(plan), ks_(ks), steps_(ceil_div(ks.end - ks.begin, Operand::depth)) {
-        const std::int64_t widest =
-            round_up(ceil_div(p.N, plan.grid.cols * plan.strips) + kPanel, kPanel);
-        const std::int64_t room_b = widest / kPanel * panel_stride<kPanel>(steps_);
+        const std::int64_t most = ceil_div(ceil_div(p.N, kPanel), plan.grid.cols * plan.strips);
+        const std::int64_t room_b = most * panel_stride<kPanel>(steps_);
         const std::int64_t room_a = plan.a_in_place ? 0
                                     : a_along()     ? kRows * row_stride(steps_)
                                                     : kRowPanels * panel_stride<kRows>(steps_);
@@ -244,7 +246,7 @@ class Worker {
         // How many rows of A are processed at a time, and where their words are.
         const std::int64_t height = a_along()          ? kRows
                                     : plan_.a_in_place ? rows.end - rows.begin
-                                                       : kRowPanels * kRows;
+                                                       : kChunkRows;
         for (std::int64_t m0 = rows.begin; m0 < rows.end; m0 += height) {
             const std::int64_t m1 = std::min(m0 + height, rows.end), K = ks_.end - ks_.begin;
             const Matrix a = p_.a.at(m0, ks_.begin);
@@ -254,11 +256,8 @@ class Worker {
                 pack_rows<Operand>(row_panels_, a, K, m1 - m0, p_.M - m0);
             }
             // The rows after these are probably this thread's next.
-            const std::int64_t ahead_rows = std::min(height, p_.M - m1);
-            const Matrix after = p_.a.at(m1, ks_.begin);
-            Ahead ahead = a_along() ? Ahead(after, ahead_rows, K, panels)
-                                    : Ahead(after.transposed(), K, ahead_rows,
-                                            panels * ceil_div(m1 - m0, kRows));
+            Ahead ahead(p_.a.at(m1, ks_.begin), a_along() ? std::min(height, p_.M - m1) : 0, K,
+                        panels);
             for (std::int64_t m = m0; m < m1; m += kRows) {
                 const std::int64_t panel = (m - m0) / kRows * panel_stride<kRows>(steps_);
                 multiply_rows<Operand>(
@@ -304,7 +303,7 @@ void multiply(const Problem& p, const Plan& plan, Range ks, Range strips) {
             for (std::int64_t i = begin; i < end; ++i) {
                 const std::int64_t rectangle = i / each, strip = i % each / plan.chunks;
                 worker.multiply(rectangle % grid.cols * plan.strips + strips.begin + strip,
-                                part(p.M, kRows,
+                                part(p.M, plan.unit,
                                      rectangle / grid.cols * plan.chunks + i % plan.chunks,
                                      grid.rows * plan.chunks));
             }

@@ -1,5 +1,5 @@
-// A small thread pool. The threads of a loop claim chunks of it one after the other, so that a thread
-// which the system holds back leaves its chunks to the others.
+// A small thread pool. The threads of a loop claim chunks of it one after the other, so that a
+// thread which the system holds back leaves its chunks to the others.
 //
 // It is used in place of OpenMP because a second OpenMP runtime in one process oversubscribes the
 // cores, its pool does not survive fork(), and compilers on macOS come without it. In kernels the
