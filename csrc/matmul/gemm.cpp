@@ -27,8 +27,13 @@ constexpr double kCachePart = 0.6;
 // must be small beside K.
 constexpr std::int64_t kFewRows = 16;
 // Packing is worth its cost only if each element is read often enough. Up to this many rows, a B
-// whose rows are contiguous is read in place; up to this many columns, so is a transposed A.
-constexpr std::int64_t kInPlaceRows = 8 * kRows, kInPlaceCols = 8 * kPanel;
+// whose rows are contiguous is read in place; up to this many columns, so is a transposed A. Of its
+// cache lines, six rows use less than fourteen, so packing pays earlier with AVX2.
+constexpr std::int64_t kInPlaceRows = 8 * kRows,
+                       kInPlaceCols = (Vec::width == 8 ? 4 : 8) * kPanel;
+// Each rectangle's rows are cut into up to kChunks chunks of at least kChunkRows rows: enough rows
+// for packing B again to be cheap when a thread helps another.
+constexpr std::int64_t kChunkRows = kRowPanels * kRows, kChunks = 8;
 // The least number of multiply-adds for which a thread is woken: about ten microseconds of work.
 constexpr std::int64_t kThreadWork = 1 << 18;
 
@@ -43,7 +48,6 @@ template <class Operand, bool rows_adjacent>
 constexpr auto kMicroKernels = micro_kernels<Operand, rows_adjacent>(AllTiles{});
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-std::int64_t round_up(std::int64_t a, std::int64_t unit) { return ceil_div(a, unit) * unit; }
 
 struct Problem {
     float* c;
@@ -58,18 +62,21 @@ struct Range {
 
 template <Vec (*gelu)(Vec), Vec (*derivative)(Vec)>
 void activate(const Problem& p, Range rows, Range cols) {
-    const bool forward = p.epilogue.activation == Epilogue::Activation::gelu;
+    const std::int64_t count = cols.end - cols.begin;
     for (std::int64_t i = rows.begin; i < rows.end; ++i) {
-        for (std::int64_t j = cols.begin; j < cols.end; j += Vec::width) {
-            const std::int64_t at = i * p.N + j, n = cols.end - j;
-            const Vec x = Vec::load(p.c + at, n);
-            if (forward) {
-                gelu(x).store(p.epilogue.activated + at, n);
-            } else {
-                const Vec u = Vec::load(p.epilogue.saved + at, n);
-                gelu(u).store(p.epilogue.activated + at, n);
-                (x * derivative(u)).store(p.c + at, n);
+        const std::int64_t at = i * p.N + cols.begin;
+        float *const c = p.c + at, *const activated = p.epilogue.activated + at;
+        if (p.epilogue.activation == Epilogue::Activation::gelu) {
+            for (std::int64_t j = 0; j < count; j += Vec::width) {
+                gelu(Vec::load(c + j, count - j)).store(activated + j, count - j);
             }
+            continue;
+        }
+        const float* const saved = p.epilogue.saved + at;
+        for (std::int64_t j = 0; j < count; j += Vec::width) {
+            const Vec u = Vec::load(saved + j, count - j);
+            gelu(u).store(activated + j, count - j);
+            (Vec::load(c + j, count - j) * derivative(u)).store(c + j, count - j);
         }
     }
 }
@@ -100,12 +107,12 @@ class Ahead {
           stride_(a.row_stride),
           rows_(rows),
           cols_(cols),
-          share_(ceil_div(rows * ceil_div(cols, kLine), tiles)) {}
+          share_(ceil_div(rows * ceil_div(cols, kLineFloats), tiles)) {}
 
     void fetch() {
         for (std::int64_t i = 0; i < share_ && rows_ > 0; ++i) {
             __builtin_prefetch(row_ + col_, 0, 2);
-            col_ += kLine;
+            col_ += kLineFloats;
             if (col_ >= cols_) {
                 col_ = 0;
                 row_ += stride_;
@@ -115,7 +122,6 @@ class Ahead {
     }
 
   private:
-    static constexpr std::int64_t kLine = 64 / sizeof(float);
     const float* row_;
     std::int64_t stride_, rows_, cols_, share_, col_ = 0;
 };
@@ -150,70 +156,8 @@ void multiply_rows(const Problem& p, Range rows, const Block& block, Matrix a, A
         ahead.fetch();
         const std::int64_t vecs = ceil_div(t.cols, Vec::width);
         kernels[(count - 1) * kPanelVecs + vecs - 1](t);
-        if (last) finish(p, rows, {n, n + t.cols});
     }
-}
-
-// Computes one thread's rectangle of C.
-template <class Operand>
-void multiply(const Problem& p, Range rows, Range cols) {
-    const std::int64_t columns = cols.end - cols.begin;
-    const bool a_along = p.a.col_stride == 1;
-    const bool a_in_place = Operand::in_place && (a_along || columns <= kInPlaceCols);
-    const bool b_in_place =
-        Operand::in_place && p.b.col_stride == 1 && rows.end - rows.begin <= kInPlaceRows;
-    const std::int64_t all_steps = ceil_div(p.K, Operand::depth);
-    const std::int64_t blocks = std::max<std::int64_t>(1, (all_steps + kBlockK / 2) / kBlockK);
-    const std::int64_t steps = std::max<std::int64_t>(1, ceil_div(all_steps, blocks));
-    const std::int64_t length = steps * Operand::depth;
-    const auto room = static_cast<std::int64_t>(kCachePart * second_level_cache() / sizeof(float));
-    const std::int64_t most = std::max<std::int64_t>(kPanel, room / steps / kPanel * kPanel);
-    const std::int64_t width = round_up(ceil_div(columns, ceil_div(columns, most)), kPanel);
-    // How many rows of A are processed at a time, and where their words are.
-    const std::int64_t height = a_along      ? kRows
-                                : a_in_place ? rows.end - rows.begin
-                                             : kRowPanels * kRows;
-    const std::int64_t room_b = width / kPanel * panel_stride<kPanel>(steps);
-    const std::int64_t room_a = a_in_place ? 0
-                                : a_along  ? kRows * row_stride(steps)
-                                           : kRowPanels * panel_stride<kRows>(steps);
-    float* panels = scratch(static_cast<std::size_t>(room_b + room_a));
-    float* row_panels = panels + room_b;
-
-    for (std::int64_t n = cols.begin; n < cols.end; n += width) {
-        std::int64_t k = 0;
-        do {
-            const Block block{{k, std::min(k + length, p.K)},
-                              {n, std::min(n + width, cols.end)},
-                              panels,
-                              b_in_place};
-            const std::int64_t K = block.ks.end - k, words = ceil_div(K, Operand::depth);
-            // Only an incomplete last panel needs packing when B is read in place.
-            const std::int64_t whole = b_in_place ? (block.cols.end - n) / kPanel : 0;
-            pack_panels<Operand>(panels + whole * panel_stride<kPanel>(words),
-                                 p.b.at(k, n + whole * kPanel), K,
-                                 block.cols.end - n - whole * kPanel);
-            for (std::int64_t m0 = rows.begin; m0 < rows.end; m0 += height) {
-                const std::int64_t m1 = std::min(m0 + height, rows.end);
-                const Matrix a = p.a.at(m0, k);
-                if (!a_in_place && a_along) pack_rows_along<Operand>(row_panels, a, K, m1 - m0);
-                if (!a_in_place && !a_along) {
-                    pack_rows<Operand>(row_panels, a, K, m1 - m0, p.M - m0);
-                }
-                Ahead ahead(p.a.at(m1, k), a_along ? std::min(height, rows.end - m1) : 0, K,
-                            ceil_div(block.cols.end - n, kPanel));
-                for (std::int64_t m = m0; m < m1; m += kRows) {
-                    const std::int64_t panel = (m - m0) / kRows * panel_stride<kRows>(words);
-                    multiply_rows<Operand>(p, {m, std::min(m + kRows, m1)}, block,
-                                           a_in_place ? p.a.at(m, k)
-                                           : a_along  ? row_major(row_panels, row_stride(words))
-                                                      : Matrix{row_panels + panel, 1, kRows},
-                                           ahead);
-                }
-            }
-            k = block.ks.end;
-        } while (k < p.K);
-    }
+    if (last) finish(p, rows, cols);
 }
 
 struct Grid {
@@ -247,6 +191,126 @@ Range part(std::int64_t n, std::int64_t unit, std::int64_t index, std::int64_t p
             std::min(n, units * (index + 1) / parts * unit)};
 }
 
+// How a product is cut. Each rectangle of the grid consists of `strips` strips of columns, and each
+// strip of `chunks` chunks of rows.
+struct Plan {
+    Grid grid;
+    std::int64_t strips, chunks;
+    std::int64_t unit;    // chunks are cut at multiples of it
+    std::int64_t length;  // of a block of K
+    bool a_in_place, b_in_place;
+};
+
+template <class Operand>
+Plan make_plan(const Problem& p) {
+    const std::int64_t work = p.M * p.N * std::max<std::int64_t>(p.K, 1);
+    const Grid grid = choose_grid(p, std::min<std::int64_t>(num_threads(), 1 + work / kThreadWork));
+    const std::int64_t rows = ceil_div(p.M, grid.rows), cols = ceil_div(p.N, grid.cols);
+    const std::int64_t all_steps = ceil_div(p.K, Operand::depth);
+    const std::int64_t blocks = std::max<std::int64_t>(1, (all_steps + kBlockK / 2) / kBlockK);
+    const std::int64_t steps = std::max<std::int64_t>(1, ceil_div(all_steps, blocks));
+    const auto room = static_cast<std::int64_t>(kCachePart * second_level_cache() / sizeof(float));
+    const std::int64_t most = std::max<std::int64_t>(kPanel, room / steps / kPanel * kPanel);
+    return {grid,
+            ceil_div(cols, most),
+            std::clamp<std::int64_t>(rows / kChunkRows, 1, kChunks),
+            // A transposed A is packed kChunkRows rows at a time.
+            p.a.col_stride != 1 && rows >= 4 * kChunkRows ? kChunkRows : kRows,
+            steps * Operand::depth,
+            Operand::in_place && (p.a.col_stride == 1 || cols <= kInPlaceCols),
+            Operand::in_place && p.b.col_stride == 1 && rows <= kInPlaceRows};
+}
+
+// Multiplies on one thread: chunks of a block of K, each with the block of B of its strip, which is
+// packed again only when the strip changes.
+template <class Operand>
+class Worker {
+  public:
+    Worker(const Problem& p, const Plan& plan, Range ks)
+        : p_(p), plan_(plan), ks_(ks), steps_(ceil_div(ks.end - ks.begin, Operand::depth)) {
+        const std::int64_t most = ceil_div(ceil_div(p.N, kPanel), plan.grid.cols * plan.strips);
+        const std::int64_t room_b = most * panel_stride<kPanel>(steps_);
+        const std::int64_t room_a = plan.a_in_place ? 0
+                                    : a_along()     ? kRows * row_stride(steps_)
+                                                    : kRowPanels * panel_stride<kRows>(steps_);
+        panels_ = scratch(static_cast<std::size_t>(room_b + room_a));
+        row_panels_ = panels_ + room_b;
+    }
+
+    // Strip `strip` of all strips, and these rows.
+    void multiply(std::int64_t strip, Range rows) {
+        if (rows.begin == rows.end) return;
+        if (strip != packed_) pack(packed_ = strip);
+        if (block_.cols.begin == block_.cols.end) return;
+        const std::int64_t panels = ceil_div(block_.cols.end - block_.cols.begin, kPanel);
+        // How many rows of A are processed at a time, and where their words are.
+        const std::int64_t height = a_along()          ? kRows
+                                    : plan_.a_in_place ? rows.end - rows.begin
+                                                       : kChunkRows;
+        for (std::int64_t m0 = rows.begin; m0 < rows.end; m0 += height) {
+            const std::int64_t m1 = std::min(m0 + height, rows.end), K = ks_.end - ks_.begin;
+            const Matrix a = p_.a.at(m0, ks_.begin);
+            if (!plan_.a_in_place && a_along()) {
+                pack_rows_along<Operand>(row_panels_, a, K, m1 - m0);
+            } else if (!plan_.a_in_place) {
+                pack_rows<Operand>(row_panels_, a, K, m1 - m0, p_.M - m0);
+            }
+            // The rows after these are probably this thread's next.
+            Ahead ahead(p_.a.at(m1, ks_.begin), a_along() ? std::min(height, p_.M - m1) : 0, K,
+                        panels);
+            for (std::int64_t m = m0; m < m1; m += kRows) {
+                const std::int64_t panel = (m - m0) / kRows * panel_stride<kRows>(steps_);
+                multiply_rows<Operand>(
+                    p_, {m, std::min(m + kRows, m1)}, block_,
+                    plan_.a_in_place ? p_.a.at(m, ks_.begin)
+                    : a_along()      ? row_major(row_panels_, row_stride(steps_))
+                                     : Matrix{row_panels_ + panel, 1, kRows},
+                    ahead);
+            }
+        }
+    }
+
+  private:
+    bool a_along() const { return p_.a.col_stride == 1; }
+
+    void pack(std::int64_t strip) {
+        const Range cols = part(p_.N, kPanel, strip, plan_.grid.cols * plan_.strips);
+        block_ = {ks_, cols, panels_, plan_.b_in_place};
+        // Only an incomplete last panel needs packing when B is read in place.
+        const std::int64_t whole = plan_.b_in_place ? (cols.end - cols.begin) / kPanel : 0;
+        const std::int64_t at = cols.begin + whole * kPanel;
+        pack_panels<Operand>(panels_ + whole * panel_stride<kPanel>(steps_),
+                             p_.b.at(ks_.begin, at), ks_.end - ks_.begin, cols.end - at);
+    }
+
+    const Problem& p_;
+    const Plan& plan_;
+    Range ks_;
+    std::int64_t steps_;
+    float *panels_, *row_panels_;
+    std::int64_t packed_ = -1;
+    Block block_{};
+};
+
+// Strips [first, last) of every rectangle, one block of K.
+template <class Operand>
+void multiply(const Problem& p, const Plan& plan, Range ks, Range strips) {
+    const Grid grid = plan.grid;
+    const std::int64_t each = (strips.end - strips.begin) * plan.chunks;  // chunks of a rectangle
+    parallel_claims(grid.rows * grid.cols * each, each, [&](Claims& claims) {
+        Worker<Operand> worker(p, plan, ks);
+        for (std::int64_t begin, end; claims.next(begin, end);) {
+            for (std::int64_t i = begin; i < end; ++i) {
+                const std::int64_t rectangle = i / each, strip = i % each / plan.chunks;
+                worker.multiply(rectangle % grid.cols * plan.strips + strips.begin + strip,
+                                part(p.M, plan.unit,
+                                     rectangle / grid.cols * plan.chunks + i % plan.chunks,
+                                     grid.rows * plan.chunks));
+            }
+        }
+    });
+}
+
 template <class Operand>
 void multiply_all(const Problem& p) {
     const std::int64_t M = p.M, N = p.N, K = p.K;
@@ -259,15 +323,18 @@ void multiply_all(const Problem& p) {
             });
         return;
     }
-    const std::int64_t work = M * N * std::max<std::int64_t>(K, 1);
-    const Grid grid = choose_grid(p, std::min<std::int64_t>(num_threads(), 1 + work / kThreadWork));
-    parallel_for(grid.rows * grid.cols, 1, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i) {
-            const Range rows = part(M, kRows, i / grid.cols, grid.rows);
-            const Range cols = part(N, kPanel, i % grid.cols, grid.cols);
-            if (rows.begin < rows.end && cols.begin < cols.end) multiply<Operand>(p, rows, cols);
-        }
-    });
+    const Plan plan = make_plan<Operand>(p);
+    // Threads must wait for each other between blocks of K. With one block all strips are computed
+    // at once; with several, one strip of each rectangle at a time, so that C stays in the caches.
+    const std::int64_t together = K <= plan.length ? plan.strips : 1;
+    for (std::int64_t strip = 0; strip < plan.strips; strip += together) {
+        std::int64_t k = 0;
+        do {
+            const Range ks{k, std::min(k + plan.length, K)};
+            multiply<Operand>(p, plan, ks, {strip, strip + together});
+            k = ks.end;
+        } while (k < K);
+    }
 }
 
 }  // namespace

@@ -5,11 +5,14 @@
 // How it works, outside in (Goto and van de Geijn 2008, with the roles chosen for tall activations
 // and small weights):
 //
-//   threads   C is cut into a grid of rectangles, one per thread. Threads share no data and do not
-//             wait for each other; the inner dimension is never split between them.
-//   blocks    A thread walks its rectangle in blocks of columns and, inside, of the inner dimension
-//             K, such that a block of B fits in a fixed part of the second-level cache.
-//   panels    That block is packed once into panels of `kPanel` columns: the micro-kernel then
+//   threads   C is cut into a grid of rectangles, one per thread, and each rectangle into chunks of
+//             rows. A thread begins with the chunks of its own rectangle and then helps with the
+//             others, so that one which the system holds back does not hold up the product. The
+//             inner dimension K is never split between threads: they compute one block of it after
+//             the other together.
+//   blocks    A rectangle consists of strips of columns, as wide as a block of B, which is a strip
+//             of a block of K, fits in a fixed part of the second-level cache.
+//   panels    Each thread packs that block into panels of `kPanel` columns: the micro-kernel then
 //             reads it sequentially, whatever the layout of B was. In a small rectangle an element
 //             is read only a few times and packing costs more than it saves: rows of A are read in
 //             place, except when A is transposed and there are many columns, and B is read in place

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/cache.h"
 #include "matmul/gemm.h"
 #include "matmul/gemm_kernel.h"
 #include "matmul/gemm_operand.h"
@@ -25,21 +26,27 @@ template <class Operand, int width, int together>
 void pack_contiguous(float* to, const float* from, std::int64_t stride, std::int64_t K,
                      std::int64_t cols, std::int64_t readable) {
     constexpr int W = Vec::width, kAhead = 16, depth = Operand::depth;
-    constexpr std::int64_t kStep = together * width;
+    constexpr std::int64_t kTogether = together * width;
     const std::int64_t steps = (K + depth - 1) / depth;
-    for (std::int64_t begin = 0; begin < cols; begin += kStep) {
-        const std::int64_t end = std::min(begin + kStep, cols);
+    for (std::int64_t begin = 0; begin < cols; begin += kTogether) {
+        const std::int64_t end = std::min(begin + kTogether, cols);
         for (std::int64_t s = 0; s < steps; ++s) {
             const float* row = from + s * depth * stride;
+            for (std::int64_t j = begin; j < end; j += kLineFloats) {
+                BYHAND_UNROLL
+                for (int d = 0; d < depth; ++d) {
+                    __builtin_prefetch(row + (kAhead + d) * stride + j);
+                }
+            }
             float* panel = to + begin / width * panel_stride<width>(steps) + s * width;
             for (std::int64_t j = begin; j < end; j += width, panel += panel_stride<width>(steps)) {
                 for (int i = 0; i < width; i += W) {
                     Vec rows[depth];
                     BYHAND_UNROLL
                     for (int d = 0; d < depth; ++d) {
-                        const float* x = row + d * stride + j + i;
-                        __builtin_prefetch(x + kAhead * stride);
-                        rows[d] = s * depth + d < K ? Vec::load(x, readable - j - i) : Vec::zero();
+                        rows[d] = s * depth + d < K
+                                      ? Vec::load(row + d * stride + j + i, readable - j - i)
+                                      : Vec::zero();
                     }
                     Operand::across(rows).store(panel + i);
                 }

@@ -70,6 +70,23 @@ def test_kernels_called_from_many_threads_at_once(four_threads):
     assert set(results) == {expected}
 
 
+@pytest.mark.parametrize("threads", [2, 8, 31])
+def test_many_short_loops_on_more_threads_than_cores(four_threads, threads):
+    """A worker that comes late finds that its loop has ended and another one has begun."""
+    sizes = [(64, 40), (700, 3000), (130, 300), (512, 257)]
+    inputs = [RNG.standard_normal(size, dtype=np.float32) for size in sizes]
+
+    def results() -> list[bytes]:
+        products = [linear.forward(x, x[: x.shape[0] // 2])[0] for x in inputs]
+        return [y.tobytes() for x in inputs + products for y in softmax.forward(x)[:1]]
+
+    byhand.set_num_threads(1)
+    expected = results()
+    byhand.set_num_threads(threads)
+    for _ in range(40):
+        assert results() == expected
+
+
 def test_the_gil_is_released_while_a_kernel_runs():
     """Another Python thread runs during one long kernel call."""
     a = RNG.standard_normal((2500, 2500), dtype=np.float32)
