@@ -29,8 +29,7 @@ constexpr std::int64_t kFewRows = 16;
 // Packing is worth its cost only if each element is read often enough. Up to this many rows, a B
 // whose rows are contiguous is read in place; up to this many columns, so is a transposed A. Of its
 // cache lines, six rows use less than fourteen, so packing pays earlier with AVX2.
-constexpr std::int64_t kInPlaceRows = 8 * kRows,
-                       kInPlaceCols = (Vec::width == 8 ? 4 : 8) * kPanel;
+constexpr std::int64_t kInPlaceRows = 8 * kRows, kInPlaceCols = (Vec::width == 8 ? 4 : 8) * kPanel;
 // Each rectangle's rows are cut into up to kChunks chunks of at least kChunkRows rows: enough rows
 // for packing B again to be cheap when a thread helps another.
 constexpr std::int64_t kChunkRows = kRowPanels * kRows, kChunks = 8;
@@ -211,9 +210,7 @@ Plan make_plan(const Problem& p) {
     const std::int64_t steps = std::max<std::int64_t>(1, ceil_div(all_steps, blocks));
     const auto room = static_cast<std::int64_t>(kCachePart * second_level_cache() / sizeof(float));
     const std::int64_t most = std::max<std::int64_t>(kPanel, room / steps / kPanel * kPanel);
-    return {grid,
-            ceil_div(cols, most),
-            std::clamp<std::int64_t>(rows / kChunkRows, 1, kChunks),
+    return {grid, ceil_div(cols, most), std::clamp<std::int64_t>(rows / kChunkRows, 1, kChunks),
             // A transposed A is packed kChunkRows rows at a time.
             p.a.col_stride != 1 && rows >= 4 * kChunkRows ? kChunkRows : kRows,
             steps * Operand::depth,
@@ -260,12 +257,11 @@ class Worker {
                         panels);
             for (std::int64_t m = m0; m < m1; m += kRows) {
                 const std::int64_t panel = (m - m0) / kRows * panel_stride<kRows>(steps_);
-                multiply_rows<Operand>(
-                    p_, {m, std::min(m + kRows, m1)}, block_,
-                    plan_.a_in_place ? p_.a.at(m, ks_.begin)
-                    : a_along()      ? row_major(row_panels_, row_stride(steps_))
-                                     : Matrix{row_panels_ + panel, 1, kRows},
-                    ahead);
+                multiply_rows<Operand>(p_, {m, std::min(m + kRows, m1)}, block_,
+                                       plan_.a_in_place ? p_.a.at(m, ks_.begin)
+                                       : a_along()      ? row_major(row_panels_, row_stride(steps_))
+                                                        : Matrix{row_panels_ + panel, 1, kRows},
+                                       ahead);
             }
         }
     }
@@ -279,8 +275,8 @@ class Worker {
         // Only an incomplete last panel needs packing when B is read in place.
         const std::int64_t whole = plan_.b_in_place ? (cols.end - cols.begin) / kPanel : 0;
         const std::int64_t at = cols.begin + whole * kPanel;
-        pack_panels<Operand>(panels_ + whole * panel_stride<kPanel>(steps_),
-                             p_.b.at(ks_.begin, at), ks_.end - ks_.begin, cols.end - at);
+        pack_panels<Operand>(panels_ + whole * panel_stride<kPanel>(steps_), p_.b.at(ks_.begin, at),
+                             ks_.end - ks_.begin, cols.end - at);
     }
 
     const Problem& p_;
@@ -302,10 +298,10 @@ void multiply(const Problem& p, const Plan& plan, Range ks, Range strips) {
         for (std::int64_t begin, end; claims.next(begin, end);) {
             for (std::int64_t i = begin; i < end; ++i) {
                 const std::int64_t rectangle = i / each, strip = i % each / plan.chunks;
-                worker.multiply(rectangle % grid.cols * plan.strips + strips.begin + strip,
-                                part(p.M, plan.unit,
-                                     rectangle / grid.cols * plan.chunks + i % plan.chunks,
-                                     grid.rows * plan.chunks));
+                worker.multiply(
+                    rectangle % grid.cols * plan.strips + strips.begin + strip,
+                    part(p.M, plan.unit, rectangle / grid.cols * plan.chunks + i % plan.chunks,
+                         grid.rows * plan.chunks));
             }
         }
     });

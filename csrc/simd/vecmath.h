@@ -226,10 +226,9 @@ BYHAND_INLINE Vec gelu_erf(Vec x) {
 BYHAND_INLINE Vec gelu_erf_derivative(Vec x) {
     const Tail t = normal_tail(x);
     const Vec s = t.a * t.a;
-    const Vec odd =
-        polynomial(s, {-0.797890246f, -0.109405264f, -0.000875818f, 0.00014392986f});
-    const Vec even = polynomial(
-        s, {1.0f, -0.636536777f, 0.0200200565f, -0.00057958806f, -1.12620787e-05f});
+    const Vec odd = polynomial(s, {-0.797890246f, -0.109405264f, -0.000875818f, 0.00014392986f});
+    const Vec even =
+        polynomial(s, {1.0f, -0.636536777f, 0.0200200565f, -0.00057958806f, -1.12620787e-05f});
     return gelu_slope(x, t.tail * fma(t.a, odd, even));
 }
 

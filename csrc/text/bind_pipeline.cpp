@@ -21,8 +21,9 @@ Pipeline::Parts parts(std::vector<std::shared_ptr<Normaliser>> normalisers,
                       std::vector<std::shared_ptr<PreTokenizer>> pretokenizers,
                       std::shared_ptr<Model> model, const std::vector<Added>& added,
                       std::vector<std::shared_ptr<Normaliser>> piece_normalisers, int cuts) {
-    Pipeline::Parts made{std::move(normalisers), std::move(pretokenizers), std::move(model), {},
-                         std::move(piece_normalisers), static_cast<Cuts>(cuts)};
+    Pipeline::Parts made{
+        std::move(normalisers),       std::move(pretokenizers), std::move(model), {},
+        std::move(piece_normalisers), static_cast<Cuts>(cuts)};
     for (const auto& [content, id, special, single_word, lstrip, rstrip, normalized] : added) {
         made.added.push_back(
             {std::string(content), id, special, single_word, lstrip, rstrip, normalized});
@@ -38,7 +39,7 @@ Allowed allowed_of(std::optional<std::vector<Id>> ids) {
 
 // Positions of characters in a text, from those of bytes.
 class CharacterCounter {
-public:
+  public:
     explicit CharacterCounter(std::string_view text) : text_(text) {
         std::int64_t characters = 0;
         for (std::size_t i = 0; i < text.size(); ++i) {
@@ -63,7 +64,7 @@ public:
         return {before(bytes.begin) - inside, before(bytes.end)};
     }
 
-private:
+  private:
     static constexpr std::size_t kStep = 64;
     bool starts(std::size_t i) const { return (text_[i] & 0xC0) != 0x80; }
     std::string_view text_;
@@ -86,7 +87,8 @@ py::object encode(const Pipeline& pipeline, const py::str& text,
         pipeline.encode(utf8.view(), allowed_of(std::move(allowed)), tokens, check_signals);
     }
     if (!offsets) return array_of(tokens.ids);
-    py::array_t<std::int64_t> spans({static_cast<py::ssize_t>(tokens.spans.size()), py::ssize_t{2}});
+    py::array_t<std::int64_t> spans(
+        {static_cast<py::ssize_t>(tokens.spans.size()), py::ssize_t{2}});
     std::int64_t* out = spans.mutable_data();
     const CharacterCounter counter(utf8.view());
     for (const Span bytes : tokens.spans) {
@@ -99,7 +101,7 @@ py::object encode(const Pipeline& pipeline, const py::str& text,
 
 // Texts as UTF-8.
 class Texts {
-public:
+  public:
     explicit Texts(const std::vector<py::str>& texts) {
         encoded_.reserve(texts.size());
         for (std::size_t i = 0; i < texts.size(); ++i) {
@@ -109,7 +111,7 @@ public:
     }
     const std::vector<std::string_view>& views() const { return views_; }
 
-private:
+  private:
     std::vector<Utf8> encoded_;
     std::vector<std::string_view> views_;
 };
@@ -148,7 +150,8 @@ py::ssize_t last_cut(const py::str& text, int cuts) {
     const std::string_view bytes = utf8.view();
     for (std::size_t at = bytes.size(); at-- > 1;) {
         if (is_cut(bytes, at, static_cast<Cuts>(cuts))) {
-            return static_cast<py::ssize_t>(CharacterCounter(bytes).before(static_cast<std::int64_t>(at)));
+            return static_cast<py::ssize_t>(
+                CharacterCounter(bytes).before(static_cast<std::int64_t>(at)));
         }
     }
     return -1;
@@ -163,8 +166,8 @@ void bind_pipeline(py::module_& module) {
                          std::shared_ptr<Model> model, const std::vector<Added>& added,
                          std::vector<std::shared_ptr<Normaliser>> piece_normalisers, int cuts) {
                  return std::make_shared<Pipeline>(
-                     parts(std::move(normalisers), std::move(pretokenizers), std::move(model), added,
-                           std::move(piece_normalisers), cuts));
+                     parts(std::move(normalisers), std::move(pretokenizers), std::move(model),
+                           added, std::move(piece_normalisers), cuts));
              }),
              py::arg("normalisers"), py::arg("pretokenizers"), py::arg("model"), py::arg("added"),
              py::arg("piece_normalisers") = std::vector<std::shared_ptr<Normaliser>>{},

@@ -360,8 +360,8 @@ bool Bpe::add_unknown(std::string_view unit, Part place, bool fuse,
     if (std::all_of(unit.begin(), unit.end(), known)) {
         // With a prefix or suffix there are more tokens than bytes of the word.
         for (std::size_t i = 0; i < unit.size(); ++i) {
-            const std::int32_t begin = std::min(place.begin + static_cast<std::int32_t>(i),
-                                                place.end - 1);
+            const std::int32_t begin =
+                std::min(place.begin + static_cast<std::int32_t>(i), place.end - 1);
             parts.push_back({fallback_ids_[byte_of(unit[i])], begin, begin + 1});
         }
         return false;

@@ -29,12 +29,12 @@ struct BpeOptions {
 };
 
 class Bpe final : public Model {
-public:
+  public:
     using Pairs = std::vector<std::pair<std::string, std::string>>;
 
     // Without `merges`: any two neighbours merge whose bytes together are a token, the lowest id
-    // first, and a word that is a token is that token. Throws std::invalid_argument if a merge needs
-    // a token that is missing.
+    // first, and a word that is a token is that token. Throws std::invalid_argument if a merge
+    // needs a token that is missing.
     Bpe(const std::vector<std::string>& vocabulary, const std::optional<Pairs>& merges,
         BpeOptions options);
 
@@ -46,7 +46,7 @@ public:
     Id id_of(std::string_view token) const override { return vocabulary_.id_of(token); }
     bool byte_level() const { return byte_level_; }
 
-private:
+  private:
     struct Work;
     struct Pool;
     struct Lease;

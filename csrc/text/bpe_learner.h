@@ -15,7 +15,7 @@ namespace byhand::text {
 
 // From pairs of tokens to places in an array. Nothing is ever removed.
 class PairIndex {
-public:
+  public:
     explicit PairIndex(std::size_t slots = 1024) : slots_(slots, Slot{0, kNowhere}) {}
     static constexpr std::uint32_t kNowhere = 0xFFFFFFFFu;
 
@@ -29,7 +29,7 @@ public:
     }
     std::uint32_t find(std::uint64_t pair) const { return slots_[index(pair)].place; }
 
-private:
+  private:
     struct Slot {
         std::uint64_t pair;
         std::uint32_t place;
@@ -58,11 +58,11 @@ private:
 // Only pairs that are at least as frequent as a threshold are known, with their positions. That is
 // enough: the count of a pair is highest when its newer token was just made, and falls from then
 // on. (A token is made in one way only: wherever it appears, no merge crossed its ends, so the same
-// merges happened between them.) When the frequent ones are used up, a scan of the array finds those above a lower threshold.
-// So most pairs, the rare ones, never cost anything.
+// merges happened between them.) When the frequent ones are used up, a scan of the array finds
+// those above a lower threshold. So most pairs, the rare ones, never cost anything.
 template <class Symbol>
 class BpeLearner {
-public:
+  public:
     using Token = std::uint32_t;
     static constexpr Symbol kEdge = std::numeric_limits<Symbol>::max(), kHole = kEdge - 1;
 
@@ -129,7 +129,7 @@ public:
         }
     }
 
-private:
+  private:
     static constexpr std::uint32_t kBlock = 32;
 
     struct Pair {
@@ -168,9 +168,7 @@ private:
         }
     };
 
-    static std::uint64_t key(Token left, Token right) {
-        return std::uint64_t{left} << 32 | right;
-    }
+    static std::uint64_t key(Token left, Token right) { return std::uint64_t{left} << 32 | right; }
 
     void drop_short_word() {
         if (starts_.empty()) return;

@@ -132,8 +132,8 @@ bool LongMerger::merge_run(const Merges& merges, Id made, std::int32_t at, bool&
     // Those of the run are done, and need not be looked at again one by one.
     List& list = list_of(rank);
     const auto behind = list.positions.begin() + static_cast<std::ptrdiff_t>(list.done);
-    const auto end = next < 0 ? list.positions.end()
-                              : std::lower_bound(behind, list.positions.end(), next);
+    const auto end =
+        next < 0 ? list.positions.end() : std::lower_bound(behind, list.positions.end(), next);
     list.done = static_cast<std::size_t>(end - list.positions.begin());
     if (next >= 0) {
         nodes[next].previous = last;

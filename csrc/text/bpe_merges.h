@@ -23,7 +23,7 @@ inline Id made_by(Merge merge) { return static_cast<Id>(merge & 0xFFFFFFFFu); }
 // From a pair of ids to their merge: a square for the first 256 ids, which bytes have in most
 // vocabularies, and open addressing for all others.
 class Merges {
-public:
+  public:
     void reserve(std::size_t merges) {
         std::size_t size = 16;
         while (size < merges * 2) size *= 2;
@@ -51,7 +51,7 @@ public:
         return slots_[index(key(left, right))].merge;
     }
 
-private:
+  private:
     struct Slot {
         std::uint64_t pair;
         Merge merge;
@@ -91,23 +91,24 @@ struct Part {
 
 // For short words: O(n^2) time, but without queues.
 class ShortMerger {
-public:
+  public:
     static constexpr std::size_t kMost = 40;  // parts, above which LongMerger is faster
     void run(const Merges& merges, std::vector<Part>& parts);
 
-private:
+  private:
     std::vector<Merge> waiting_;  // of each part and the next
 };
 
-// Time linear in the number of parts. The positions of the pairs that can be merged wait in one list
-// for each rank, in the order of the word; a tree of bits finds the lowest rank. An entry stays in
-// its list when its pair is gone: a rank never comes back to a position, because parts only grow.
+// Time linear in the number of parts. The positions of the pairs that can be merged wait in one
+// list for each rank, in the order of the word; a tree of bits finds the lowest rank. An entry
+// stays in its list when its pair is gone: a rank never comes back to a position, because parts
+// only grow.
 class LongMerger {
-public:
+  public:
     // `made` has the token that the merge of each rank makes.
     void run(const Merges& merges, const std::vector<Id>& made, std::vector<Part>& parts);
 
-private:
+  private:
     static constexpr std::uint32_t kNone = 0xFFFFFFFFu;
     struct Node {
         Id id;
@@ -129,9 +130,9 @@ private:
     List& list_of(std::uint32_t rank) { return lists_[places_[rank]]; }
 
     std::vector<Node> nodes_;
-    std::vector<List> lists_;            // those in use first
-    std::vector<std::uint32_t> places_;  // of the list of each rank, or kNone
-    std::vector<std::uint32_t> used_;    // ranks with a list
+    std::vector<List> lists_;                       // those in use first
+    std::vector<std::uint32_t> places_;             // of the list of each rank, or kNone
+    std::vector<std::uint32_t> used_;               // ranks with a list
     std::vector<std::vector<std::uint64_t>> bits_;  // bits_[0]: which ranks have positions waiting
 };
 

@@ -15,15 +15,15 @@ namespace byhand::text {
 // Memory: for a distinct word its bytes (rounded up to 4), 12 bytes, and 8 in a hash table that is
 // between 0.4 and 0.8 full.
 class WordCounts {
-public:
+  public:
     // Counts a word `count` times. A count that would pass 2^64 - 1 stays there.
     void add(std::string_view word, std::uint64_t count = 1);
     void merge(const WordCounts& other);
     void clear();
 
-    std::size_t size() const { return size_; }           // distinct words
-    std::uint64_t bytes() const { return bytes_; }       // of the distinct words
-    std::vector<CountedWord> items() const;              // ordered by the words' bytes
+    std::size_t size() const { return size_; }      // distinct words
+    std::uint64_t bytes() const { return bytes_; }  // of the distinct words
+    std::vector<CountedWord> items() const;         // ordered by the words' bytes
 
     // f(word, count) for each word, in the order of their first add().
     template <class F>
@@ -41,7 +41,7 @@ public:
         clear();
     }
 
-private:
+  private:
     // A record is the count (8 bytes), the size (4 bytes) and the bytes of a word. Records lie in
     // chunks, so that memory grows without copies; a record that needs more has a chunk of its own.
     static constexpr std::size_t kChunk = std::size_t{1} << 20, kHead = 12;
@@ -80,7 +80,7 @@ private:
     void grow();
 
     std::vector<Chunk> chunks_;
-    std::vector<Slot> slots_;  // a power of two of them, or none
+    std::vector<Slot> slots_;          // a power of two of them, or none
     std::size_t size_ = 0, open_ = 0;  // open_: the chunk that is being filled
     std::uint64_t bytes_ = 0;
 };
@@ -88,7 +88,7 @@ private:
 // Counts for one of several threads. They move to the shared counts whenever there are many, so
 // that memory does not grow with the number of threads.
 class LocalCounts {
-public:
+  public:
     LocalCounts(WordCounts& shared, std::mutex& mutex) : shared_(shared), mutex_(mutex) {}
     void add(std::string_view word) {
         local_.add(word);
@@ -100,7 +100,7 @@ public:
         local_.clear();
     }
 
-private:
+  private:
     static constexpr std::size_t kMost = std::size_t{1} << 15, kMostBytes = std::size_t{1} << 21;
     WordCounts& shared_;
     std::mutex& mutex_;

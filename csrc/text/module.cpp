@@ -13,7 +13,7 @@ void bind_bpe(py::module_& module);
 void bind_wordpiece_unigram(py::module_& module);
 void bind_unicode(py::module_& module);
 void bind_ends(py::module_& module);
-}
+}  // namespace byhand::text
 
 PYBIND11_MODULE(_text, module) {
     py::class_<text::Normaliser, std::shared_ptr<text::Normaliser>>(module, "Normaliser");
@@ -25,9 +25,8 @@ PYBIND11_MODULE(_text, module) {
                  if (id < 0 || id >= model.size()) throw py::index_error("no such token");
                  return py::bytes(std::string(model.token(id)));
              })
-        .def("id_of", [](const text::Model& model, const py::bytes& token) {
-            return model.id_of(std::string_view(token));
-        })
+        .def("id_of", [](const text::Model& model,
+                         const py::bytes& token) { return model.id_of(std::string_view(token)); })
         .def(
             "encode_word",
             [](const text::Model& model, const std::string& word) {

@@ -9,10 +9,10 @@
 namespace byhand::text {
 namespace {
 
-constexpr std::size_t kPart = 64 << 10;   // bytes that are divided into words at a time
-constexpr std::size_t kTick = 1 << 20;    // bytes between two calls of a Tick
+constexpr std::size_t kPart = 64 << 10;    // bytes that are divided into words at a time
+constexpr std::size_t kTick = 1 << 20;     // bytes between two calls of a Tick
 constexpr std::size_t kCounted = 1 << 18;  // bytes whose words a thread counts at a time
-constexpr std::size_t kGroup = 32 << 10;  // bytes of texts that a thread takes at a time
+constexpr std::size_t kGroup = 32 << 10;   // bytes of texts that a thread takes at a time
 
 // Whether the character that begins at text[at] has one of these classes.
 bool is_at(std::string_view text, std::size_t at, std::uint16_t classes) {
@@ -22,7 +22,7 @@ bool is_at(std::string_view text, std::size_t at, std::uint16_t classes) {
 
 // Encodes what a Pipeline finds.
 class Encoder final : public Sink {
-public:
+  public:
     Encoder(const Model& model, Model::Scratch& scratch, Tokens& tokens, const Tick& tick)
         : model_(model), scratch_(scratch), tokens_(tokens), tick_(tick) {}
 
@@ -46,7 +46,7 @@ public:
         }
     }
 
-private:
+  private:
     static Span original(Span span, std::size_t size, const Span* origin, std::int64_t base) {
         if (origin == nullptr) return {span.begin + base, span.end + base};
         if (span.begin < span.end) return {origin[span.begin].begin, origin[span.end - 1].end};
@@ -65,7 +65,7 @@ private:
 
 // Counts the words that a Pipeline finds.
 class Counter final : public Sink {
-public:
+  public:
     explicit Counter(LocalCounts& counts) : counts_(counts) {}
     void token(Id, Span) override {}
     void words(std::string_view piece, const std::vector<Span>& words, const Span*,
@@ -76,7 +76,7 @@ public:
         }
     }
 
-private:
+  private:
     LocalCounts& counts_;
 };
 
@@ -89,14 +89,15 @@ bool is_cut(std::string_view text, std::size_t at, Cuts cuts) {
                    !(begins("\xE3\x80\x81") || begins("\xE3\x80\x82") || begins("\xEF\xBC\x8C")))) {
         return false;
     }
-    if (at == 0 || (space && (at + 1 == text.size() || !is_at(text, at + 1, kLetter)))) return false;
+    if (at == 0 || (space && (at + 1 == text.size() || !is_at(text, at + 1, kLetter))))
+        return false;
     std::size_t last = at - 1;
     while (last > 0 && (text[last] & 0xC0) == 0x80) --last;
     return is_at(text, last, space ? kLetter | kMark : kLetter);
 }
 
 class Pipeline::Borrowed {
-public:
+  public:
     explicit Borrowed(const Pipeline& pipeline) : pipeline_(pipeline) {
         if (!pipeline.parts_.model) throw std::invalid_argument("this pipeline has no model");
         {
@@ -116,7 +117,7 @@ public:
     Borrowed& operator=(const Borrowed&) = delete;
     Model::Scratch& operator*() const { return *scratch_; }
 
-private:
+  private:
     const Pipeline& pipeline_;
     std::unique_ptr<Model::Scratch> scratch_;
 };
@@ -124,8 +125,9 @@ private:
 Pipeline::Pipeline(Parts parts) : parts_(std::move(parts)) {
     size_ = parts_.model ? parts_.model->size() : 0;
     // Special tokens come first: of equal contents the first is found.
-    std::stable_sort(parts_.added.begin(), parts_.added.end(),
-                     [](const AddedToken& a, const AddedToken& b) { return a.special > b.special; });
+    std::stable_sort(
+        parts_.added.begin(), parts_.added.end(),
+        [](const AddedToken& a, const AddedToken& b) { return a.special > b.special; });
     std::vector<AddedToken> raw, normalised;
     for (AddedToken& token : parts_.added) {
         if (token.id < 0) throw std::invalid_argument("the id of an added token is negative");
@@ -312,9 +314,9 @@ std::string Pipeline::decode(const std::int64_t* ids, std::size_t count) const {
                                         std::to_string(size_ - 1));
         }
         const auto id = static_cast<Id>(ids[i]);
-        const auto found = std::lower_bound(
-            contents_.begin(), contents_.end(), id,
-            [](const std::pair<Id, std::string>& a, Id b) { return a.first < b; });
+        const auto found =
+            std::lower_bound(contents_.begin(), contents_.end(), id,
+                             [](const std::pair<Id, std::string>& a, Id b) { return a.first < b; });
         if (found != contents_.end() && found->first == id) {
             bytes += found->second;
         } else if (parts_.model && id < parts_.model->size()) {

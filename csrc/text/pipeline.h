@@ -15,7 +15,7 @@ using Tick = std::function<void()>;
 
 // Gets what is found in a text, in order.
 class Sink {
-public:
+  public:
     virtual ~Sink() = default;
     virtual void token(Id id, Span original) = 0;
     // The words of a normalised piece. `origin` has a span of the original for each of its bytes;
@@ -24,13 +24,13 @@ public:
                        std::int64_t base) = 0;
 };
 
-// Where a text may be divided so that its parts have the same ids as the whole. Before a space, that
-// is between two letters; before 、 。 and ，, that is behind a letter.
+// Where a text may be divided so that its parts have the same ids as the whole. Before a space,
+// that is between two letters; before 、 。 and ，, that is behind a letter.
 enum class Cuts { none, spaces, spaces_and_stops };
 bool is_cut(std::string_view text, std::size_t at, Cuts cuts);
 
 class Pipeline {
-public:
+  public:
     struct Parts {
         std::vector<std::shared_ptr<Normaliser>> normalisers;
         std::vector<std::shared_ptr<PreTokenizer>> pretokenizers;
@@ -64,7 +64,7 @@ public:
     Cuts cuts() const { return parts_.cuts; }
     std::int64_t size() const { return size_; }
 
-private:
+  private:
     void normalise_and_walk(std::string_view text, std::int64_t base, bool first,
                             const Allowed& allowed, bool tracked, Sink& sink) const;
     void piece(std::string_view text, const Span* origin, std::int64_t base, bool first,

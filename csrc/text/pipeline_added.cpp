@@ -57,8 +57,12 @@ AddedTokens::AddedTokens(std::vector<AddedToken> tokens) : tokens_(std::move(tok
                                         " is longer than " + std::to_string(kLongest) + " bytes");
         }
     }
-    const auto shorter = [](const AddedToken& a, const AddedToken& b) { return a.content < b.content; };
-    const auto equal = [](const AddedToken& a, const AddedToken& b) { return a.content == b.content; };
+    const auto shorter = [](const AddedToken& a, const AddedToken& b) {
+        return a.content < b.content;
+    };
+    const auto equal = [](const AddedToken& a, const AddedToken& b) {
+        return a.content == b.content;
+    };
     std::stable_sort(tokens_.begin(), tokens_.end(), shorter);
     tokens_.erase(std::unique(tokens_.begin(), tokens_.end(), equal), tokens_.end());
     if (!tokens_.empty() && tokens_.front().content.empty()) tokens_.erase(tokens_.begin());
@@ -97,8 +101,8 @@ AddedTokens::AddedTokens(std::vector<AddedToken> tokens) : tokens_(std::move(tok
 std::int32_t AddedTokens::child(std::int32_t node, unsigned char byte) const {
     const Node& parent = nodes_[static_cast<std::size_t>(node)];
     const auto first = nodes_.begin() + parent.first_child, last = first + parent.children;
-    const auto found = std::lower_bound(
-        first, last, byte, [](const Node& a, unsigned char b) { return a.byte < b; });
+    const auto found = std::lower_bound(first, last, byte,
+                                        [](const Node& a, unsigned char b) { return a.byte < b; });
     if (found == last || found->byte != byte) return -1;
     return static_cast<std::int32_t>(found - nodes_.begin());
 }

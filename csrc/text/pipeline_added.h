@@ -9,10 +9,10 @@ namespace byhand::text {
 struct AddedToken {
     std::string content;
     Id id;
-    bool special;      // matched only if the call allows it
-    bool single_word;  // only where no word character is next to it
+    bool special;         // matched only if the call allows it
+    bool single_word;     // only where no word character is next to it
     bool lstrip, rstrip;  // takes the white space on its left, on its right
-    bool normalized;   // matched in the normalised text, by its normalised content
+    bool normalized;      // matched in the normalised text, by its normalised content
 };
 
 // Which special tokens a call may find: all of them, or those listed.
@@ -30,7 +30,7 @@ struct Piece {
 
 // Finds added tokens: the leftmost first, of those that begin there the longest.
 class AddedTokens {
-public:
+  public:
     static constexpr std::size_t kLongest = 1000;  // bytes; it bounds the time for a byte of text
 
     AddedTokens() = default;
@@ -41,7 +41,7 @@ public:
     // Appends the parts of a text in order; those without tokens are not empty.
     void split(std::string_view text, const Allowed& allowed, std::vector<Piece>& pieces) const;
 
-private:
+  private:
     // The children of a node follow each other, ordered by the byte that leads to them.
     struct Node {
         std::int32_t first_child, children, token;
@@ -51,8 +51,8 @@ private:
     const AddedToken* longest(std::string_view text, std::size_t at, const Allowed& allowed) const;
 
     std::vector<AddedToken> tokens_;
-    std::vector<Node> nodes_;           // a tree of all contents; 0 is the root
-    std::vector<std::int32_t> roots_;   // the root's child for each byte, or -1
+    std::vector<Node> nodes_;          // a tree of all contents; 0 is the root
+    std::vector<std::int32_t> roots_;  // the root's child for each byte, or -1
 };
 
 }  // namespace byhand::text

@@ -13,7 +13,7 @@ namespace byhand::text {
 // A str as UTF-8, without the copy that Python would keep in the str. Throws if it has a lone
 // surrogate; `name` is what the sentence begins with.
 class Utf8 {
-public:
+  public:
     Utf8(const pybind11::str& text, const std::string& name) : text_(text) {
         if (PyUnicode_IS_ASCII(text.ptr())) {
             const auto size = static_cast<std::size_t>(PyUnicode_GET_LENGTH(text.ptr()));
@@ -33,7 +33,7 @@ public:
     }
     std::string_view view() const { return view_; }
 
-private:
+  private:
     static std::string surrogate(const pybind11::str& text) {
         Py_ssize_t at = 0;
         while ((PyUnicode_READ_CHAR(text.ptr(), at) & ~0x7FFu) != 0xD800) ++at;

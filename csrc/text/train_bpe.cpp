@@ -21,7 +21,7 @@ std::size_t unit_size(std::string_view word, std::size_t at, bool byte_level) {
 
 // The characters or bytes that words begin as, and the special tokens.
 class Alphabet {
-public:
+  public:
     Alphabet(const WordCounts& counts, const BpeTraining& training) : training_(training) {
         if (training.byte_level) {
             if (training.limit_alphabet || !training.initial_alphabet.empty()) {
@@ -64,7 +64,7 @@ public:
         }
     }
 
-private:
+  private:
     bool undecorated() const { return training_.prefix.empty() && training_.suffix.empty(); }
 
     std::string decorated(std::string_view word, std::size_t at, std::size_t size) const {
@@ -182,15 +182,14 @@ LearnedBpe train_bpe(WordCounts& counts, const BpeTraining& training) {
     const std::size_t special = training.special_tokens.size();
     const std::size_t first = alphabet.tokens().size();
     if (training.vocabulary_size < static_cast<std::int64_t>(special + first)) {
-        throw std::invalid_argument(
-            "a vocabulary of " + std::to_string(training.vocabulary_size) + " is too small for " +
-            std::to_string(first) + (training.byte_level ? " bytes" : " characters") + " and " +
-            std::to_string(special) + " special tokens");
+        throw std::invalid_argument("a vocabulary of " + std::to_string(training.vocabulary_size) +
+                                    " is too small for " + std::to_string(first) +
+                                    (training.byte_level ? " bytes" : " characters") + " and " +
+                                    std::to_string(special) + " special tokens");
     }
     // A merge removes at least one unit, so there can be no more of them.
-    const std::size_t most =
-        std::min(static_cast<std::size_t>(training.vocabulary_size) - special,
-                 first + alphabet.units());
+    const std::size_t most = std::min(static_cast<std::size_t>(training.vocabulary_size) - special,
+                                      first + alphabet.units());
     LearnedBpe learned;
     if (most < BpeLearner<std::uint16_t>::kHole) {
         learn<std::uint16_t>(counts, training, alphabet, most, learned);

@@ -1,5 +1,5 @@
-// Learning byte-pair encoding from counted words (Sennrich et al. 2016): the pair of neighbours that
-// is most frequent becomes a token, again and again.
+// Learning byte-pair encoding from counted words (Sennrich et al. 2016): the pair of neighbours
+// that is most frequent becomes a token, again and again.
 #pragma once
 
 #include <cstdint>
@@ -14,13 +14,13 @@
 namespace byhand::text {
 
 struct BpeTraining {
-    std::int64_t vocabulary_size = 0;          // with the special tokens
-    std::uint64_t min_frequency = 0;           // of a pair that may become a token
+    std::int64_t vocabulary_size = 0;  // with the special tokens
+    std::uint64_t min_frequency = 0;   // of a pair that may become a token
     std::vector<std::string> special_tokens;
-    std::string prefix, suffix;                // of characters that do not begin a word; that end one
-    bool byte_level = true;                    // words are bytes, not characters
-    std::optional<std::size_t> limit_alphabet;   // keep so many characters, the most frequent
-    std::vector<std::string> initial_alphabet;   // characters that are tokens in any case
+    std::string prefix, suffix;  // of characters that do not begin a word; that end one
+    bool byte_level = true;      // words are bytes, not characters
+    std::optional<std::size_t> limit_alphabet;    // keep so many characters, the most frequent
+    std::vector<std::string> initial_alphabet;    // characters that are tokens in any case
     std::optional<std::size_t> max_token_length;  // in bytes if byte_level, else in characters
     std::function<void(std::int64_t done, std::int64_t all)> progress;  // may throw to stop
 };

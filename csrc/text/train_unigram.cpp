@@ -31,7 +31,7 @@ double digamma(double x) {
 }
 
 class Trainer {
-public:
+  public:
     Trainer(const Segments& segments, const UnigramTraining& options, const Alphabet& alphabet,
             const Tick& tick)
         : segments_(segments), options_(options), tick_(tick) {
@@ -99,18 +99,19 @@ public:
         std::vector<double> loss(tokens.size());
         double sum = 0;
         for (const Token& token : tokens) sum += token.expected;
-        run_on_threads((tokens.size() + 4095) / 4096, options_.threads, tick_,
-                       [&](const Next& task, const Tick& tick) {
-            std::vector<double> best;
-            std::vector<std::pair<std::uint32_t, std::int32_t>> last;
-            for (std::size_t block = task(); block * 4096 < tokens.size(); block = task()) {
-                const std::size_t end = std::min(tokens.size(), (block + 1) * 4096);
-                for (std::size_t t = block * 4096; t < end; ++t) {
-                    loss[t] = tokens[t].character ? 0 : loss_without(t, sum, best, last);
+        run_on_threads(
+            (tokens.size() + 4095) / 4096, options_.threads, tick_,
+            [&](const Next& task, const Tick& tick) {
+                std::vector<double> best;
+                std::vector<std::pair<std::uint32_t, std::int32_t>> last;
+                for (std::size_t block = task(); block * 4096 < tokens.size(); block = task()) {
+                    const std::size_t end = std::min(tokens.size(), (block + 1) * 4096);
+                    for (std::size_t t = block * 4096; t < end; ++t) {
+                        loss[t] = tokens[t].character ? 0 : loss_without(t, sum, best, last);
+                    }
+                    tick();
                 }
-                tick();
-            }
-        });
+            });
         std::vector<std::size_t> order;
         for (std::size_t t = 0; t < tokens.size(); ++t) {
             if (!tokens[t].character) order.push_back(t);
@@ -135,7 +136,7 @@ public:
 
     std::vector<Token> tokens;  // ordered by their bytes: the trie need not sort
 
-private:
+  private:
     std::vector<double> count_characters(const Alphabet& alphabet) const {
         std::vector<double> counts(alphabet.characters.size(), 0);
         for (std::size_t s = 0; s < segments_.size(); ++s) {
@@ -175,8 +176,8 @@ private:
         std::uint32_t begin, end;
         std::int32_t id;
     };
-    // Sums of products of probabilities. `shift[i]` says how often forward[i] was multiplied by 2^250
-    // so that it is not 0.
+    // Sums of products of probabilities. `shift[i]` says how often forward[i] was multiplied by
+    // 2^250 so that it is not 0.
     struct Work {
         std::vector<double> forward, backward;
         std::vector<std::int32_t> shift;
@@ -234,8 +235,8 @@ private:
                 if (probability == 0) continue;
                 forward[i + 1] += here * probability;
                 frontier = std::max(frontier, i + 1);
-                edges.push_back({static_cast<std::uint32_t>(begin),
-                                 static_cast<std::uint32_t>(i + 1), id});
+                edges.push_back(
+                    {static_cast<std::uint32_t>(begin), static_cast<std::uint32_t>(i + 1), id});
             }
         }
         shift[size] = shifts;
@@ -254,7 +255,8 @@ private:
                     ++back;
                 }
             }
-            const double rest = backward[edge.end] * probability_[static_cast<std::size_t>(edge.id)];
+            const double rest =
+                backward[edge.end] * probability_[static_cast<std::size_t>(edge.id)];
             backward[edge.begin] += rest;
             double share = forward[edge.begin] * rest * weight;
             if (const std::int32_t more = shift[edge.begin] + back - shifts; more != 0) {
@@ -315,8 +317,7 @@ void check(const UnigramTraining& options, const Alphabet& alphabet) {
             "a vocabulary of " + std::to_string(options.vocabulary_size) +
             " tokens is too small for " + std::to_string(fixed) +
             " special tokens and the alphabet of " + std::to_string(alphabet.characters.size()) +
-            " characters: it needs at least " +
-            std::to_string(fixed + alphabet.characters.size()));
+            " characters: it needs at least " + std::to_string(fixed + alphabet.characters.size()));
     }
 }
 
@@ -355,7 +356,8 @@ std::vector<std::pair<std::string, double>> train_unigram(const WordCounts& coun
     for (const std::string& token : options.special) vocabulary.emplace_back(token, 0);
     for (int byte = 0; options.bytes && byte < 256; ++byte) {
         static const char digits[] = "0123456789ABCDEF";
-        vocabulary.emplace_back(std::string("<0x") + digits[byte >> 4] + digits[byte & 15] + ">", 0);
+        vocabulary.emplace_back(std::string("<0x") + digits[byte >> 4] + digits[byte & 15] + ">",
+                                0);
     }
     std::vector<Token>& tokens = trainer.tokens;
     std::stable_sort(tokens.begin(), tokens.end(),

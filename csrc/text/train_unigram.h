@@ -13,15 +13,15 @@
 namespace byhand::text {
 
 struct UnigramTraining {
-    std::size_t vocabulary_size = 8192;     // with the special tokens
-    std::vector<std::string> special;       // first in the vocabulary, with score 0
-    bool bytes = false;                     // <0x00> ... <0xFF> follow, with score 0
-    double character_coverage = 0.9995;     // see Alphabet
-    std::vector<std::string> alphabet;      // characters that are tokens in any case
-    std::size_t seed_size = 1000000;        // tokens to begin with
-    std::size_t max_token_length = 16;      // characters
-    double shrinking = 0.75;                // how many tokens a step leaves
-    int em_steps = 2;                       // between two removals
+    std::size_t vocabulary_size = 8192;  // with the special tokens
+    std::vector<std::string> special;    // first in the vocabulary, with score 0
+    bool bytes = false;                  // <0x00> ... <0xFF> follow, with score 0
+    double character_coverage = 0.9995;  // see Alphabet
+    std::vector<std::string> alphabet;   // characters that are tokens in any case
+    std::size_t seed_size = 1000000;     // tokens to begin with
+    std::size_t max_token_length = 16;   // characters
+    double shrinking = 0.75;             // how many tokens a step leaves
+    int em_steps = 2;                    // between two removals
     int threads = 1;
 };
 
@@ -32,7 +32,8 @@ std::vector<std::pair<std::string, double>> train_unigram(const WordCounts& coun
                                                           const UnigramTraining& options,
                                                           const Progress& progress);
 
-// --- Parts, for train_unigram.cpp -----------------------------------------------------------------
+// --- Parts, for train_unigram.cpp
+// -----------------------------------------------------------------
 
 // The words as one text, divided where a character is not in the alphabet.
 struct Segments {
@@ -42,7 +43,7 @@ struct Segments {
         return std::string_view(text).substr(begins[i], begins[i + 1] - begins[i]);
     }
     std::string text;
-    std::vector<std::uint32_t> begins;   // size() + 1
+    std::vector<std::uint32_t> begins;  // size() + 1
     std::vector<std::uint64_t> counts;
 };
 
@@ -50,9 +51,9 @@ struct Seed {
     std::string_view token;  // in Segments::text
     double count;
 };
-// The strings of 2 .. max_token_length characters that occur at least twice, without those that would
-// occur as often with one more character before or behind; at most seed_size, those with the greatest
-// count * length. Ordered by their bytes.
+// The strings of 2 .. max_token_length characters that occur at least twice, without those that
+// would occur as often with one more character before or behind; at most seed_size, those with the
+// greatest count * length. Ordered by their bytes.
 std::vector<Seed> seeds(const Segments& segments, const UnigramTraining& options);
 
 }  // namespace byhand::text

@@ -1,5 +1,6 @@
 // Frequent strings by sorting all suffixes of the words. Words are short, and so are the suffixes:
-// comparing them costs less than a suffix array, and they are cut after max_token_length characters.
+// comparing them costs less than a suffix array, and they are cut after max_token_length
+// characters.
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -46,7 +47,7 @@ struct Suffix {
 };
 
 class Suffixes {
-public:
+  public:
     Suffixes(const Segments& segments, std::size_t max_length, int threads)
         : segments_(segments), max_length_(max_length) {
         std::vector<std::size_t> counts(65537, 0);
@@ -55,16 +56,18 @@ public:
         all.resize(counts.back());
         std::vector<std::size_t> next = counts;
         each([&](const Suffix& suffix) { all[next[bucket(suffix)]++] = suffix; });
-        run_on_threads(65536, threads, [] {}, [&](const Next& task, const Tick&) {
-            for (std::size_t b = task(); b < 65536; b = task()) {
-                std::sort(all.begin() + static_cast<std::ptrdiff_t>(counts[b]),
-                          all.begin() + static_cast<std::ptrdiff_t>(counts[b + 1]),
-                          [this](const Suffix& a, const Suffix& b2) {
-                              if (a.key != b2.key) return a.key < b2.key;
-                              return view(a) < view(b2);
-                          });
-            }
-        });
+        run_on_threads(
+            65536, threads, [] {},
+            [&](const Next& task, const Tick&) {
+                for (std::size_t b = task(); b < 65536; b = task()) {
+                    std::sort(all.begin() + static_cast<std::ptrdiff_t>(counts[b]),
+                              all.begin() + static_cast<std::ptrdiff_t>(counts[b + 1]),
+                              [this](const Suffix& a, const Suffix& b2) {
+                                  if (a.key != b2.key) return a.key < b2.key;
+                                  return view(a) < view(b2);
+                              });
+                }
+            });
     }
 
     std::string_view view(const Suffix& suffix) const {
@@ -90,7 +93,7 @@ public:
 
     std::vector<Suffix> all;
 
-private:
+  private:
     static std::size_t bucket(const Suffix& suffix) {
         return static_cast<std::size_t>(suffix.key >> 48);
     }
@@ -135,7 +138,7 @@ std::vector<Seed> seeds(const Segments& segments, const UnigramTraining& options
     struct Open {  // a beginning that the suffixes at hand share, and how often it has occurred
         std::size_t depth;
         double count;
-        bool several;  // it begins more than one suffix, or is a whole segment
+        bool several;          // it begins more than one suffix, or is a whole segment
         std::uint32_t before;  // the character before each of them, or kDifferent
         void join(std::uint32_t other) {
             if (before != other) before = kDifferent;

@@ -21,10 +21,9 @@ constexpr std::uint32_t kNotInHeap = 0xFFFFFFFF;
 double entropy_term(double count) { return count > 0 ? count * std::log(count) : 0; }
 
 class Trainer {
-public:
+  public:
     Trainer(const std::vector<Counted>& words, const WordPieceTraining& options)
-        : options_(options),
-          alphabet_(words, 2, options.limit_alphabet, options.alphabet) {
+        : options_(options), alphabet_(words, 2, options.limit_alphabet, options.alphabet) {
         add_alphabet(words);
         for (const Counted& counted : words) add_word(counted);
         total_ = scored_total_ = count_symbols();
@@ -53,7 +52,7 @@ public:
         return vocabulary;
     }
 
-private:
+  private:
     struct Piece {
         std::string token;
         std::size_t characters;
@@ -64,12 +63,13 @@ private:
         Symbol left, right;
         std::uint64_t count;
         double score;
-        std::uint32_t place;   // in the heap
-        std::uint32_t touched; // the merge that last changed it
+        std::uint32_t place;               // in the heap
+        std::uint32_t touched;             // the merge that last changed it
         std::vector<std::uint32_t> words;  // that have it; some no more
     };
 
-    // --- Words ------------------------------------------------------------------------------------
+    // --- Words
+    // ------------------------------------------------------------------------------------
 
     Symbol symbol_of(const std::string& token, std::size_t characters) {
         const auto found = by_token_.emplace(token, static_cast<Symbol>(symbols_.size()));
@@ -136,7 +136,8 @@ private:
         return total;
     }
 
-    // --- Pairs ------------------------------------------------------------------------------------
+    // --- Pairs
+    // ------------------------------------------------------------------------------------
 
     static std::uint64_t key(Symbol left, Symbol right) {
         return static_cast<std::uint64_t>(left) << 32 | static_cast<std::uint32_t>(right);
@@ -150,7 +151,8 @@ private:
 
     void add_pair(Symbol left, Symbol right, std::uint32_t word) {
         if (left == kBarrier || right == kBarrier) return;
-        const auto found = by_pair_.emplace(key(left, right), static_cast<PairIndex>(pairs_.size()));
+        const auto found =
+            by_pair_.emplace(key(left, right), static_cast<PairIndex>(pairs_.size()));
         const PairIndex p = found.first->second;
         if (found.second) pairs_.push_back({left, right, 0, 0, kNotInHeap, 0, {}});
         Pair& pair = pairs_[p];
@@ -187,7 +189,8 @@ private:
             if (right != left) rescore_pairs_of(right);
             rescore_pairs_of(joined);
         }
-        // Each merge lowers n a little, which changes all scores; they follow when it is 1/100 less.
+        // Each merge lowers n a little, which changes all scores; they follow when it is 1/100
+        // less.
         if (options_.score == PairScore::kLikelihood &&
             static_cast<double>(total_) < 0.99 * static_cast<double>(scored_total_)) {
             scored_total_ = total_;
@@ -240,7 +243,8 @@ private:
         own.resize(kept);
     }
 
-    // --- Scores -----------------------------------------------------------------------------------
+    // --- Scores
+    // -----------------------------------------------------------------------------------
 
     double score(const Pair& pair) const {
         const auto both = static_cast<double>(pair.count);
@@ -249,20 +253,19 @@ private:
         if (options_.score == PairScore::kFrequency) return both;
         if (options_.score == PairScore::kRatio) return both / (left * right);
         const auto n = static_cast<double>(scored_total_);
-        const double parts =
-            pair.left == pair.right
-                ? entropy_term(left - 2 * both) - entropy_term(left)
-                : entropy_term(left - both) - entropy_term(left) + entropy_term(right - both) -
-                      entropy_term(right);
+        const double parts = pair.left == pair.right
+                                 ? entropy_term(left - 2 * both) - entropy_term(left)
+                                 : entropy_term(left - both) - entropy_term(left) +
+                                       entropy_term(right - both) - entropy_term(right);
         return parts + entropy_term(both) + entropy_term(n) - entropy_term(n - both);
     }
 
     void rescore(PairIndex p) {
         Pair& pair = pairs_[p];
-        const bool allowed = pair.count > 0 && pair.count >= options_.min_frequency &&
-                             symbols_[index(pair.left)].characters +
-                                     symbols_[index(pair.right)].characters <=
-                                 options_.max_token_length;
+        const bool allowed =
+            pair.count > 0 && pair.count >= options_.min_frequency &&
+            symbols_[index(pair.left)].characters + symbols_[index(pair.right)].characters <=
+                options_.max_token_length;
         if (!allowed) {
             if (pair.place != kNotInHeap) remove_from_heap(pair.place);
             if (pair.count == 0) pair.words = {};
@@ -342,22 +345,21 @@ private:
     Alphabet alphabet_;
     std::vector<Piece> symbols_;
     std::unordered_map<std::string, Symbol> by_token_;
-    std::vector<Symbol> sequence_;       // word w: sizes_[w] symbols from begins_[w] on
+    std::vector<Symbol> sequence_;  // word w: sizes_[w] symbols from begins_[w] on
     std::vector<std::size_t> begins_;
     std::vector<std::uint32_t> sizes_;
     std::vector<std::uint64_t> counts_;
     std::vector<Pair> pairs_;
     std::unordered_map<std::uint64_t, PairIndex, PairHash> by_pair_;
     std::vector<PairIndex> heap_;
-    std::vector<PairIndex> changed_;     // by this merge
+    std::vector<PairIndex> changed_;  // by this merge
     std::uint32_t merge_ = 0;
     std::uint64_t total_ = 0, scored_total_ = 0;  // n now, and the one in the scores
 };
 
 }  // namespace
 
-std::vector<std::string> train_wordpiece(const WordCounts& counts,
-                                         const WordPieceTraining& options,
+std::vector<std::string> train_wordpiece(const WordCounts& counts, const WordPieceTraining& options,
                                          const Progress& progress) {
     return Trainer(sorted_words(counts), options).run(progress);
 }

@@ -12,8 +12,10 @@ namespace byhand::text {
 
 // With c(x) the count of x in the words, as they are divided at that time:
 enum class PairScore {
-    // How much joining a and b adds to the log likelihood of the words, which is the sum of c log(c/n)
-    // over all tokens, n = sum of c (Schuster and Nakajima 2012, "Japanese and Korean voice search").
+    // How much joining a and b adds to the log likelihood of the words, which is the sum of c
+    // log(c/n)
+    // over all tokens, n = sum of c (Schuster and Nakajima 2012, "Japanese and Korean voice
+    // search").
     kLikelihood,
     kRatio,      // c(ab) / (c(a) c(b))
     kFrequency,  // c(ab)
@@ -24,19 +26,18 @@ struct WordPieceTraining {
     std::vector<std::string> special;    // first in the vocabulary
     std::string prefix = "##";           // of a token that does not begin a word
     PairScore score = PairScore::kLikelihood;
-    std::uint64_t min_frequency = 2;     // of a pair that is joined
+    std::uint64_t min_frequency = 2;  // of a pair that is joined
     std::size_t limit_alphabet = static_cast<std::size_t>(-1);
-    std::vector<std::string> alphabet;   // characters that are tokens, with and without the prefix
+    std::vector<std::string> alphabet;  // characters that are tokens, with and without the prefix
     std::size_t max_token_length = static_cast<std::size_t>(-1);  // characters, without the prefix
-    std::size_t max_characters = 100;    // longer words are left out
+    std::size_t max_characters = 100;                             // longer words are left out
 };
 
 // The special tokens, the characters in the order of their bytes, the joined tokens in their order.
 // Of pairs with equal scores the one whose left, then right token has the lesser bytes comes first.
 // There are fewer than vocabulary_size if no pair is left. Throws std::invalid_argument if
 // vocabulary_size is smaller than the alphabet.
-std::vector<std::string> train_wordpiece(const WordCounts& counts,
-                                         const WordPieceTraining& options,
+std::vector<std::string> train_wordpiece(const WordCounts& counts, const WordPieceTraining& options,
                                          const Progress& progress);
 
 }  // namespace byhand::text

@@ -7,7 +7,7 @@ namespace byhand::text {
 
 // Places the nodes of sorted keys, parents before children.
 class Trie::Builder {
-public:
+  public:
     explicit Builder(std::vector<Unit>& units) : units_(units) {
         grow();
         take(kRoot);
@@ -56,7 +56,7 @@ public:
         }
     }
 
-private:
+  private:
     static std::size_t at(const std::vector<std::int32_t>& order, std::size_t i) {
         return static_cast<std::size_t>(order[i]);
     }
@@ -129,8 +129,8 @@ Trie::Trie(const std::vector<std::string_view>& keys) {
         if (!keys[i].empty()) order.push_back(static_cast<std::int32_t>(i));
     }
     const auto less = [&](std::int32_t a, std::int32_t b) {
-        const int order_of = keys[static_cast<std::size_t>(a)].compare(
-            keys[static_cast<std::size_t>(b)]);
+        const int order_of =
+            keys[static_cast<std::size_t>(a)].compare(keys[static_cast<std::size_t>(b)]);
         return order_of != 0 ? order_of < 0 : a < b;
     };
     if (!std::is_sorted(order.begin(), order.end(), less)) {

@@ -13,7 +13,7 @@
 namespace byhand::text {
 
 class Trie {
-public:
+  public:
     using Node = std::uint32_t;
     static constexpr Node kRoot = 0;
     static constexpr std::int32_t kNoValue = -1;
@@ -45,7 +45,7 @@ public:
     }
     std::size_t memory() const { return units_.size() * sizeof(Unit); }
 
-private:
+  private:
     static constexpr Node kNobody = 0xFFFFFFFF;
     // The child of node n along byte b is units[units[n].base ^ b], if its parent is n. A base is
     // always inside the array, whose length is a multiple of 256, so every child is too.
@@ -58,8 +58,8 @@ private:
     std::vector<Unit> units_;
 };
 
-// The trie of a vocabulary, whose values are ids, without the tokens of the ids in `special`: no text
-// matches them. Throws std::invalid_argument if one of those is out of range.
+// The trie of a vocabulary, whose values are ids, without the tokens of the ids in `special`: no
+// text matches them. Throws std::invalid_argument if one of those is out of range.
 Trie trie_of(const std::vector<std::string>& tokens, const std::vector<Id>& special);
 
 // The length in bytes of the character that begins there.

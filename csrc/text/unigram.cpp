@@ -131,8 +131,7 @@ std::unique_ptr<Model::Scratch> Unigram::scratch() const {
 }
 
 template <class Real>
-void Unigram::viterbi(std::string_view word, std::int64_t at, Work<Real>& work,
-                      Tokens& out) const {
+void Unigram::viterbi(std::string_view word, std::int64_t at, Work<Real>& work, Tokens& out) const {
     constexpr std::uint32_t kNowhere = 0xFFFFFFFF;
     constexpr bool kSingle = sizeof(Real) == sizeof(float);
     const Real* scores;
@@ -300,8 +299,8 @@ std::vector<Unigram::Division> Unigram::best(std::string_view word, std::int64_t
     return divisions;
 }
 
-// Forward filtering, backward sampling: sums[p] is the log of the summed weights of all divisions of
-// the bytes before p; tokens are then drawn from the last one to the first.
+// Forward filtering, backward sampling: sums[p] is the log of the summed weights of all divisions
+// of the bytes before p; tokens are then drawn from the last one to the first.
 std::vector<Unigram::Edge> Unigram::sampled_path(std::string_view word, double alpha,
                                                  SplitMix& random) const {
     const std::vector<Edge> all = edges(word);

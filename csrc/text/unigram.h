@@ -1,7 +1,7 @@
-// Unigram (Kudo 2018, "Subword Regularization", arXiv:1804.10959): each token has a log probability,
-// and a word is divided into the tokens with the greatest sum. A character that is no token is
-// unknown; its score is 10 less than the least of the vocabulary. Neighbouring unknown characters
-// are one unknown token.
+// Unigram (Kudo 2018, "Subword Regularization", arXiv:1804.10959): each token has a log
+// probability, and a word is divided into the tokens with the greatest sum. A character that is no
+// token is unknown; its score is 10 less than the least of the vocabulary. Neighbouring unknown
+// characters are one unknown token.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,7 @@ struct SplitMix {
 };
 
 class Unigram : public Model {
-public:
+  public:
     struct Options {
         std::optional<Id> unk_id;
         // An unknown character becomes the tokens <0xNN> of its bytes, if the vocabulary has them.
@@ -65,7 +65,7 @@ public:
     void sample(std::string_view word, std::int64_t at, double alpha, std::int64_t nbest,
                 SplitMix& random, Tokens& out) const;
 
-private:
+  private:
     struct Edge {  // a token, or an unknown character, in a word
         std::uint32_t begin, end;
         Id id;
@@ -102,7 +102,7 @@ private:
 // A Unigram that draws each division (subword regularisation). What is drawn for a word depends on
 // `seed`, the word and its place in the text, and on nothing else.
 class UnigramSampler : public Model {
-public:
+  public:
     UnigramSampler(std::shared_ptr<const Unigram> model, double alpha, std::int64_t nbest,
                    std::uint64_t seed);
     std::int64_t size() const override { return model_->size(); }
@@ -111,7 +111,7 @@ public:
     void encode(std::string_view word, std::int64_t at, Scratch& scratch,
                 Tokens& out) const override;
 
-private:
+  private:
     std::shared_ptr<const Unigram> model_;
     double alpha_;
     std::int64_t nbest_;

@@ -28,7 +28,7 @@ inline std::string quoted(std::string_view bytes) {
 }
 
 class Vocabulary {
-public:
+  public:
     // The index of a token is its id. An empty one stands for an id without a token.
     explicit Vocabulary(const std::vector<std::string>& tokens) {
         if (tokens.size() >= std::size_t{1} << 31) {
@@ -64,7 +64,7 @@ public:
     }
     Id id_of(std::string_view token) const { return token.empty() ? -1 : slots_[slot_of(token)]; }
 
-private:
+  private:
     // The slot with this token, or the empty one where it belongs.
     std::size_t slot_of(std::string_view wanted) const {
         const std::size_t mask = slots_.size() - 1;

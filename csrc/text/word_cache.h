@@ -1,5 +1,5 @@
-// The tokens of words seen lately: natural text repeats its words, and finding them again costs less
-// than encoding them.
+// The tokens of words seen lately: natural text repeats its words, and finding them again costs
+// less than encoding them.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@ namespace byhand::text {
 
 // One place for each hash: a new word replaces the old one. Belongs to one thread.
 class WordCache {
-public:
+  public:
     static constexpr std::size_t kBytes = 24, kTokens = 6;
 
     // Appends the tokens of a word that begins at byte `at`, if they are here.
@@ -52,7 +52,7 @@ public:
         }
     }
 
-private:
+  private:
     static constexpr std::size_t kEntries = 8192;
     using Key = std::array<std::uint64_t, kBytes / 8>;
     struct Entry {
@@ -66,13 +66,14 @@ private:
     static Key key_of(std::string_view word) {
         Key key{};
         for (std::size_t i = 0; 8 * i < word.size(); ++i) {
-            key[i] = load_up_to_8(word.data() + 8 * i, std::min<std::size_t>(word.size() - 8 * i, 8));
+            key[i] =
+                load_up_to_8(word.data() + 8 * i, std::min<std::size_t>(word.size() - 8 * i, 8));
         }
         return key;
     }
     static std::size_t hash(const Key& key, std::size_t size) {
-        return static_cast<std::size_t>(hash_number(
-            size ^ key[0] ^ key[1] * 0x9E3779B97F4A7C15u ^ key[2] * 0xD6E8FEB86659FD93u));
+        return static_cast<std::size_t>(hash_number(size ^ key[0] ^ key[1] * 0x9E3779B97F4A7C15u ^
+                                                    key[2] * 0xD6E8FEB86659FD93u));
     }
 
     std::vector<Entry> entries_;

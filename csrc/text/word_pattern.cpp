@@ -1,5 +1,5 @@
-// The words of a word-level tokenizer, as a scanner that takes linear time. With W = [\p{L}\p{M}\p{N}_]
-// and WORD = W+(?:(?:['’\-]|(?<=\p{N})[.,:/](?=\p{N}))W+)*:
+// The words of a word-level tokenizer, as a scanner that takes linear time. With W =
+// [\p{L}\p{M}\p{N}_] and WORD = W+(?:(?:['’\-]|(?<=\p{N})[.,:/](?=\p{N}))W+)*:
 //
 //   words         WORD|[^\sW]: don't, state-of-the-art, 3.14, 2024-01-02 and 10:30 are one word
 //   words_spaces  ` ?WORD| ?[^\sW]|\s+(?!\S)|\s+`: covers the text, a space belongs to what follows
@@ -12,7 +12,7 @@ namespace byhand::text {
 namespace {
 
 class Scanner {
-public:
+  public:
     explicit Scanner(std::string_view text) : text_(text) {}
 
     unsigned classes(std::size_t at, std::size_t& length) const {
@@ -40,7 +40,7 @@ public:
 
     static constexpr unsigned kInWord = kLetter | kMark | kNumber;
 
-private:
+  private:
     std::size_t run(std::size_t at, bool& number) const {
         for (std::size_t length = 0; at < text_.size(); at += length) {
             const unsigned found = classes(at, length);

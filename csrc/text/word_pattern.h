@@ -8,12 +8,12 @@
 namespace byhand::text {
 
 class WordPattern : public PreTokenizer {
-public:
+  public:
     // With `spaces`, the words cover the text: each has the space before it.
     explicit WordPattern(bool spaces) : spaces_(spaces) {}
     void split(std::string_view text, Span piece, std::vector<Span>& words) const override;
 
-private:
+  private:
     bool spaces_;
 };
 

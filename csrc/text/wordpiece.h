@@ -1,5 +1,5 @@
-// WordPiece (Schuster and Nakajima 2012, as BERT uses it): a word is divided from left to right into
-// the longest tokens of the vocabulary; those after the first are spelled with a prefix, "##".
+// WordPiece (Schuster and Nakajima 2012, as BERT uses it): a word is divided from left to right
+// into the longest tokens of the vocabulary; those after the first are spelled with a prefix, "##".
 // WordLevel: a word is one token.
 #pragma once
 
@@ -16,12 +16,12 @@ namespace byhand::text {
 
 // What both have in common: a vocabulary, and the token of unknown words.
 class WordModel : public Model {
-public:
+  public:
     std::int64_t size() const override { return vocabulary_.size(); }
     std::string_view token(Id id) const override { return vocabulary_.token(id); }
     Id id_of(std::string_view token) const override { return vocabulary_.id_of(token); }
 
-protected:
+  protected:
     WordModel(const std::vector<std::string>& vocabulary, std::optional<std::string> unk,
               const std::vector<Id>& special)
         : vocabulary_(vocabulary),
@@ -38,7 +38,7 @@ protected:
 };
 
 class WordPiece : public WordModel {
-public:
+  public:
     // A word of more than `max_characters` characters is unknown.
     WordPiece(const std::vector<std::string>& vocabulary, std::optional<std::string> unk,
               const std::string& prefix, std::int64_t max_characters,
@@ -46,14 +46,14 @@ public:
     void encode(std::string_view word, std::int64_t at, Scratch& scratch,
                 Tokens& out) const override;
 
-private:
+  private:
     std::size_t max_characters_;
     Trie::Node continuation_ = Trie::kRoot;  // the node of the prefix
     bool can_continue_ = false;              // some token begins with the prefix
 };
 
 class WordLevel : public WordModel {
-public:
+  public:
     WordLevel(const std::vector<std::string>& vocabulary, std::optional<std::string> unk,
               const std::vector<Id>& special)
         : WordModel(vocabulary, std::move(unk), special) {}

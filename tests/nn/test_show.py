@@ -24,7 +24,7 @@ def test_equal_blocks_are_shown_once_and_shared_parameters_named():
     model = GPT(GPTConfig(17, 9, 12, 3, 4))
     lines = repr(model).splitlines()
     assert lines[0] == f"GPT, {model.num_parameters():,} parameters"
-    assert "    blocks.0 to blocks.3, each: Block, 1,884" in lines
+    assert "    blocks.0 to blocks.3, each: Block(norm_first=True), 1,884" in lines
     assert lines[-1] == "  head: Linear, 204: weight (17, 12) shared with decoder.tokens.weight"
     assert len(lines) == 18
     model.freeze("decoder.blocks.1.norm1.bias")
