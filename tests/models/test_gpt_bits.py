@@ -13,9 +13,9 @@ from byhand.runs.checkpoint import read
 
 OLD = Path(__file__).parents[1] / "runs" / "data" / "format1"
 
-# SHA-256 of the weights after ten steps. What the kernels compute depends on the instruction set and
-# on nothing else of the machine. A kernel that computes otherwise, as a shorter polynomial does,
-# needs new ones, and a line in CHANGELOG.md.
+# SHA-256 of the weights after ten steps. What the kernels compute depends on the instruction set
+# and on nothing else of the machine. A kernel that computes otherwise, as a shorter polynomial
+# does, needs new ones, and a line in CHANGELOG.md.
 BITS = {
     "cpu_base": "503dd48cfaa9812ed4ec1ca6de1162573f763c66372e8f97c4355c50f01fcc6a",
     "cpu_avx2": "aafa77b0e05a9ec0f72ec9df774decab4749c25c1cbf9e0591bc40397ae60482",
