@@ -128,7 +128,8 @@ std::string nmt_nfkc_charsmap() {
         if (text.bytes != key) replacements[key] = text.bytes;
     };
     std::u32string parts;
-    for (char32_t code = 1; code < 0x110000; ++code) {
+    // From U+30000 on, no character of Unicode 16 decomposes.
+    for (char32_t code = 1; code < 0x30000; ++code) {
         if (code >= 0xD800 && code < 0xE000) continue;
         add({&code, 1});
         parts.clear();

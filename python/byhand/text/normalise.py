@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ def make(description: object) -> list[_text.Normaliser]:
     return made
 
 
+@functools.cache
 def nmt_nfkc() -> dict[str, Any]:
     """The description of SentencePiece's usual normalisation, for a tokenizer that is trained: as
     a charsmap, which SentencePiece can read too.
