@@ -305,3 +305,22 @@ def test_another_size_than_the_run_has_is_refused(
     assert "has --tokenizer bpe:280, not bpe:270" in capsys.readouterr().err
     if flags == ("--resume",):
         assert main(["train", *given, "--tokenizer", "bpe:280", "--steps", "3", "--out", out]) == 0
+
+
+def test_text_is_continued_as_the_tokenizer_joins_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path, run = tmp_path / "text.txt", tmp_path / "run"
+    path.write_text("cat dog\n" * 400)
+    flags = ["--tokenizer", "word", "--steps", "2", *small.SIZES]
+    assert main(["train", str(path), "--out", str(run), *flags]) == 0
+    capsys.readouterr()
+    flags = ["--max-new-tokens", "20", "--seed", "1"]
+    assert main(["generate", str(run), "--prompt", "cat dog", *flags]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("cat dog ")
+    assert set(shown.split()) <= {"cat", "dog"}
+    assert main(["generate", str(run), "--prompt", " "]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "the prompt ' ' has no tokens" in captured.err

@@ -141,6 +141,13 @@ class Decoding:
         self._known = 0  # ids whose text was returned; they are kept for what follows them
         self._before = ""  # their text
 
+    def follow(self, ids: npt.ArrayLike) -> None:
+        """Begin behind ids whose text is known, such as a prompt: between words, some tokenizers
+        put a space.
+        """
+        self._ids = np.atleast_1d(np.asarray(ids)).tolist()
+        self._known, self._before = len(self._ids), self._decode(self._ids)
+
     def add(self, ids: npt.ArrayLike) -> str:
         """The text that is certain with these ids: an id, or a sequence of them."""
         self._ids += np.atleast_1d(np.asarray(ids)).tolist()
