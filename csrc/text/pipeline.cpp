@@ -83,17 +83,19 @@ class Counter final : public Sink {
 }  // namespace
 
 bool is_cut(std::string_view text, std::size_t at, Cuts cuts) {
-    const bool space = text[at] == ' ';
+    const bool space = text[at] == ' ', line = text[at] == '\n' || text[at] == '\r';
     const auto begins = [&](std::string_view stop) { return text.substr(at, 3) == stop; };
-    if (!space && (cuts != Cuts::spaces_and_stops || static_cast<unsigned char>(text[at]) < 0xE3 ||
-                   !(begins("\xE3\x80\x81") || begins("\xE3\x80\x82") || begins("\xEF\xBC\x8C")))) {
+    if (line && cuts != Cuts::spaces_and_stops) return false;
+    if (!space && !line &&
+        (cuts != Cuts::spaces_and_stops || static_cast<unsigned char>(text[at]) < 0xE3 ||
+         !(begins("\xE3\x80\x81") || begins("\xE3\x80\x82") || begins("\xEF\xBC\x8C")))) {
         return false;
     }
     if (at == 0 || (space && (at + 1 == text.size() || !is_at(text, at + 1, kLetter))))
         return false;
     std::size_t last = at - 1;
     while (last > 0 && (text[last] & 0xC0) == 0x80) --last;
-    return is_at(text, last, space ? kLetter | kMark : kLetter);
+    return is_at(text, last, kLetter | (space ? kMark : line ? kNumber : 0));
 }
 
 class Pipeline::Borrowed {

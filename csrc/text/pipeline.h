@@ -25,7 +25,8 @@ class Sink {
 };
 
 // Where a text may be divided so that its parts have the same ids as the whole. Before a space,
-// that is between two letters; before 、 。 and ，, that is behind a letter.
+// that is between two letters; before 、 。 and ，, that is behind a letter; before the end of a
+// line, that is behind a letter or digit.
 enum class Cuts { none, spaces, spaces_and_stops };
 bool is_cut(std::string_view text, std::size_t at, Cuts cuts);
 

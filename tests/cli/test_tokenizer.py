@@ -160,6 +160,7 @@ def test_train_writes_a_tokenizer(kind: str, command: Any, tmp_path: Path):
     assert made.kind == {"char": "character"}.get(kind, kind.partition(":")[0])
     if ":" in kind:
         assert len(made) <= int(kind.partition(":")[2])
+    out.unlink()
     facts = json.loads(
         command("train", "-", "--tokenizer", kind, "--out", out, "--json", given=path.read_bytes())
     )
@@ -187,7 +188,15 @@ def test_train_writes_a_tokenizer(kind: str, command: Any, tmp_path: Path):
         (("train", "missing.txt", "--out", "x.json"), "missing.txt"),
         (("train", "T", "--out", "x.json", "--tokenizer", "bpee:9"), "did you mean bpe?"),
         (("train", "T", "--out", "x.json", "--tokenizer", "bpe:x"), "at least 1 token, not 'x'"),
+        (("train", "T", "--out", "x.json", "--tokenizer", "bpe:" + "9" * 5000), "no text has"),
         (("train", "T", "--out", "x.json", "--threads", "0"), "--threads"),
+        (("train", "T", "--out", "x.json", "--pattern", "gpt"), "did you mean gpt4?"),
+        (("train", "T", "--out", "x.json", "--pattern", "("), "does not compile"),
+        (("train", "T", "--out", "T", "--tokenizer", "wordpiece:60"), "text.txt exists already"),
+        (("train", "T", "--out", "V"), "exists already: name another file"),
+        (("train", "T", "--out", "m/vocab.json", "--tokenizer", "char"), "as tokenizer.json only"),
+        (("convert", "V", "V"), "exists already: name another file"),
+        (("convert", "V", "T"), "is for WordPiece, not for BPE"),
         (("eval", "V", "E"), "is empty"),
         (("convert", "V"), "the following arguments are required: OUT"),
         (("convert", "V", "x.txt"), "is for WordPiece, not for BPE"),
@@ -213,9 +222,11 @@ def test_mistakes_are_one_sentence(
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("given", [b"1 2 x", b'{"id": 3}', b"99999", b"-1", b"9" * 30])
+@pytest.mark.parametrize("given", [b"1 2 x", b'{"id": 3}', b"99999", b"-1", b"9" * 30, b"9" * 9000])
 def test_wrong_ids(command: Any, vocab: Path, given: bytes):
-    assert len(command("decode", vocab, given=given, status=2).splitlines()) == 1
+    message = command("decode", vocab, given=given, status=2)
+    assert len(message.splitlines()) == 1
+    assert len(message) < 150
 
 
 def test_a_binary_text_names_the_byte(command: Any, vocab: Path):
@@ -277,3 +288,39 @@ def test_another_tokenizer_in_the_folder_of_a_run_is_refused(
     capsys.readouterr()
     assert main(["generate", str(run)]) == 2
     assert "tokenizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [("--resume",), ("--from", "R")])
+def test_another_size_than_the_run_has_is_refused(
+    flags: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path, run = tmp_path / "text.txt", tmp_path / "run"
+    path.write_text(small.text())
+    sizes = ["--tokenizer", "bpe:280", "--steps", "2", *small.SIZES]
+    assert main(["train", str(path), "--out", str(run), *sizes]) == 0
+    capsys.readouterr()
+    given = [str(run) if flag == "R" else flag for flag in flags]
+    out = str(run if flags == ("--resume",) else tmp_path / "other")
+    assert main(["train", *given, "--tokenizer", "bpe:270", "--out", out]) == 2
+    assert "has --tokenizer bpe:280, not bpe:270" in capsys.readouterr().err
+    if flags == ("--resume",):
+        assert main(["train", *given, "--tokenizer", "bpe:280", "--steps", "3", "--out", out]) == 0
+
+
+def test_text_is_continued_as_the_tokenizer_joins_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path, run = tmp_path / "text.txt", tmp_path / "run"
+    path.write_text("cat dog\n" * 400)
+    flags = ["--tokenizer", "word", "--steps", "2", *small.SIZES]
+    assert main(["train", str(path), "--out", str(run), *flags]) == 0
+    capsys.readouterr()
+    flags = ["--max-new-tokens", "20", "--seed", "1"]
+    assert main(["generate", str(run), "--prompt", "cat dog", *flags]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("cat dog ")
+    assert set(shown.split()) <= {"cat", "dog"}
+    assert main(["generate", str(run), "--prompt", " "]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "the prompt ' ' has no tokens" in captured.err

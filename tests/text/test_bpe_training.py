@@ -261,7 +261,7 @@ print(peak() - before)
             {"vocabulary_size": 3, "byte_level": False},
             "a vocabulary of 3 is too small for 4 characters and 1 special tokens",
         ),
-        ({"vocabulary_size": "many"}, "wrong type"),
+        ({"vocabulary_size": "many"}, "a whole number of at least 1"),
         ({"special_tokens": ["<s>", "<s>"]}, "the special token '<s>' is listed twice"),
         ({"special_tokens": ["a"]}, "'a' is given twice or is a part of the alphabet"),
         ({"special_tokens": [""]}, "a special token is a text of at least one character"),
@@ -337,3 +337,31 @@ def test_counts_stay_at_their_largest_value():
     assert counts.items() == [(b"a", 2**64 - 1)]
     with pytest.raises(ValueError, match="cannot be merged with themselves"):
         counts.merge(counts)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vocabulary_size": "300"}, "vocabulary_size is a whole number of at least 1, not '300'"),
+        ({"vocabulary_size": 0}, "vocabulary_size is a whole number of at least 1, not 0"),
+        ({"special_tokens": 3}, "special_tokens is a list of texts, not 3"),
+        ({"special_tokens": ["a\ud800"]}, "has half of a surrogate pair"),
+        ({"threads": 0}, "threads is a whole number of at least 1, not 0"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_named(options: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
+        BPETokenizer.train("a text", **options)
+
+
+def test_a_vocabulary_larger_than_any_stops_when_no_pair_is_left():
+    assert len(BPETokenizer.train("ab ab", 2**80)) < 300
+
+
+@pytest.mark.parametrize("name", ["bpe:" + "9" * 20, "bpe:" + "9" * 5000])
+def test_the_name_of_a_size_without_end_is_refused_shortly(name: str):
+    with pytest.raises(UserError, match="no text has a vocabulary of 9") as raised:
+        make_tokenizer(name, "a text")
+    assert len(str(raised.value)) < 120
+    with pytest.raises(UserError, match="a tokenizer is named by a str"):
+        make_tokenizer(None, "a text")  # type: ignore[arg-type]

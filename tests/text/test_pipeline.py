@@ -14,11 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from byhand import _text
 from byhand.errors import UserError
 from byhand.text import stream
 from byhand.text import tokenizer as protocol
 from byhand.text.description import checked
 from byhand.text.pipeline import PipelineTokenizer
+from byhand.text.pretokenise import PATTERNS
 from tests.text.parts import added_token, bpe, byte_bpe, description, word_level
 
 MERGES = [("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("i", "n"), ("a", "n"), ("Ġ", "a"), ("Ã", "©")]
@@ -297,16 +299,69 @@ def test_blocks_are_encoded_as_the_whole_text(case):
         tokenizer.encode_blocks(["ab" * 200_000, "a\ud800"], 400_002)
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t: t.decode([[1], [1, 2]]), "one sequence of ids, not several"),
+        (lambda t: t.decode(None), "a sequence of ids of the vocabulary, not None"),
+        (lambda t: t.decode([2**70]), "a sequence of ids of the vocabulary, not "),
+        (lambda t: t.encode("a", allowed_special=None), 'is "all" or a list of tokens, not None'),
+        (lambda t: t.encode("a", allowed_special=[["a"]]), "there is no special token"),
+        (lambda t: t.encode_batch(["a"], padding="max_length", max_length="3"), "max_length is a"),
+        (lambda t: t.encode_batch(["a"], padding="max_length", max_length=2.5), "max_length is a"),
+        (lambda t: t.encode_blocks([b"abc"], 3), "a text must be a str, not bytes"),
+        (lambda t: t.id_to_token("a"), "a token id is a whole number, not 'a'"),
+        (lambda t: t.id_to_token(1.0), "a token id is a whole number, not 1.0"),
+        (lambda t: t.token_to_id(["a"]), "a token is a str, not"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_named(call, message):
+    with pytest.raises(UserError, match=message):
+        call(PipelineTokenizer(BYTES))
+
+
 NOT_LOCAL = {"type": "Replace", "pattern": {"String": "\x00\x00"}, "content": ""}
 
 
 def test_texts_of_any_script_are_divided():
     """So that a long text need not be in memory."""
     tokenizer = PipelineTokenizer(BYTES)
-    for text in ("слово за словом ", "เรียน ที่ นี่ ", "字字字。字字、", "अब किताब "):
+    for text in (
+        "слово за словом ",
+        "เรียน ที่ นี่ ",
+        "字字字。字字、",
+        "अब किताब ",
+        "yes\n",
+        "1,2\r\n",
+    ):
         texts = list(stream.groups([text * 100_000], tokenizer._pipeline.cuts))
         assert max(len(part) for group in texts for part in group) < 300_000
         assert "".join(part for group in texts for part in group) == text * 100_000
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize("name", sorted(PATTERNS))
+def test_the_parts_of_a_text_have_the_ids_of_the_whole(name, prefix):
+    byte_level = {"type": "ByteLevel", "add_prefix_space": prefix}
+    words = {"pattern": {"Regex": PATTERNS[name]}, "behavior": "Isolated", "invert": False}
+    if name == "words":  # leaves out white space
+        words.update(behavior="Removed", invert=True)
+    split = {"type": "Split", **words}
+    both = {"type": "Sequence", "pretokenizers": [split, {**byte_level, "use_regex": False}]}
+    tokenizer = PipelineTokenizer(
+        {**BYTES, "pre_tokenizer": byte_level if name == "gpt2" else both}
+    )
+    random_ = random.Random(0)
+    signs = [*"ab1²字ก\u0301、。\n\r .!-/", "\r\n", "  ", "'s"]
+    divided = 0
+    for _ in range(2000):
+        text = "".join(random_.choices(signs, k=random_.randrange(2, 9)))
+        at = _text.last_cut(text, tokenizer._pipeline.cuts)
+        if at >= 0:
+            divided += 1
+            ids = [*tokenizer.encode(text[:at]), *tokenizer.encode(text[at:])]
+            assert ids == tokenizer.encode(text).tolist(), (text, at)
+    assert divided > (20 if prefix else 400)
 
 
 @pytest.mark.parametrize("content", ["r t", "cat", "new york", "t "])

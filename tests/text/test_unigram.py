@@ -365,7 +365,7 @@ def test_the_likelihood_is_no_less_than_that_of_sentencepiece():
     ("options", "message"),
     [
         ({"vocabulary_size": 5}, "vocabulary of 5 tokens is too small for 3 special tokens and"),
-        ({"vocabulary_size": 0}, "vocabulary_size must be at least 1, not 0"),
+        ({"vocabulary_size": 0}, "vocabulary_size is a whole number of at least 1, not 0"),
         ({"special_tokens": ["<s>"]}, "the special tokens need '<unk>'"),
         ({"normalizer": "nfc"}, "normalizer is identity, nfkc or nmt_nfkc, not 'nfc'"),
         ({"character_coverage": 0.0}, "character_coverage must be above 0 and at most 1"),
@@ -391,3 +391,14 @@ def test_progress_may_stop_the_training():
 
     with pytest.raises(KeyboardInterrupt):
         UnigramTokenizer.train(TEXT, 100, progress=stop)
+
+
+def test_a_text_that_spells_a_special_token_can_be_learned():
+    text = "the <s> king </s> of <unk> and the <s> king </s> of <unk> \n" * 20
+    tokenizer = UnigramTokenizer.train(text, 60)
+    assert tokenizer.special_tokens == {"<unk>": 0, "<s>": 1, "</s>": 2}
+    ids = tokenizer.encode(text)
+    assert not {0, 1, 2} & set(ids.tolist())
+    assert tokenizer.decode(ids) == text
+    with pytest.raises(UserError, match="the special token 'k' is a part of the alphabet"):
+        UnigramTokenizer.train(text, 60, special_tokens=["<unk>", "k"])

@@ -252,7 +252,7 @@ def test_limits_of_training():
     ("options", "message"),
     [
         ({"vocabulary_size": 5}, "vocabulary of 5 tokens is too small for 5 special tokens and"),
-        ({"vocabulary_size": 0}, "vocabulary_size must be at least 1, not 0"),
+        ({"vocabulary_size": 0}, "vocabulary_size is a whole number of at least 1, not 0"),
         ({"score": "best"}, "score must be likelihood, ratio or frequency, not 'best'"),
         ({"special_tokens": ["[PAD]"]}, r"the special tokens need '\[UNK\]'"),
         ({"special_tokens": ["[UNK]", "[UNK]"]}, r"'\[UNK\]' is listed twice"),
@@ -282,3 +282,14 @@ def test_progress_rises_to_the_end_and_may_stop_the_training():
 
     with pytest.raises(KeyboardInterrupt):
         WordPieceTokenizer.train(TEXT, 100, progress=stop)
+
+
+def test_a_text_that_spells_a_special_token_can_be_learned():
+    special = ["[UNK]", "king", "##ing"]
+    tokenizer = WordPieceTokenizer.train("the king sings " * 20, 60, special_tokens=special)
+    assert tokenizer.special_tokens == {"[UNK]": 0, "king": 1, "##ing": 2}
+    ids = tokenizer.encode("the king sings")
+    assert not {0, 1, 2} & set(ids.tolist())
+    assert tokenizer.decode(ids) == "the king sings"
+    with pytest.raises(UserError, match="the special token 'k' is a part of the alphabet"):
+        WordPieceTokenizer.train("the king", 60, special_tokens=["[UNK]", "k"])

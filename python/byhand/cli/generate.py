@@ -108,12 +108,16 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"the model in {args.run_folder} does not generate text")
     prompt = _with_known_line_ends(prompt, tokenizer)
     ids, rng = plain_ids(tokenizer, prompt or tokenizer.start), np.random.default_rng(args.seed)
+    if not len(ids):
+        raise UserError(f"the prompt {prompt!r:.60} has no tokens in {args.run_folder}")
     for number in range(1, args.num_return_sequences + 1):
         if args.num_return_sequences > 1:
             sys.stdout.write(f"--- {number} of {args.num_return_sequences} ---\n")
         sys.stdout.write(prompt)
         # A character may consist of several tokens.
         decoding = tokenizer.stream() if isinstance(tokenizer, PipelineTokenizer) else None
+        if decoding and prompt:
+            decoding.follow(ids)
         for token in stream(
             trained.model,
             ids,

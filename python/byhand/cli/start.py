@@ -26,6 +26,7 @@ from byhand.runs.hints import command_line, resume_command
 from byhand.runs.run import Run
 from byhand.runs.settings import USED_WITH, TrainingSettings, sensible_warmup
 from byhand.text import kind_named, make_tokenizer
+from byhand.text.tokenizer import size_named
 
 if TYPE_CHECKING:
     from byhand.text.tokenizer import Tokenizer
@@ -224,14 +225,17 @@ def _require_same(
     """
     page = registry.find("models", config.kind)
     assert config.tokenizer is not None
-    tokenizer = args.tokenizer and kind_named(args.tokenizer)
+    tokenizer, other = config.tokenizer.kind, args.tokenizer and kind_named(args.tokenizer)
+    if other == tokenizer and (size := size_named(args.tokenizer)) is not None:
+        tokenizer += f":{getattr(config.model, 'vocabulary_size', 0)}"
+        other = f"{other}:{size}"
     chosen = preset.find(config.kind, args.preset) if args.preset else None
     model = (dict(chosen.model) if chosen else {}) | given(args, page.Config)
     settings = (dict(chosen.training) if chosen else {}) | given(args, TrainingSettings)
     settings.pop("steps", None)
     wanted = [
         ("--model", config.kind, args.model),
-        ("--tokenizer", config.tokenizer.kind, tokenizer),
+        ("--tokenizer", tokenizer, other),
         *((flag_of(page.Config, n), getattr(config.model, n), v) for n, v in model.items()),
     ]
     if training:

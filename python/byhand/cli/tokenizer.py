@@ -201,9 +201,9 @@ def _read_ids(text: str) -> list[int]:
                 raise ValueError
             ids.append(int(word))
         except (ValueError, TypeError):
-            raise UserError(f"id {number} is {word!r}, not a whole number") from None
+            raise UserError(f"id {number} is {word!r:.60}, not a whole number") from None
         if abs(ids[-1]) >= 1 << 63:
-            raise UserError(f"id {number} is {word!r}, which no vocabulary has")
+            raise UserError(f"id {number} is {word!r:.60}, which no vocabulary has")
     return ids
 
 
@@ -239,6 +239,6 @@ def _add_convert(commands: Any) -> None:
 def _convert(args: argparse.Namespace) -> int:
     from byhand.text.load import save
 
-    for path in save(load_named(args), args.out):
+    for path in save(load_named(args), args.out, replace=False):
         print(path)
     return 0

@@ -49,7 +49,7 @@ def add_action(commands: Any) -> None:
         type=flags.text,
         required=True,
         metavar="FILE",
-        help="where to write it; the name says in which format, a folder gets a tokenizer.json",
+        help="a new file; the name says in which format, a folder gets a tokenizer.json",
     )
     command.add_argument(
         "--pattern",
@@ -78,14 +78,14 @@ def add_action(commands: Any) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from byhand.text.load import require_writable_name, save
+    from byhand.text.load import require_new, require_writable_name, save
 
     kind, size = _kind_and_size(args.tokenizer)
     options = _options(args, kind)
-    require_writable_name(Path(args.out), kind)
+    require_new(require_writable_name(Path(args.out), kind))
     sources = [source(name) for name in args.corpus or ["python-docs"]]
     tokenizer = _trained(kind, size, sources, options)
-    written = save(tokenizer, args.out)
+    written = save(tokenizer, args.out, replace=False)
     if args.json:
         facts = {"kind": tokenizer.kind, "size": len(tokenizer), "sha256": tokenizer.sha256()}
         print(json.dumps({**facts, "files": [str(path) for path in written]}))

@@ -18,7 +18,7 @@ from byhand.text.counting import (
     special_tokens_of,
 )
 from byhand.text.pipeline import PipelineTokenizer
-from byhand.text.pretokenise import PATTERNS
+from byhand.text.pretokenise import pattern_named
 
 
 class BPETokenizer(PipelineTokenizer):
@@ -154,7 +154,7 @@ def _of_bytes(pattern: str | None, suffix: str) -> dict[str, Any]:
     else:
         words = {
             "type": "Split",
-            "pattern": {"Regex": PATTERNS.get(pattern, pattern)},
+            "pattern": {"Regex": pattern_named(pattern)},
             "behavior": "Isolated",
             "invert": False,
         }

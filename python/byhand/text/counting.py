@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from byhand import _text
 from byhand.errors import UserError
@@ -93,7 +96,7 @@ class Counter:
 
     def add(self, blocks: Iterable[str]) -> None:
         """Counts the words of one text, which comes in consecutive pieces."""
-        for group in stream.groups(_checked(blocks), self._cuts):
+        for group in stream.groups(stream.checked(blocks), self._cuts):
             self._count(group)
 
     def add_text(self, text: str) -> None:
@@ -138,21 +141,18 @@ def read_blocks(path: Path) -> Iterator[str]:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _checked(blocks: Iterable[Any]) -> Iterator[str]:
-    for block in blocks:
-        if not isinstance(block, str):
-            raise UserError(f"a text must be a str, not {type(block).__name__}")
-        yield block
-
-
 def special_tokens_of(tokens: Iterable[str], required: str | None = None) -> list[str]:
     """Names of special tokens, checked. UserError if one is empty, occurs twice, or if `required`
     is not among them.
     """
+    if not isinstance(tokens, Iterable):
+        raise UserError(f"special_tokens is a list of texts, not {tokens!r:.60}")
     listed = [tokens] if isinstance(tokens, str) else list(tokens)
     for token in listed:
         if not isinstance(token, str) or not token:
             raise UserError(f"a special token is a text of at least one character, not {token!r}")
+        if any("\ud800" <= c <= "\udfff" for c in token):
+            raise UserError(f"the special token {token!r} has half of a surrogate pair")
         if listed.count(token) > 1:
             raise UserError(f"the special token {token!r} is listed twice")
     if required is not None and required not in listed:
@@ -168,10 +168,31 @@ def added_tokens(tokens: Iterable[str]) -> list[Description]:
     ]
 
 
-def learned(train: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """train(*args, **options), a trainer of `_text`, whose errors become UserErrors."""
+_ALPHABET = re.compile("(##)?.|<0x[0-9A-F]{2}>", re.DOTALL)
+
+
+def without_special(tokens: Iterable[str], special: list[str]) -> list[str]:
+    """Learned tokens without those that are spelled like a special one: no text becomes it. Words
+    have other tokens in their place. UserError if such a token is a character or a byte.
+    """
+    listed = list(tokens)
+    for token in listed:
+        if token in special and _ALPHABET.fullmatch(token):
+            raise UserError(f"the special token {token!r} is a part of the alphabet of the text")
+    return [token for token in listed if token not in special]
+
+
+def learned(
+    train: Callable[..., Any], counts: _text.WordCounts, vocabulary_size: int, **options: Any
+) -> Any:
+    """train(...), a trainer of `_text`, whose errors become UserErrors."""
+    if not isinstance(vocabulary_size, int | np.integer) or vocabulary_size < 1:
+        raise UserError(
+            f"vocabulary_size is a whole number of at least 1, not {vocabulary_size!r:.60}"
+        )
+    most = min(int(vocabulary_size), 1 << 31)  # ids have 32 bits; no text has so many tokens
     try:
-        return train(*args, **options)
+        return train(counts, most, **options)
     except TypeError:
         wrong = ", ".join(f"{name}={value!r:.40}" for name, value in options.items())
         raise UserError(f"an argument of the training has a wrong type: {wrong}") from None

@@ -157,13 +157,14 @@ def _pair(path: Path) -> tuple[Path, Path]:
 # --- Saving --------------------------------------------------------------------------------------
 
 
-def save(tokenizer: Tokenizer, path: str | Path) -> list[Path]:
+def save(tokenizer: Tokenizer, path: str | Path, replace: bool = True) -> list[Path]:
     """Write a tokenizer in the format that the name says, and return the paths of the files:
     NAME.tiktoken (with NAME.tiktoken.json), NAME.model (SentencePiece), vocab.txt, vocab.json (with
     merges.txt), or tokenizer.json for any other name that ends with .json. A folder gets a
     tokenizer.json.
 
-    UserError if the format cannot hold the tokenizer, and says what of it; nothing is written then.
+    UserError if the format cannot hold the tokenizer, and says what of it, or without `replace` if
+    one of the files exists; nothing is written then.
     """
     from byhand.text.formats import sentencepiece_write
 
@@ -186,9 +187,18 @@ def save(tokenizer: Tokenizer, path: str | Path) -> list[Path]:
         files = {path: vocab_txt.write(described)}
     else:
         files = {path: _json_of(tokenizer, described)}
+    if not replace:
+        require_new(*files)
     for file, data in files.items():
         _write(file, data)
     return list(files)
+
+
+def require_new(*paths: Path) -> None:
+    """UserError if one of the files exists."""
+    for path in paths:
+        if path.exists():
+            raise UserError(f"{path} exists already: name another file, or delete this one")
 
 
 def require_writable_name(path: Path, kind: str = "") -> Path:
@@ -205,7 +215,7 @@ def require_writable_name(path: Path, kind: str = "") -> Path:
             f"the name {name} is of no format of tokenizers: byhand writes tokenizer.json, "
             "vocab.json with merges.txt, NAME.tiktoken, NAME.model, or vocab.txt"
         )
-    if kind == "character" and suffix != ".json":
+    if kind == "character" and (suffix != ".json" or name.endswith("vocab.json")):
         raise UserError(f"a character tokenizer can be saved as tokenizer.json only, not {name}")
     return path
 

@@ -201,10 +201,9 @@ class PipelineTokenizer(tokenizer.Tokenizer):
             max_length = cut.get("max_length")
         if max_length is None and (truncation or padding == "max_length"):
             raise UserError("max_length is missing: it says how long the sequences may be")
+        room = 0 if max_length is None else self._room(max_length, 1, add_special_tokens)
         rows = self._encode_rows(texts, threads, allowed_special)
         if truncation:
-            assert max_length is not None
-            room = self._room(max_length, 1, add_special_tokens)
             rows = [truncated(row, room, cut.get("direction", "Right")) for row in rows]
         if add_special_tokens:
             rows = self._post.around_each(rows)
@@ -254,7 +253,7 @@ class PipelineTokenizer(tokenizer.Tokenizer):
         """
         ids = [np.zeros(0, tokenizer.id_dtype(len(self)))]
         seen = 0
-        for texts in stream.groups(blocks, self._pipeline.cuts):
+        for texts in stream.groups(stream.checked(blocks), self._pipeline.cuts):
             seen += sum(map(len, texts))
             flat, _ = self._batch(texts, None, ())
             ids.append(flat.astype(ids[0].dtype))
@@ -310,9 +309,13 @@ class PipelineTokenizer(tokenizer.Tokenizer):
     def _allowed(self, allowed_special: str | Iterable[str]) -> list[int] | None:
         if allowed_special == "all":
             return None
+        if not isinstance(allowed_special, Iterable):
+            raise UserError(
+                f'allowed_special is "all" or a list of tokens, not {allowed_special!r:.60}'
+            )
         names = [allowed_special] if isinstance(allowed_special, str) else list(allowed_special)
         for name in names:
-            if name not in self._special:
+            if not isinstance(name, str) or name not in self._special:
                 near = suggestion(name, self._special)
                 raise UserError(f"allowed_special: there is no special token {name!r}{near}")
         return [self._special[name] for name in names]
@@ -361,10 +364,14 @@ class PipelineTokenizer(tokenizer.Tokenizer):
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token, written as in the vocabulary; None if there is none."""
+        if not isinstance(token, str):
+            raise UserError(f"a token is a str, not {token!r:.60}")
         return self._ids.get(token)
 
     def id_to_token(self, id: int) -> str | None:
         """The token with this id; None if there is none."""
+        if not isinstance(id, int | np.integer):
+            raise UserError(f"a token id is a whole number, not {id!r:.60}")
         return (self._texts[id] or None) if 0 <= id < len(self) else None
 
     @cached_property

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from byhand import _text
-from byhand.errors import UserError
+from byhand.errors import UserError, suggestion
 from byhand.text.components import choose, encode, field, flatten
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -46,6 +46,17 @@ PATTERNS: dict[str, str] = {
 Tekken, each with a scanner in csrc/text/patterns.cpp, and those of `WordTokenizer`, without and
 with the spaces (csrc/text/word_pattern.cpp). They mean the same to tiktoken, to Hugging Face's
 tokenizers and to Python's `regex`."""
+
+
+def pattern_named(name: str) -> str:
+    """The regular expression with this name in PATTERNS, or `name` itself, a regular expression.
+    UserError for a single word that is no name: as an expression it would find this word only.
+    """
+    if re.fullmatch(r"[A-Za-z]\w*", name) and name not in PATTERNS:
+        near = suggestion(name, PATTERNS)
+        raise UserError(f"there is no pattern {name!r}{near}: choose from {', '.join(PATTERNS)}")
+    return PATTERNS.get(name, name)
+
 
 # Other spellings of the same expressions.
 _SPELLINGS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,8 @@ def cuts(
     added: Sequence[Description],
 ) -> int:
     """Where a text can be divided with the same ids for its parts: 0 nowhere, 1 before a space that
-    is between two letters, 2 also before "、", "。" or a full-width comma behind a letter.
+    is between two letters, 2 also before "、", "。" or a full-width comma behind a letter, and
+    before a line end behind a letter or digit.
     """
     if not pretokenizers or any(part.get("type") not in _LOCAL_NORMALISERS for part in normalizers):
         return 0
@@ -51,7 +53,10 @@ def _divides(part: Description) -> int:
     """Where a pre-tokenizer always divides a text, as in `cuts`."""
     kind = part.get("type")
     if kind == "ByteLevel":
-        return 0 if part.get("use_regex") is False else 2
+        if part.get("use_regex") is False:
+            return 0
+        # A space would be put before a part that does not begin with one.
+        return 1 if part.get("add_prefix_space", True) else 2
     if kind == "Metaspace":
         # No second space is put before the part that begins with one.
         return 0 if part.get("split") is False else 1
@@ -63,6 +68,14 @@ def _divides(part: Description) -> int:
         kept = {"Isolated": False, "Removed": True}.get(str(part.get("behavior")))
         return 2 if known and kept is part.get("invert", False) else 0  # all matches are words
     return {"BertPreTokenizer": 2, "Whitespace": 2, "WhitespaceSplit": 1}.get(str(kind), 0)
+
+
+def checked(blocks: Iterable[Any]) -> Iterator[str]:
+    """The blocks of a text. UserError if one is no str."""
+    for block in blocks:
+        if not isinstance(block, str):
+            raise UserError(f"a text must be a str, not {type(block).__name__}")
+        yield block
 
 
 def groups(blocks: Iterable[str], cuts: int) -> Iterator[list[str]]:
@@ -104,9 +117,9 @@ def threads(asked: int | None) -> int:
     """The number of threads: what was asked for, or byhand's."""
     if asked is None:
         return backend.get_num_threads()
-    if not isinstance(asked, int) or asked < 1:
+    if not isinstance(asked, int | np.integer) or asked < 1:
         raise UserError(f"threads is a whole number of at least 1, not {asked!r}")
-    return asked
+    return int(asked)
 
 
 class Decoding:
@@ -127,6 +140,13 @@ class Decoding:
         self._ids: list[int] = []
         self._known = 0  # ids whose text was returned; they are kept for what follows them
         self._before = ""  # their text
+
+    def follow(self, ids: npt.ArrayLike) -> None:
+        """Begin behind ids whose text is known, such as a prompt: between words, some tokenizers
+        put a space.
+        """
+        self._ids = np.atleast_1d(np.asarray(ids)).tolist()
+        self._known, self._before = len(self._ids), self._decode(self._ids)
 
     def add(self, ids: npt.ArrayLike) -> str:
         """The text that is certain with these ids: an id, or a sequence of them."""

@@ -87,7 +87,12 @@ def id_dtype(vocabulary_size: int) -> np.dtype[Any]:
 
 def checked_ids(ids: npt.ArrayLike, vocabulary_size: int) -> npt.NDArray[np.int64]:
     """Token ids to decode, (n,). UserError if they are no sequence of ids of the vocabulary."""
-    array = np.atleast_1d(np.asarray(ids))
+    try:
+        array = np.atleast_1d(np.asarray(ids))
+    except ValueError:  # sequences of different lengths
+        raise UserError("decode takes one sequence of ids, not several") from None
+    if array.dtype == object:
+        raise UserError(f"decode takes a sequence of ids of the vocabulary, not {ids!r:.60}")
     if array.ndim != 1:
         raise UserError(f"decode takes one sequence of ids, not an array of {array.ndim} axes")
     if array.size == 0:
@@ -128,6 +133,8 @@ def size_named(name: str) -> int | None:
     is not a positive whole number.
     """
     _, colon, size = name.partition(":")
+    if len(size) > 18:
+        raise UserError(f"no text has a vocabulary of {size:.60} tokens")
     if colon and (not size.isdecimal() or int(size) < 1):
         raise UserError(f"the vocabulary of a tokenizer has at least 1 token, not {size!r}")
     return int(size) if colon else None
@@ -143,6 +150,8 @@ def make_tokenizer(name: str, text: str | Iterable[str]) -> Tokenizer:
 
     UserError if there is no such kind or file, or the size is wrong.
     """
+    if not isinstance(name, str):
+        raise UserError(f"a tokenizer is named by a str such as 'bpe:4096', not {name!r:.60}")
     if not isinstance(text, Iterable):
         given = type(text).__name__
         raise UserError(f"a text must be a str, or its pieces as in source.blocks(), not {given}")

@@ -16,6 +16,7 @@ from byhand.text.counting import (
     count_words,
     learned,
     special_tokens_of,
+    without_special,
 )
 from byhand.text.pipeline import PipelineTokenizer
 
@@ -114,11 +115,13 @@ class UnigramTokenizer(PipelineTokenizer):
             threads=stream.threads(threads),
             progress=progress,
         )
+        scores = {token.decode(): score for token, score in vocabulary[len(special) :]}
+        tokens = without_special(scores, special)
         description["model"] = {
             "type": "Unigram",
             "unk_id": special.index("<unk>"),
             "byte_fallback": bool(byte_fallback),
-            "vocab": [[token.decode(), score] for token, score in vocabulary],
+            "vocab": [[token, 0.0] for token in special] + [[t, scores[t]] for t in tokens],
         }
         return cls(description)
 

@@ -14,6 +14,7 @@ from byhand.text.counting import (
     count_words,
     learned,
     special_tokens_of,
+    without_special,
 )
 from byhand.text.pipeline import PipelineTokenizer
 
@@ -102,12 +103,13 @@ class WordPieceTokenizer(PipelineTokenizer):
             max_token_length=max_token_length,
             progress=progress,
         )
+        tokens = without_special(map(bytes.decode, vocabulary[len(special) :]), special)
         description["model"] = {
             "type": "WordPiece",
             "unk_token": "[UNK]",
             "continuing_subword_prefix": PREFIX,
             "max_input_chars_per_word": 100,
-            "vocab": {token.decode(): id for id, token in enumerate(vocabulary)},
+            "vocab": {token: id for id, token in enumerate(special + tokens)},
         }
         return cls(description)
 

@@ -79,7 +79,7 @@ def describe(
     """The description of the ranks of tokens, a pattern by name or as a regular expression, and
     special tokens with their ids.
     """
-    from byhand.text.pretokenise import PATTERNS
+    from byhand.text.pretokenise import pattern_named
 
     vocab = {to_alphabet(token): rank for token, rank in ranks.items()}
     parts.require_vocabulary(vocab, name)
@@ -92,7 +92,7 @@ def describe(
     return parts.description(
         parts.bpe(vocab, None, ignore_merges=True),
         added=[parts.added_token(id, token) for token, id in special_tokens.items()],
-        pre_tokenizer=parts.byte_level_words([PATTERNS.get(pattern, pattern)]),
+        pre_tokenizer=parts.byte_level_words([pattern_named(pattern)]),
         decoder=parts.BYTE_DECODER,
     )
 
