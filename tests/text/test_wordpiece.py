@@ -275,7 +275,7 @@ def test_progress_rises_to_the_end_and_may_stop_the_training():
     calls = []
     WordPieceTokenizer.train(TEXT, 100, progress=lambda done, whole: calls.append((done, whole)))
     assert calls == sorted(calls)
-    assert calls[-1] == (1000, 1000)
+    assert calls[-1][0] == calls[-1][1] > 0
 
     def stop(done: int, whole: int) -> None:
         raise KeyboardInterrupt
