@@ -12,6 +12,7 @@ import pytest
 from byhand import _text
 from byhand.errors import UserError
 from byhand.text.wordpiece import WordPieceTokenizer
+from tests.text.parts import counted
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TEXT = (
@@ -121,13 +122,6 @@ def test_ids_are_those_of_hugging_face():
 
 
 # --- Training ------------------------------------------------------------------------------------
-
-
-def counted(words: dict[str, int]) -> _text.WordCounts:
-    counts = _text.WordCounts()
-    for word, count in words.items():
-        counts.add(word.encode(), count)
-    return counts
 
 
 def learned(words: dict[str, int], size: int, **options) -> list[str]:
