@@ -218,10 +218,8 @@ def test_every_character_equals_huggingface_but_for_its_older_tables(description
 
 
 def test_the_older_table_differs_for_each_punctuation_character_that_is_listed():
-    theirs, made = (
-        huggingface("pre_tokenizer", {"type": "Punctuation"}),
-        pretokenise.make({"type": "Punctuation"}),
-    )
+    punctuation = {"type": "Punctuation"}
+    theirs, made = huggingface("pre_tokenizer", punctuation), pretokenise.make(punctuation)
     for character in OLDER_TABLES["punctuation"] & set(assigned()):
         text = f"q{character}q"
         assert len(divide(made, text)) != len(theirs.pre_tokenize_str(text)), ascii(text)
