@@ -2,32 +2,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <chrono>
-
 #include "text/bpe.h"
 #include "text/counts.h"
+#include "text/python.h"
 #include "text/train_bpe.h"
 
 namespace py = pybind11;
 
 namespace byhand::text {
-
-namespace {
-
-// Calls `progress`, unless it is None, a few times a second; each time an interrupt may stop the
-// work, as may an exception of the callback.
-std::function<void(std::int64_t, std::int64_t)> reported(const py::object& progress) {
-    using clock = std::chrono::steady_clock;
-    return [&progress, last = clock::now()](std::int64_t done, std::int64_t all) mutable {
-        if (done < all && clock::now() - last < std::chrono::milliseconds(100)) return;
-        last = clock::now();
-        const py::gil_scoped_acquire acquire;
-        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-        if (!progress.is_none()) progress(done, all);
-    };
-}
-
-}  // namespace
 
 void bind_bpe(py::module_& module) {
     py::class_<WordCounts, std::shared_ptr<WordCounts>>(module, "WordCounts")
@@ -84,11 +66,10 @@ void bind_bpe(py::module_& module) {
             training.limit_alphabet = limit_alphabet;
             training.initial_alphabet = std::move(initial_alphabet);
             training.max_token_length = max_token_length;
-            training.progress = reported(progress);
             LearnedBpe learned;
             {
                 const py::gil_scoped_release release;
-                learned = train_bpe(counts, training);
+                learned = train_bpe(counts, training, reported(progress));
             }
             py::list vocabulary, merges;
             for (const std::string& token : learned.vocabulary) vocabulary.append(py::bytes(token));

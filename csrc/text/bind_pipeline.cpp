@@ -8,7 +8,7 @@
 #include <variant>
 
 #include "text/pipeline.h"
-#include "text/pipeline_python.h"
+#include "text/python.h"
 
 namespace py = pybind11;
 
@@ -17,18 +17,17 @@ namespace {
 
 using Added = std::tuple<py::bytes, Id, bool, bool, bool, bool, bool>;
 
-Pipeline::Parts parts(std::vector<std::shared_ptr<Normaliser>> normalisers,
-                      std::vector<std::shared_ptr<PreTokenizer>> pretokenizers,
-                      std::shared_ptr<Model> model, const std::vector<Added>& added,
-                      std::vector<std::shared_ptr<Normaliser>> piece_normalisers, int cuts) {
-    Pipeline::Parts made{
+std::shared_ptr<Pipeline> made(Normalisers normalisers, PreTokenizers pretokenizers,
+                               std::shared_ptr<Model> model, const std::vector<Added>& added,
+                               Normalisers piece_normalisers, int cuts) {
+    Pipeline::Parts parts{
         std::move(normalisers),       std::move(pretokenizers), std::move(model), {},
         std::move(piece_normalisers), static_cast<Cuts>(cuts)};
     for (const auto& [content, id, special, single_word, lstrip, rstrip, normalized] : added) {
-        made.added.push_back(
+        parts.added.push_back(
             {std::string(content), id, special, single_word, lstrip, rstrip, normalized});
     }
-    return made;
+    return std::make_shared<Pipeline>(std::move(parts));
 }
 
 Allowed allowed_of(std::optional<std::vector<Id>> ids) {
@@ -66,7 +65,7 @@ class CharacterCounter {
 
   private:
     static constexpr std::size_t kStep = 64;
-    bool starts(std::size_t i) const { return (text_[i] & 0xC0) != 0x80; }
+    bool starts(std::size_t i) const { return !continues(text_[i]); }
     std::string_view text_;
     std::vector<std::int64_t> before_;
 };
@@ -161,17 +160,8 @@ py::ssize_t last_cut(const py::str& text, int cuts) {
 
 void bind_pipeline(py::module_& module) {
     py::class_<Pipeline, std::shared_ptr<Pipeline>>(module, "Pipeline")
-        .def(py::init([](std::vector<std::shared_ptr<Normaliser>> normalisers,
-                         std::vector<std::shared_ptr<PreTokenizer>> pretokenizers,
-                         std::shared_ptr<Model> model, const std::vector<Added>& added,
-                         std::vector<std::shared_ptr<Normaliser>> piece_normalisers, int cuts) {
-                 return std::make_shared<Pipeline>(
-                     parts(std::move(normalisers), std::move(pretokenizers), std::move(model),
-                           added, std::move(piece_normalisers), cuts));
-             }),
-             py::arg("normalisers"), py::arg("pretokenizers"), py::arg("model"), py::arg("added"),
-             py::arg("piece_normalisers") = std::vector<std::shared_ptr<Normaliser>>{},
-             py::arg("cuts") = 0)
+        .def(py::init(&made), py::arg("normalisers"), py::arg("pretokenizers"), py::arg("model"),
+             py::arg("added"), py::arg("piece_normalisers") = Normalisers{}, py::arg("cuts") = 0)
         .def("__len__", &Pipeline::size)
         .def_property_readonly(
             "cuts", [](const Pipeline& pipeline) { return static_cast<int>(pipeline.cuts()); })

@@ -76,69 +76,70 @@ std::shared_ptr<PreTokenizer> callback(const py::function& find) {
 
 std::string raw(const py::bytes& bytes) { return std::string(std::string_view(bytes)); }
 
+// Makes a part. To Python every part is a Normaliser or a PreTokenizer: pybind11 would compile more
+// code for a class of each.
+template <class Part, class... Arguments>
+std::shared_ptr<Normaliser> normaliser(Arguments... arguments) {
+    return std::make_shared<Part>(std::move(arguments)...);
+}
+template <class Part, class... Arguments>
+std::shared_ptr<PreTokenizer> pretokenizer(Arguments... arguments) {
+    return std::make_shared<Part>(std::move(arguments)...);
+}
+
 void bind_normalisers(py::module_& module) {
-    const auto name = [&](auto* type, const char* called) {
-        using Type = std::remove_pointer_t<decltype(type)>;
-        return py::class_<Type, Normaliser, std::shared_ptr<Type>>(module, called);
-    };
-    name(static_cast<NormalForm*>(nullptr), "NormalForm").def(py::init([](const std::string& form) {
-        return NormalForm(form_named(form));
-    }));
-    name(static_cast<LowerCase*>(nullptr), "LowerCase").def(py::init<>());
-    name(static_cast<Drop*>(nullptr), "Drop").def(py::init([](const std::string& classes) {
-        return Drop(classes_named(classes));
-    }));
-    name(static_cast<BertNormaliser*>(nullptr), "BertNormaliser")
-        .def(py::init<bool, bool, bool, bool>(), py::kw_only(), py::arg("clean"),
-             py::arg("chinese"), py::arg("accents"), py::arg("lower"));
-    name(static_cast<Strip*>(nullptr), "Strip")
-        .def(py::init<bool, bool>(), py::kw_only(), py::arg("left"), py::arg("right"));
-    name(static_cast<Replace*>(nullptr), "Replace")
-        .def(py::init([](std::shared_ptr<PreTokenizer> matches, const py::bytes& content) {
-            return Replace(std::move(matches), raw(content));
-        }));
-    name(static_cast<Prepend*>(nullptr), "Prepend")
-        .def(py::init([](const py::bytes& content, const py::bytes& unless, bool first) {
-                 return Prepend(raw(content), raw(unless), first);
-             }),
-             py::arg("content"), py::kw_only(), py::arg("unless") = py::bytes(),
-             py::arg("first") = false);
-    name(static_cast<Nmt*>(nullptr), "Nmt").def(py::init<>());
-    name(static_cast<Precompiled*>(nullptr), "Precompiled")
-        .def(py::init([](const py::bytes& charsmap, bool longest) {
-                 return Precompiled(raw(charsmap), longest);
-             }),
-             py::arg("charsmap"), py::kw_only(), py::arg("longest"));
-    name(static_cast<PerWord*>(nullptr), "PerWord").def(py::init<PreTokenizers, Normalisers>());
+    module.def("NormalForm",
+               [](const std::string& form) { return normaliser<NormalForm>(form_named(form)); });
+    module.def("LowerCase", &normaliser<LowerCase>);
+    module.def("Drop",
+               [](const std::string& classes) { return normaliser<Drop>(classes_named(classes)); });
+    module.def("BertNormaliser", &normaliser<BertNormaliser, bool, bool, bool, bool>, py::kw_only(),
+               py::arg("clean"), py::arg("chinese"), py::arg("accents"), py::arg("lower"));
+    module.def("Strip", &normaliser<Strip, bool, bool>, py::kw_only(), py::arg("left"),
+               py::arg("right"));
+    module.def("Replace", [](std::shared_ptr<PreTokenizer> matches, const py::bytes& content) {
+        return normaliser<Replace>(std::move(matches), raw(content));
+    });
+    module.def(
+        "Prepend",
+        [](const py::bytes& content, const py::bytes& unless, bool first) {
+            return normaliser<Prepend>(raw(content), raw(unless), first);
+        },
+        py::arg("content"), py::kw_only(), py::arg("unless") = py::bytes(),
+        py::arg("first") = false);
+    module.def("Nmt", &normaliser<Nmt>);
+    module.def(
+        "Precompiled",
+        [](const py::bytes& charsmap, bool longest) {
+            return normaliser<Precompiled>(raw(charsmap), longest);
+        },
+        py::arg("charsmap"), py::kw_only(), py::arg("longest"));
+    module.def("PerWord", &normaliser<PerWord, PreTokenizers, Normalisers>);
 }
 
 void bind_pretokenizers(py::module_& module) {
-    const auto name = [&](auto* type, const char* called) {
-        using Type = std::remove_pointer_t<decltype(type)>;
-        return py::class_<Type, PreTokenizer, std::shared_ptr<Type>>(module, called);
-    };
-    name(static_cast<Literal*>(nullptr), "Literal").def(py::init([](const py::bytes& bytes) {
-        return Literal(raw(bytes));
-    }));
-    name(static_cast<Characters*>(nullptr), "Characters")
-        .def(py::init([](const std::string& classes, std::int64_t least) {
-                 return Characters(classes_named(classes), least);
-             }),
-             py::arg("classes"), py::arg("least") = 0);
-    name(static_cast<Repeats*>(nullptr), "Repeats")
-        .def(py::init([](const py::bytes& character, std::int64_t least) {
-            return Repeats(raw(character), least);
-        }));
-    name(static_cast<WordRuns*>(nullptr), "WordRuns").def(py::init<>());
-    name(static_cast<BertWords*>(nullptr), "BertWords").def(py::init<>());
-    name(static_cast<FixedLength*>(nullptr), "FixedLength").def(py::init<std::int64_t>());
-    name(static_cast<Separator*>(nullptr), "Separator").def(py::init<>());
-    name(static_cast<Split*>(nullptr), "Split")
-        .def(py::init([](std::shared_ptr<PreTokenizer> matches, const std::string& behaviour,
-                         bool invert) {
-                 return Split(std::move(matches), behaviour_named(behaviour), invert);
-             }),
-             py::arg("matches"), py::arg("behaviour"), py::arg("invert") = false);
+    module.def("Literal", [](const py::bytes& bytes) { return pretokenizer<Literal>(raw(bytes)); });
+    module.def(
+        "Characters",
+        [](const std::string& classes, std::int64_t least) {
+            return pretokenizer<Characters>(classes_named(classes), least);
+        },
+        py::arg("classes"), py::arg("least") = 0);
+    module.def("Ends", &pretokenizer<Ends, std::vector<std::string>, bool>, py::arg("characters"),
+               py::kw_only(), py::arg("at_start"));
+    module.def("Repeats", [](const py::bytes& character, std::int64_t least) {
+        return pretokenizer<Repeats>(raw(character), least);
+    });
+    module.def("WordRuns", &pretokenizer<WordRuns>);
+    module.def("BertWords", &pretokenizer<BertWords>);
+    module.def("FixedLength", &pretokenizer<FixedLength, std::int64_t>);
+    module.def("Separator", &pretokenizer<Separator>);
+    module.def(
+        "Split",
+        [](std::shared_ptr<PreTokenizer> matches, const std::string& behaviour, bool invert) {
+            return pretokenizer<Split>(std::move(matches), behaviour_named(behaviour), invert);
+        },
+        py::arg("matches"), py::arg("behaviour"), py::arg("invert") = false);
     module.def("named_pattern", &named_pattern);
     module.def("callback", &callback);
 }

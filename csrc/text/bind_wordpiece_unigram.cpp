@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <sstream>
 
+#include "text/python.h"
 #include "text/train_unigram.h"
 #include "text/train_wordpiece.h"
 #include "text/unigram.h"
@@ -15,16 +16,6 @@ namespace py = pybind11;
 namespace byhand::text {
 
 namespace {
-
-// Tells `progress`, unless it is None, how many thousandths are done; each time, Ctrl-C or an
-// exception of the callback may stop the work.
-Progress reported(const py::object& progress) {
-    return [&progress](double part) {
-        const py::gil_scoped_acquire acquire;
-        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-        if (!progress.is_none()) progress(static_cast<int>(part * 1000), 1000);
-    };
-}
 
 void at_least(const char* name, double value, double least) {
     if (value >= least) return;
@@ -60,12 +51,12 @@ void bind_training(py::module_& module) {
             at_least("max_characters", static_cast<double>(max_characters), 1);
             WordPieceTraining options;
             options.vocabulary_size = static_cast<std::size_t>(vocabulary_size);
-            options.special = special_tokens;
+            options.special_tokens = special_tokens;
             options.prefix = prefix;
             options.score = score_named(score);
             options.min_frequency = min_frequency;
             options.limit_alphabet = limit("limit_alphabet", limit_alphabet);
-            options.alphabet = initial_alphabet;
+            options.initial_alphabet = initial_alphabet;
             options.max_token_length = limit("max_token_length", max_token_length);
             options.max_characters = static_cast<std::size_t>(max_characters);
             std::vector<std::string> learned;
@@ -102,10 +93,10 @@ void bind_training(py::module_& module) {
             }
             UnigramTraining options;
             options.vocabulary_size = static_cast<std::size_t>(vocabulary_size);
-            options.special = special_tokens;
-            options.bytes = byte_fallback;
+            options.special_tokens = special_tokens;
+            options.byte_fallback = byte_fallback;
             options.character_coverage = character_coverage;
-            options.alphabet = initial_alphabet;
+            options.initial_alphabet = initial_alphabet;
             options.seed_size = static_cast<std::size_t>(seed_size);
             options.max_token_length =
                 static_cast<std::size_t>(std::min<std::int64_t>(max_token_length, 1000));

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <mutex>
 #include <stdexcept>
 
 namespace byhand::text {
@@ -11,25 +10,12 @@ namespace {
 
 constexpr std::size_t kLongestDerived = 4096;  // bytes; the time to derive merges is quadratic
 
-// The end of the character that begins at byte `at`.
-std::size_t character_end(std::string_view text, std::size_t at) {
-    ++at;
-    while (at < text.size() && (text[at] & 0xC0) == 0x80) ++at;
-    return at;
-}
-
-std::size_t last_character(std::string_view text) {
-    std::size_t at = text.size() - 1;
-    while (at > 0 && (text[at] & 0xC0) == 0x80) --at;
-    return at;
-}
-
 std::size_t byte_of(char c) { return static_cast<unsigned char>(c); }
 
 }  // namespace
 
 // Tokens of short words, two at the place that their hash gives; the newest stay.
-struct Bpe::Work {
+struct Bpe::Work final : Scratch {
     static constexpr std::size_t kKey = 16, kMost = 11, kBits = 13;
     struct Key {
         std::uint64_t low, high;
@@ -56,41 +42,13 @@ struct Bpe::Work {
     LongMerger many;
 };
 
-// Work spaces are used again, so that the tokens of words which an earlier text had are known.
-struct Bpe::Pool {
-    std::mutex mutex;
-    std::vector<std::unique_ptr<Work>> free;
-};
-
-struct Bpe::Lease final : Scratch {
-    std::shared_ptr<Pool> pool;
-    std::unique_ptr<Work> work;
-    explicit Lease(std::shared_ptr<Pool> from) : pool(std::move(from)) {
-        {
-            const std::lock_guard lock(pool->mutex);
-            if (!pool->free.empty()) {
-                work = std::move(pool->free.back());
-                pool->free.pop_back();
-            }
-        }
-        if (!work) work = std::make_unique<Work>();
-    }
-    ~Lease() override {
-        try {
-            const std::lock_guard lock(pool->mutex);
-            pool->free.push_back(std::move(work));
-        } catch (...) {  // without memory for the list the work space is freed instead
-        }
-    }
-};
-
-std::unique_ptr<Model::Scratch> Bpe::scratch() const { return std::make_unique<Lease>(pool_); }
+std::unique_ptr<Model::Scratch> Bpe::scratch() const { return std::make_unique<Work>(); }
 
 // --- The vocabulary -----------------------------------------------------------------------------
 
 Bpe::Bpe(const std::vector<std::string>& vocabulary, const std::optional<Pairs>& merges,
          BpeOptions options)
-    : options_(std::move(options)), vocabulary_(vocabulary), pool_(std::make_shared<Pool>()) {
+    : options_(std::move(options)), vocabulary_(vocabulary) {
     if (!(options_.dropout >= 0 && options_.dropout <= 1)) {
         throw std::invalid_argument("dropout is a probability, from 0 to 1");
     }
@@ -101,9 +59,7 @@ Bpe::Bpe(const std::vector<std::string>& vocabulary, const std::optional<Pairs>&
         const char one = static_cast<char>(byte);
         byte_ids_[byte] = vocabulary_.id_of({&one, 1});
         high_bytes |= byte >= 128 && byte_ids_[byte] >= 0;
-        char name[7] = {'<', '0', 'x', "0123456789ABCDEF"[byte >> 4], "0123456789ABCDEF"[byte & 15],
-                        '>', 0};
-        fallback_ids_[byte] = options_.byte_fallback ? vocabulary_.id_of(name) : -1;
+        fallback_ids_[byte] = options_.byte_fallback ? vocabulary_.id_of(byte_token(byte)) : -1;
     }
     byte_level_ = options_.byte_level.value_or(!merges || high_bytes);
     all_bytes_ = byte_level_ && !decorated_ &&
@@ -129,8 +85,8 @@ void Bpe::add_merge(Id left, Id right, std::uint32_t rank, Id made) {
         byte_joins_.set(byte_of(a.back()) << 8 | byte_of(b.front()));
         return;
     }
-    const std::string_view last = a.substr(last_character(a));
-    const std::string_view first = b.substr(0, character_end(b, 0));
+    const std::string_view last = a.substr(last_character(a, a.size()));
+    const std::string_view first = b.substr(0, character_length(b, 0));
     if (last.size() == 1 && first.size() == 1) {
         byte_joins_.set(byte_of(last[0]) << 8 | byte_of(first[0]));
     } else if (const Id x = id_of(last), y = id_of(first); x >= 0 && y >= 0) {
@@ -186,7 +142,7 @@ void Bpe::encode(std::string_view word, std::int64_t at, Scratch& scratch, Token
     if (word.size() > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
         throw std::invalid_argument("a word of 2 GiB or more cannot be encoded");
     }
-    Work& work = *static_cast<Lease&>(scratch).work;
+    Work& work = static_cast<Work&>(scratch);
     if (options_.dropout > 0) {
         work.parts.clear();
         begin_parts(word, work.parts);
@@ -311,7 +267,7 @@ void Bpe::merge(Work& work) const {
 }
 
 std::string_view Bpe::unit_at(std::string_view word, std::size_t at) const {
-    return word.substr(at, byte_level_ ? 1 : character_end(word, at) - at);
+    return word.substr(at, byte_level_ ? 1 : character_length(word, at));
 }
 
 Id Bpe::unit_id(std::string_view unit) const {

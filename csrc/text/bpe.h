@@ -48,8 +48,6 @@ class Bpe final : public Model {
 
   private:
     struct Work;
-    struct Pool;
-    struct Lease;
 
     void read_merges(const Pairs& merges);
     void derive_merges();
@@ -78,7 +76,6 @@ class Bpe final : public Model {
     // of characters beyond ASCII the two ids.
     std::bitset<65536> byte_joins_;
     Merges joins_;
-    std::shared_ptr<Pool> pool_;
 };
 
 }  // namespace byhand::text

@@ -12,7 +12,6 @@ void bind_pipeline(py::module_& module);
 void bind_bpe(py::module_& module);
 void bind_wordpiece_unigram(py::module_& module);
 void bind_unicode(py::module_& module);
-void bind_ends(py::module_& module);
 }  // namespace byhand::text
 
 PYBIND11_MODULE(_text, module) {
@@ -45,5 +44,4 @@ PYBIND11_MODULE(_text, module) {
     text::bind_bpe(module);
     text::bind_wordpiece_unigram(module);
     text::bind_unicode(module);
-    text::bind_ends(module);
 }

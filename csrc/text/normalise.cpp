@@ -87,8 +87,7 @@ void Strip::apply(Text& text) const {
         }
     }
     while (right_ && end > begin) {
-        std::size_t last = end - 1;
-        while (last > begin && (bytes[last] & 0xC0) == 0x80) --last;
+        const std::size_t last = std::max(last_character(bytes, end), begin);
         if (!(unicode.classes(decode_utf8(bytes, last, length)) & kSpace)) break;
         end = last;
     }

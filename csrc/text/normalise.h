@@ -12,9 +12,6 @@
 
 namespace byhand::text {
 
-using Normalisers = std::vector<std::shared_ptr<Normaliser>>;
-using PreTokenizers = std::vector<std::shared_ptr<PreTokenizer>>;
-
 // NFC, NFD, NFKC or NFKD (Unicode's annex 15).
 class NormalForm : public Normaliser {
   public:

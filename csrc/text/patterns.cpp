@@ -178,8 +178,7 @@ class Scanner {
             }
         }
         if (end == text_.size()) return end;
-        std::size_t last = end - 1;  // the last space belongs to what follows it
-        while (last > at && (text_[last] & 0xC0) == 0x80) --last;
+        const std::size_t last = last_character(text_, end);  // it belongs to what follows
         return last > at ? last : end;
     }
 

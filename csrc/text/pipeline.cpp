@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "text/pipeline_threads.h"
+#include "text/pretokenise.h"
 #include "text/unicode.h"
 
 namespace byhand::text {
@@ -13,12 +13,6 @@ constexpr std::size_t kPart = 64 << 10;    // bytes that are divided into words 
 constexpr std::size_t kTick = 1 << 20;     // bytes between two calls of a Tick
 constexpr std::size_t kCounted = 1 << 18;  // bytes whose words a thread counts at a time
 constexpr std::size_t kGroup = 32 << 10;   // bytes of texts that a thread takes at a time
-
-// Whether the character that begins at text[at] has one of these classes.
-bool is_at(std::string_view text, std::size_t at, std::uint16_t classes) {
-    std::size_t length = 0;
-    return (Unicode::tables().classes(decode_utf8(text, at, length)) & classes) != 0;
-}
 
 // Encodes what a Pipeline finds.
 class Encoder final : public Sink {
@@ -93,9 +87,8 @@ bool is_cut(std::string_view text, std::size_t at, Cuts cuts) {
     }
     if (at == 0 || (space && (at + 1 == text.size() || !is_at(text, at + 1, kLetter))))
         return false;
-    std::size_t last = at - 1;
-    while (last > 0 && (text[last] & 0xC0) == 0x80) --last;
-    return is_at(text, last, kLetter | (space ? kMark : line ? kNumber : 0));
+    return is_at(text, last_character(text, at),
+                 kLetter | (space ? kMark : line ? kNumber : 0));
 }
 
 class Pipeline::Borrowed {
@@ -112,8 +105,11 @@ class Pipeline::Borrowed {
         if (!scratch_) scratch_ = pipeline_.parts_.model->scratch();
     }
     ~Borrowed() {
-        const std::lock_guard<std::mutex> guard(pipeline_.lock_);
-        pipeline_.scratches_.push_back(std::move(scratch_));
+        try {
+            const std::lock_guard<std::mutex> guard(pipeline_.lock_);
+            pipeline_.scratches_.push_back(std::move(scratch_));
+        } catch (...) {  // without memory for the list the work space is freed instead
+        }
     }
     Borrowed(const Borrowed&) = delete;
     Borrowed& operator=(const Borrowed&) = delete;
@@ -233,14 +229,9 @@ void Pipeline::piece(std::string_view text, const Span* origin, std::int64_t bas
 
 void Pipeline::divide(std::string_view text, const Span* origin, std::int64_t base,
                       Sink& sink) const {
-    if (text.empty()) return;
-    std::vector<Span> words{{0, static_cast<std::int64_t>(text.size())}}, next;
-    for (const auto& pretokenizer : parts_.pretokenizers) {
-        next.clear();
-        for (const Span word : words) pretokenizer->split(text, word, next);
-        words.swap(next);
-    }
-    sink.words(text, words, origin, base);
+    std::vector<Span> words;
+    split_all(parts_.pretokenizers, text, words);
+    if (!text.empty()) sink.words(text, words, origin, base);
 }
 
 void Pipeline::encode(std::string_view text, const Allowed& allowed, Tokens& out,

@@ -1,17 +1,14 @@
 // The chain from a text to token ids, and what a call of it needs.
 #pragma once
 
-#include <functional>
 #include <mutex>
 
 #include "text/counts.h"
 #include "text/pipeline_added.h"
 #include "text/text.h"
+#include "text/threads.h"
 
 namespace byhand::text {
-
-// Called about every megabyte of text on the calling thread; it throws to stop.
-using Tick = std::function<void()>;
 
 // Gets what is found in a text, in order.
 class Sink {
@@ -33,17 +30,18 @@ bool is_cut(std::string_view text, std::size_t at, Cuts cuts);
 class Pipeline {
   public:
     struct Parts {
-        std::vector<std::shared_ptr<Normaliser>> normalisers;
-        std::vector<std::shared_ptr<PreTokenizer>> pretokenizers;
+        Normalisers normalisers;
+        PreTokenizers pretokenizers;
         std::shared_ptr<Model> model;  // null: words can be found, but not encoded
         std::vector<AddedToken> added;
         // Applied to each piece between added tokens, after `normalisers`.
-        std::vector<std::shared_ptr<Normaliser>> piece_normalisers;
+        Normalisers piece_normalisers;
         Cuts cuts = Cuts::none;
     };
     explicit Pipeline(Parts parts);
 
-    // The ids of a text, and with offsets the bytes of the text that each token stands for.
+    // The ids of a text, and with offsets the bytes of the text that each token stands for. `tick`,
+    // here and below, is called about every megabyte.
     void encode(std::string_view text, const Allowed& allowed, Tokens& out, const Tick& tick) const;
     // The ids of many texts on `threads` threads, joined; `rows` gets where each text's begin, and
     // the end.

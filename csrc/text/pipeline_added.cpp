@@ -8,27 +8,12 @@
 namespace byhand::text {
 namespace {
 
-// Where the last character of a text that is not empty begins.
-std::size_t last_character(std::string_view text) {
-    std::size_t at = text.size() - 1;
-    while (at > 0 && (text[at] & 0xC0) == 0x80) --at;
-    return at;
-}
-
-// Whether the character that begins at text[at] has this class; `end` becomes its end.
-bool is_at(std::string_view text, std::size_t at, std::uint16_t classes, std::size_t& end) {
-    std::size_t length = 0;
-    const char32_t code = decode_utf8(text, at, length);
-    end = at + length;
-    return (Unicode::tables().classes(code) & classes) != 0;
-}
-
 // Where the white space at the end of a text begins; not before `from`.
 std::size_t space_at_end(std::string_view text, std::size_t from) {
-    std::size_t begin = text.size(), end = 0;
+    std::size_t begin = text.size();
     while (begin > from) {
-        const std::size_t last = last_character(text.substr(0, begin));
-        if (!is_at(text, last, kSpace, end)) break;
+        const std::size_t last = last_character(text, begin);
+        if (!is_at(text, last, kSpace)) break;
         begin = last;
     }
     return begin;
@@ -41,9 +26,8 @@ std::size_t end_of_space(std::string_view text, std::size_t at) {
 }
 
 bool is_alone(std::string_view text, std::size_t begin, std::size_t end) {
-    std::size_t next = 0;
-    return (begin == 0 || !is_at(text, last_character(text.substr(0, begin)), kWord, next)) &&
-           (end == text.size() || !is_at(text, end, kWord, next));
+    return (begin == 0 || !is_at(text, last_character(text, begin), kWord)) &&
+           (end == text.size() || !is_at(text, end, kWord));
 }
 
 }  // namespace

@@ -25,8 +25,7 @@ void add_if_any(std::int64_t begin, std::int64_t end, std::vector<Span>& words) 
 
 }  // namespace
 
-void split_all(const std::vector<std::shared_ptr<PreTokenizer>>& all, std::string_view text,
-               std::vector<Span>& words) {
+void split_all(const PreTokenizers& all, std::string_view text, std::vector<Span>& words) {
     words.clear();
     add_if_any(0, static_cast<std::int64_t>(text.size()), words);
     std::vector<Span> next;
@@ -77,6 +76,30 @@ void Characters::split(std::string_view text, Span piece, std::vector<Span>& wor
         if (!within || least_ == 0) finish(at);
         if (within && size++ == 0) start = at;
     }
+}
+
+void Ends::split(std::string_view text, Span piece, std::vector<Span>& words) const {
+    std::string_view rest = text.substr(static_cast<std::size_t>(piece.begin),
+                                        static_cast<std::size_t>(piece.end - piece.begin));
+    const std::size_t whole = rest.size();
+    while (const std::size_t size = at_end(rest)) {
+        at_start_ ? rest.remove_prefix(size) : rest.remove_suffix(size);
+    }
+    const auto run = static_cast<std::int64_t>(whole - rest.size());
+    if (run == 0) return;
+    words.push_back(at_start_ ? Span{piece.begin, piece.begin + run}
+                              : Span{piece.end - run, piece.end});
+}
+
+// The bytes of the first or last character of `text`, if it is one of them; else 0.
+std::size_t Ends::at_end(std::string_view text) const {
+    for (const std::string& character : characters_) {
+        const std::size_t size = character.size();
+        if (size == 0 || size > text.size()) continue;
+        const std::size_t begin = at_start_ ? 0 : text.size() - size;
+        if (text.substr(begin, size) == character) return size;
+    }
+    return 0;
 }
 
 Repeats::Repeats(std::string character, std::int64_t least)
@@ -167,7 +190,7 @@ void Callback::split(std::string_view text, Span piece, std::vector<Span>& words
         for (; character < wanted; ++character) {
             if (byte == all.size()) throw std::invalid_argument("a match ends beyond the text");
             ++byte;
-            while (byte < all.size() && (all[byte] & 0xC0) == 0x80) ++byte;
+            while (byte < all.size() && continues(all[byte])) ++byte;
         }
         return piece.begin + static_cast<std::int64_t>(byte);
     };

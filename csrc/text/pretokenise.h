@@ -11,8 +11,7 @@
 namespace byhand::text {
 
 // The words of `text` after all of the pre-tokenizers, each of which divides the words of the last.
-void split_all(const std::vector<std::shared_ptr<PreTokenizer>>& all, std::string_view text,
-               std::vector<Span>& words);
+void split_all(const PreTokenizers& all, std::string_view text, std::vector<Span>& words);
 
 // Each occurrence of some bytes, from left to right.
 class Literal : public PreTokenizer {
@@ -35,6 +34,19 @@ class Characters : public PreTokenizer {
   private:
     std::uint16_t classes_;
     std::int64_t least_;
+};
+
+// The longest run of some characters at one end of a text: \A[ab]+ or [ab]+\z.
+class Ends : public PreTokenizer {
+  public:
+    Ends(std::vector<std::string> characters, bool at_start)
+        : characters_(std::move(characters)), at_start_(at_start) {}
+    void split(std::string_view text, Span piece, std::vector<Span>& words) const override;
+
+  private:
+    std::size_t at_end(std::string_view text) const;
+    std::vector<std::string> characters_;
+    bool at_start_;
 };
 
 // Runs of one character that are at least `least` long: x{3,}.

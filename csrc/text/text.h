@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "text/utf8.h"
+
 namespace byhand::text {
 
 using Id = std::int32_t;
@@ -37,7 +39,7 @@ struct Text {
         origin.reserve(bytes.size());
         for (std::size_t i = 0; i < bytes.size();) {  // every byte of a character has its span
             std::size_t end = i + 1;
-            while (end < bytes.size() && (bytes[end] & 0xC0) == 0x80) ++end;
+            while (end < bytes.size() && continues(bytes[end])) ++end;
             const auto base = static_cast<std::size_t>(at);
             for (std::size_t b = i; b < end; ++b) {
                 origin.push_back(
@@ -104,6 +106,9 @@ class PreTokenizer {
     // nowhere: a piece is divided as if it were the whole text.
     virtual void split(std::string_view text, Span piece, std::vector<Span>& words) const = 0;
 };
+
+using Normalisers = std::vector<std::shared_ptr<Normaliser>>;
+using PreTokenizers = std::vector<std::shared_ptr<PreTokenizer>>;
 
 // Tokens in the order of the text. `spans` (bytes of the normalised text) only if `with_spans`.
 struct Tokens {

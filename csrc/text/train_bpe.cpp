@@ -13,16 +13,10 @@ namespace byhand::text {
 
 namespace {
 
-std::size_t unit_size(std::string_view word, std::size_t at, bool byte_level) {
-    std::size_t end = at + 1;
-    while (!byte_level && end < word.size() && (word[end] & 0xC0) == 0x80) ++end;
-    return end - at;
-}
-
 // The characters or bytes that words begin as, and the special tokens.
-class Alphabet {
+class Units {
   public:
-    Alphabet(const WordCounts& counts, const BpeTraining& training) : training_(training) {
+    Units(const WordCounts& counts, const BpeTraining& training) : training_(training) {
         if (training.byte_level) {
             if (training.limit_alphabet || !training.initial_alphabet.empty()) {
                 throw std::invalid_argument(
@@ -45,7 +39,7 @@ class Alphabet {
     }
 
     static constexpr std::uint32_t kSpecial = 0xFFFFFFFFu;
-    std::size_t units() const { return units_; }  // of the distinct words, in all
+    std::size_t count() const { return units_; }  // of the distinct words, in all
     std::vector<std::string>& tokens() { return tokens_; }
     std::unordered_map<std::string, std::uint32_t>& ids() { return ids_; }
 
@@ -57,7 +51,7 @@ class Alphabet {
             return;
         }
         for (std::size_t at = 0; at < word.size();) {
-            const std::size_t size = unit_size(word, at, training_.byte_level);
+            const std::size_t size = training_.byte_level ? 1 : character_length(word, at);
             const auto found = ids_.find(decorated(word, at, size));
             f(found == ids_.end() ? kSpecial : found->second);
             at += size;
@@ -84,7 +78,7 @@ class Alphabet {
         std::map<std::string, std::uint64_t, std::less<>> found;
         counts.each([&](std::string_view word, std::uint64_t count) {
             for (std::size_t at = 0; at < word.size(); ++units_) {
-                const std::size_t size = unit_size(word, at, false);
+                const std::size_t size = character_length(word, at);
                 const std::string_view unit = word.substr(at, size);
                 const auto place = found.find(unit);
                 (place == found.end() ? found[std::string(unit)] : place->second) += count;
@@ -92,7 +86,7 @@ class Alphabet {
             }
         });
         for (const std::string& character : training_.initial_alphabet) {
-            if (character.empty() || unit_size(character, 0, false) != character.size()) {
+            if (character.empty() || character_length(character, 0) != character.size()) {
                 throw std::invalid_argument("initial_alphabet has single characters, not " +
                                             quoted(character));
             }
@@ -112,7 +106,7 @@ class Alphabet {
         std::map<std::string, bool> forms;  // of characters with prefix or suffix
         counts.each([&](std::string_view word, std::uint64_t) {
             for (std::size_t at = 0; at < word.size();) {
-                const std::size_t size = unit_size(word, at, false);
+                const std::size_t size = character_length(word, at);
                 if (ids_.count(std::string(word.substr(at, size)))) {
                     forms.emplace(decorated(word, at, size), true);
                 }
@@ -129,11 +123,11 @@ class Alphabet {
 };
 
 template <class Symbol>
-void learn(WordCounts& counts, const BpeTraining& training, Alphabet& alphabet, std::size_t most,
-           LearnedBpe& learned) {
-    std::vector<std::string>& tokens = alphabet.tokens();
+void learn(WordCounts& counts, const BpeTraining& training, Units& units, std::size_t most,
+           const Progress& progress, LearnedBpe& learned) {
+    std::vector<std::string>& tokens = units.tokens();
     const std::size_t first = tokens.size();
-    BpeLearner<Symbol> learner(first, most, alphabet.units(), counts.size());
+    BpeLearner<Symbol> learner(first, most, units.count(), counts.size());
     std::uint64_t all = 0;
     counts.drain([&](std::string_view word, std::uint64_t count) {
         if (count > (std::numeric_limits<std::uint64_t>::max() / 2 - all) / word.size()) {
@@ -141,8 +135,8 @@ void learn(WordCounts& counts, const BpeTraining& training, Alphabet& alphabet, 
         }
         all += count * word.size();
         learner.begin_word(count);
-        alphabet.each_unit(word, [&](std::uint32_t unit) {
-            if (unit == Alphabet::kSpecial) {
+        units.each_unit(word, [&](std::uint32_t unit) {
+            if (unit == Units::kSpecial) {
                 learner.begin_word(count);  // what stands beside the gap is no pair
             } else {
                 learner.add_unit(unit);
@@ -159,7 +153,7 @@ void learn(WordCounts& counts, const BpeTraining& training, Alphabet& alphabet, 
         // No text gives a special token. Beside these only characters that are written like the
         // prefix or suffix can give bytes that are a token already.
         const auto next = static_cast<std::uint32_t>(tokens.size());
-        if (!alphabet.ids().emplace(token, next).second) return false;
+        if (!units.ids().emplace(token, next).second) return false;
         learned.merges.emplace_back(tokens[left], tokens[right]);
         tokens.push_back(std::move(token));
         return true;
@@ -168,19 +162,18 @@ void learn(WordCounts& counts, const BpeTraining& training, Alphabet& alphabet, 
         training.max_token_length.value_or(std::numeric_limits<std::size_t>::max());
     learner.learn(most, std::max<std::uint64_t>(training.min_frequency, 1), longest, join,
                   [&](std::size_t now) {
-                      if (!training.progress) return;
-                      training.progress(static_cast<std::int64_t>(now - first),
-                                        static_cast<std::int64_t>(most - first));
+                      progress(static_cast<std::int64_t>(now - first),
+                               static_cast<std::int64_t>(most - first));
                   });
 }
 
 }  // namespace
 
-LearnedBpe train_bpe(WordCounts& counts, const BpeTraining& training) {
+LearnedBpe train_bpe(WordCounts& counts, const BpeTraining& training, const Progress& progress) {
     if (counts.size() == 0) throw std::invalid_argument("the text has no words to learn from");
-    Alphabet alphabet(counts, training);
+    Units units(counts, training);
     const std::size_t special = training.special_tokens.size();
-    const std::size_t first = alphabet.tokens().size();
+    const std::size_t first = units.tokens().size();
     if (training.vocabulary_size < static_cast<std::int64_t>(special + first)) {
         throw std::invalid_argument("a vocabulary of " + std::to_string(training.vocabulary_size) +
                                     " is too small for " + std::to_string(first) +
@@ -189,14 +182,14 @@ LearnedBpe train_bpe(WordCounts& counts, const BpeTraining& training) {
     }
     // A merge removes at least one unit, so there can be no more of them.
     const std::size_t most = std::min(static_cast<std::size_t>(training.vocabulary_size) - special,
-                                      first + alphabet.units());
+                                      first + units.count());
     LearnedBpe learned;
     if (most < BpeLearner<std::uint16_t>::kHole) {
-        learn<std::uint16_t>(counts, training, alphabet, most, learned);
+        learn<std::uint16_t>(counts, training, units, most, progress, learned);
     } else {
-        learn<std::uint32_t>(counts, training, alphabet, most, learned);
+        learn<std::uint32_t>(counts, training, units, most, progress, learned);
     }
-    std::vector<std::string>& all = learned.vocabulary = std::move(alphabet.tokens());
+    std::vector<std::string>& all = learned.vocabulary = std::move(units.tokens());
     all.insert(training.byte_level ? all.end() : all.begin(), training.special_tokens.begin(),
                training.special_tokens.end());
     return learned;

@@ -3,13 +3,13 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "text/counts.h"
+#include "text/threads.h"
 
 namespace byhand::text {
 
@@ -22,7 +22,6 @@ struct BpeTraining {
     std::optional<std::size_t> limit_alphabet;    // keep so many characters, the most frequent
     std::vector<std::string> initial_alphabet;    // characters that are tokens in any case
     std::optional<std::size_t> max_token_length;  // in bytes if byte_level, else in characters
-    std::function<void(std::int64_t done, std::int64_t all)> progress;  // may throw to stop
 };
 
 struct LearnedBpe {
@@ -40,6 +39,6 @@ struct LearnedBpe {
 // distinct words and 20 for each word, beside tables of at most 40 MB; `counts` is left empty.
 // Throws std::invalid_argument if the vocabulary is too small for the alphabet or nothing is to be
 // learned.
-LearnedBpe train_bpe(WordCounts& counts, const BpeTraining& training);
+LearnedBpe train_bpe(WordCounts& counts, const BpeTraining& training, const Progress& progress);
 
 }  // namespace byhand::text

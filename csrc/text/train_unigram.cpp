@@ -5,8 +5,8 @@
 #include <limits>
 #include <stdexcept>
 
-#include "text/pipeline_threads.h"
 #include "text/trie.h"
+#include "text/vocabulary.h"
 
 namespace byhand::text {
 
@@ -311,7 +311,7 @@ class Trainer {
 };
 
 void check(const UnigramTraining& options, const Alphabet& alphabet) {
-    const std::size_t fixed = options.special.size() + (options.bytes ? 256 : 0);
+    const std::size_t fixed = options.special_tokens.size() + (options.byte_fallback ? 256 : 0);
     if (options.vocabulary_size < fixed + alphabet.characters.size()) {
         throw std::invalid_argument(
             "a vocabulary of " + std::to_string(options.vocabulary_size) +
@@ -328,14 +328,14 @@ std::vector<std::pair<std::string, double>> train_unigram(const WordCounts& coun
                                                           const Progress& progress) {
     const std::vector<Counted> words = sorted_words(counts);
     const Alphabet alphabet(words, options.character_coverage, static_cast<std::size_t>(-1),
-                            options.alphabet);
+                            options.initial_alphabet);
     check(options, alphabet);
     const Segments segments(words, alphabet);
     double done = 0;
-    const Tick tick = [&] { progress(done); };
+    const Tick tick = [&] { progress(static_cast<std::int64_t>(1000 * done), 1000); };
     tick();
     Trainer trainer(segments, options, alphabet, tick);
-    const std::size_t fixed = options.special.size() + (options.bytes ? 256 : 0);
+    const std::size_t fixed = options.special_tokens.size() + (options.byte_fallback ? 256 : 0);
     const std::size_t wanted = options.vocabulary_size - fixed;
     // EM drops tokens too, so what it starts from is a little larger than what is wanted.
     const std::size_t most = wanted + wanted / 10;
@@ -353,17 +353,15 @@ std::vector<std::pair<std::string, double>> train_unigram(const WordCounts& coun
     trainer.step(false);
 
     std::vector<std::pair<std::string, double>> vocabulary;
-    for (const std::string& token : options.special) vocabulary.emplace_back(token, 0);
-    for (int byte = 0; options.bytes && byte < 256; ++byte) {
-        static const char digits[] = "0123456789ABCDEF";
-        vocabulary.emplace_back(std::string("<0x") + digits[byte >> 4] + digits[byte & 15] + ">",
-                                0);
+    for (const std::string& token : options.special_tokens) vocabulary.emplace_back(token, 0);
+    for (std::size_t byte = 0; options.byte_fallback && byte < 256; ++byte) {
+        vocabulary.emplace_back(byte_token(byte), 0);
     }
     std::vector<Token>& tokens = trainer.tokens;
     std::stable_sort(tokens.begin(), tokens.end(),
                      [](const Token& a, const Token& b) { return a.score > b.score; });
     for (const Token& token : tokens) vocabulary.emplace_back(token.text, token.score);
-    progress(1);
+    progress(1000, 1000);
     return vocabulary;
 }
 

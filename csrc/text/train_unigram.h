@@ -8,20 +8,21 @@
 #include <utility>
 #include <vector>
 
+#include "text/threads.h"
 #include "text/train_words.h"
 
 namespace byhand::text {
 
 struct UnigramTraining {
-    std::size_t vocabulary_size = 8192;  // with the special tokens
-    std::vector<std::string> special;    // first in the vocabulary, with score 0
-    bool bytes = false;                  // <0x00> ... <0xFF> follow, with score 0
-    double character_coverage = 0.9995;  // see Alphabet
-    std::vector<std::string> alphabet;   // characters that are tokens in any case
-    std::size_t seed_size = 1000000;     // tokens to begin with
-    std::size_t max_token_length = 16;   // characters
-    double shrinking = 0.75;             // how many tokens a step leaves
-    int em_steps = 2;                    // between two removals
+    std::size_t vocabulary_size = 8192;         // with the special tokens
+    std::vector<std::string> special_tokens;    // first in the vocabulary, with score 0
+    bool byte_fallback = false;                 // <0x00> ... <0xFF> follow, with score 0
+    double character_coverage = 0.9995;         // see Alphabet
+    std::vector<std::string> initial_alphabet;  // characters that are tokens in any case
+    std::size_t seed_size = 1000000;            // tokens to begin with
+    std::size_t max_token_length = 16;          // characters
+    double shrinking = 0.75;                    // how many tokens a step leaves
+    int em_steps = 2;                           // between two removals
     int threads = 1;
 };
 
@@ -32,8 +33,7 @@ std::vector<std::pair<std::string, double>> train_unigram(const WordCounts& coun
                                                           const UnigramTraining& options,
                                                           const Progress& progress);
 
-// --- Parts, for train_unigram.cpp
-// -----------------------------------------------------------------
+// --- Parts, for train_unigram.cpp ----------------------------------------------------------------
 
 // The words as one text, divided where a character is not in the alphabet.
 struct Segments {

@@ -6,7 +6,6 @@
 #include <limits>
 #include <stdexcept>
 
-#include "text/pipeline_threads.h"
 #include "text/train_unigram.h"
 #include "text/trie.h"
 
@@ -86,7 +85,7 @@ class Suffixes {
         for (std::size_t at = suffix.begin; at-- > 0;) {
             const auto byte = static_cast<unsigned char>(segments_.text[at]);
             bytes = bytes << 8 | byte;
-            if ((byte & 0xC0) != 0x80) break;
+            if (!continues(segments_.text[at])) break;
         }
         return bytes;
     }
@@ -121,14 +120,8 @@ std::size_t common(std::string_view a, std::string_view b) {
     const std::size_t size = std::min(a.size(), b.size());
     std::size_t n = 0;
     while (n < size && a[n] == b[n]) ++n;
-    while (n > 0 && n < a.size() && (a[n] & 0xC0) == 0x80) --n;
+    while (n > 0 && n < a.size() && continues(a[n])) --n;
     return n;
-}
-
-std::size_t characters(std::string_view text) {
-    std::size_t count = 0;
-    for (const char byte : text) count += (byte & 0xC0) != 0x80;
-    return count;
 }
 
 }  // namespace
@@ -152,7 +145,8 @@ std::vector<Seed> seeds(const Segments& segments, const UnigramTraining& options
         open.pop_back();
         const std::string_view token = view.substr(0, top.depth);
         // What the same character always precedes is only ever a part of a longer string.
-        if (top.several && top.before == kDifferent && top.count >= 2 && characters(token) >= 2) {
+        if (top.several && top.before == kDifferent && top.count >= 2 &&
+            count_characters(token) >= 2) {
             found.push_back({token, top.count});
         }
         return top;
@@ -191,7 +185,7 @@ std::vector<Seed> seeds(const Segments& segments, const UnigramTraining& options
         }
     }
     const auto worth = [](const Seed& seed) {
-        return seed.count * static_cast<double>(characters(seed.token));
+        return seed.count * static_cast<double>(count_characters(seed.token));
     };
     if (found.size() > options.seed_size) {
         std::nth_element(found.begin(),

@@ -23,7 +23,7 @@ double entropy_term(double count) { return count > 0 ? count * std::log(count) :
 class Trainer {
   public:
     Trainer(const std::vector<Counted>& words, const WordPieceTraining& options)
-        : options_(options), alphabet_(words, 2, options.limit_alphabet, options.alphabet) {
+        : options_(options), alphabet_(words, 2, options.limit_alphabet, options.initial_alphabet) {
         add_alphabet(words);
         for (const Counted& counted : words) add_word(counted);
         total_ = scored_total_ = count_symbols();
@@ -31,23 +31,23 @@ class Trainer {
     }
 
     std::vector<std::string> run(const Progress& progress) {
-        std::size_t size = options_.special.size() + symbols_.size();
+        std::size_t size = options_.special_tokens.size() + symbols_.size();
         const std::size_t first = size;
         if (size > options_.vocabulary_size) {
             throw std::invalid_argument(
                 "a vocabulary of " + std::to_string(options_.vocabulary_size) +
-                " tokens is too small for " + std::to_string(options_.special.size()) +
+                " tokens is too small for " + std::to_string(options_.special_tokens.size()) +
                 " special tokens and the alphabet of " + std::to_string(symbols_.size()) +
                 ": it needs at least " + std::to_string(size));
         }
-        const auto wanted = static_cast<double>(options_.vocabulary_size - first);
+        const auto wanted = static_cast<std::int64_t>(options_.vocabulary_size - first);
         for (std::size_t merges = 0; size < options_.vocabulary_size && !heap_.empty(); ++merges) {
-            if (merges % 64 == 0) progress(static_cast<double>(size - first) / wanted);
+            if (merges % 64 == 0) progress(static_cast<std::int64_t>(size - first), wanted);
             join(heap_[0]);
-            size = options_.special.size() + symbols_.size();
+            size = options_.special_tokens.size() + symbols_.size();
         }
-        progress(1);
-        std::vector<std::string> vocabulary = options_.special;
+        progress(wanted, wanted);
+        std::vector<std::string> vocabulary = options_.special_tokens;
         for (const Piece& symbol : symbols_) vocabulary.push_back(symbol.token);
         return vocabulary;
     }
@@ -69,7 +69,7 @@ class Trainer {
     };
 
     // --- Words
-    // ------------------------------------------------------------------------------------
+    // -------------------------------------------------------------------------------------
 
     Symbol symbol_of(const std::string& token, std::size_t characters) {
         const auto found = by_token_.emplace(token, static_cast<Symbol>(symbols_.size()));
@@ -87,7 +87,7 @@ class Trainer {
                 i += length;
             }
         }
-        for (const std::string& character : options_.alphabet) {
+        for (const std::string& character : options_.initial_alphabet) {
             at_begin.insert(character);
             inside.insert(character);
         }
@@ -137,7 +137,7 @@ class Trainer {
     }
 
     // --- Pairs
-    // ------------------------------------------------------------------------------------
+    // -------------------------------------------------------------------------------------
 
     static std::uint64_t key(Symbol left, Symbol right) {
         return static_cast<std::uint64_t>(left) << 32 | static_cast<std::uint32_t>(right);
@@ -244,7 +244,7 @@ class Trainer {
     }
 
     // --- Scores
-    // -----------------------------------------------------------------------------------
+    // ------------------------------------------------------------------------------------
 
     double score(const Pair& pair) const {
         const auto both = static_cast<double>(pair.count);

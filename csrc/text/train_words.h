@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -11,9 +10,6 @@
 #include "text/counts.h"
 
 namespace byhand::text {
-
-// Called with a part between 0 and 1 of the work that is done; may throw to stop.
-using Progress = std::function<void(double)>;
 
 struct Counted {
     std::string_view word;

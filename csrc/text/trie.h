@@ -2,7 +2,6 @@
 // Algorithm by Using a Double-Array Structure", 1989): one array access for each byte of a lookup.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -43,7 +42,6 @@ class Trie {
         Node node = kRoot;
         return walk(node, key) ? value(node) : kNoValue;
     }
-    std::size_t memory() const { return units_.size() * sizeof(Unit); }
 
   private:
     static constexpr Node kNobody = 0xFFFFFFFF;
@@ -61,12 +59,5 @@ class Trie {
 // The trie of a vocabulary, whose values are ids, without the tokens of the ids in `special`: no
 // text matches them. Throws std::invalid_argument if one of those is out of range.
 Trie trie_of(const std::vector<std::string>& tokens, const std::vector<Id>& special);
-
-// The length in bytes of the character that begins there.
-inline std::size_t character_length(std::string_view text, std::size_t begin) {
-    const auto first = static_cast<unsigned char>(text[begin]);
-    const std::size_t length = first < 0xC0 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
-    return std::min(length, text.size() - begin);
-}
 
 }  // namespace byhand::text

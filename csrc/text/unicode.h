@@ -1,4 +1,4 @@
-// UTF-8, and the properties of characters in Unicode 16.0 (unicode_data.h).
+// The properties of characters in Unicode 16.0 (unicode_data.h).
 #pragma once
 
 #include <cstdint>
@@ -8,50 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "text/utf8.h"
+
 namespace byhand::text {
-
-// The character that begins at bytes[at], at < bytes.size(); `length` becomes the number of its
-// bytes. A byte that begins no character is U+FFFD of length 1, so that nothing is read beyond the
-// end whatever the bytes are.
-inline char32_t decode_utf8(std::string_view bytes, std::size_t at, std::size_t& length) {
-    const auto byte = [&](std::size_t i) {
-        return static_cast<char32_t>(static_cast<unsigned char>(bytes[at + i]));
-    };
-    const char32_t first = byte(0);
-    length = 1;
-    if (first < 0x80) return first;
-    const std::size_t size = first < 0xC2   ? 1
-                             : first < 0xE0 ? 2
-                             : first < 0xF0 ? 3
-                             : first < 0xF5 ? 4
-                                            : 1;
-    if (size == 1 || bytes.size() - at < size) return 0xFFFD;
-    char32_t code = first & (0x7F >> size);
-    for (std::size_t i = 1; i < size; ++i) {
-        if ((byte(i) & 0xC0) != 0x80) return 0xFFFD;
-        code = code << 6 | (byte(i) & 0x3F);
-    }
-    if (code > 0x10FFFF) return 0xFFFD;
-    length = size;
-    return code;
-}
-
-inline void append_utf8(char32_t code, std::string& to) {
-    const auto put = [&](char32_t byte) { to.push_back(static_cast<char>(byte)); };
-    if (code < 0x80) return put(code);
-    if (code < 0x800) {
-        put(0xC0 | code >> 6);
-    } else {
-        if (code < 0x10000) {
-            put(0xE0 | code >> 12);
-        } else {
-            put(0xF0 | code >> 18);
-            put(0x80 | (code >> 12 & 0x3F));
-        }
-        put(0x80 | (code >> 6 & 0x3F));
-    }
-    put(0x80 | (code & 0x3F));
-}
 
 // How many of the bytes from `at` on are ASCII, counted in steps of 8: the rest may be ASCII too.
 std::size_t ascii_prefix(std::string_view bytes, std::size_t at);
@@ -198,10 +157,22 @@ class Unicode {
     CodeTable<std::uint16_t> classes_;
     CodeTable<std::uint8_t> combining_, unstable_;
     CodeTable<std::uint16_t> lower_, canonical_, compatible_;  // indices of entries_; 0 is none
-    std::vector<std::pair<std::uint32_t, std::uint32_t>> entries_{
-        {0, 0}};  // begin and size in pool_
+    // Of each text its begin and size in pool_.
+    std::vector<std::pair<std::uint32_t, std::uint32_t>> entries_{{0, 0}};
     std::u32string pool_;
     std::vector<std::pair<std::uint64_t, char32_t>> compositions_;  // sorted by the pair
 };
+
+// Whether the character that begins at text[at] has one of these classes; `end` becomes its end.
+inline bool is_at(std::string_view text, std::size_t at, std::uint16_t classes, std::size_t& end) {
+    std::size_t length = 0;
+    const char32_t code = decode_utf8(text, at, length);
+    end = at + length;
+    return (Unicode::tables().classes(code) & classes) != 0;
+}
+inline bool is_at(std::string_view text, std::size_t at, std::uint16_t classes) {
+    std::size_t end = 0;
+    return is_at(text, at, classes, end);
+}
 
 }  // namespace byhand::text

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <stdexcept>
 
@@ -14,15 +15,6 @@ namespace {
 constexpr Id kUnknown = -1;  // the id of an unknown character in a path
 constexpr double kUnknownPenalty = 10;
 
-Id byte_token(std::string_view token) {  // 0x4A for <0x4A>, else -1
-    const auto digit = [](char c) {
-        return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-    };
-    if (token.size() != 6 || token.substr(0, 3) != "<0x" || token[5] != '>') return -1;
-    const int high = digit(token[3]), low = digit(token[4]);
-    return high < 0 || low < 0 ? -1 : high * 16 + low;
-}
-
 void check_size(std::string_view word) {
     if (word.size() > std::numeric_limits<std::int32_t>::max()) {
         throw std::invalid_argument("a word has at most 2147483647 bytes, this one has " +
@@ -30,13 +22,21 @@ void check_size(std::string_view word) {
     }
 }
 
+// The ids of <0x00> ... <0xFF>, -1 for those missing; none without byte_fallback.
+std::vector<Id> ids_of_bytes(const Vocabulary& vocabulary, bool byte_fallback) {
+    std::vector<Id> ids;
+    for (std::size_t byte = 0; byte_fallback && byte < 256; ++byte) {
+        ids.push_back(vocabulary.id_of(byte_token(byte)));
+    }
+    return ids;
+}
+
 // The ids whose tokens no text matches.
-std::vector<Id> unmatched(const std::vector<std::string>& tokens, const Unigram::Options& options) {
+std::vector<Id> unmatched(const std::vector<Id>& bytes, const Unigram::Options& options) {
     std::vector<Id> ids = options.special;
     if (options.unk_id) ids.push_back(*options.unk_id);
-    for (std::size_t id = 0; options.byte_fallback && id < tokens.size(); ++id) {
-        if (byte_token(tokens[id]) >= 0) ids.push_back(static_cast<Id>(id));
-    }
+    std::copy_if(bytes.begin(), bytes.end(), std::back_inserter(ids),
+                 [](Id id) { return id >= 0; });
     return ids;
 }
 
@@ -45,7 +45,8 @@ std::vector<Id> unmatched(const std::vector<std::string>& tokens, const Unigram:
 Unigram::Unigram(const std::vector<std::string>& tokens, const std::vector<double>& scores,
                  const Options& options)
     : vocabulary_(tokens),
-      trie_(trie_of(tokens, unmatched(tokens, options))),
+      bytes_(ids_of_bytes(vocabulary_, options.byte_fallback)),
+      trie_(trie_of(tokens, unmatched(bytes_, options))),
       scores_(scores),
       unk_id_(options.unk_id.value_or(-1)),
       float32_(options.float32) {
@@ -53,7 +54,6 @@ Unigram::Unigram(const std::vector<std::string>& tokens, const std::vector<doubl
         throw std::invalid_argument("there are " + std::to_string(tokens.size()) + " tokens and " +
                                     std::to_string(scores.size()) + " scores");
     }
-    if (options.byte_fallback) bytes_.assign(256, -1);
     double least = std::numeric_limits<double>::infinity();
     for (std::size_t id = 0; id < tokens.size(); ++id) {
         if (!std::isfinite(scores[id])) {
@@ -61,10 +61,6 @@ Unigram::Unigram(const std::vector<std::string>& tokens, const std::vector<doubl
                                         " is not a finite number");
         }
         if (!tokens[id].empty()) least = std::min(least, scores[id]);
-        const Id byte = byte_token(tokens[id]);
-        if (options.byte_fallback && byte >= 0) {
-            bytes_[static_cast<std::size_t>(byte)] = static_cast<Id>(id);
-        }
     }
     if (!std::isfinite(least)) least = 0;  // no tokens
     unk_score_ = least - kUnknownPenalty;

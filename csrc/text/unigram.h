@@ -90,13 +90,13 @@ class Unigram : public Model {
     void emit_unknown(std::string_view characters, std::int64_t at, Tokens& out) const;
 
     Vocabulary vocabulary_;
+    std::vector<Id> bytes_;  // the ids of <0x00> ... <0xFF>, -1 for those missing; or empty
     Trie trie_;
     std::vector<double> scores_;
     std::vector<float> scores32_;
     double unk_score_;
     Id unk_id_;
     bool float32_;
-    std::vector<Id> bytes_;  // the ids of <0x00> ... <0xFF>, -1 for those missing; or empty
 };
 
 // A Unigram that draws each division (subword regularisation). What is drawn for a word depends on

@@ -27,6 +27,12 @@ inline std::string quoted(std::string_view bytes) {
     return out + (bytes.size() > 60 ? "...'" : "'");
 }
 
+// <0x4A> for 0x4A: the token of a byte whose character is not in the vocabulary.
+inline std::string byte_token(std::size_t byte) {
+    static const char* digits = "0123456789ABCDEF";
+    return {'<', '0', 'x', digits[byte >> 4], digits[byte & 15], '>'};
+}
+
 class Vocabulary {
   public:
     // The index of a token is its id. An empty one stands for an id without a token.

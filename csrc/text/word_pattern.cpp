@@ -81,8 +81,7 @@ void WordPattern::split(std::string_view text, Span piece, std::vector<Span>& wo
         unsigned found = scanner.classes(at, length);
         if ((found & kSpace) != 0) {
             const std::size_t after = scanner.spaces_end(at);
-            std::size_t last = after - 1;  // the last space belongs to what follows it
-            while ((text[last] & 0xC0) == 0x80) --last;
+            const std::size_t last = last_character(text, after);  // it belongs to what follows
             const bool leads = spaces_ && after < end && text[last] == ' ';
             if (!leads && after < end && last > at && spaces_) {
                 // \s+(?!\S) leaves the last one, whatever it is, and \s+ takes it.

@@ -28,12 +28,7 @@ WordPiece::WordPiece(const std::vector<std::string>& vocabulary, std::optional<s
 
 void WordPiece::encode(std::string_view word, std::int64_t at, Scratch&, Tokens& out) const {
     const std::size_t size = word.size();
-    bool known = true;
-    if (size > max_characters_) {
-        std::size_t characters = 0;
-        for (const char byte : word) characters += (byte & 0xC0) != 0x80;
-        known = characters <= max_characters_;
-    }
+    bool known = size <= max_characters_ || count_characters(word) <= max_characters_;
     const std::size_t first = out.ids.size();
     Trie::Node start = Trie::kRoot;
     for (std::size_t begin = 0; known && begin < size;) {

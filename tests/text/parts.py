@@ -1,10 +1,15 @@
-"""Descriptions of small tokenizers for tests."""
+"""Descriptions of small tokenizers, and what the tests of their parts share."""
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pytest
+
+from byhand import _text
 from byhand.text.bytes_alphabet import ALPHABET
 
 Description = dict[str, Any]
@@ -76,3 +81,25 @@ def word_level(words: Sequence[str], unk: str = "[UNK]", **components: Any) -> D
     """Words that are tokens."""
     vocab = {word: id for id, word in enumerate(words)}
     return description({"type": "WordLevel", "vocab": vocab, "unk_token": unk}, **components)
+
+
+def counted(words: dict[str, int]) -> _text.WordCounts:
+    """Words with their counts, for a trainer."""
+    counts = _text.WordCounts()
+    for word, count in words.items():
+        counts.add(word.encode(), count)
+    return counts
+
+
+def random_texts(count: int, pieces: list[str], seed: int) -> list[str]:
+    """Texts of 0 to 60 pieces, drawn by the seed."""
+    draw = random.Random(seed)
+    lengths = draw.choices([0, 1, 2, 3, 5, 8, 20, 60], k=count)
+    return ["".join(draw.choices(pieces, k=length)) for length in lengths]
+
+
+def huggingface(part: str, description: Any) -> Any:
+    """The "normalizer" or "pre_tokenizer" that Hugging Face's library makes of a description."""
+    tokenizers = pytest.importorskip("tokenizers")
+    data = json.loads(tokenizers.Tokenizer(tokenizers.models.BPE()).to_str())
+    return getattr(tokenizers.Tokenizer.from_str(json.dumps(data | {part: description})), part)

@@ -269,13 +269,14 @@ def test_threads_share_a_model():
     units = [bytes([b]) for b in range(256)]
     model = _text.BPE(vocabulary_of(units, merges), merges)
     lengths = [1, 7, 30, 200]
-    words = [bytes(rng.choice(b"abc") for _ in range(rng.choice(lengths))) for _ in range(800)]
-    wanted = [model.encode_word(word) for word in words]
+    words = ["".join(rng.choices("abc", k=rng.choice(lengths))) for _ in range(800)]
+    wanted = [[id for id, _, _ in model.encode_word(word.encode())] for word in words]
+    pipeline = _text.Pipeline([], [], model, [])  # its work spaces, with their caches, are reused
     wrong = []
 
     def encode_all() -> None:
         for word, tokens in zip(words * 3, wanted * 3, strict=True):
-            if model.encode_word(word) != tokens:
+            if pipeline.encode(word, None).tolist() != tokens:
                 wrong.append(word)
 
     threads = [threading.Thread(target=encode_all) for _ in range(4)]

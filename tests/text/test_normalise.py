@@ -3,7 +3,6 @@ tokenizers and SentencePiece; origins of what they write; descriptions that are 
 """
 
 import base64
-import json
 import random
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 from byhand import _text
 from byhand.errors import UserError
 from byhand.text import normalise
+from tests.text.parts import huggingface, random_texts
 from tests.text.unicode_versions import OLDER_TABLES, PIECES, assigned
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,18 +65,6 @@ def apply(description: Any, text: str) -> str:
     return written.decode()
 
 
-def huggingface(description: Any) -> Any:
-    tokenizers = pytest.importorskip("tokenizers")
-    data = json.loads(tokenizers.Tokenizer(tokenizers.models.BPE()).to_str())
-    return tokenizers.Tokenizer.from_str(json.dumps(data | {"normalizer": description})).normalizer
-
-
-def random_texts(count: int, pieces: list[str], seed: int) -> list[str]:
-    draw = random.Random(seed)
-    lengths = draw.choices([0, 1, 2, 3, 5, 8, 20, 60], k=count)
-    return ["".join(draw.choices(pieces, k=length)) for length in lengths]
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_normal_forms_of_every_character_and_of_mixed_ones(form: str):
     characters = assigned()
@@ -110,7 +98,7 @@ def test_normal_forms_of_every_character_and_of_mixed_ones(form: str):
 )
 def test_every_character_equals_huggingface_but_for_its_older_tables(description, older):
     characters = assigned()
-    theirs = huggingface(description)
+    theirs = huggingface("normalizer", description)
     allowed = set().union(*(OLDER_TABLES[name] for name in older))
     tested = [c for c in characters if c not in allowed]
     for begin in range(0, len(tested), 2000):
@@ -127,7 +115,7 @@ def test_every_character_equals_huggingface_but_for_its_older_tables(description
     ],
 )
 def test_the_older_tables_differ_for_each_character_that_is_listed(older, descriptions):
-    pairs = [(description, huggingface(description)) for description in descriptions]
+    pairs = [(description, huggingface("normalizer", description)) for description in descriptions]
     same = [
         c
         for c in OLDER_TABLES[older] & set(assigned())
@@ -138,7 +126,7 @@ def test_the_older_tables_differ_for_each_character_that_is_listed(older, descri
 
 @pytest.mark.parametrize("description", KINDS, ids=str)
 def test_texts_equal_huggingface(description):
-    theirs = huggingface(description)
+    theirs = huggingface("normalizer", description)
     for text in random_texts(100, PIECES, 1):
         assert apply(description, text) == theirs.normalize_str(text), ascii(text)
 
@@ -146,7 +134,7 @@ def test_texts_equal_huggingface(description):
 @pytest.mark.deep
 @pytest.mark.parametrize("description", KINDS, ids=str)
 def test_many_texts_equal_huggingface(description):
-    theirs = huggingface(description)
+    theirs = huggingface("normalizer", description)
     older = set().union(*OLDER_TABLES.values())
     characters = [c for c in assigned() if c not in older]
     pieces = PIECES * 50 + random.Random(0).choices(characters, k=1000)
@@ -234,7 +222,7 @@ def test_a_charsmap_of_sentencepiece_gives_its_normalisation(rule: str):
 def test_a_charsmap_in_a_tokenizer_json_gives_what_huggingface_makes_of_it():
     charsmap = base64.b64encode(charsmap_of(sentencepiece_normalizer("nmt_nfkc"))).decode()
     description = {"type": "Precompiled", "precompiled_charsmap": charsmap}
-    theirs = huggingface(description)
+    theirs = huggingface("normalizer", description)
     # The second accent is lost there, and sequences of 6 bytes do not compose.
     assert apply(description, "e\u0302\u0301") == "ê"
     assert apply(description, "か\u3099") == "か\u3099"

@@ -16,6 +16,7 @@ from byhand import _text
 from byhand.errors import UserError
 from byhand.text import pretokenise
 from byhand.text.pretokenise import PATTERNS
+from tests.text.parts import huggingface, random_texts
 from tests.text.unicode_versions import OLDER_TABLES, PIECES, assigned
 
 BEHAVIOURS = ("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")
@@ -100,13 +101,6 @@ def words(pretokenizer: _text.PreTokenizer, text: str) -> list[str]:
     return [encoded[begin:end].decode() for begin, end in _text.split([pretokenizer], encoded)]
 
 
-def huggingface(description: Any) -> Any:
-    tokenizers = pytest.importorskip("tokenizers")
-    data = json.loads(tokenizers.Tokenizer(tokenizers.models.BPE()).to_str())
-    text = json.dumps(data | {"pre_tokenizer": description})
-    return tokenizers.Tokenizer.from_str(text).pre_tokenizer
-
-
 def printable_bytes() -> dict[str, int]:
     """GPT-2's alphabet: the character that stands for each byte."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -114,14 +108,8 @@ def printable_bytes() -> dict[str, int]:
     return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
-def random_texts(count: int, pieces: list[str], seed: int) -> list[str]:
-    draw = random.Random(seed)
-    lengths = draw.choices([0, 1, 2, 3, 5, 8, 20, 60], k=count)
-    return ["".join(draw.choices(pieces, k=length)) for length in lengths]
-
-
 def check_huggingface(description: Any, texts: list[str]) -> None:
-    theirs, made = huggingface(description), pretokenise.make(description)
+    theirs, made = huggingface("pre_tokenizer", description), pretokenise.make(description)
     alphabet = printable_bytes() if "ByteLevel" in json.dumps(description) else None
     for text in texts:
         expected = [
@@ -221,7 +209,7 @@ def test_words_and_offsets_of_many_texts_equal_huggingface(description):
 def test_every_character_equals_huggingface_but_for_its_older_tables(description, older):
     allowed = OLDER_TABLES.get(older, set())
     characters = assigned()
-    theirs, made = huggingface(description), pretokenise.make(description)
+    theirs, made = huggingface("pre_tokenizer", description), pretokenise.make(description)
     tested = [c for c in characters if c not in allowed]
     for begin in range(0, len(tested), 2000):
         text = "q".join(tested[begin : begin + 2000])
@@ -230,7 +218,8 @@ def test_every_character_equals_huggingface_but_for_its_older_tables(description
 
 
 def test_the_older_table_differs_for_each_punctuation_character_that_is_listed():
-    theirs, made = huggingface({"type": "Punctuation"}), pretokenise.make({"type": "Punctuation"})
+    punctuation = {"type": "Punctuation"}
+    theirs, made = huggingface("pre_tokenizer", punctuation), pretokenise.make(punctuation)
     for character in OLDER_TABLES["punctuation"] & set(assigned()):
         text = f"q{character}q"
         assert len(divide(made, text)) != len(theirs.pre_tokenize_str(text)), ascii(text)

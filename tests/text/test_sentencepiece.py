@@ -12,7 +12,7 @@ import pytest
 from byhand import text
 from byhand.errors import UserError
 from byhand.text.formats import protobuf, sentencepiece, sentencepiece_write
-from byhand.text.formats.sentencepiece import BPE, CONTROL, NORMAL, UNIGRAM, UNUSED, Pieces
+from byhand.text.formats.sentencepiece import BPE, CONTROL, NORMAL, UNIGRAM, UNKNOWN, UNUSED, Pieces
 from byhand.text.formats.sentencepiece_write import serialise
 from tests.text.made_files import model_file, pieces
 
@@ -103,6 +103,31 @@ def test_control_symbols_are_not_read_from_text(tmp_path: Path):
     assert not {1, 2} & set(ours.encode("hello</s><s>").tolist())
     assert ours.encode("</s>", allowed_special="all").tolist()[-1] == 2
     assert 3 in ours.encode("a<sep>b").tolist()
+
+
+def test_scores_are_added_in_float32(tmp_path: Path):
+    """a + bc and ab + c differ by less than float32 can hold, so that the longer last token wins;
+    float64 takes the greater sum.
+    """
+    library = pytest.importorskip("sentencepiece")
+    made = Pieces(
+        ["<unk>", "a", "b", "c", "ab", "bc"],
+        [0.0, -65536.0, -70000.0, -0.0005, -65536.0, -0.001],
+        [UNKNOWN, *[NORMAL] * 5],
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+    )
+    path = tmp_path / "small.model"
+    path.write_bytes(serialise(made))
+    theirs = library.SentencePieceProcessor(model_file=str(path))
+    ours: Any = text.load(path)
+    assert ours.encode("abc").tolist() == theirs.encode("abc") == [1, 5]
+    for name in ("tokenizer.json", "again.model"):
+        text.save(ours, tmp_path / name)
+        assert text.load(tmp_path / name).encode("abc").tolist() == [1, 5], name
+    model = {**ours.description["model"], "float32": False}
+    in_float64 = type(ours)({**ours.description, "model": model})
+    assert in_float64.encode("abc").tolist() == [4, 3]
 
 
 def changed(**changes: Any) -> Pieces:

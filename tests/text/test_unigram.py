@@ -15,6 +15,7 @@ import pytest
 from byhand import _text
 from byhand.errors import UserError
 from byhand.text.unigram import UnigramTokenizer
+from tests.text.parts import counted
 
 
 def made_up_text(lines: int) -> str:
@@ -226,13 +227,6 @@ def test_ids_are_those_of_sentencepiece():
 
 
 # --- Training ------------------------------------------------------------------------------------
-
-
-def counted(words: dict[str, int]) -> _text.WordCounts:
-    counts = _text.WordCounts()
-    for word, count in words.items():
-        counts.add(word.encode(), count)
-    return counts
 
 
 def digamma(x: float) -> float:

@@ -12,6 +12,7 @@ import pytest
 from byhand import _text
 from byhand.errors import UserError
 from byhand.text.wordpiece import WordPieceTokenizer
+from tests.text.parts import counted
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TEXT = (
@@ -121,13 +122,6 @@ def test_ids_are_those_of_hugging_face():
 
 
 # --- Training ------------------------------------------------------------------------------------
-
-
-def counted(words: dict[str, int]) -> _text.WordCounts:
-    counts = _text.WordCounts()
-    for word, count in words.items():
-        counts.add(word.encode(), count)
-    return counts
 
 
 def learned(words: dict[str, int], size: int, **options) -> list[str]:
@@ -275,7 +269,7 @@ def test_progress_rises_to_the_end_and_may_stop_the_training():
     calls = []
     WordPieceTokenizer.train(TEXT, 100, progress=lambda done, whole: calls.append((done, whole)))
     assert calls == sorted(calls)
-    assert calls[-1] == (1000, 1000)
+    assert calls[-1][0] == calls[-1][1] > 0
 
     def stop(done: int, whole: int) -> None:
         raise KeyboardInterrupt

@@ -9,7 +9,6 @@ from byhand import _text
 from byhand.errors import UserError
 from byhand.text import bytes_alphabet
 from byhand.text.counting import (
-    Pieces,
     Progress,
     Texts,
     added_tokens,
@@ -17,11 +16,12 @@ from byhand.text.counting import (
     learned,
     special_tokens_of,
 )
-from byhand.text.pipeline import PipelineTokenizer
+from byhand.text.formats import parts
 from byhand.text.pretokenise import pattern_named
+from byhand.text.trained import TrainedTokenizer
 
 
-class BPETokenizer(PipelineTokenizer):
+class BPETokenizer(TrainedTokenizer):
     """Each word begins as its bytes (or characters); then neighbours that form a merge of the
     vocabulary are joined, the merge that was learned first before all others, until none is left.
 
@@ -123,43 +123,17 @@ class BPETokenizer(PipelineTokenizer):
         }
         return cls(description)
 
-    @classmethod
-    def from_text(
-        cls, text: str, vocabulary_size: int | None = None, **options: Any
-    ) -> BPETokenizer:
-        """`train` on one text, with its options."""
-        return cls.from_blocks([text], vocabulary_size, **options)
-
-    @classmethod
-    def from_blocks(
-        cls, blocks: Iterable[str], vocabulary_size: int | None = None, **options: Any
-    ) -> BPETokenizer:
-        """`train` on a text in consecutive pieces, with its options."""
-        return cls.train(Pieces(blocks), vocabulary_size or 8192, **options)
-
 
 def _of_bytes(pattern: str | None, suffix: str) -> dict[str, Any]:
     if suffix:
         raise UserError("end_of_word_suffix is for byte_level=False: bytes have their own spaces")
     if pattern is not None and not isinstance(pattern, str):
         raise UserError(f"pattern is a name, a regular expression or None, not {pattern!r:.60}")
-    bytes_only = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": pattern == "gpt2",
+    patterns = [] if pattern is None else [pattern_named(pattern)]
+    return {
+        "pre_tokenizer": parts.byte_level_words(patterns),
+        "decoder": parts.byte_level(use_regex=True),
     }
-    if pattern in (None, "gpt2"):
-        pre_tokenizer: dict[str, Any] = bytes_only
-    else:
-        words = {
-            "type": "Split",
-            "pattern": {"Regex": pattern_named(pattern)},
-            "behavior": "Isolated",
-            "invert": False,
-        }
-        pre_tokenizer = {"type": "Sequence", "pretokenizers": [words, bytes_only]}
-    return {"pre_tokenizer": pre_tokenizer, "decoder": dict(bytes_only, use_regex=True)}
 
 
 def _of_characters(pattern: str | None, suffix: str, special: list[str]) -> dict[str, Any]:

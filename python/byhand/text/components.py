@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -37,16 +37,27 @@ def encode(text: str) -> bytes:
         ) from error
 
 
-def flatten(
-    description: object, part: str, members: str, depth: int = 0
-) -> Iterable[dict[str, Any]]:
-    """The components of a description in order, without its sequences.
+# The name under which a Sequence of each part lists its components.
+_MEMBERS = {
+    "normalizer": "normalizers",
+    "pre_tokenizer": "pretokenizers",
+    "post-processor": "processors",
+    "decoder": "decoders",
+}
+
+
+def flatten(description: object, part: str) -> list[dict[str, Any]]:
+    """The components of a description in order, without its sequences. UserError if one is no
+    object with a type.
 
     Args:
         description: a dict, or None for no component.
-        part: what the messages call it, such as "normalizer".
-        members: the name under which a Sequence lists its components.
+        part: "normalizer", "pre_tokenizer", "post-processor" or "decoder".
     """
+    return list(_flattened(description, part, 0))
+
+
+def _flattened(description: object, part: str, depth: int) -> Iterator[dict[str, Any]]:
     if description is None:
         return
     if not isinstance(description, dict) or not isinstance(description.get("type"), str):
@@ -56,10 +67,10 @@ def flatten(
     elif depth == MAX_DEPTH:
         raise UserError(f"the {part} nests sequences more than {MAX_DEPTH} deep")
     else:
-        for member in field(description, members, list):
+        for member in field(description, _MEMBERS[part], list):
             if member is None:
                 raise UserError(f"a {part} must be an object with a type, not null")
-            yield from flatten(member, part, members, depth + 1)
+            yield from _flattened(member, part, depth + 1)
 
 
 def choose(

@@ -15,6 +15,7 @@ from byhand.errors import UserError
 from byhand.text import normalise, pretokenise, stream
 from byhand.text.components import flatten
 from byhand.text.description import Description
+from byhand.text.formats import parts
 
 _BLOCK = 1 << 20  # bytes of a file that are read at once, characters that are counted at once
 _SHORT = 1 << 16  # characters
@@ -26,7 +27,7 @@ class Source(Protocol):
     def blocks(self) -> Iterable[str]: ...
 
 
-class Pieces:
+class BlockSource:
     """A text whose consecutive pieces can be read once."""
 
     def __init__(self, blocks: Iterable[str]) -> None:
@@ -86,8 +87,8 @@ class Counter:
         self._size = 0
         before, splitters = pretokenise.make(pre_tokenizer)
         self._cuts = stream.cuts(
-            list(flatten(normalizer, "normalizer", "normalizers")),
-            list(flatten(pre_tokenizer, "pre_tokenizer", "pretokenizers")),
+            flatten(normalizer, "normalizer"),
+            flatten(pre_tokenizer, "pre_tokenizer"),
             [],
         )
         self._pipeline = _text.Pipeline(
@@ -162,10 +163,7 @@ def special_tokens_of(tokens: Iterable[str], required: str | None = None) -> lis
 
 def added_tokens(tokens: Iterable[str]) -> list[Description]:
     """The "added_tokens" of a tokenizer whose first ids are those of these special tokens."""
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    return [
-        {"id": id, "content": token, **flags, "special": True} for id, token in enumerate(tokens)
-    ]
+    return [parts.added_token(id, token) for id, token in enumerate(tokens)]
 
 
 _ALPHABET = re.compile("(##)?.|<0x[0-9A-F]{2}>", re.DOTALL)

@@ -28,7 +28,7 @@ class Decoder:
 
     def __init__(self, description: Description | None) -> None:
         """UserError if the description is wrong, or its type unknown."""
-        parts = list(flatten(description, "decoder", "decoders"))
+        parts = flatten(description, "decoder")
         self._steps = [_step(part) for part in parts]
         self._separator = " " if description is None else ""
         kinds = [part["type"] for part in parts]

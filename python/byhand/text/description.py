@@ -38,7 +38,12 @@ _FIELDS: dict[str, dict[str, tuple[tuple[type, ...], Any]]] = {
         "max_input_chars_per_word": ((int,), 100),
     },
     "WordLevel": {"unk_token": (_TEXT, "<unk>")},
-    "Unigram": {"unk_id": ((int, type(None)), None), "byte_fallback": (_YES_NO, False)},
+    "Unigram": {
+        "unk_id": ((int, type(None)), None),
+        "byte_fallback": (_YES_NO, False),
+        # Of SentencePiece: scores are added in float32. Hugging Face ignores the name.
+        "float32": (_YES_NO, False),
+    },
 }
 _FLAGS = {
     "single_word": False,
@@ -74,7 +79,12 @@ def vocabulary(model: Description) -> list[str]:
     return tokens
 
 
-def merge_pair(merge: object) -> tuple[str, str] | None:
+def merge_pairs(model: Description) -> list[tuple[str, str]]:
+    """The merges of a checked BPE model that has some, as pairs of tokens."""
+    return [_merge_pair(merge) or ("", "") for merge in model["merges"]]
+
+
+def _merge_pair(merge: object) -> tuple[str, str] | None:
     """The two tokens of a merge, which is a text "a b" or a pair; None if it is neither."""
     if isinstance(merge, str):
         left, space, right = merge.partition(" ")
@@ -205,7 +215,7 @@ def _merges(merges: object, model: Description) -> list[Any] | None:
         raise UserError('the "merges" of a BPE model are a list')
     vocab, prefix = model["vocab"], len(model["continuing_subword_prefix"] or "")
     for number, merge in enumerate(merges):
-        pair = merge_pair(merge)
+        pair = _merge_pair(merge)
         if pair is None:
             raise UserError(f"merge {number} of a BPE model is not two tokens: {merge!r:.60}")
         left, right = pair
@@ -218,7 +228,7 @@ def _merges(merges: object, model: Description) -> list[Any] | None:
             )
     if all(isinstance(merge, str) for merge in merges):
         return list(merges)
-    pairs = [list(merge_pair(merge) or ()) for merge in merges]
+    pairs = [list(_merge_pair(merge) or ()) for merge in merges]
     if any(" " in left or " " in right for left, right in pairs):
         return pairs
     return [" ".join(pair) for pair in pairs]

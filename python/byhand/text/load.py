@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from byhand.errors import UserError
+from byhand.text.description import KINDS, Description
 from byhand.text.formats import gguf, parts, sentencepiece, tiktoken, vocab_merges, vocab_txt
-from byhand.text.formats.parts import Description
 
 if TYPE_CHECKING:
     from byhand.text.tokenizer import Tokenizer
@@ -68,15 +68,12 @@ def read_description(
     return with_kind(readers[format](path))
 
 
-_KINDS = {"BPE": "bpe", "WordPiece": "wordpiece", "Unigram": "unigram", "WordLevel": "word"}
-
-
 def with_kind(description: Description) -> Description:
     """A description with the kind of its tokenizer: "bpe" for a BPE model."""
     named = description["model"].get("type", "")
-    kind = _KINDS.get(named) if isinstance(named, str) else None
+    kind = KINDS.get(named) if isinstance(named, str) else None
     if kind is None:
-        known = ", ".join(_KINDS)
+        known = ", ".join(KINDS)
         raise UserError(f"a model of type {named!r:.60} is not supported: byhand has {known}")
     return {"kind": kind, **description}
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from byhand import _text
 from byhand.errors import UserError
 from byhand.text import bytes_alphabet
-from byhand.text.description import Description, merge_pair, vocabulary
+from byhand.text.description import Description, merge_pairs, vocabulary
 
 
 def make(
@@ -38,6 +38,7 @@ def make(
                 unk_id=description["unk_id"],
                 byte_fallback=description["byte_fallback"],
                 special=sorted(special),
+                float32=description["float32"],
             )
         data = [encoded(token, byte_level) for token in tokens]
         if kind == "BPE":
@@ -77,8 +78,7 @@ def _bpe(description: Description, data: list[bytes], byte_level: bool, seed: in
     merges = description["merges"]
     if merges is not None:
         of = dict(zip(vocabulary(description), data, strict=True))
-        pairs = (merge_pair(merge) or ("", "") for merge in merges)  # they are checked
-        merges = [(of[left], of[right]) for left, right in pairs]
+        merges = [(of[left], of[right]) for left, right in merge_pairs(description)]
     return _text.BPE(
         data,
         merges,

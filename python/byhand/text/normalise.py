@@ -21,7 +21,7 @@ def make(description: object) -> list[_text.Normaliser]:
     wrong.
     """
     made: list[_text.Normaliser] = []
-    for part in flatten(description, "normalizer", "normalizers"):
+    for part in flatten(description, "normalizer"):
         made += choose(_TYPES, part, "normalizer")
     return made
 

@@ -68,8 +68,8 @@ class PipelineTokenizer(tokenizer.Tokenizer):
             raise UserError(f"the description is that of a {kind} tokenizer, not of {self.kind}")
         self.description = description
         self._seed = seed
-        before = list(flatten(description["normalizer"], "normalizer", "normalizers"))
-        splits = list(flatten(description["pre_tokenizer"], "pre_tokenizer", "pretokenizers"))
+        before = flatten(description["normalizer"], "normalizer")
+        splits = flatten(description["pre_tokenizer"], "pre_tokenizer")
         self.byte_level = any(part["type"] == "ByteLevel" for part in (*before, *splits))
 
         added = description["added_tokens"]
@@ -437,13 +437,3 @@ def _restored(
 def _native(token: Description) -> tuple[bytes, int, bool, bool, bool, bool, bool]:
     flags = ("special", "single_word", "lstrip", "rstrip", "normalized")
     return (token["content"].encode("utf-8"), token["id"], *(token[flag] for flag in flags))
-
-
-def described(description: object, *, seed: int = 0) -> PipelineTokenizer:
-    """The tokenizer of a description, of the class for its model: BPETokenizer and so on."""
-    from byhand import registry
-
-    found = checked(description)
-    kind = registry.find("text", KINDS[found["model"]["type"]]).Tokenizer
-    made: PipelineTokenizer = kind(found, seed=seed)
-    return made

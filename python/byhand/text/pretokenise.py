@@ -95,7 +95,7 @@ def make(description: object) -> Made:
     """
     normalisers: list[_text.Normaliser] = []
     pretokenizers: list[_text.PreTokenizer] = []
-    for part in flatten(description, "pre_tokenizer", "pretokenizers"):
+    for part in flatten(description, "pre_tokenizer"):
         made = choose(_TYPES, part, "pre_tokenizer")
         if made.normalisers and pretokenizers:
             # The prefix belongs to each word so far: mark where these words end, too.

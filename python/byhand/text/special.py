@@ -107,7 +107,7 @@ def make(description: Description | None, size: int) -> PostProcessor:
     """
     made = PostProcessor()
     trims: tuple[bool, ...] = ()
-    for part in flatten(description, "post-processor", "processors"):
+    for part in flatten(description, "post-processor"):
         kind = part["type"]
         if kind not in (known := (*_KINDS, "ByteLevel")):
             near = suggestion(kind, known)

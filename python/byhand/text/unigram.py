@@ -9,7 +9,6 @@ from byhand import _text
 from byhand.errors import UserError
 from byhand.text import normalise, stream
 from byhand.text.counting import (
-    Pieces,
     Progress,
     Texts,
     added_tokens,
@@ -18,13 +17,14 @@ from byhand.text.counting import (
     special_tokens_of,
     without_special,
 )
-from byhand.text.pipeline import PipelineTokenizer
+from byhand.text.formats import parts
+from byhand.text.trained import TrainedTokenizer
 
 SPECIAL = ("<unk>", "<s>", "</s>")
 SPACE = "\u2581"  # what stands for a space in the vocabulary
 
 
-class UnigramTokenizer(PipelineTokenizer):
+class UnigramTokenizer(TrainedTokenizer):
     """Gives each token a probability, and divides a text so that the product of its tokens'
     probabilities is greatest. A character that is no token is <unk>.
 
@@ -83,12 +83,7 @@ class UnigramTokenizer(PipelineTokenizer):
                 "pretokenizers": [
                     {**metaspace, "split": True},
                     # No token reaches over the end of a line.
-                    {
-                        "type": "Split",
-                        "pattern": {"String": "\n"},
-                        "behavior": "Isolated",
-                        "invert": False,
-                    },
+                    parts.split("\n", regex=False),
                 ],
             },
             "decoder": {**metaspace, "split": True},
@@ -124,20 +119,6 @@ class UnigramTokenizer(PipelineTokenizer):
             "vocab": [[token, 0.0] for token in special] + [[t, scores[t]] for t in tokens],
         }
         return cls(description)
-
-    @classmethod
-    def from_text(
-        cls, text: str, vocabulary_size: int | None = None, **options: Any
-    ) -> UnigramTokenizer:
-        """`train` on one text, with its options."""
-        return cls.from_blocks([text], vocabulary_size, **options)
-
-    @classmethod
-    def from_blocks(
-        cls, blocks: Iterable[str], vocabulary_size: int | None = None, **options: Any
-    ) -> UnigramTokenizer:
-        """`train` on a text in consecutive pieces, with its options."""
-        return cls.train(Pieces(blocks), vocabulary_size or 8000, **options)
 
 
 def _normalizer(name: str) -> dict[str, Any] | None:

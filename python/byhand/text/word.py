@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from byhand.errors import UserError
 from byhand.text.counting import (
-    Pieces,
     Progress,
     Texts,
     added_tokens,
     count_words,
     special_tokens_of,
 )
-from byhand.text.pipeline import PipelineTokenizer
 from byhand.text.pretokenise import PATTERNS
+from byhand.text.trained import TrainedTokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[SOS]", "[EOS]")
 
 
-class WordTokenizer(PipelineTokenizer):
+class WordTokenizer(TrainedTokenizer):
     """Numbers the words of a text by descending count. A word that is not among them is [UNK].
 
     "don't", "state-of-the-art", "3.14", "2024-01-02" and "10:30" are one word each; every other
@@ -101,20 +99,6 @@ class WordTokenizer(PipelineTokenizer):
                 },
             }
         )
-
-    @classmethod
-    def from_text(
-        cls, text: str, vocabulary_size: int | None = None, **options: Any
-    ) -> WordTokenizer:
-        """`train` on one text, with its options."""
-        return cls.from_blocks([text], vocabulary_size, **options)
-
-    @classmethod
-    def from_blocks(
-        cls, blocks: Iterable[str], vocabulary_size: int | None = None, **options: Any
-    ) -> WordTokenizer:
-        """`train` on a text in consecutive pieces, with its options."""
-        return cls.train(Pieces(blocks), vocabulary_size, **options)
 
 
 Tokenizer = WordTokenizer

@@ -7,7 +7,6 @@ from typing import Any
 
 from byhand import _text
 from byhand.text.counting import (
-    Pieces,
     Progress,
     Texts,
     added_tokens,
@@ -16,13 +15,14 @@ from byhand.text.counting import (
     special_tokens_of,
     without_special,
 )
-from byhand.text.pipeline import PipelineTokenizer
+from byhand.text.formats import parts
+from byhand.text.trained import TrainedTokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PREFIX = "##"
 
 
-class WordPieceTokenizer(PipelineTokenizer):
+class WordPieceTokenizer(TrainedTokenizer):
     """Divides each word, from left to right, into the longest tokens of the vocabulary; those
     inside a word are written with ## before them. A word that cannot be divided so is [UNK].
 
@@ -86,7 +86,8 @@ class WordPieceTokenizer(PipelineTokenizer):
             "decoder": {"type": "WordPiece", "prefix": PREFIX, "cleanup": True},
         }
         if "[CLS]" in special and "[SEP]" in special:
-            description["post_processor"] = _template(special)
+            ids = {token: id for id, token in enumerate(special)}
+            description["post_processor"] = parts.template(["[CLS]"], ["[SEP]"], ids)
         counts = count_words(
             texts, description["normalizer"], description["pre_tokenizer"], threads
         )
@@ -112,38 +113,6 @@ class WordPieceTokenizer(PipelineTokenizer):
             "vocab": {token: id for id, token in enumerate(special + tokens)},
         }
         return cls(description)
-
-    @classmethod
-    def from_text(
-        cls, text: str, vocabulary_size: int | None = None, **options: Any
-    ) -> WordPieceTokenizer:
-        """`train` on one text, with its options."""
-        return cls.from_blocks([text], vocabulary_size, **options)
-
-    @classmethod
-    def from_blocks(
-        cls, blocks: Iterable[str], vocabulary_size: int | None = None, **options: Any
-    ) -> WordPieceTokenizer:
-        """`train` on a text in consecutive pieces, with its options."""
-        return cls.train(Pieces(blocks), vocabulary_size or 8192, **options)
-
-
-def _template(special: Sequence[str]) -> dict[str, Any]:
-    """BERT's: [CLS] A [SEP] and [CLS] A [SEP] B [SEP]."""
-
-    def token(name: str, segment: int) -> dict[str, Any]:
-        return {"SpecialToken": {"id": name, "type_id": segment}}
-
-    first = [token("[CLS]", 0), {"Sequence": {"id": "A", "type_id": 0}}, token("[SEP]", 0)]
-    return {
-        "type": "TemplateProcessing",
-        "single": first,
-        "pair": [*first, {"Sequence": {"id": "B", "type_id": 1}}, token("[SEP]", 1)],
-        "special_tokens": {
-            name: {"id": name, "ids": [special.index(name)], "tokens": [name]}
-            for name in ("[CLS]", "[SEP]")
-        },
-    }
 
 
 Tokenizer = WordPieceTokenizer

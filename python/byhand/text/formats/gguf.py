@@ -13,9 +13,9 @@ import numpy as np
 from byhand.errors import UserError
 from byhand.hub.gguf import read_metadata
 from byhand.text.bytes_alphabet import is_alphabet
+from byhand.text.description import Description
 from byhand.text.formats import parts, sentencepiece, vocab_txt
 from byhand.text.formats.gguf_patterns import words_named
-from byhand.text.formats.parts import Description
 from byhand.text.formats.sentencepiece import (
     BPE,
     BYTE,

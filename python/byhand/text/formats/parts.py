@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from byhand.errors import UserError
-
-Description = dict[str, Any]
+from byhand.text.description import Description
 
 BYTE_DECODER = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
 
@@ -80,15 +79,6 @@ def sequence(parts: Iterable[Mapping[str, Any]], name: str) -> Mapping[str, Any]
     return {"type": "Sequence", name: listed}
 
 
-def parts_of(part: Any, name: str) -> list[Mapping[str, Any]]:
-    """The parts of a Sequence, of a single part or of None, without Sequences in them."""
-    if part is None:
-        return []
-    if part.get("type") != "Sequence":
-        return [part]
-    return [inner for one in part[name] for inner in parts_of(one, name)]
-
-
 def replace(pattern: str, content: str, regex: bool = False) -> Description:
     return {
         "type": "Replace",
@@ -97,13 +87,13 @@ def replace(pattern: str, content: str, regex: bool = False) -> Description:
     }
 
 
-def split(pattern: str) -> Description:
-    """The pre-tokenizer that makes each match of a regular expression a word, and what is between
-    two matches another.
+def split(pattern: str, regex: bool = True) -> Description:
+    """The pre-tokenizer that makes each match of a regular expression, or each occurrence of a
+    text, a word, and what is between two of them another.
     """
     return {
         "type": "Split",
-        "pattern": {"Regex": pattern},
+        "pattern": {"Regex" if regex else "String": pattern},
         "behavior": "Isolated",
         "invert": False,
     }

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from byhand.errors import UserError
+from byhand.text.description import Description
 from byhand.text.formats import parts
-from byhand.text.formats.parts import Description
 from byhand.text.formats.protobuf import BYTES, FIXED32, VARINT, fields
 
 SPACE = "\u2581"
@@ -125,8 +125,9 @@ def describe(found: Pieces, cut_first: bool = False) -> Description:
     no unknown piece or a piece twice.
 
     Args:
-        cut_first: symbols of the user are cut out before the text is normalised, piece by piece, as
-            llama.cpp does; SentencePiece normalises the text as a whole.
+        cut_first: as llama.cpp does: symbols of the user are cut out before the text is normalised,
+            piece by piece, and sums of scores are float64. SentencePiece normalises the text as a
+            whole, and adds in float32.
     """
     if found.model_type not in (UNIGRAM, BPE):
         kind = _MODELS.get(found.model_type, str(found.model_type))
@@ -158,7 +159,10 @@ def describe(found: Pieces, cut_first: bool = False) -> Description:
         for id, piece in enumerate(found.pieces)
         if found.types[id] in (UNKNOWN, CONTROL) or (id in symbols and not as_words)
     ]
-    model = _unigram(found, unknown[0]) if found.model_type == UNIGRAM else _bpe(found, unknown[0])
+    if found.model_type == UNIGRAM:
+        model = _unigram(found, unknown[0], float32=not cut_first)
+    else:
+        model = _bpe(found, unknown[0])
     words = sorted((found.pieces[id] for id in symbols), key=len, reverse=True) if as_words else ()
     if as_words and found.model_type == BPE:
         model["ignore_merges"] = True
@@ -166,22 +170,15 @@ def describe(found: Pieces, cut_first: bool = False) -> Description:
         model,
         added=added,
         normalizer=parts.sequence(_normalisers(found), "normalizers"),
-        pre_tokenizer=parts.sequence(map(_split_off, words), "pretokenizers"),
+        pre_tokenizer=parts.sequence(
+            [parts.split(word, regex=False) for word in words], "pretokenizers"
+        ),
         decoder=_decoder(found),
     )
 
 
 def _looks_around(found: Pieces) -> bool:
     return found.add_dummy_prefix or found.remove_extra_whitespaces
-
-
-def _split_off(symbol: str) -> Description:
-    return {
-        "type": "Split",
-        "pattern": {"String": symbol},
-        "behavior": "Isolated",
-        "invert": False,
-    }
 
 
 def _normalisers(found: Pieces) -> list[Description]:
@@ -211,7 +208,7 @@ def _decoder(found: Pieces) -> Description:
     return {"type": "Sequence", "decoders": decoders}
 
 
-def _unigram(found: Pieces, unknown: int) -> Description:
+def _unigram(found: Pieces, unknown: int, float32: bool) -> Description:
     highest = max((s for s, kind in zip(found.scores, found.types, strict=True) if kind == NORMAL))
     # A symbol of the user wins over any division of it.
     vocab = [
@@ -223,6 +220,7 @@ def _unigram(found: Pieces, unknown: int) -> Description:
         "unk_id": unknown,
         "vocab": vocab,
         "byte_fallback": found.byte_fallback,
+        "float32": float32,
     }
 
 

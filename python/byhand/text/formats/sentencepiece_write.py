@@ -8,8 +8,9 @@ import re
 from typing import Any
 
 from byhand.errors import UserError
+from byhand.text.components import flatten
+from byhand.text.description import Description, merge_pairs
 from byhand.text.formats import parts
-from byhand.text.formats.parts import Description
 from byhand.text.formats.protobuf import bytes_field, float_field, varint_field
 from byhand.text.formats.sentencepiece import (
     BPE,
@@ -22,7 +23,6 @@ from byhand.text.formats.sentencepiece import (
     Pieces,
     describe,
 )
-from byhand.text.formats.vocab_merges import merge_pair
 
 FORMAT = "the format of SentencePiece"
 ADVICE = "save it as tokenizer.json"
@@ -40,7 +40,7 @@ def pieces_of(description: Description) -> Pieces:
     """The pieces, scores and settings of a Unigram or BPE tokenizer."""
     model = description["model"]
     kind = model.get("type")
-    words = parts.parts_of(description.get("pre_tokenizer"), "pretokenizers")
+    words = flatten(description.get("pre_tokenizer"), "pre_tokenizer")
     if kind == "Unigram":
         found = Pieces([piece for piece, _ in model["vocab"]], [s for _, s in model["vocab"]])
         if model.get("unk_id") is None:
@@ -70,8 +70,8 @@ def _bpe_pieces(model: Description) -> tuple[list[str], list[float]]:
     if not model.get("fuse_unk"):
         raise UserError(f"{FORMAT} cannot hold fuse_unk=False: {ADVICE}")
     rank: dict[str, int] = {}
-    for merge in model["merges"]:
-        rank.setdefault("".join(merge_pair(merge)), len(rank))
+    for left, right in merge_pairs(model):
+        rank.setdefault(left + right, len(rank))
     pieces = [by_id[id] for id in range(len(by_id))]
     return pieces, [float(-rank.get(piece, len(rank))) for piece in pieces]
 
@@ -85,7 +85,7 @@ def _set_types(found: Pieces, description: Description, unknown: str | None) -> 
             raise UserError(f"{FORMAT} needs a token for every id from 0 on: {ADVICE}")
         found.pieces.append(token)
         found.scores.append(0.0)
-    words = parts.parts_of(description.get("pre_tokenizer"), "pretokenizers")
+    words = flatten(description.get("pre_tokenizer"), "pre_tokenizer")
     symbols = {word["pattern"].get("String") for word in words if word["type"] == "Split"}
     for piece in found.pieces:
         if piece == unknown:
@@ -104,8 +104,8 @@ def _set_types(found: Pieces, description: Description, unknown: str | None) -> 
 
 def _set_normaliser(found: Pieces, description: Description) -> None:
     """Reads the settings off the parts; `write` checks that they give the same parts."""
-    steps = parts.parts_of(description.get("normalizer"), "normalizers")
-    steps += parts.parts_of(description.get("pre_tokenizer"), "pretokenizers")
+    steps = flatten(description.get("normalizer"), "normalizer")
+    steps += flatten(description.get("pre_tokenizer"), "pre_tokenizer")
     kinds = {step["type"] for step in steps}
     found.add_dummy_prefix = "Prepend" in kinds or any(
         step["type"] == "Metaspace" and step.get("prepend_scheme", "always") != "never"
@@ -123,10 +123,10 @@ def _set_normaliser(found: Pieces, description: Description) -> None:
 
 def _plain(description: Description) -> Description:
     """A description in which what can be written in several ways is written in one, to compare."""
-    steps = parts.parts_of(description.get("normalizer"), "normalizers")
+    steps = flatten(description.get("normalizer"), "normalizer")
     # A charsmap of Hugging Face's is written too: in SentencePiece it matches the longest keys.
     steps = [{k: step[k] for k in step if k != "longest_match"} for step in steps]
-    words = parts.parts_of(description.get("pre_tokenizer"), "pretokenizers")
+    words = flatten(description.get("pre_tokenizer"), "pre_tokenizer")
     space = parts.replace(" ", SPACE)
     for word in list(words):
         if _is_metaspace(word):
@@ -161,7 +161,7 @@ def _plain_decoder(decoder: Any) -> Any:
     """Whether bytes are joined and a space is taken from the beginning; the decoder itself if it
     does anything else.
     """
-    listed = parts.parts_of(decoder, "decoders")
+    listed = flatten(decoder, "decoder")
     known = (parts.replace(SPACE, " "), {"type": "ByteFallback"}, {"type": "Fuse"}, _STRIP)
     if not listed or not all(part in known or _is_metaspace(part) for part in listed):
         return decoder

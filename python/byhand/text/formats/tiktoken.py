@@ -16,9 +16,9 @@ from typing import Any
 
 from byhand.errors import UserError
 from byhand.text.bytes_alphabet import to_alphabet, to_bytes
+from byhand.text.components import flatten
+from byhand.text.description import Description, merge_pairs
 from byhand.text.formats import parts
-from byhand.text.formats.parts import Description
-from byhand.text.formats.vocab_merges import merge_pair
 
 FORMAT = "the format of .tiktoken"
 ADVICE = "save it as tokenizer.json"
@@ -164,7 +164,7 @@ def _pattern_of(description: Description) -> str | None:
     """The regular expression that divides the text; None unless there is exactly one."""
     from byhand.text.pretokenise import PATTERNS
 
-    words = parts.parts_of(description.get("pre_tokenizer"), "pretokenizers")
+    words = flatten(description.get("pre_tokenizer"), "pre_tokenizer")
     if [p["type"] for p in words] == ["ByteLevel"] and words[0].get("use_regex", True):
         return PATTERNS["gpt2"]
     if [p["type"] for p in words] == ["Split", "ByteLevel"]:
@@ -177,7 +177,7 @@ def _require_ranks(model: Description, ranks: Mapping[bytes, int]) -> None:
     """UserError unless merging the lowest id first does what the list of merges does."""
     last = -1
     made = set()
-    for left, right in map(merge_pair, model["merges"]):
+    for left, right in merge_pairs(model):
         token = to_bytes(left + right)
         id = ranks.get(token)
         if id is None or id < last:

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from byhand.errors import UserError
 from byhand.text.bytes_alphabet import ALPHABET
+from byhand.text.description import Description, merge_pairs
 from byhand.text.formats import parts
-from byhand.text.formats.parts import Description
 
 FORMAT = "the format of vocab.json and merges.txt"
 ADVICE = "save it as tokenizer.json"
@@ -121,7 +120,7 @@ def write(description: Description) -> tuple[bytes, bytes]:
         )
     added = {token["content"]: token["id"] for token in description.get("added_tokens", ())}
     vocab = {**model["vocab"], **added}
-    merges = [list(merge_pair(merge)) for merge in model["merges"]]
+    merges = [list(pair) for pair in merge_pairs(model)]
     for left, right in merges:
         if not left or not right or any(c in left + right for c in " \r\n"):
             raise UserError(f"merges.txt cannot hold the merge of {left!r} and {right!r}: {ADVICE}")
@@ -140,12 +139,6 @@ def write(description: Description) -> tuple[bytes, bytes]:
         json.dumps(ordered, ensure_ascii=False).encode("utf-8"),
         "\n".join(lines).encode("utf-8"),
     )
-
-
-def merge_pair(merge: Any) -> tuple[str, str]:
-    """A merge of tokenizer.json: two tokens in a list, or in a text with a space between."""
-    left, right = merge.split(" ") if isinstance(merge, str) else merge
-    return left, right
 
 
 def _require_options(model: Description, again: Description) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from byhand.errors import UserError
+from byhand.text.description import Description
 from byhand.text.formats import parts
-from byhand.text.formats.parts import Description
 
 FORMAT = "the format of vocab.txt"
 ADVICE = "save it as tokenizer.json"

@@ -1,12 +1,15 @@
-// What functions that take Python's texts share.
+// What the bindings share.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
+#include <chrono>
 #include <cstdio>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+
+#include "text/threads.h"
 
 namespace byhand::text {
 
@@ -52,6 +55,19 @@ class Utf8 {
 inline void check_signals() {
     const pybind11::gil_scoped_acquire gil;
     if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();
+}
+
+// Calls `progress`, unless it is None, a few times a second; each time an interrupt may stop the
+// work, as may an exception of the callback. Takes the GIL.
+inline Progress reported(const pybind11::object& progress) {
+    using clock = std::chrono::steady_clock;
+    return [&progress, last = clock::now()](std::int64_t done, std::int64_t all) mutable {
+        if (done < all && clock::now() - last < std::chrono::milliseconds(100)) return;
+        last = clock::now();
+        const pybind11::gil_scoped_acquire acquire;
+        if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();
+        if (!progress.is_none()) progress(done, all);
+    };
 }
 
 }  // namespace byhand::text

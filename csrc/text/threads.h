@@ -1,8 +1,9 @@
-// Work divided over threads.
+// Work divided over threads, and what long work calls meanwhile.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <mutex>
@@ -12,7 +13,10 @@
 
 namespace byhand::text {
 
+// Called now and then on the calling thread; throws to stop.
 using Tick = std::function<void()>;
+// As Tick, with how much is done and all of it.
+using Progress = std::function<void(std::int64_t done, std::int64_t all)>;
 // The number of the next task; a number too large when there are no more.
 using Next = std::function<std::size_t()>;
 
