@@ -87,8 +87,7 @@ bool is_cut(std::string_view text, std::size_t at, Cuts cuts) {
     }
     if (at == 0 || (space && (at + 1 == text.size() || !is_at(text, at + 1, kLetter))))
         return false;
-    return is_at(text, last_character(text, at),
-                 kLetter | (space ? kMark : line ? kNumber : 0));
+    return is_at(text, last_character(text, at), kLetter | (space ? kMark : line ? kNumber : 0));
 }
 
 class Pipeline::Borrowed {
