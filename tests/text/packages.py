@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -53,16 +54,21 @@ def members(archive: str, folder: Path, *parts: str) -> list[Path]:
 
 def _downloaded(archive: str) -> Path:
     named = os.environ.get("BYHAND_TEST_CACHE")
-    cache = Path(named or platformdirs.user_cache_dir("byhand-tests"))
-    path = cache / archive
-    if path.exists():
-        return path
-    command = _PACKAGES[archive]
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed")
-    cache.mkdir(parents=True, exist_ok=True)
-    try:
-        subprocess.run(command, cwd=cache, check=True, capture_output=True, timeout=300)
-    except (OSError, subprocess.SubprocessError) as error:
-        pytest.skip(f"{archive} cannot be downloaded: {error}")
+    path = Path(named or platformdirs.user_cache_dir("byhand-tests")) / archive
+    if not path.exists() and (reason := _download(path)):
+        pytest.skip(f"{archive} cannot be downloaded: {reason}")
     return path
+
+
+@functools.cache  # many tests use one package: without a network all but the first skip at once
+def _download(path: Path) -> str:
+    """Downloads an archive; returns why it cannot be had, or ""."""
+    command = _PACKAGES[path.name]
+    if shutil.which(command[0]) is None:
+        return f"{command[0]} is not installed"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        subprocess.run(command, cwd=path.parent, check=True, capture_output=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return "" if path.exists() else "the command wrote another file"
