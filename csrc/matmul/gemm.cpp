@@ -208,8 +208,9 @@ Plan make_plan(const Problem& p) {
     const std::int64_t all_steps = ceil_div(p.K, Operand::depth);
     const std::int64_t blocks = std::max<std::int64_t>(1, (all_steps + kBlockK / 2) / kBlockK);
     const std::int64_t steps = std::max<std::int64_t>(1, ceil_div(all_steps, blocks));
-    const auto room = static_cast<std::int64_t>(kCachePart * second_level_cache() / sizeof(float));
-    const std::int64_t most = std::max<std::int64_t>(kPanel, room / steps / kPanel * kPanel);
+    const auto cached =
+        static_cast<std::int64_t>(kCachePart * second_level_cache() / sizeof(float));
+    const std::int64_t most = std::max<std::int64_t>(kPanel, cached / steps / kPanel * kPanel);
     return {grid, ceil_div(cols, most), std::clamp<std::int64_t>(rows / kChunkRows, 1, kChunks),
             // A transposed A is packed kChunkRows rows at a time.
             p.a.col_stride != 1 && rows >= 4 * kChunkRows ? kChunkRows : kRows,
@@ -226,12 +227,12 @@ class Worker {
     Worker(const Problem& p, const Plan& plan, Range ks)
         : p_(p), plan_(plan), ks_(ks), steps_(ceil_div(ks.end - ks.begin, Operand::depth)) {
         const std::int64_t most = ceil_div(ceil_div(p.N, kPanel), plan.grid.cols * plan.strips);
-        const std::int64_t room_b = most * panel_stride<kPanel>(steps_);
-        const std::int64_t room_a = plan.a_in_place ? 0
+        const std::int64_t size_b = most * panel_stride<kPanel>(steps_);
+        const std::int64_t size_a = plan.a_in_place ? 0
                                     : a_along()     ? kRows * row_stride(steps_)
                                                     : kRowPanels * panel_stride<kRows>(steps_);
-        panels_ = scratch(static_cast<std::size_t>(room_b + room_a));
-        row_panels_ = panels_ + room_b;
+        panels_ = scratch(static_cast<std::size_t>(size_b + size_a));
+        row_panels_ = panels_ + size_b;
     }
 
     // Strip `strip` of all strips, and these rows.

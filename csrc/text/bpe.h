@@ -18,7 +18,7 @@
 namespace byhand::text {
 
 struct BpeOptions {
-    std::optional<std::string> unk;  // the token for a character that is none; dropped without it
+    std::optional<std::string> unk;  // replaces characters without a token; else they are dropped
     bool fuse_unk = false;           // one token for several such characters in a row
     bool byte_fallback = false;      // tokens <0x00> .. <0xFF> for the bytes of such a character
     std::string prefix, suffix;      // of characters that do not begin a word; that end one

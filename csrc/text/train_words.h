@@ -16,8 +16,7 @@ struct Counted {
     std::uint64_t count;
 };
 
-// The words, ordered by their bytes. They stay in `counts`. Throws std::invalid_argument if there
-// are none.
+// The words, ordered by their bytes. They stay in `counts`. std::invalid_argument if it is empty.
 std::vector<Counted> sorted_words(const WordCounts& counts);
 
 struct Alphabet {

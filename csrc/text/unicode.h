@@ -15,8 +15,8 @@ namespace byhand::text {
 // How many of the bytes from `at` on are ASCII, counted in steps of 8: the rest may be ASCII too.
 std::size_t ascii_prefix(std::string_view bytes, std::size_t at);
 
-// How many of the 8 bytes from `at` on are ASCII letters, of either case or lower case, before one
-// that is none: without a loop, whose end no processor can predict.
+// How many ASCII letters, of either case or lower case, the 8 bytes from `at` on begin with. It has
+// no loop over bytes: a processor would often predict the end of such a loop wrongly.
 template <bool either_case>
 std::size_t ascii_letters(const char* at) {
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__

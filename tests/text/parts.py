@@ -11,6 +11,7 @@ import pytest
 
 from byhand import _text
 from byhand.text.bytes_alphabet import ALPHABET
+from byhand.text.formats import parts
 
 Description = dict[str, Any]
 
@@ -47,19 +48,7 @@ def description(
 
 def bpe(vocab: Sequence[str], merges: Sequence[Any] = (), **options: Any) -> Description:
     """A BPE model; the index of a token is its id."""
-    return {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-        **options,
-        "vocab": {token: id for id, token in enumerate(vocab)},
-        "merges": list(merges),
-    }
+    return parts.bpe({token: id for id, token in enumerate(vocab)}, list(merges), **options)
 
 
 def byte_bpe(

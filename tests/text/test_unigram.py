@@ -238,7 +238,7 @@ def digamma(x: float) -> float:
 
 
 def test_the_scores_of_an_alphabet():
-    """With no room for other tokens, a score follows from the count of the character."""
+    """In a vocabulary of characters alone, a score follows from the count of the character."""
     found = _text.train_unigram(counted({"aab": 7, "bé": 5}), 3)
     assert [token.decode() for token, _ in found] == ["a", "b", "é"]
     counts = {"a": 14, "b": 12, "é": 5}

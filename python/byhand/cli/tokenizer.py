@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from byhand.cli import flags, tokenizer_eval, tokenizer_train
-from byhand.cli.tokenizer_flags import add_tokenizer, load_named
+from byhand.cli.tokenizer_flags import add_file, add_tokenizer, load_named
 from byhand.errors import UserError
 
 DESCRIPTION = """\
@@ -68,10 +68,7 @@ def _add_encode(commands: Any) -> None:
     )
     command.set_defaults(run=_encode)
     add_tokenizer(command)
-    command.add_argument(
-        "file", nargs="?", default="-", type=flags.text, metavar="FILE",
-        help="a UTF-8 file (default: the standard input)",
-    )  # fmt: skip
+    add_file(command, "a UTF-8 file")
     command.add_argument(
         "--tokens",
         action="store_true",
@@ -157,10 +154,7 @@ def _add_decode(commands: Any) -> None:
     )
     command.set_defaults(run=_decode)
     add_tokenizer(command)
-    command.add_argument(
-        "file", nargs="?", default="-", type=flags.text, metavar="FILE",
-        help="a file with the ids (default: the standard input)",
-    )  # fmt: skip
+    add_file(command, "a file with the ids")
     command.add_argument(
         "--special-tokens", action="store_true", help="print special tokens too, such as [CLS]"
     )

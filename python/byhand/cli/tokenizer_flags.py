@@ -26,6 +26,17 @@ def add_tokenizer(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_file(command: argparse.ArgumentParser, content: str) -> None:
+    command.add_argument(
+        "file",
+        nargs="?",
+        default="-",
+        type=flags.text,
+        metavar="FILE",
+        help=f"{content} (default: the standard input)",
+    )
+
+
 def load_named(args: argparse.Namespace) -> Tokenizer:
     """The tokenizer that the flags name."""
     from byhand.text.load import load

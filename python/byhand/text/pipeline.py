@@ -162,8 +162,8 @@ class PipelineTokenizer(tokenizer.Tokenizer):
         """
         both = [self._encode(text, allowed_special, offsets=False) for text in (first, second)]
         if max_length is not None:
-            room = self._room(max_length, 2, add_special_tokens)
-            kept = pair_lengths(len(both[0]), len(both[1]), room)
+            most = self._most_tokens(max_length, 2, add_special_tokens)
+            kept = pair_lengths(len(both[0]), len(both[1]), most)
             both = [ids[:n] for ids, n in zip(both, kept, strict=True)]
         return self._around(both, add_special_tokens)
 
@@ -201,10 +201,10 @@ class PipelineTokenizer(tokenizer.Tokenizer):
             max_length = cut.get("max_length")
         if max_length is None and (truncation or padding == "max_length"):
             raise UserError("max_length is missing: it says how long the sequences may be")
-        room = 0 if max_length is None else self._room(max_length, 1, add_special_tokens)
+        most = 0 if max_length is None else self._most_tokens(max_length, 1, add_special_tokens)
         rows = self._encode_rows(texts, threads, allowed_special)
         if truncation:
-            rows = [truncated(row, room, cut.get("direction", "Right")) for row in rows]
+            rows = [truncated(row, most, cut.get("direction", "Right")) for row in rows]
         if add_special_tokens:
             rows = self._post.around_each(rows)
         if padding is False:
@@ -297,7 +297,8 @@ class PipelineTokenizer(tokenizer.Tokenizer):
         lengths = [len(part) for part, _ in parts]
         return ids, np.repeat(np.array([segment for _, segment in parts], np.int64), lengths)
 
-    def _room(self, max_length: int, texts: int, add_special_tokens: bool) -> int:
+    def _most_tokens(self, max_length: int, texts: int, add_special_tokens: bool) -> int:
+        """How many tokens one text or two may have beside the special ones that are added."""
         added = self._post.added(texts) if add_special_tokens else 0
         if not isinstance(max_length, int | np.integer) or max_length < added:
             raise UserError(
