@@ -37,7 +37,7 @@ LAYERS = [
     {"backend"},
     {"config", "registry"},
     {"values"},
-    {"errors", "_build", "_host", "_text", "cublaslt"},
+    {"errors", "files", "_build", "_host", "_text", "cublaslt"},
 ]
 ALLOWED = {("optim", "nn")}
 LAYER_OF = {name: height for height, names in enumerate(reversed(LAYERS)) for name in names}

@@ -165,7 +165,7 @@ def test_an_export_cannot_be_resumed(folder: Path, capsys, checkpoint: list[str]
 
 
 def test_a_failed_export_leaves_no_half_of_it(folder: Path, monkeypatch, capsys):
-    from byhand.runs.files import write_atomically
+    from byhand.files import write_atomically
 
     def full(path: Path, data: bytes) -> None:
         if path.suffix == ".safetensors":

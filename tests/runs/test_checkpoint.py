@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from byhand.errors import UserError
+from byhand.files import write_atomically
 from byhand.runs.checkpoint import FORMAT, Checkpoint, pack, read, require_like
-from byhand.runs.files import write_atomically
 
 TENSORS = {
     "model.w": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32),

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from byhand import backend
+from byhand import backend, files
 from byhand.cli.main import main
 from byhand.data import corpus
 from byhand.errors import UserError
 from byhand.optim import AdamW
-from byhand.runs import Corpus, Run, files, load_trained, log
+from byhand.runs import Corpus, Run, load_trained, log
 from byhand.runs.checkpoint import pack, read
 from byhand.training.setup import text_trainer
 from tests.runs import made

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from byhand.runs import files
+from byhand import files
+from byhand.files import remove_leftovers, write_atomically
 from byhand.runs.checkpoint import pack, read
-from byhand.runs.files import remove_leftovers, write_atomically
+from byhand.runs.hints import not_saved
 
 CALLS = ("open", "write", "fsync", "close", "replace")
 
@@ -208,9 +209,9 @@ def test_a_file_that_cannot_be_saved_is_one_sentence(tmp_path: Path, name: str):
     first = "mend that" if name in ("EIO", "EROFS") else "free space"
     start = f"cannot save {run}/x ({os.strerror(code)}); "
     fresh = f"{start}there is no checkpoint yet: {first}, then start again"
-    assert str(files.not_saved(run / "x", error, run)) == fresh
+    assert str(not_saved(run / "x", error, run)) == fresh
     (run / "best.safetensors").touch()
-    assert str(files.not_saved(run / "x", error, run)) == (
+    assert str(not_saved(run / "x", error, run)) == (
         f"{start}the checkpoints saved before are unchanged: {first}, then byhand train --resume "
         f"--out '{run}'"
     )

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from byhand import files
 from byhand.cli.main import main
 from byhand.errors import UserError
-from byhand.runs import Run, files
+from byhand.runs import Run
 from byhand.runs.checkpoint import read
 from byhand.runs.log import read_log
 from tests.runs import made

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import safetensors
 
-from byhand.runs import Run, files, load_trained, log
+from byhand import files
+from byhand.runs import Run, load_trained, log
 from byhand.runs.checkpoint import read
 from byhand.runs.log import Log
 from tests.runs.test_files import WatchedOs, in_child

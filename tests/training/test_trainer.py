@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from byhand import optim
+from byhand import files, optim
 from byhand.data import consecutive_windows
 from byhand.errors import UserError
-from byhand.runs import files, load_trained
+from byhand.runs import load_trained
 from byhand.runs.checkpoint import read
 from byhand.runs.log import Log, read_log
 from byhand.training import Diverged

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from byhand import roofline
+from byhand import files, roofline
 from byhand.cli import start
 from byhand.cli.main import main
 from byhand.data import download
 from byhand.errors import UserError
-from byhand.runs import checkpoint, files
+from byhand.runs import checkpoint
 from tests.training import small
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from byhand import registry
 from byhand.cli import flags
 from byhand.errors import UserError
+from byhand.files import write_atomically
 from byhand.runs import plot
-from byhand.runs.files import write_atomically
 
 if TYPE_CHECKING:
     from byhand.demos.demo import Demo

@@ -1,11 +1,18 @@
-"""Commands that messages show, to be copied into a shell."""
+"""Commands that messages show, to be copied into a shell, and the message that shows one where a
+file cannot be saved.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import subprocess
 from pathlib import Path
+
+from byhand.errors import UserError
+
+_FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
 
 
 def command_line(*words: str | Path) -> str:
@@ -21,6 +28,20 @@ def resume_command(folder: Path, corpus: str = "") -> str:
     the former one.
     """
     return command_line("train", *([corpus] if corpus else []), "--resume", "--out", folder)
+
+
+def not_saved(path: Path, error: OSError, run: Path) -> UserError:
+    """The error for the file `path` of the run in the folder `run` that cannot be written: it says
+    what is saved, and how to continue.
+    """
+    first = "free space" if error.errno in _FULL else "mend that"
+    if any(run.glob("*.safetensors")):
+        saved, again = "the checkpoints saved before are unchanged", resume_command(run)
+    else:
+        saved, again = "there is no checkpoint yet", "start again"
+    return UserError(
+        f"cannot save {path} ({error.strerror or error}); {saved}: {first}, then {again}"
+    )
 
 
 def _as_argument(path: Path) -> str:

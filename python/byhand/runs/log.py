@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from byhand.runs.files import not_saved, sync, write_atomically
+from byhand.files import sync, write_atomically
+from byhand.runs.hints import not_saved
 
 
 class Log:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from byhand.runs.files import write_atomically
+from byhand.files import write_atomically
 from byhand.runs.log import read_log
 
 if TYPE_CHECKING:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from byhand.errors import UserError
+from byhand.files import remove_leftovers, write_atomically
 from byhand.runs import checkpoint, legacy
 from byhand.runs.checkpoint import Checkpoint
 from byhand.runs.config import RunConfig, TokenizerId
-from byhand.runs.files import not_saved, remove_leftovers, write_atomically
+from byhand.runs.hints import not_saved
 from byhand.text.tokenizer import Tokenizer, tokenizer_of
 
 if sys.platform == "win32":

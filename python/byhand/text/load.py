@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from byhand.errors import UserError
+from byhand.files import write_atomically
 from byhand.text.description import KINDS, Description
 from byhand.text.formats import gguf, parts, sentencepiece, tiktoken, vocab_merges, vocab_txt
 
@@ -229,17 +230,8 @@ def _json_of(tokenizer: Tokenizer, described: Description) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Replaces a file in one step: after a failure the former one is there."""
-    import os
-    from contextlib import suppress
-
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        write_atomically(path, data)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()

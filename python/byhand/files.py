@@ -7,9 +7,6 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from byhand.errors import UserError
-from byhand.runs.hints import resume_command
-
 # A few megabytes per write call: Python handles signals between two calls.
 _CHUNK = 1 << 22
 
@@ -19,7 +16,6 @@ _CANNOT_SYNC = {
     for name in ("EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EBADF")
     if hasattr(errno, name)
 }
-_FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -67,20 +63,6 @@ def remove_leftovers(*paths: Path) -> None:
     """Delete the temporary files that killed processes left beside these paths."""
     for path in paths:
         _temporary(path).unlink(missing_ok=True)
-
-
-def not_saved(path: Path, error: OSError, run: Path) -> UserError:
-    """The error for the file `path` of the run in the folder `run` that cannot be written: it says
-    what is saved, and how to continue.
-    """
-    first = "free space" if error.errno in _FULL else "mend that"
-    if any(run.glob("*.safetensors")):
-        saved, again = "the checkpoints saved before are unchanged", resume_command(run)
-    else:
-        saved, again = "there is no checkpoint yet", "start again"
-    return UserError(
-        f"cannot save {path} ({error.strerror or error}); {saved}: {first}, then {again}"
-    )
 
 
 def _temporary(path: Path) -> Path:
