@@ -88,8 +88,7 @@ def wide() -> Iterator[Sample]:
 
 CUDA = Cuda(
     wide=wide,
-    instructions=(Rule("rope_rotate", loads=2, stores=2),),
-    inexact=(),
+    instructions=(Rule("rope_rotate", loads=9, stores=5),),  # two groups of pairs, the rest
 )
 
 BUGS = (
@@ -113,6 +112,7 @@ def ones(*shape: int) -> np.ndarray:
 
 
 TABLES = (ones(7, 2), ones(7, 2))
+SAVED = ((1, 2, 2, 4), *TABLES, None, 0, False)
 
 OP = Op(
     name="rope",
@@ -196,19 +196,30 @@ OP = Op(
         ),
         Error(
             TypeError,
-            "rope_forward: x must have a contiguous last axis",
-            lambda: ops.rope.forward(
-                ones(1, 2, 2, 8).astype("f")[..., ::2], *(t.astype("f") for t in TABLES)
+            "rope.forward: x must have a contiguous last axis",
+            lambda: ops.rope.forward(ones(1, 2, 2, 8)[..., ::2], *TABLES),
+        ),
+        Error(
+            TypeError,
+            "rope.forward: out must have a contiguous last axis",
+            lambda: ops.rope.forward(ones(1, 2, 2, 4), *TABLES, out=ones(1, 2, 2, 8)[..., ::2]),
+        ),
+        Error(
+            TypeError,
+            "rope.backward: dy must have a contiguous last axis",
+            lambda: ops.rope.backward(ones(1, 2, 2, 8)[..., ::2], SAVED),
+        ),
+        Error(
+            TypeError,
+            "rope.backward: out is read-only",
+            lambda: ops.rope.backward(
+                ones(1, 2, 2, 4), SAVED, np.broadcast_to(ones(4), (1, 2, 2, 4))
             ),
         ),
         Error(
             TypeError,
-            "rope_backward: dx must have a contiguous last axis",
-            lambda: ops.rope.backward(
-                ones(1, 2, 2, 4).astype("f"),
-                ((1, 2, 2, 4), *(t.astype("f") for t in TABLES), None, 0, False),
-                ones(1, 2, 2, 8).astype("f")[..., ::2],
-            ),
+            "rope.backward: dy is float64 and out is float32: all arrays of a call",
+            lambda: ops.rope.backward(ones(1, 2, 2, 4), SAVED, ones(1, 2, 2, 4).astype("f")),
         ),
     ),
 )
@@ -246,6 +257,13 @@ class TestRope(OpSuite):
             with pytest.raises(IndexError):
                 kernel(y, x, table, table, None, bad if bad < 7 else bad - 1, False)
             assert not y.any()
+
+    def test_a_native_kernel_refuses_gaps(self, native: str) -> None:
+        kernels = backend.cpu_modules()[native]
+        x, table = np.ones((1, 2, 3, 4), np.float32), np.ones((7, 1), np.float32)
+        for y, source, name in ((x[..., ::2], x[..., :2], "y"), (x[..., :2], x[..., ::2], "x")):
+            with pytest.raises(TypeError, match=f"rope_forward: {name} must have a contiguous"):
+                kernels.rope_forward(y, source, table, table, None, 0, False)
 
     def test_products_depend_on_the_distance_only(self, backend_name: str) -> None:
         """<R_i q, R_j k> = <R_(i+9) q, R_(j+9) k>, and the length of a vector stays."""

@@ -77,6 +77,14 @@ def rope_backward(
     dx[...] = _rotated(dy, cos, -sin, _rows(dy, positions, start), interleaved)
 
 
+def _check_view(function: str, name: str, a: Array, written: bool = False) -> None:
+    """TypeError for a view with gaps in its last axis, or a read-only one to be written."""
+    if a.shape[-1] > 1 and a.strides[-1] != a.dtype.itemsize:
+        raise TypeError(f"{function}: {name} must have a contiguous last axis")
+    if written and isinstance(a, np.ndarray) and not a.flags.writeable:
+        raise TypeError(f"{function}: {name} is read-only")
+
+
 @op(x="B T H D", cos="N F", sin="N F", positions="B T?", out="B T H D?")
 def forward(
     x: Array,
@@ -99,7 +107,8 @@ def forward(
     out: the array to write into; it may be x itself, which is then rotated in place.
 
     ValueError when a shape does not fit or the positions from `start` on exceed the tables,
-    IndexError for a position outside 0..N-1 (of numpy arrays).
+    IndexError for a position outside 0..N-1 (of numpy arrays), TypeError for a view with gaps in
+    its last axis.
     """
     kernel = kernels(x).rope_forward
     shape, (positions_in_table, pairs) = x.shape, cos.shape
@@ -116,6 +125,9 @@ def forward(
             f"rope.forward: the positions {start}..{start + shape[1] - 1} are outside the rows of "
             f"cos and sin 0..{positions_in_table - 1}"
         )
+    _check_view("rope.forward", "x", x)
+    if out is not None:
+        _check_view("rope.forward", "out", out, written=True)
     y = empty(shape, x) if out is None else out
     kernel(y, x, cos, sin, positions, start, interleaved)
     return y, (shape, cos, sin, positions, start, interleaved)
@@ -127,6 +139,9 @@ def backward(dy: Array, saved: Saved, out: Array | None = None) -> Array:
     array.
     """
     shape, *angles = saved
+    _check_view("rope.backward", "dy", dy)
+    if out is not None:
+        _check_view("rope.backward", "out", out, written=True)
     dx = empty(shape, dy) if out is None else out
     kernels(dy).rope_backward(dx, dy, *angles)
     return dx
