@@ -42,7 +42,7 @@ void bind_operations(Registry& registry) {
     KERNEL(cross_entropy_gradient,
            "loss count lse logits dloss targets ignore_index smoothing mean");
     OP(dropout, "y x add p seed offset", "dx dy p seed offset");
-    OP(embedding, "y w ids add", "dw work dy ids");
+    OP(embedding, "y w ids add scale", "dw work dy ids scale");
     OP(gelu_ffn, "y pre h x w1 b1 w2 b2 add tanh bf16",
        "dx h dpre dw1 db1 dw2 db2 dy x pre w1 w2 tanh bf16");
     KERNEL(grad_norm, "norm work g");
