@@ -49,7 +49,7 @@ def test_values_and_gradients_equal_those_of_the_cpu(kind: str, precision: str, 
     close = 1e-5 if precision == "float32" else 0.1
     np.testing.assert_allclose(y.get().astype(np.float32), expected, rtol=close, atol=close)
     host.backward(dy)
-    there.backward(cupy.asarray(dy).astype(y.dtype))
+    there.backward(cupy.asarray(dy.astype(y.dtype)))
     for (name, p), q in zip(host.named_parameters(), there.parameters(), strict=True):
         size = np.abs(p.grad).max()
         error = np.abs(q.grad.get() - p.grad).max()
