@@ -42,7 +42,7 @@ void bind_operations(Registry& registry) {
     KERNEL(cross_entropy_gradient,
            "loss count lse logits dloss targets ignore_index smoothing mean");
     OP(dropout, "y x add p seed offset", "dx dy p seed offset");
-    OP(embedding, "y w ids add", "dw work dy ids");
+    OP(embedding, "y w ids add scale", "dw work dy ids scale");
     OP(gelu_ffn, "y pre h x w1 b1 w2 b2 add tanh bf16",
        "dx h dpre dw1 db1 dw2 db2 dy x pre w1 w2 tanh bf16");
     KERNEL(grad_norm, "norm work g");
@@ -57,6 +57,8 @@ void bind_operations(Registry& registry) {
     OP(rmsnorm, "y s rstd x w add eps", "dx dw work dy x w rstd ds");
     KERNEL(rmsprop_step,
            "w v mean m copy t work g norm lr weight_decay bounds alpha eps momentum max_norm");
+    OP(rope, "y x cos sin positions start interleaved",
+       "dx dy cos sin positions start interleaved");
     KERNEL(sgd_step,
            "w m copy t work g norm lr weight_decay l1 l2 bounds momentum nesterov max_norm");
     OP(softmax, "y x mask scale causal", "dx dy y scale");
