@@ -46,7 +46,7 @@ def calls(
     # The log-sum-exp of equal scores: the backward pass takes any, and these are finite.
     lse = m.full(math.log(keys), batch, heads, q_shape[1])
     inputs = {"q": q, "k": k, "v": v, "scale": depth**-0.5, "causal": causal, "window": 0}
-    inputs |= {"dropout": 0.0, "seed": 0, "offset": 0}
+    inputs |= {"softcap": 0.0, "dropout": 0.0, "seed": 0, "offset": 0}
     sizes = dict(B=batch, H=heads, G=heads, T=q_shape[1], S=keys, D=depth)
     # A few queries behind all keys see all of them: no half of the scores is left out.
     halved = causal and not queries
