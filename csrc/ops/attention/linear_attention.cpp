@@ -175,27 +175,15 @@ void forward_head(const Out& o, const Out& norm, const Linear& p, int64_t bh) {
     }
 }
 
-// y[i] = or += dphi[i] * phi'(x[i]); phi' = min(phi, 1).
+// y[i] = dphi[i] * phi'(x[i]); phi' = min(phi, 1).
 void write_features(Target y, const float* dphi, const float* features, int64_t rows,
-                    int64_t columns, Start start) {
+                    int64_t columns) {
     const int64_t width = padded(columns);
     for (int64_t i = 0; i < rows; ++i) {
         for (int64_t c = 0; c < columns; c += Vec::width) {
             const Vec slope = min(Vec::set(1.0f), Vec::load(features + i * width + c));
-            Vec x = slope * Vec::load(dphi + i * width + c);
-            if (start == Start::add) x += Vec::load(y.row(i) + c, columns - c);
+            const Vec x = slope * Vec::load(dphi + i * width + c);
             x.store(y.row(i) + c, columns - c);
-        }
-    }
-}
-
-void write_values(Target y, const float* x, int64_t rows, int64_t columns, int64_t width,
-                  Start start) {
-    for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t c = 0; c < columns; c += Vec::width) {
-            Vec value = Vec::load(x + i * width + c);
-            if (start == Start::add) value += Vec::load(y.row(i) + c, columns - c);
-            value.store(y.row(i) + c, columns - c);
         }
     }
 }
@@ -229,62 +217,67 @@ void backward_queries(const Gradients& g, const Linear& p, int64_t bh) {
                     Start::add);
             add_keys(count);
         }
-        write_features(Linear::rows(g.dq, b, h).from(i0), w.out, w.q, rows, p.D, Start::zero);
+        write_features(Linear::rows(g.dq, b, h).from(i0), w.out, w.q, rows, p.D);
     }
 }
 
-// Adds the queries [i0, i0 + rows) to the running sums.
-void add_queries(const Chunk& w, const Linear& p, int64_t rows) {
-    product(w.sum, p.width, Transposed{w.q, p.depth}, w.g, p.width, p.D, p.width, rows, Start::add);
-    product(w.turned, p.depth, Transposed{w.g, p.width}, w.q, p.depth, p.E + 1, p.depth, rows,
-            Start::add);
-}
-
-// dk and dv of one head of keys from one head of queries, over descending chunks.
-void backward_keys(const Gradients& g, const Linear& p, int64_t bh, Start start) {
+// dk and dv of one head of keys, over descending chunks. The heads that read it share the running
+// sums, because they share the keys.
+void backward_keys(const Gradients& g, const Linear& p, int64_t bg) {
     const Chunk w(p);
-    const int64_t b = bh / p.H, h = bh % p.H, group = h / p.shared, keys = p.keys(b);
-    const Rows q = Linear::rows(p.q, b, h);
+    const int64_t b = bg / p.G, group = bg % p.G, keys = p.keys(b);
     const Target dk = Linear::rows(g.dk, b, group), dv = Linear::rows(g.dv, b, group);
-    const auto load_queries = [&](int64_t i0, int64_t rows) {
-        load_features(w.q, q.from(i0), rows, p.D);
-        load_gradients(w.g, g, p, bh, i0, rows);
+    const auto load_queries = [&](int64_t h, int64_t i0, int64_t rows) {
+        load_features(w.q, Linear::rows(p.q, b, h).from(i0), rows, p.D);
+        load_gradients(w.g, g, p, b * p.H + h, i0, rows);
+    };
+    const auto add_queries = [&](int64_t rows) {
+        product(w.sum, p.width, Transposed{w.q, p.depth}, w.g, p.width, p.D, p.width, rows,
+                Start::add);
+        product(w.turned, p.depth, Transposed{w.g, p.width}, w.q, p.depth, p.E + 1, p.depth, rows,
+                Start::add);
     };
     fill_zero(w.sum, p.D * p.width);
     fill_zero(w.turned, (p.E + 1) * p.depth);
-    for (int64_t i0 = 0; !p.causal && i0 < p.T; i0 += kTile) {
-        const int64_t rows = std::min(kTile, p.T - i0);
-        load_queries(i0, rows);
-        add_queries(w, p, rows);
+    for (int64_t n = 0; !p.causal && n < p.shared; ++n) {
+        for (int64_t i0 = 0; i0 < p.T; i0 += kTile) {
+            const int64_t rows = std::min(kTile, p.T - i0);
+            load_queries(group * p.shared + n, i0, rows);
+            add_queries(rows);
+        }
     }
-    for (int64_t j = keys; start == Start::zero && j < p.S; ++j) {  // padding
+    for (int64_t j = keys; j < p.S; ++j) {  // padding
         fill_zero(dk.row(j), p.D);
         fill_zero(dv.row(j), p.E);
     }
     for (int64_t j0 = round_down(std::max<int64_t>(p.S - 1, 0), kTile); j0 >= 0; j0 -= kTile) {
         const int64_t rows = p.causal ? std::min(kTile, p.T - j0) : 0;
         const int64_t count = std::clamp<int64_t>(keys - j0, 0, kTile);
-        if (rows > 0) load_queries(j0, rows);
         if (count > 0) {
             load_keys(w, p, b, group, j0, count);
+            pack_transposed(w.k_turned, {w.k, p.depth}, count, p.D, 1.0f);
+            pack_transposed(w.v_turned, {w.v, p.width}, count, p.E + 1, 1.0f);
             product(w.out, p.depth, Straight{w.v, p.width}, w.turned, p.depth, count, p.depth,
                     p.E + 1, Start::zero);
             product(w.more, p.width, Straight{w.k, p.depth}, w.sum, p.width, count, p.width, p.D,
                     Start::zero);
         }
-        if (count > 0 && rows > 0) {
-            pack_transposed(w.k_turned, {w.k, p.depth}, count, p.D, 1.0f);
-            pack_transposed(w.v_turned, {w.v, p.width}, count, p.E + 1, 1.0f);
-            causal_product(w.w, w.q, p.depth, w.k_turned, rows, count, p.D);
-            causal_product(w.dw, w.g, p.width, w.v_turned, rows, count, p.E + 1);
-            product(w.out, p.depth, Transposed{w.dw, kTile}, w.q, p.depth, count, p.depth, rows,
-                    Start::add);
-            product(w.more, p.width, Transposed{w.w, kTile}, w.g, p.width, count, p.width, rows,
-                    Start::add);
+        for (int64_t n = 0; rows > 0 && n < p.shared; ++n) {
+            load_queries(group * p.shared + n, j0, rows);
+            if (count > 0) {
+                causal_product(w.w, w.q, p.depth, w.k_turned, rows, count, p.D);
+                causal_product(w.dw, w.g, p.width, w.v_turned, rows, count, p.E + 1);
+                product(w.out, p.depth, Transposed{w.dw, kTile}, w.q, p.depth, count, p.depth, rows,
+                        Start::add);
+                product(w.more, p.width, Transposed{w.w, kTile}, w.g, p.width, count, p.width, rows,
+                        Start::add);
+            }
+            add_queries(rows);
         }
-        if (rows > 0) add_queries(w, p, rows);
-        write_features(dk.from(j0), w.out, w.k, count, p.D, start);
-        write_values(dv.from(j0), w.more, count, p.E, p.width, start);
+        write_features(dk.from(j0), w.out, w.k, count, p.D);
+        for (int64_t j = 0; j < count; ++j) {
+            unpack_row(dv.row(j0 + j), w.more + j * p.width, p.E, Vec::set(1.0f));
+        }
     }
 }
 
@@ -312,10 +305,8 @@ void linear_attention_backward(StridedOut dq, StridedOut dk, StridedOut dv, In d
     parallel_for(p.B * p.G, grain(flops), [&](int64_t begin, int64_t end) {
         for (int64_t bg = begin; bg < end; ++bg) {
             const int64_t first = bg / p.G * p.H + bg % p.G * p.shared;
-            for (int64_t n = 0; n < p.shared; ++n) {
-                backward_queries(g, p, first + n);
-                backward_keys(g, p, first + n, n == 0 ? Start::zero : Start::add);
-            }
+            for (int64_t n = 0; n < p.shared; ++n) backward_queries(g, p, first + n);
+            backward_keys(g, p, bg);
         }
     });
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/cuda.cuh"
+#include "core/pack.cuh"
 #include "core/team.cuh"
 #include "ops/attention/attention.h"
 #include "random/philox.h"
