@@ -27,10 +27,12 @@ from byhand.backend import (
     StridedIn,
     StridedOut,
     empty,
+    is_array,
     is_cupy,
     kernels,
     reference_kernel,
     statistics,
+    to_numpy,
 )
 from byhand.ops import check, philox
 from byhand.ops.check import Saved
@@ -352,3 +354,20 @@ def backward(
     work = empty((backward_work_size(q.shape) if is_cupy(q) else 0,), q, statistics(q))
     kernels(q).attention_backward(dq, dk, dv, dbias, work, dy, q, k, v, o, lse, *options)
     return (dq, dk, dv) if dbias is None else (dq, dk, dv, dbias)
+
+
+def weights(saved: Saved) -> np.ndarray:
+    """The probabilities (B, H, T, S) of a forward pass, before dropout: a numpy array to be read.
+
+    They take the memory that attention itself avoids.
+    """
+    q, k, _, _, lse, mask, lengths, slopes, bias, sequences, *rules = (
+        None if a is None else to_numpy(a) if is_array(a) else a for a in saved
+    )
+    scale, causal, window, softcap, *_ = rules
+    q, k = q.astype(lse.dtype), k.astype(lse.dtype)  # numpy multiplies no bfloat16
+    bias = None if bias is None else bias.astype(lse.dtype)
+    scores = _adjusted(_products(q, k, lengths, scale), slopes, bias, softcap)
+    scores = _hidden(scores, mask, lengths, sequences, causal, window)
+    p: np.ndarray = np.exp(scores - np.where(lse == -np.inf, 0, lse)[..., None])
+    return p

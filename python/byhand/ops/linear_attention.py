@@ -1,11 +1,12 @@
 """Linear attention.
 
-    w[i, j] = phi(q_i) . phi(k_j),   n_i = sum over j of w[i, j],   o_i = sum over j of w[i, j] v_j / n_i
+    w[i, j] = phi(q_i) . phi(k_j),    n_i = sum over j of w[i, j]
+    o_i = sum over j of w[i, j] v_j / n_i
 
 over the keys j that query i sees, with phi(x) = elu(x) + 1 (Katharopoulos et al., "Transformers are
 RNNs", 2020, equations 4 to 9). Because a weight is a product, the sums over the keys are those of
-phi(k_j) v_jT, a D x E matrix, and of phi(k_j): attention to S keys costs O(S D E) and not O(S^2). With
-causality they are running sums, which are updated after each chunk of positions.
+phi(k_j) v_jT, a D x E matrix, and of phi(k_j): attention to S keys costs O(S D E) and not O(S^2).
+With causality they are running sums, which are updated after each chunk of positions.
 
 With g_i = do_i / n_i and c_i = -(do_i . o_i) / n_i:
 
