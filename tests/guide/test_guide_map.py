@@ -20,7 +20,7 @@ LINES = {
     if re.match(r"\| [A-E]\d\d \|", line)
 }
 ROWS = [f"C{n:02}" for n in range(1, 10)] + [f"D{n:02}" for n in range(1, 23)]
-LATER = {"D05", "D10"}
+LATER = {"D05"}
 COMMANDS = [
     command
     for _, _, commands, _ in LINES.values()

@@ -17,6 +17,7 @@ see no key gives o = 0, lse = -inf and no gradient. Saved: q, k, v, o, lse.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -361,9 +362,8 @@ def weights(saved: Saved) -> np.ndarray:
 
     They take the memory that attention itself avoids.
     """
-    q, k, _, _, lse, mask, lengths, slopes, bias, sequences, *rules = (
-        None if a is None else to_numpy(a) if is_array(a) else a for a in saved
-    )
+    entries: list[Any] = [to_numpy(a) if is_array(a) else a for a in saved]
+    q, k, _, _, lse, mask, lengths, slopes, bias, sequences, *rules = entries
     scale, causal, window, softcap, *_ = rules
     q, k = q.astype(lse.dtype), k.astype(lse.dtype)  # numpy multiplies no bfloat16
     bias = None if bias is None else bias.astype(lse.dtype)
