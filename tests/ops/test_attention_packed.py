@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from byhand import backend
+from byhand import backend, nn
 from byhand.ops import attention
 from tests.kernel_case import generator
 from tests.ops.attention_samples import numbered
@@ -124,3 +124,43 @@ def test_a_bias_may_lie_in_memory_in_any_way(native: str) -> None:
                 found.append([o, *attention.backward(q, saved, need_dbias=True)])
         for mine, theirs in zip(*found, strict=True):
             assert mine.tobytes() == theirs.tobytes()
+
+
+@pytest.mark.parametrize("rule", ["slopes", "bias", "packed", "block-sparse", "local-global"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_variants_equal_pytorch_with_a_dense_bias(rule: str, causal: bool) -> None:
+    """In float64, with every gradient."""
+    torch = pytest.importorskip("torch")
+    n, heads = 70, 4
+    rng = generator("attention", "pytorch", rule)
+    q, k, v, dy = rng.standard_normal((4, 2, n, heads, 6))
+    at = np.arange(n)
+    ids = numbered(((30, 1, 39), (70,)))
+    slopes = nn.alibi_slopes(heads)
+    bias = rng.standard_normal((1, heads, n, n))
+    blocks, few = nn.block_sparse_mask(n, 8, 3), nn.local_global_mask(n, 5, [0, 33])
+    options: dict[str, Any] = {
+        "slopes": {"slopes": slopes},
+        "bias": {"bias": bias},
+        "packed": {"sequences": ids},
+        "block-sparse": {"mask": blocks},
+        "local-global": {"mask": few},
+    }[rule]
+    added: Any = {
+        "slopes": slopes[:, None, None] * (at - at[:, None]),
+        "bias": bias,
+        "packed": np.where(ids[:, None, :, None] == ids[:, None, None], 0, -np.inf),
+        "block-sparse": np.where(blocks, 0, -np.inf),
+        "local-global": np.where(few, 0, -np.inf),
+    }[rule]
+    leaves = [torch.tensor(a, requires_grad=True) for a in (q, k, v, added)]
+    later = torch.tensor(np.where(at <= at[:, None], 0, -np.inf) if causal else 0.0)
+    y = torch.nn.functional.scaled_dot_product_attention(
+        *(a.transpose(1, 2) for a in leaves[:3]), attn_mask=leaves[3] + later
+    ).transpose(1, 2)
+    y.backward(torch.from_numpy(dy))
+    o, saved = attention.forward(q, k, v, causal=causal, **options)
+    found = attention.backward(dy, saved, need_dbias=rule == "bias")
+    assert np.allclose(o, y.detach().numpy(), atol=1e-9)
+    for mine, theirs in zip(found, leaves, strict=False):
+        assert np.allclose(mine, theirs.grad.numpy(), atol=1e-9)
