@@ -20,7 +20,9 @@ GPT_SIZES: dict[str, Any] = {
     "dropout": 0.25,
     "use_bias": False,
     "tie_weights": False,
-    "norm_first": False,
+    "norm": "post",
+    "positions": "sinusoidal",
+    "attention": "linear",
 }
 # Those of Hugging Face's configurations, nanoGPT's and the guide's.
 GPT_NAMES = {

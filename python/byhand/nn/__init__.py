@@ -21,6 +21,7 @@ from byhand.nn.embedding import Embedding
 from byhand.nn.feed_forward import FeedForward
 from byhand.nn.flatten import Flatten
 from byhand.nn.linear import Linear
+from byhand.nn.linear_attention import LinearAttention
 from byhand.nn.loss import (
     BCEWithLogitsLoss,
     CrossEntropyLoss,
@@ -58,6 +59,7 @@ __all__ = [
     "LeakyReLU",
     "LearnedPositions",
     "Linear",
+    "LinearAttention",
     "MSELoss",
     "Module",
     "MultiHeadAttention",
