@@ -7,10 +7,10 @@
 #include <utility>
 
 #include "core/cache.h"
+#include "matmul/gemm_activation.h"
 #include "matmul/gemm_few_rows.h"
 #include "matmul/gemm_kernel.h"
 #include "matmul/gemm_pack.h"
-#include "simd/vecmath.h"
 #include "threads/threads.h"
 
 namespace byhand {
@@ -59,33 +59,9 @@ struct Range {
     std::int64_t begin, end;
 };
 
-template <Vec (*gelu)(Vec), Vec (*derivative)(Vec)>
-void activate(const Problem& p, Range rows, Range cols) {
-    const std::int64_t count = cols.end - cols.begin;
-    for (std::int64_t i = rows.begin; i < rows.end; ++i) {
-        const std::int64_t at = i * p.N + cols.begin;
-        float *const c = p.c + at, *const activated = p.epilogue.activated + at;
-        if (p.epilogue.activation == Epilogue::Activation::gelu) {
-            for (std::int64_t j = 0; j < count; j += Vec::width) {
-                gelu(Vec::load(c + j, count - j)).store(activated + j, count - j);
-            }
-            continue;
-        }
-        const float* const saved = p.epilogue.saved + at;
-        for (std::int64_t j = 0; j < count; j += Vec::width) {
-            const Vec u = Vec::load(saved + j, count - j);
-            gelu(u).store(activated + j, count - j);
-            (Vec::load(c + j, count - j) * derivative(u)).store(c + j, count - j);
-        }
-    }
-}
-
 void finish(const Problem& p, Range rows, Range cols) {
-    if (p.epilogue.activation == Epilogue::Activation::none) return;
-    if (p.epilogue.tanh) {
-        activate<gelu_tanh, gelu_tanh_derivative>(p, rows, cols);
-    } else {
-        activate<gelu_erf, gelu_erf_derivative>(p, rows, cols);
+    for (std::int64_t i = rows.begin; i < rows.end; ++i) {
+        activate(p.c, p.epilogue, i * p.N + cols.begin, cols.end - cols.begin);
     }
 }
 
@@ -156,7 +132,7 @@ void multiply_rows(const Problem& p, Range rows, const Block& block, Matrix a, A
         const std::int64_t vecs = ceil_div(t.cols, Vec::width);
         kernels[(count - 1) * kPanelVecs + vecs - 1](t);
     }
-    if (last) finish(p, rows, cols);
+    if (last && p.epilogue.activation != Epilogue::Activation::none) finish(p, rows, cols);
 }
 
 struct Grid {
@@ -316,7 +292,9 @@ void multiply_all(const Problem& p) {
             N, std::max<std::int64_t>(kDotCols, kThreadWork / 4 / std::max<std::int64_t>(1, M * K)),
             [&](std::int64_t begin, std::int64_t end) {
                 gemm_few_rows<Operand>(p.c, p.a, p.b, M, N, K, begin, end, p.epilogue);
-                finish(p, {0, M}, {begin, end});
+                if (p.epilogue.activation != Epilogue::Activation::none) {
+                    finish(p, {0, M}, {begin, end});
+                }
             });
         return;
     }
