@@ -105,7 +105,8 @@ class Ahead {
 template <class Operand>
 void multiply_rows(const Problem& p, Range rows, const Block& block, Matrix a, Ahead& ahead) {
     const Range ks = block.ks, cols = block.cols;
-    const bool first = ks.begin == 0, last = ks.end == p.K;
+    const bool first = ks.begin == 0;
+    const bool activates = ks.end == p.K && p.epilogue.activation != Epilogue::Activation::none;
     const auto& kernels =
         a.col_stride == 1 ? kMicroKernels<Operand, false> : kMicroKernels<Operand, true>;
     const std::int64_t count = rows.end - rows.begin;
@@ -124,15 +125,21 @@ void multiply_rows(const Problem& p, Range rows, const Block& block, Matrix a, A
         // The epilogue's terms are added with the first block, so that `add` may be C itself.
         t.bias = first && p.epilogue.bias ? p.epilogue.bias + n : nullptr;
         t.add = !first ? t.c : p.epilogue.add ? p.epilogue.add + at : nullptr;
-        // The tile of C is needed only after K steps, so there is time to prefetch it.
+        // The tile of C is needed only after K steps, so there is time to prefetch it, and what the
+        // activation reads.
         for (std::int64_t i = 0; i < count; ++i) {
-            for (std::int64_t j = 0; j < t.cols; j += 16) __builtin_prefetch(t.c + i * p.N + j, 1);
+            for (std::int64_t j = 0; j < t.cols; j += 16) {
+                __builtin_prefetch(t.c + i * p.N + j, 1);
+                if (!activates) continue;
+                if (p.epilogue.saved) __builtin_prefetch(p.epilogue.saved + at + i * p.N + j);
+                if (p.epilogue.up) __builtin_prefetch(p.epilogue.up + at + i * p.N + j);
+            }
         }
         ahead.fetch();
         const std::int64_t vecs = ceil_div(t.cols, Vec::width);
         kernels[(count - 1) * kPanelVecs + vecs - 1](t);
+        if (activates) finish(p, rows, {n, n + t.cols});
     }
-    if (last && p.epilogue.activation != Epilogue::Activation::none) finish(p, rows, cols);
 }
 
 struct Grid {

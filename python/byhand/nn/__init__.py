@@ -36,6 +36,7 @@ from byhand.nn.passes import PilingUp
 from byhand.nn.random import Generator
 from byhand.nn.sequential import Sequential
 from byhand.nn.storage import Storage
+from byhand.nn.swiglu import SwiGLU
 
 __all__ = [
     "ELU",
@@ -70,6 +71,7 @@ __all__ = [
     "Softplus",
     "Step",
     "Storage",
+    "SwiGLU",
     "Tanh",
     "init",
 ]
