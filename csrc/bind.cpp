@@ -57,6 +57,8 @@ void bind_operations(Registry& registry) {
     OP(rmsnorm, "y s rstd x w add eps", "dx dw work dy x w rstd ds");
     KERNEL(rmsprop_step,
            "w v mean m copy t work g norm lr weight_decay bounds alpha eps momentum max_norm");
+    OP(rope, "y x cos sin positions start interleaved",
+       "dx dy cos sin positions start interleaved");
     KERNEL(sgd_step,
            "w m copy t work g norm lr weight_decay l1 l2 bounds momentum nesterov max_norm");
     OP(softmax, "y x mask scale causal", "dx dy y scale");

@@ -32,6 +32,7 @@
 //   power_of_2(t)                    2^n, where t = kRounder + n; 0 for n = -127, inf for n = 128
 //   exponent(x) mantissa(x)          the parts of a normal positive x, for vecmath.h
 //   round_bf16(x)                    to the nearest bfloat16, ties to even, still as floats
+//   swap_neighbours(x)               lanes 1 0 3 2 5 4 ...
 //   transpose(Vec (&)[width])        a square of width vectors, for packing
 //
 // Where the processor multiplies bfloat16 itself (BYHAND_BF16_PAIRS is then defined), a vector may

@@ -121,6 +121,8 @@ BYHAND_INLINE Vec mantissa(Vec x) {
     return {_mm256_castsi256_ps(_mm256_or_si256(fraction, _mm256_set1_epi32(0x3f800000)))};
 }
 
+BYHAND_INLINE Vec swap_neighbours(Vec x) { return {_mm256_permute_ps(x.v, 0xb1)}; }
+
 // To the nearest bfloat16, ties to even; still a float.
 BYHAND_INLINE Vec round_bf16(Vec x) {
     const __m256i bits = _mm256_castps_si256(x.v);

@@ -95,6 +95,8 @@ BYHAND_INLINE Mask below(const std::uint16_t* p, std::uint32_t limit) {
     return {_mm256_cmplt_epu16_mask(bits, _mm256_set1_epi16(static_cast<short>(limit)))};
 }
 
+BYHAND_INLINE Vec swap_neighbours(Vec x) { return {_mm512_maskz_permute_ps(0xffff, x.v, 0xb1)}; }
+
 // To the nearest bfloat16, ties to even; still a float.
 BYHAND_INLINE Vec round_bf16(Vec x) {
     const __m512i bits = _mm512_castps_si512(x.v);

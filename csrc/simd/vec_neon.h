@@ -108,6 +108,8 @@ BYHAND_INLINE Vec mantissa(Vec x) {
     return {vreinterpretq_f32_s32(vorrq_s32(fraction, vdupq_n_s32(0x3f800000)))};
 }
 
+BYHAND_INLINE Vec swap_neighbours(Vec x) { return {vrev64q_f32(x.v)}; }
+
 // To the nearest bfloat16, ties to even; still a float.
 BYHAND_INLINE Vec round_bf16(Vec x) {
     const uint32x4_t bits = vreinterpretq_u32_f32(x.v);

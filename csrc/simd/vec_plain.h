@@ -119,6 +119,8 @@ BYHAND_INLINE Vec exponent(Vec x) {
 }
 BYHAND_INLINE Vec mantissa(Vec x) { return floats((bits(x) & 0x007fffff) | 0x3f800000); }
 
+BYHAND_INLINE Vec swap_neighbours(Vec x) { return {Vec::Lanes{x.v[1], x.v[0], x.v[3], x.v[2]}}; }
+
 // To the nearest bfloat16, ties to even; still a float.
 BYHAND_INLINE Vec round_bf16(Vec x) {
     const Mask::Lanes odd = (bits(x) >> 16) & 1;

@@ -33,6 +33,7 @@ from byhand.nn.module import Module
 from byhand.nn.norm import LayerNorm, RMSNorm
 from byhand.nn.parameter import Buffer, Parameter
 from byhand.nn.passes import PilingUp
+from byhand.nn.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
 from byhand.nn.random import Generator
 from byhand.nn.sequential import Sequential
 from byhand.nn.storage import Storage
@@ -55,6 +56,7 @@ __all__ = [
     "KeyValueCache",
     "LayerNorm",
     "LeakyReLU",
+    "LearnedPositions",
     "Linear",
     "MSELoss",
     "Module",
@@ -64,9 +66,11 @@ __all__ = [
     "PilingUp",
     "RMSNorm",
     "ReLU",
+    "RotaryPositions",
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "SinusoidalPositions",
     "Softmax",
     "Softplus",
     "Step",

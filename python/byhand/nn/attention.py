@@ -11,8 +11,37 @@ from byhand.nn.dropout import Dropout
 from byhand.nn.init import Init
 from byhand.nn.linear import Linear
 from byhand.nn.module import Module
-from byhand.nn.protocol import Again, own_copy, require_like, require_sizes
+from byhand.nn.norm import RMSNorm
+from byhand.nn.positions import RotaryPositions
+from byhand.nn.protocol import (
+    Again,
+    own_copy,
+    require_like,
+    require_sizes,
+    require_whole_number,
+)
 from byhand.ops import attention, check, linear
+
+
+def _check_positions(positions: Any, head_dim: int) -> None:
+    if positions is None:
+        return
+    if not isinstance(positions, RotaryPositions):
+        raise TypeError(
+            f"MultiHeadAttention: positions must be a RotaryPositions or None, got {positions!r}"
+        )
+    if positions.head_dim != head_dim:
+        raise ValueError(
+            f"MultiHeadAttention: positions are for heads of {positions.head_dim}, and the heads "
+            f"have {head_dim}"
+        )
+
+
+def _contiguous(a: Array) -> Array:
+    """A copy of one part of a packed array: norms take arrays without gaps."""
+    copied = backend.empty(a.shape, a)
+    copied[...] = a
+    return copied
 
 
 class MultiHeadAttention(Module):
@@ -27,7 +56,15 @@ class MultiHeadAttention(Module):
         num_kv_heads: heads of keys and values, each shared by num_heads / num_kv_heads queries
             (Ainslie et al., 2023); None: as many as queries.
         causal: a position attends to itself and to earlier positions only.
+        bias: whether queries, keys and values have a bias; ``project_bias`` is that of the last
+            layer, None: the same.
         dropout: the probability of zeroing an attention probability.
+        positions: a `RotaryPositions`, which rotates queries and keys; it may be shared by several
+            layers. A cache holds rotated keys.
+        head_dim: the width of a head; None: dim / num_heads.
+        qk_norm: the eps of an `RMSNorm` of each head's queries and keys, before they are rotated
+            (Henry et al., 2020, "Query-key normalization"; Qwen3); None: there is none.
+        window: a position attends to those less than this far away (Beltagy et al., 2020).
         residual_dropout: the probability of zeroing an element of the result, before ``add``.
 
     Call options: ``lengths`` (B,) int64, how many keys each batch entry has; ``mask``, bool,
@@ -35,8 +72,8 @@ class MultiHeadAttention(Module):
     without a memory.
     ``backward(dy)`` returns the gradient of x, or with a memory the pair (dx, dmemory).
 
-    Raises ValueError unless num_heads divides dim, num_kv_heads divides num_heads and
-    0 <= dropout < 1.
+    Raises ValueError unless num_heads divides dim or head_dim is given, num_kv_heads divides
+    num_heads and 0 <= dropout < 1.
     """
 
     def __init__(
@@ -47,7 +84,12 @@ class MultiHeadAttention(Module):
         causal: bool = False,
         bias: bool = True,
         dropout: float = 0.0,
+        positions: RotaryPositions | None = None,
         *,
+        head_dim: int | None = None,
+        qk_norm: float | None = None,
+        project_bias: bool | None = None,
+        window: int | None = None,
         residual_dropout: float = 0.0,
         weight_init: Init | None = None,
         project_init: Init | None = None,
@@ -56,7 +98,7 @@ class MultiHeadAttention(Module):
         check.probability("MultiHeadAttention", "dropout", dropout)
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         require_sizes("MultiHeadAttention", dim=dim, num_heads=num_heads, num_kv_heads=kv_heads)
-        if num_heads < 1 or dim % num_heads:
+        if num_heads < 1 or (head_dim is None and dim % num_heads):
             raise ValueError(
                 f"MultiHeadAttention: dim must be a multiple of num_heads, got {dim} and "
                 f"{num_heads}"
@@ -66,12 +108,28 @@ class MultiHeadAttention(Module):
                 f"MultiHeadAttention: num_heads must be a multiple of num_kv_heads, got "
                 f"{num_heads} and {kv_heads}"
             )
-        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, kv_heads, dim // num_heads
-        self.causal = causal
+        head_dim = dim // num_heads if head_dim is None else head_dim
+        require_sizes("MultiHeadAttention", head_dim=head_dim)
+        _check_positions(positions, head_dim)
+        if window is not None and require_whole_number("MultiHeadAttention", "window", window) < 1:
+            raise check.wrong_value("MultiHeadAttention", "window", "at least 1", window)
+        self.dim, self.head_dim = dim, head_dim
+        self.num_heads, self.num_kv_heads = num_heads, kv_heads
+        self.causal, self.window = causal, window
         self.p = dropout
-        width = (num_heads + 2 * kv_heads) * self.head_dim
+        width = (num_heads + 2 * kv_heads) * head_dim
         self.qkv = Linear(dim, width, bias, weight_init=weight_init, bias_init=bias_init)
-        self.project = Linear(dim, dim, bias, weight_init=project_init, bias_init=bias_init)
+        self.q_norm = None if qk_norm is None else RMSNorm(head_dim, qk_norm)
+        self.k_norm = None if qk_norm is None else RMSNorm(head_dim, qk_norm)
+        self.positions = positions
+        project_bias = bias if project_bias is None else project_bias
+        self.project = Linear(
+            num_heads * head_dim,
+            dim,
+            project_bias,
+            weight_init=project_init,
+            bias_init=bias_init,
+        )
         self.dropout = Dropout(residual_dropout)
 
     def forward(
@@ -87,7 +145,11 @@ class MultiHeadAttention(Module):
         self._check_inputs(x, memory)
         if memory is not None and cache is not None:
             raise ValueError("MultiHeadAttention: a cache is for self-attention, not for a memory")
-        B, T, C = x.shape
+        if memory is not None and self.positions is not None:
+            raise ValueError(
+                "MultiHeadAttention: positions are for self-attention, not for a memory"
+            )
+        B, T, _ = x.shape
         H, G, D = self.num_heads, self.num_kv_heads, self.head_dim
         if memory is None:
             qkv = self.qkv(x, again=again).reshape(B, T, H + 2 * G, D)
@@ -95,6 +157,7 @@ class MultiHeadAttention(Module):
         else:
             q, kv = self._from_both(x, memory)
             k, v = kv[:, :, :G], kv[:, :, G:]
+        q, k = self._placed(q, k, qkv if memory is None else None, cache)
         if cache is not None:
             k, v = cache.extend(k, v)
         dropout: tuple[Any, ...] = ()
@@ -102,10 +165,12 @@ class MultiHeadAttention(Module):
             dropout = (self.p, *self.generator.next())
         if self._saving:
             mask, lengths = own_copy(mask), own_copy(lengths)
-        o, saved = attention.forward(q, k, v, mask, None, self.causal, *dropout, lengths=lengths)
+        o, saved = attention.forward(
+            q, k, v, mask, None, self.causal, *dropout, lengths=lengths, window=self.window
+        )
         dropped = self.dropout.active
         self.push((saved, memory is not None, dropped))
-        o = o.reshape(B, T, C)
+        o = o.reshape(B, T, H * D)
         if dropped:
             return self.dropout(self.project(o), add)
         return self.project(o, add)
@@ -118,10 +183,10 @@ class MultiHeadAttention(Module):
         """
         B, T, C = x
         S = T if memory is None else memory[1]
-        products = 4 * B * T * S * C
+        rows = self.num_heads * self.head_dim
+        products = 4 * B * T * S * rows
         if memory is None or type(self.qkv) is not Linear:
             return products, 2 * products
-        rows = self.num_heads * self.head_dim
         projected = 2 * B * C * (T * rows + S * (self.qkv.weight.shape[0] - rows))
         back = projected * (1 + self.qkv.weight.trainable)
         return products + projected, 2 * products + back
@@ -134,18 +199,20 @@ class MultiHeadAttention(Module):
         do = do.reshape(B, T, H, D)
         if not crossed:
             dqkv = backend.empty((B, T, H + 2 * G, D), dy)
-            parts = dqkv[:, :, :H], dqkv[:, :, H : H + G], dqkv[:, :, H + G :]
-            attention.backward(do, saved, out=parts)
+            dq, dk, dv = dqkv[:, :, :H], dqkv[:, :, H : H + G], dqkv[:, :, H + G :]
+            attention.backward(do, saved, out=(dq, dk, dv))
+            self._backward_placed(dq, dk, dqkv)
             return self.qkv.backward(dqkv.reshape(B, T, -1))
         dq, dkv = (
             backend.empty((B, T, H, D), dy),
             backend.empty((B, saved[1].shape[1], 2 * G, D), dy),
         )
         attention.backward(do, saved, out=(dq, dkv[:, :, :G], dkv[:, :, G:]))
+        self._backward_placed(dq, dkv[:, :, :G], None)
         return self._backward_both(dq, dkv)
 
     def _check_inputs(self, x: Array, memory: Array | None) -> None:
-        dim = self.num_heads * self.head_dim
+        dim = self.dim
         for name, a, shape in (("x", x, f"(B, T, {dim})"), ("memory", memory, f"(B, S, {dim})")):
             if a is None and name == "memory":
                 continue
@@ -155,6 +222,41 @@ class MultiHeadAttention(Module):
                 raise check.wrong_shape("MultiHeadAttention", name, shape, a)
             if type(self.qkv) is Linear:
                 require_like("MultiHeadAttention", name, a, self.qkv.weight.compute_value)
+
+    # --- Norms and positions of queries and keys ------------------------------------------------
+
+    def _placed(
+        self, q: Array, k: Array, qkv: Array | None, cache: KeyValueCache | None
+    ) -> tuple[Array, Array]:
+        """q and k, normalised and rotated. They are views of qkv, which is overwritten if no other
+        layer may need it.
+        """
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(_contiguous(q)), self.k_norm(_contiguous(k))
+        if self.positions is None or qkv is None:
+            return q, k
+        start = 0 if cache is None else cache.length
+        if self.q_norm is not None:
+            q = self.positions(q, start=start, out=q)
+            return q, self.positions(k, start=start, out=k)
+        H, G = q.shape[2], k.shape[2]
+        both = qkv[:, :, : H + G]
+        out = both if type(self.qkv) is Linear else None
+        both = self.positions(both, start=start, out=out)
+        return both[:, :, :H], both[:, :, H:]
+
+    def _backward_placed(self, dq: Array, dk: Array, dqkv: Array | None) -> None:
+        """Replaces dq and dk, views of dqkv, by the gradients of what `_placed` was given."""
+        if self.positions is not None and dqkv is not None:
+            if self.q_norm is None:
+                both = dqkv[:, :, : dq.shape[2] + dk.shape[2]]
+                self.positions.backward(both, out=both)
+            else:
+                self.positions.backward(dk, out=dk)
+                self.positions.backward(dq, out=dq)
+        if self.q_norm is not None and self.k_norm is not None:
+            dk[...] = self.k_norm.backward(_contiguous(dk))
+            dq[...] = self.q_norm.backward(_contiguous(dq))
 
     # --- Cross-attention -----------------------------------------------------------------------
 

@@ -1,0 +1,248 @@
+"""MultiHeadAttention with rotary positions, norms of queries and keys, heads of any width, windows,
+and biases of its own for the last layer, beside transformers' layers and in decoding.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from byhand import gradcheck, nn
+from tests.hugging_face import in_float64, relative_error
+from tests.nn.blocks import LoRA
+
+DIM, HEADS, GROUPS, WIDTH = 18, 6, 2, 4  # heads wider than DIM / HEADS
+
+
+def x_of(*shape: int, seed: int = 7) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def randomised(layer: nn.Module, seed: int = 0) -> nn.Module:
+    layer.build(seed)
+    rng = np.random.default_rng(seed)
+    for p in layer.parameters():
+        p.value[...] += 0.5 * rng.standard_normal(p.shape)
+    return layer
+
+
+def attention(**options: Any) -> nn.MultiHeadAttention:
+    options = {"positions": nn.RotaryPositions(WIDTH), "causal": True, **options}
+    return nn.MultiHeadAttention(DIM, HEADS, GROUPS, head_dim=WIDTH, **options)
+
+
+KINDS = ("llama", "qwen2", "qwen3", "mistral")
+
+
+def twins(kind: str, seed: int) -> tuple[nn.MultiHeadAttention, Any, Any, dict[str, str]]:
+    """Our layer, transformers' with its rotary layer, and the names of parameters here -> there."""
+    import importlib
+
+    module = importlib.import_module(f"transformers.models.{kind}.modeling_{kind}")
+    name = kind.capitalize()
+    config = getattr(module, f"{name}Config")(
+        hidden_size=DIM,
+        num_attention_heads=HEADS,
+        num_key_value_heads=GROUPS,
+        head_dim=WIDTH,
+        max_position_embeddings=40,
+        rms_norm_eps=1e-3,
+        rope_parameters={"rope_type": "default", "rope_theta": 300.0},
+    )
+    config._attn_implementation = "eager"
+    theirs = getattr(module, f"{name}Attention")(config, layer_idx=0)
+    ours = attention(
+        bias=kind == "qwen2",
+        project_bias=False if kind == "qwen2" else None,
+        qk_norm=1e-3 if kind == "qwen3" else None,
+        window=5 if kind == "mistral" else None,
+        positions=nn.RotaryPositions(WIDTH, 300.0),
+    )
+    randomised(ours, seed).to(dtype="float64")
+    names = {"project.weight": "o_proj.weight"}
+    if kind == "qwen3":
+        names |= {"q_norm.weight": "q_norm.weight", "k_norm.weight": "k_norm.weight"}
+    return ours, theirs, getattr(module, f"{name}RotaryEmbedding")(config), names
+
+
+def parts(packed: np.ndarray) -> dict[str, np.ndarray]:
+    """The rows of a packed weight or bias for queries, keys and values."""
+    q, k, v = np.split(packed, [HEADS * WIDTH, (HEADS + GROUPS) * WIDTH])
+    return {"q_proj": q, "k_proj": k, "v_proj": v}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_and_gradients_are_those_of_transformers(kind: str, seed: int):
+    pytest.importorskip("transformers")
+    import torch
+
+    B, T = 2, 11
+    with in_float64():
+        ours, theirs, rotary, names = twins(kind, seed)
+        given = dict(theirs.named_parameters())
+        mine = dict(ours.named_parameters())
+        copies = {there: mine[here].value for here, there in names.items()}
+        for ending in ("weight", "bias"):
+            if f"qkv.{ending}" in mine:
+                pieces = parts(mine[f"qkv.{ending}"].value)
+                copies |= {f"{there}.{ending}": a for there, a in pieces.items()}
+        assert copies.keys() == given.keys()
+        with torch.no_grad():
+            for there, a in copies.items():
+                given[there].copy_(torch.from_numpy(a))
+        x, dy = x_of(B, T, DIM, seed=seed), x_of(B, T, DIM, seed=seed + 9)
+        t = torch.tensor(x, requires_grad=True)
+        distance = torch.arange(T)[:, None] - torch.arange(T)
+        seen = (distance >= 0) & (distance < (5 if kind == "mistral" else T))
+        mask = torch.where(seen, 0.0, -torch.inf)[None, None]
+        y, _ = theirs(t, position_embeddings=rotary(t, torch.arange(T)[None]), attention_mask=mask)
+        y.backward(torch.from_numpy(dy))
+    assert relative_error(ours(x), y.detach().numpy()) < 1e-9
+    assert t.grad is not None
+    assert relative_error(ours.backward(dy), t.grad.numpy()) < 1e-9
+    for here, there in names.items():
+        assert relative_error(mine[here].grad, given[there].grad.numpy()) < 1e-9, here
+    for ending in ("weight", "bias"):
+        if f"qkv.{ending}" in mine:
+            for there, a in parts(mine[f"qkv.{ending}"].grad).items():
+                theirs_grad = given[f"{there}.{ending}"].grad.numpy()
+                # The gradient of a bias of keys is a sum of numbers that cancel.
+                scale = np.abs(mine[f"qkv.{ending}"].grad).max()
+                assert np.abs(a - theirs_grad).max() < 1e-9 * scale, there
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_gradients(seed: int):
+    """Norms, partial and interleaved rotations, windows and biases in many combinations."""
+    layer = attention(
+        positions=nn.RotaryPositions(
+            WIDTH, 50.0, rotary_dim=(2, 4)[seed % 2], interleaved=seed % 4 < 2
+        ),
+        qk_norm=1e-5 if seed % 3 else None,
+        window=3 if seed % 5 == 0 else None,
+        bias=seed % 2 == 0,
+        project_bias=(None, True, False)[seed % 3],
+        dropout=0.3 * (seed % 7 == 0),
+    )
+    report = gradcheck(randomised(layer, seed), x_of(2, 6, DIM, seed=seed), seed=seed)
+    assert report.worst[1] < 1e-6
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_norms_of_queries_and_keys_with_a_memory(seed: int):
+    layer = nn.MultiHeadAttention(DIM, HEADS, GROUPS, head_dim=WIDTH, qk_norm=1e-4, window=4)
+    report = gradcheck(
+        randomised(layer, seed), x_of(2, 6, DIM, seed=seed), x_of(2, 5, DIM, seed=seed + 50)
+    )
+    assert report.worst[1] < 1e-6
+    assert "k_norm.weight" in report.errors
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("options", [{}, {"qk_norm": 1e-5}, {"window": 4}, {"bias": False}])
+def test_decoding_with_a_cache_is_the_whole_pass(options: dict[str, Any], dtype: str):
+    layer = randomised(attention(**options)).to(dtype=dtype).inference()
+    x = x_of(2, 12, DIM).astype(dtype)
+    whole = layer(x)
+    cache = nn.KeyValueCache(2, 12, GROUPS, WIDTH, x)
+    at = 0
+    for size in (5, 1, 1, 3, 2):
+        piece = layer(np.ascontiguousarray(x[:, at : at + size]), cache=cache)
+        np.testing.assert_allclose(
+            piece, whole[:, at : at + size], rtol=0, atol=1e-12 if dtype == "float64" else 1e-5
+        )
+        at += size
+    assert cache.length == 12
+
+
+def test_a_layer_in_the_place_of_qkv_keeps_its_result():
+    """Its result is not overwritten: such a layer may have kept it for its backward pass."""
+
+    class Kept(nn.Module):
+        def __init__(self, inner: nn.Module):
+            self.inner = inner
+
+        def forward(self, x: np.ndarray, again: Any = None) -> np.ndarray:
+            y = np.tanh(self.inner(x))
+            self.push(y)
+            return y
+
+        def backward(self, dy: np.ndarray) -> np.ndarray:
+            return self.inner.backward(dy * (1 - self.pop() ** 2))
+
+    layer = attention()
+    layer.qkv = Kept(layer.qkv)  # type: ignore[assignment]
+    gradcheck(randomised(layer), x_of(2, 5, DIM))
+    layer = attention(qk_norm=1e-5)
+    layer.qkv = LoRA(layer.qkv)  # type: ignore[assignment]
+    gradcheck(randomised(layer), x_of(2, 5, DIM))
+
+
+def test_one_rotation_for_several_layers():
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            rotation = nn.RotaryPositions(WIDTH)
+            self.layers = [attention(positions=rotation) for _ in range(2)]
+
+        def forward(self, x: np.ndarray) -> np.ndarray:
+            for layer in self.layers:
+                x = layer(x, add=x)
+            return x
+
+        def backward(self, dy: np.ndarray) -> np.ndarray:
+            for layer in reversed(self.layers):
+                dy = layer.backward(dy) + dy
+            return dy
+
+    model = randomised(Two())
+    assert gradcheck(model, x_of(2, 5, DIM)).worst[1] < 1e-6
+    rotations = [m for _, m in model.named_modules() if isinstance(m, nn.RotaryPositions)]
+    assert len(rotations) == 1
+    assert not any("positions" in name for name in model.state_dict())
+
+
+def test_the_sizes_of_the_layers():
+    layer = nn.MultiHeadAttention(10, 3, 1, head_dim=8, qk_norm=1e-6, project_bias=False).build()
+    shapes = {name: p.shape for name, p in layer.named_parameters()}
+    assert shapes == {
+        "qkv.weight": (40, 10),
+        "qkv.bias": (40,),
+        "q_norm.weight": (8,),
+        "k_norm.weight": (8,),
+        "project.weight": (10, 24),
+    }
+    assert layer(np.ones((2, 3, 10), np.float32)).shape == (2, 3, 10)
+    assert layer.flops((2, 3, 10))[0] == 4 * 2 * 3 * 3 * 24
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            {"positions": nn.RotaryPositions(6)},
+            ValueError,
+            "positions are for heads of 6, and the heads have 4",
+        ),
+        ({"positions": "rotary"}, TypeError, "positions must be a RotaryPositions or None, got 'r"),
+        ({"window": 0}, ValueError, "window must be at least 1, got 0"),
+        ({"window": 1.5}, TypeError, "window must be a whole number, got 1.5"),
+        ({"head_dim": -1}, ValueError, "head_dim must be at least 0, got -1"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    options: dict[str, Any], error: type[Exception], message: str
+):
+    with pytest.raises(error, match=re.escape(f"MultiHeadAttention: {message}")):
+        nn.MultiHeadAttention(8, 2, **options)
+
+
+def test_positions_are_for_self_attention():
+    layer = attention(causal=False).build()
+    x = x_of(1, 3, DIM).astype(np.float32)
+    with pytest.raises(ValueError, match="positions are for self-attention, not for a memory"):
+        layer(x, x)
+    layer(x)
