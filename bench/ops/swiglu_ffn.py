@@ -1,4 +1,4 @@
-"""The gated feed-forward layer of a transformer: two linear maps, SiLU and product, a linear map."""
+"""The gated feed-forward layer of a transformer: SiLU of a linear map, times another, and a third."""
 
 from __future__ import annotations
 

@@ -264,9 +264,9 @@ def test_another_function_is_refused(native: str) -> None:
     kernels = native_kernels(native)
     x, w, hidden = ones(2, 3), ones(3, 3), ones(2, 3)
     a = [array.astype(np.float32) for array in (x, hidden, hidden, hidden, x, w, w, w)]
+    y, gate, up, h, x, w1, w3, w2 = a
     relu = ops.activation.NUMBERED.index("relu")
     with pytest.raises(ValueError, match="swiglu_ffn_forward: there is no such function"):
-        y, gate, up, h, x, w1, w3, w2 = a
         kernels.swiglu_ffn_forward(y, gate, up, h, x, w1, None, w3, None, w2, None, None, relu, 0)
 
 

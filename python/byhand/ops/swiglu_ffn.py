@@ -161,8 +161,8 @@ def backward(
     dw2: Array | None = None,
     db2: Array | None = None,
 ) -> Array:
-    """dy (..., C) -> dx (..., C); adds into dw1, db1, dw3, db3, dw2, db2, each None when frozen. The
-    gradient of `add` is dy.
+    """dy (..., C) -> dx (..., C); adds into dw1, db1, dw3, db3, dw2, db2, each None when frozen.
+    The gradient of `add` is dy.
     """
     x, gate, up, w1, w3, w2, function, bf16 = saved
     hidden = w1.shape[0]

@@ -1,0 +1,172 @@
+"""Llama and its relatives beside the classes of Hugging Face's transformers, in float64, with the
+same random weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from byhand import Llama, LlamaConfig
+from byhand.models.llama import HF
+from byhand.models.weight_names import from_hugging_face, to_hugging_face
+from tests.hugging_face import in_float64, relative_error
+
+# Every dimension differs; 6 query heads share 2 heads of keys and values.
+SIZES: dict[str, Any] = dict(
+    vocab_size=23,
+    hidden_size=24,
+    intermediate_size=37,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    max_position_embeddings=19,
+    rms_norm_eps=1e-5,
+)
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8,
+}
+NEOX = dict(
+    num_key_value_heads=None,
+    partial_rotary_factor=0.5,
+    attention_bias=True,
+    mlp_bias=True,
+    norm="layernorm",
+    gated=False,
+    hidden_act="gelu",
+)
+
+# What it is -> (the class, our options, their options).
+RELATIVES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "Llama": ("Llama", {}, {}),
+    "Llama, tied": ("Llama", {"tie_word_embeddings": True}, {"tie_word_embeddings": True}),
+    "Llama, biases": (
+        "Llama",
+        {"attention_bias": True, "mlp_bias": True},
+        {"attention_bias": True, "mlp_bias": True},
+    ),
+    "Llama, wide heads": ("Llama", {"head_dim": 6}, {"head_dim": 6}),
+    "Llama 3": (
+        "Llama",
+        {"rope_theta": 5e5, "rope_scaling": LLAMA3},
+        {"rope_parameters": {**LLAMA3, "rope_theta": 5e5}},
+    ),
+    "Llama, GELU": ("Llama", {"hidden_act": "gelu_new"}, {"hidden_act": "gelu_new"}),
+    "Llama, ReLU": ("Llama", {"hidden_act": "relu"}, {"hidden_act": "relu"}),
+    "Llama, many key heads": ("Llama", {"num_key_value_heads": None}, {"num_key_value_heads": 6}),
+    "Qwen2": ("Qwen2", {"attention_bias": True, "attention_output_bias": False}, {}),
+    "Qwen3": ("Qwen3", {"head_dim": 10, "qk_norm": True}, {"head_dim": 10}),
+    "Mistral": ("Mistral", {"sliding_window": 5}, {"sliding_window": 5}),
+    "GPT-NeoX": (
+        "GPTNeoX",
+        {**NEOX, "parallel_residual": True},
+        {"rotary_pct": 0.5, "use_parallel_residual": True},
+    ),
+    "GPT-NeoX, sequential": (
+        "GPTNeoX",
+        {**NEOX, "hidden_act": "gelu_new", "rope_theta": 500.0},
+        {
+            "rotary_pct": 0.5,
+            "use_parallel_residual": False,
+            "hidden_act": "gelu_new",
+            "rotary_emb_base": 500.0,
+        },
+    ),
+}
+relatives = pytest.mark.parametrize("relative", RELATIVES)
+seeds = pytest.mark.parametrize("seed", range(3))
+
+
+def made(relative: str, seed: int = 0, **more: Any) -> Llama:
+    model = Llama(LlamaConfig(**{**SIZES, **RELATIVES[relative][1], **more}), seed=seed)
+    rng = np.random.default_rng(seed + 100)
+    for p in model.parameters():
+        p.value += rng.standard_normal(p.shape, dtype=np.float32) * np.float32(0.2)
+    return model.to(dtype="float64")
+
+
+def batch(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    ids = np.random.default_rng(seed).integers(0, SIZES["vocab_size"], (2, 3, 13))
+    ids[1, 0, :4] = -100
+    return ids[0], ids[1]
+
+
+def twin_of(relative: str, model: Llama) -> Any:
+    """transformers' model with our weights."""
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    kind, _, options = RELATIVES[relative]
+    sizes = {**SIZES, "attn_implementation": "eager", **options}
+    if kind == "GPTNeoX":
+        sizes["layer_norm_eps"] = sizes.pop("rms_norm_eps")
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    twin = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    weights = to_hugging_face(HF(model.config), model.state_dict())
+    theirs = dict(twin.named_parameters())
+    assert weights.keys() == theirs.keys()
+    with torch.no_grad():
+        for name, p in theirs.items():
+            p.copy_(torch.from_numpy(weights[name]))
+    return twin
+
+
+@relatives
+@seeds
+def test_logits_loss_and_gradients_are_those_of_transformers(relative: str, seed: int) -> None:
+    torch = pytest.importorskip("torch")
+    model = made(relative, seed)
+    with in_float64():
+        twin = twin_of(relative, model)
+        ids, targets = batch(seed)
+        logits = twin(torch.from_numpy(ids)).logits
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), torch.from_numpy(targets).flatten()
+        )
+        loss.backward()
+    with model.no_save():
+        assert relative_error(model(ids), logits.detach().numpy()) < 1e-9
+    assert abs(float(model.loss(ids, targets)) - loss.item()) < 1e-9
+    model.backward()
+    grads = {name: p.grad.numpy() for name, p in twin.named_parameters()}
+    expected = from_hugging_face(HF(model.config), grads)
+    ours = dict(model.named_parameters())
+    assert ours.keys() == expected.keys()
+    for name, p in ours.items():
+        assert relative_error(p.grad, expected[name]) < 1e-9, name
+
+
+@relatives
+def test_the_names_lead_there_and_back(relative: str) -> None:
+    """All arrays but a tied head, which is the embedding, with the same bits."""
+    model = made(relative)
+    table = list(HF(model.config))
+    there = to_hugging_face(table, model.state_dict())
+    back = from_hugging_face(table, there)
+    state = model.state_dict()
+    assert back.keys() == dict(model.named_parameters()).keys()
+    assert ("head.weight" in back) == (not model.config.tie_word_embeddings)
+    for name, array in back.items():
+        np.testing.assert_array_equal(array, state[name])
+    other = made(relative, seed=1)
+    other.load_state_dict({**other.state_dict(), **back})
+    assert [p.value.tobytes() for p in other.parameters()] == [
+        p.value.tobytes() for p in model.parameters()
+    ]
+
+
+def test_a_weight_with_other_rows_is_named() -> None:
+    model = made("Llama")
+    table = list(HF(model.config))
+    there = to_hugging_face(table, model.state_dict())
+    name = "model.layers.1.self_attn.k_proj.weight"
+    with pytest.raises(ValueError, match=rf"^{name} must have 8 rows, got shape \(7, 24\)$"):
+        from_hugging_face(table, {**there, name: there[name][:7]})
+    del there[name]
+    with pytest.raises(KeyError, match=name):
+        from_hugging_face(table, there)
