@@ -1,4 +1,4 @@
-"""The gated feed-forward layer of a transformer: SiLU of a linear map, times another, and a third."""
+"""The gated feed-forward layer of a transformer: (silu(x w1T) * (x w3T)) w2T."""
 
 from __future__ import annotations
 

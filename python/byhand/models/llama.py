@@ -197,11 +197,12 @@ class LlamaConfig(ConfigBase):
 
     def rotary(self) -> RotaryPositions:
         """The rotary positions of a model of these sizes."""
+        part = self.partial_rotary_factor
         return RotaryPositions(
             self.head_width,
             self.rope_theta,
             self.rope_scaling,
-            partial_rotary_factor=self.partial_rotary_factor,
+            partial_rotary_factor=None if part == 1 else part,
             context=self.max_position_embeddings,
         )
 
