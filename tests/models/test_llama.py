@@ -285,7 +285,7 @@ def test_byhands_names_of_the_sizes() -> None:
         ({"rope_scaling": "linear"}, "rope_scaling must be a dict with strings for keys, got"),
         ({"rope_scaling": {"factor": {1}}}, "rope_scaling must be a dict of JSON data, got"),
         ({"hidden_act": "silo"}, "did you mean silu?"),
-        ({"norm": "batch"}, "norm must be rmsnorm or layernorm"),
+        ({"norm": "batch"}, "norm must be rms or layer, got 'batch'"),
         ({"sliding_window": 0}, "sliding_window must be at least 1, got 0"),
         ({"intermediate": 3}, "'intermediate' is unknown (did you mean intermediate_size?)"),
         ({"num_layers": 3}, "num_hidden_layers is given twice, as num_hidden_layers and as "

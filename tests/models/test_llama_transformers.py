@@ -37,7 +37,7 @@ NEOX = dict(
     partial_rotary_factor=0.5,
     attention_bias=True,
     mlp_bias=True,
-    norm="layernorm",
+    norm="layer",
     gated=False,
     hidden_act="gelu",
 )

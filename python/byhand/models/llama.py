@@ -10,7 +10,7 @@ options of the configuration:
 
     Qwen2     attention_bias, attention_output_bias=False      Mistral   sliding_window
     Qwen3     head_dim, qk_norm
-    GPT-NeoX  norm="layernorm", gated=False, attention_bias, mlp_bias, partial_rotary_factor,
+    GPT-NeoX  norm="layer", gated=False, attention_bias, mlp_bias, partial_rotary_factor,
               parallel_residual: x + attention(norm(x)) + feed-forward(norm(x))
 """
 
@@ -82,7 +82,7 @@ class LlamaConfig(ConfigBase):
         qk_norm: RMSNorm of each head's queries and keys.
         sliding_window: a position attends to itself and the sliding_window - 1 before it.
         parallel_residual: attention and feed-forward part of a block have the same input.
-        norm: "rmsnorm" or "layernorm".
+        norm: "rms" for RMSNorm or "layer" for LayerNorm.
         gated: the feed-forward part is gated, or else linear, activation, linear.
 
     Raises ValueError or TypeError naming the field that is wrong.
@@ -155,7 +155,7 @@ class LlamaConfig(ConfigBase):
         help="attention and feed-forward part beside each other",
         aliases=("use_parallel_residual",),
     )
-    norm: str = choice(("rmsnorm", "layernorm"), "rmsnorm", help="kind of the norms")
+    norm: str = choice(("rms", "layer"), "rms", help="kind of the norms")
     gated: bool = flag(True, help="a gated feed-forward part")
 
     def check(self) -> None:
@@ -223,7 +223,7 @@ class LlamaConfig(ConfigBase):
 
 
 def _norm(c: LlamaConfig) -> Module:
-    kind = RMSNorm if c.norm == "rmsnorm" else LayerNorm
+    kind = RMSNorm if c.norm == "rms" else LayerNorm
     return kind(c.hidden_size, c.rms_norm_eps)
 
 
@@ -339,7 +339,7 @@ def HF(c: LlamaConfig) -> Iterator[Weight]:
     """
     neox = not c.gated
     root = "gpt_neox" if neox else "model"
-    norm = ("weight", "bias") if c.norm == "layernorm" else ("weight",)
+    norm = ("weight", "bias") if c.norm == "layer" else ("weight",)
 
     def parts(kinds: tuple[str, ...], ours: str, *theirs: str, **more: Any) -> Iterator[Weight]:
         for kind in kinds:
