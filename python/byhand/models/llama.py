@@ -211,12 +211,13 @@ class LlamaConfig(ConfigBase):
         of a batch of so many tokens.
 
         The embedding and the last norm keep width numbers for each token. A block keeps its input
-        and its middle, queries, keys and values, the attention's output, and the feed-forward
-        part's hidden layer, of a gated one both halves. With ``recompute`` a block keeps only its
+        and (unless its parts are beside each other) its middle, queries, keys and values, the
+        attention's output, and the feed-forward part's hidden layer, of a gated one both halves. With ``recompute`` a block keeps only its
         input, and one block at a time the rest.
         """
         rows = 2 * (self.num_attention_heads + self.kv_heads) * self.head_width
-        block = 2 * self.hidden_size + rows + (1 + self.gated) * self.intermediate_size
+        block = (2 - self.parallel_residual) * self.hidden_size + rows
+        block += (1 + self.gated) * self.intermediate_size
         layers = self.num_hidden_layers
         blocks = layers * self.hidden_size + block if recompute else layers * block
         return tokens * (blocks + 2 * self.hidden_size)
