@@ -130,7 +130,7 @@ OP = Op(
         sample((3,), 0, 2),
         sample((3,), 2, 0, biases="b2", add=True),
         sample((1,), 2, 3, "gelu"),
-        sample((2,), 1, 3, "gelu_tanh", ALL),
+        sample((4,), 1, 3, "gelu_tanh", ALL),
         sample((15,), 17, 16, "gelu", "b3"),
         sample((16,), 31, 33, frozen="dw1", biases="b1 b3"),
         sample((17,), 33, 15, "gelu", ALL, frozen="db1 dw2", add=True),
