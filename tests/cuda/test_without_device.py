@@ -117,7 +117,13 @@ MANY = 2**30 + 1
     [
         (
             "embedding_backward",
-            (FakeCupy((MANY, 1)), FakeCupy((9999,)), FakeCupy((3, 1)), FakeCupy((3,), "int64")),
+            (
+                FakeCupy((MANY, 1)),
+                FakeCupy((9999,)),
+                FakeCupy((3, 1)),
+                FakeCupy((3,), "int64"),
+                1.0,
+            ),
             "embedding_backward: the CUDA kernels take at most 2^30 classes",
         ),
         (
@@ -130,7 +136,7 @@ MANY = 2**30 + 1
             (
                 *(FakeCupy(shape) for shape in ((1, 1, 2, 8), (1, 2, 1), (9999,), (1, 1, 2, 8))),
                 *(FakeCupy((1, MANY, 2, 8)) for _ in "kv"),
-                *(None, None, 1.0, True, MANY, 0.0, 0, 0),
+                *(*(None,) * 5, 1.0, True, MANY, 0.0, 0.0, 0, 0),
             ),
             "attention: the CUDA kernels take at most 2^30 keys",
         ),
