@@ -14,6 +14,7 @@ import pytest
 from byhand import Llama, LlamaConfig, backend, gradcheck, nn, optim
 from byhand.generation import generate
 from byhand.models.llama import HF, PRESETS
+from byhand.nn.experts import balance
 from tests.models.test_llama_transformers import (
     NEOX,
     RELATIVES,
@@ -26,7 +27,8 @@ from tests.models.test_llama_transformers import (
 
 V, CONTEXT = SIZES["vocab_size"], SIZES["max_position_embeddings"]
 EVERY_KIND = pytest.mark.parametrize(
-    "relative", ["Llama", "Llama, tied", "Qwen3", "Mistral", "GPT-NeoX", "GPT-NeoX, sequential"]
+    "relative",
+    ["Llama", "Llama, tied", "Qwen3", "Mistral", "Mixtral", "GPT-NeoX", "GPT-NeoX, sequential"],
 )
 
 
@@ -110,7 +112,7 @@ def test_generation_is_the_choice_among_the_logits(relative: str) -> None:
 
 @EVERY_KIND
 def test_gradients_add_up_over_micro_batches(relative: str) -> None:
-    model = made(relative)
+    model = made(relative, router_aux_loss_coef=0.0)  # that loss is not one of single tokens
     ids, targets = batch(5)
     counted = int((targets != -100).sum())
     model.loss(ids, targets)
@@ -180,7 +182,8 @@ def threads():
 
 @EVERY_KIND
 def test_a_batch_is_learned(relative: str) -> None:
-    model = Llama(LlamaConfig(**{**SIZES, **RELATIVES[relative][1], "num_hidden_layers": 2}))
+    sizes = {**SIZES, **RELATIVES[relative][1], "num_hidden_layers": 2}
+    model = Llama(LlamaConfig(**{**sizes, "router_aux_loss_coef": 1e-3}))
     optimizer = optim.AdamW(model, lr=5e-3, weight_decay=0.0)
     ids, targets = batch(9)
     losses = []
@@ -247,6 +250,39 @@ def test_an_adapter_in_the_place_of_a_linear_layer_is_called() -> None:
     assert [part.calls for part in replaced] == [1, 1, 1]
 
 
+def test_the_load_balance_loss_is_part_of_the_loss_in_training_only() -> None:
+    ids, targets = batch(13)
+    plain, model = made("Mixtral", router_aux_loss_coef=0.0), made("Mixtral")
+    alone = float(plain.loss(ids, targets))
+    value, _ = balance([block.ffn.routing for block in plain.decoder.blocks])
+    assert abs(float(model.loss(ids, targets)) - alone - 0.3 * value) < 1e-12
+    scaled = float(model.loss(ids, targets, 0.125))
+    counted = int((targets != -100).sum())
+    assert abs(scaled - 0.125 * counted * (alone + 0.3 * value)) < 1e-11
+    assert float(model.eval().loss(ids, targets)) == alone
+    model.discard_saved()
+    plain.discard_saved()
+
+
+def test_two_losses_with_experts_are_undone_in_their_order() -> None:
+    """Each backward pass adds the load-balance gradient of its own forward pass."""
+    model = made("Mixtral")
+    apart = []
+    for seed in (14, 15):
+        model.loss(*batch(seed))
+        model.backward()
+        apart.append(model.storage.grads.copy())
+        model.zero_grad()
+    for seed in (14, 15):
+        model.loss(*batch(seed))
+    model.backward()
+    model.backward()
+    assert relative_error(model.storage.grads, apart[0] + apart[1]) < 1e-12
+    logits = model(batch(14)[0])
+    model.backward(np.ones_like(logits))
+    assert all(block.ffn.balance_gradient is None for block in model.decoder.blocks)
+
+
 # --- The configuration ---------------------------------------------------------------------------
 
 
@@ -286,6 +322,8 @@ def test_byhands_names_of_the_sizes() -> None:
         ({"rope_scaling": {"factor": {1}}}, "rope_scaling must be a dict of JSON data, got"),
         ({"hidden_act": "silo"}, "did you mean silu?"),
         ({"norm": "batch"}, "norm must be rms or layer, got 'batch'"),
+        ({"num_local_experts": 4, "gated": False}, "gated must be True with num_local_experts"),
+        ({"num_local_experts": 1}, "num_experts_per_tok must be at most num_local_experts = 1"),
         ({"sliding_window": 0}, "sliding_window must be at least 1, got 0"),
         ({"intermediate": 3}, "'intermediate' is unknown (did you mean intermediate_size?)"),
         ({"num_layers": 3}, "num_hidden_layers is given twice, as num_hidden_layers and as "
@@ -332,7 +370,7 @@ def test_presets_have_their_sizes(preset: str, vocabulary: int, parameters: int)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("relative", ["Llama", "Qwen3", "GPT-NeoX"])
+@pytest.mark.parametrize("relative", ["Llama", "Qwen3", "GPT-NeoX", "Mixtral"])
 def test_activations_are_not_estimated_too_high(relative: str, recompute: bool) -> None:
     """The estimate is what a forward pass must keep; it keeps small things beside it."""
     model = Llama(

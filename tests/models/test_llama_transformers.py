@@ -4,6 +4,7 @@ same random weights.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,10 @@ RELATIVES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         },
     ),
 }
+MIXTRAL = {"num_local_experts": 5, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.3}
+ONE = {**MIXTRAL, "num_local_experts": 3, "num_experts_per_tok": 1, "sliding_window": 6}
+RELATIVES["Mixtral"] = ("Mixtral", {**MIXTRAL, "rope_theta": 1e6}, MIXTRAL)
+RELATIVES["Mixtral, one of three"] = ("Mixtral", {**ONE, "rope_theta": 1e6}, ONE)
 relatives = pytest.mark.parametrize("relative", RELATIVES)
 seeds = pytest.mark.parametrize("seed", range(3))
 
@@ -103,17 +108,41 @@ def twin_of(relative: str, model: Llama) -> Any:
     torch = pytest.importorskip("torch")
     kind, _, options = RELATIVES[relative]
     sizes = {**SIZES, "attn_implementation": "eager", **options}
+    if kind == "Mixtral":
+        sizes["experts_implementation"] = "eager"
     if kind == "GPTNeoX":
         sizes["layer_norm_eps"] = sizes.pop("rms_norm_eps")
     config = getattr(transformers, f"{kind}Config")(**sizes)
     twin = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
-    weights = to_hugging_face(HF(model.config), model.state_dict())
+    weights = as_in_the_class(to_hugging_face(HF(model.config), model.state_dict()))
     theirs = dict(twin.named_parameters())
     assert weights.keys() == theirs.keys()
     with torch.no_grad():
         for name, p in theirs.items():
             p.copy_(torch.from_numpy(weights[name]))
     return twin
+
+
+EXPERT = re.compile(r"(.*)\.block_sparse_moe\.experts\.(\d+)\.w([123])\.weight")
+
+
+def as_in_the_class(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of files as the parameters of transformers' classes, which differ for GPT-NeoX's
+    head and for experts: there one array holds those of all experts.
+    """
+    made, experts = {}, {}
+    for name, array in weights.items():
+        if found := EXPERT.fullmatch(name):
+            experts.setdefault(found[1], {})[int(found[2]), int(found[3])] = array
+        else:
+            name = name.replace("block_sparse_moe", "mlp").replace("embed_out", "lm_head")
+            made[name] = array
+    for layer, of in experts.items():
+        numbers = sorted({e for e, _ in of})
+        up = [np.concatenate([of[e, 1], of[e, 3]]) for e in numbers]
+        made[f"{layer}.mlp.experts.gate_up_proj"] = np.stack(up)
+        made[f"{layer}.mlp.experts.down_proj"] = np.stack([of[e, 2] for e in numbers])
+    return made
 
 
 @relatives
@@ -124,21 +153,25 @@ def test_logits_loss_and_gradients_are_those_of_transformers(relative: str, seed
     with in_float64():
         twin = twin_of(relative, model)
         ids, targets = batch(seed)
-        logits = twin(torch.from_numpy(ids)).logits
+        called = {"output_router_logits": True} if model.config.num_local_experts else {}
+        out = twin(torch.from_numpy(ids), **called)
+        logits = out.logits
         loss = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), torch.from_numpy(targets).flatten()
         )
+        if model.config.num_local_experts:
+            loss = loss + model.config.router_aux_loss_coef * out.aux_loss
         loss.backward()
     with model.no_save():
         assert relative_error(model(ids), logits.detach().numpy()) < 1e-9
     assert abs(float(model.loss(ids, targets)) - loss.item()) < 1e-9
     model.backward()
-    grads = {name: p.grad.numpy() for name, p in twin.named_parameters()}
-    expected = from_hugging_face(HF(model.config), grads)
-    ours = dict(model.named_parameters())
-    assert ours.keys() == expected.keys()
-    for name, p in ours.items():
-        assert relative_error(p.grad, expected[name]) < 1e-9, name
+    ours = {name: p.grad for name, p in model.named_parameters()}
+    grads = as_in_the_class(to_hugging_face(HF(model.config), ours))
+    theirs = dict(twin.named_parameters())
+    assert grads.keys() == theirs.keys()
+    for name, grad in grads.items():
+        assert relative_error(grad, theirs[name].grad.numpy()) < 1e-9, name
 
 
 @relatives

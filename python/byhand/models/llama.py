@@ -9,7 +9,7 @@ share one head of keys and values, and the feed-forward part is gated (SwiGLU). 
 options of the configuration:
 
     Qwen2     attention_bias, attention_output_bias=False      Mistral   sliding_window
-    Qwen3     head_dim, qk_norm
+    Qwen3     head_dim, qk_norm                                Mixtral   num_local_experts
     GPT-NeoX  norm="layer", gated=False, attention_bias, mlp_bias, partial_rotary_factor,
               parallel_residual: x + attention(norm(x)) + feed-forward(norm(x))
 """
@@ -17,8 +17,7 @@ options of the configuration:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from byhand.backend import Array
 from byhand.config import Config as ConfigBase
@@ -28,6 +27,7 @@ from byhand.config import (
     flag,
     fraction_or_1,
     json_object,
+    non_negative,
     positive,
     positive_int,
     probability,
@@ -35,8 +35,8 @@ from byhand.config import (
 )
 from byhand.models import causal_lm
 from byhand.models.causal_lm import CausalLM
+from byhand.models.llama_names import HF
 from byhand.models.preset import Preset
-from byhand.models.weight_names import Weight
 from byhand.nn import (
     Dropout,
     Embedding,
@@ -44,6 +44,7 @@ from byhand.nn import (
     KeyValueCache,
     LayerNorm,
     Linear,
+    MixtureOfExperts,
     Module,
     MultiHeadAttention,
     RMSNorm,
@@ -52,6 +53,7 @@ from byhand.nn import (
     init,
 )
 from byhand.nn.activation import NAMES as ACTIVATIONS
+from byhand.nn.experts import balance
 
 
 @config
@@ -84,6 +86,9 @@ class LlamaConfig(ConfigBase):
         parallel_residual: attention and feed-forward part of a block have the same input.
         norm: "rms" for RMSNorm or "layer" for LayerNorm.
         gated: the feed-forward part is gated, or else linear, activation, linear.
+        num_local_experts, num_experts_per_tok: the feed-forward part is a `MixtureOfExperts` with
+            so many experts, of which a token uses so many; None: one feed-forward part.
+        router_aux_loss_coef: weight of the experts' load-balance loss (`nn.experts.balance`).
 
     Raises ValueError or TypeError naming the field that is wrong.
     """
@@ -157,6 +162,13 @@ class LlamaConfig(ConfigBase):
     )
     norm: str = choice(("rms", "layer"), "rms", help="kind of the norms")
     gated: bool = flag(True, help="a gated feed-forward part")
+    num_local_experts: int | None = positive_int(
+        None, help="experts in the place of a feed-forward part", aliases=("num_experts",)
+    )
+    num_experts_per_tok: int = positive_int(2, help="experts that a token uses")
+    router_aux_loss_coef: float = non_negative(
+        0.001, help="weight of the loss that gives the experts equal loads"
+    )
 
     def check(self) -> None:
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
@@ -169,6 +181,11 @@ class LlamaConfig(ConfigBase):
                 "num_attention_heads must be a multiple of num_key_value_heads, got "
                 f"{self.num_attention_heads} and {self.kv_heads}"
             )
+        if self.num_local_experts is not None:
+            self.require(self.gated, "gated", "True with num_local_experts")
+            most = f"at most num_local_experts = {self.num_local_experts}"
+            few = self.num_experts_per_tok <= self.num_local_experts
+            self.require(few, "num_experts_per_tok", most)
         try:
             self.rotary()
         except (TypeError, ValueError) as error:
@@ -212,12 +229,14 @@ class LlamaConfig(ConfigBase):
 
         The embedding and the last norm keep width numbers for each token. A block keeps its input
         and (unless its parts are beside each other) its middle, queries, keys and values, the
-        attention's output, and the feed-forward part's hidden layer, of a gated one both halves. With ``recompute`` a block keeps only its
-        input, and one block at a time the rest.
+        attention's output, and the feed-forward part's hidden layer, of a gated one both halves, or
+        those of the experts that a token uses. With ``recompute`` a block keeps only its input, and
+        one block at a time the rest.
         """
         rows = 2 * (self.num_attention_heads + self.kv_heads) * self.head_width
         block = (2 - self.parallel_residual) * self.hidden_size + rows
-        block += (1 + self.gated) * self.intermediate_size
+        parts = 1 if self.num_local_experts is None else self.num_experts_per_tok
+        block += parts * (1 + self.gated) * self.intermediate_size
         layers = self.num_hidden_layers
         blocks = layers * self.hidden_size + block if recompute else layers * block
         return tokens * (blocks + 2 * self.hidden_size)
@@ -258,9 +277,11 @@ class Block(Module):
         )
         self.norm2: Any = _norm(c)
         kind: Any = SwiGLU if c.gated else FeedForward
+        sizes = [c.hidden_size, c.intermediate_size]
+        if c.num_local_experts is not None:
+            kind, sizes = MixtureOfExperts, [*sizes, c.num_local_experts, c.num_experts_per_tok]
         self.ffn = kind(
-            c.hidden_size,
-            c.intermediate_size,
+            *sizes,
             activation=c.hidden_act,
             bias=c.mlp_bias,
             dropout=c.dropout,
@@ -300,6 +321,12 @@ class Decoder(causal_lm.Decoder):
         self.tokens.backward(self.dropout.backward(d))
 
 
+class _Balanced(NamedTuple):
+    """Saved by a loss with experts: the gradients of their load-balance loss, one a block."""
+
+    gradients: list[Any]
+
+
 class Llama(CausalLM[LlamaConfig]):
     """A Llama with float32 parameters drawn from ``seed``; ``precision`` is "float32" or "bf16"
     (see `Module.precision`), ``recompute`` saves memory (see `causal_lm.Decoder`).
@@ -307,6 +334,9 @@ class Llama(CausalLM[LlamaConfig]):
     Weights start as N(0, initializer_range²), those that write into the residual stream scaled down
     by 1/sqrt(2 * num_hidden_layers) (Radford et al., 2019, section 2.3); biases at zero.
     ``draw=False`` leaves them undefined, for weights that will be loaded.
+
+    With experts the loss of a model in training mode has router_aux_loss_coef times their
+    load-balance loss added; with ``scale``, times the sum's scale and the targets that count.
     """
 
     def __init__(
@@ -326,57 +356,37 @@ class Llama(CausalLM[LlamaConfig]):
         self.precision = precision
         self.build(seed, draw=draw)
 
+    def loss(self, ids: Array, targets: Array, scale: Any = None) -> Array:
+        loss = super().loss(ids, targets, scale)
+        c = self.config
+        if c.num_local_experts is None:
+            return loss
+        gradients: list[Any] = [None] * c.num_hidden_layers
+        if self.training and c.router_aux_loss_coef > 0:
+            weight = c.router_aux_loss_coef
+            if scale is not None:
+                weight = weight * scale * (targets != causal_lm.IGNORED).sum()
+            routings = [block.ffn.routing for block in self.decoder.blocks]
+            value, of_each = balance(routings)
+            loss += (weight * value).astype(loss.dtype)
+            gradients = [(weight * g).astype(g.dtype) for g in of_each]
+        self.push(_Balanced(gradients))
+        return loss
+
+    def backward(self, dlogits: Array | None = None) -> None:
+        if dlogits is not None or not isinstance(self.peek(), _Balanced):
+            return super().backward(dlogits)
+        gradients = self.pop().gradients
+        for block, gradient in zip(self.decoder.blocks, gradients, strict=True):
+            block.ffn.balance_gradient = gradient
+        super().backward()
+        for block in self.decoder.blocks:
+            block.ffn.balance_gradient = None
+
 
 Config, Model = LlamaConfig, Llama
 
-
-# --- Hugging Face's names ------------------------------------------------------------------------
-
-
-def HF(c: LlamaConfig) -> Iterator[Weight]:
-    """The weights of a model of these sizes as transformers' classes name them: with gated
-    feed-forward parts LlamaForCausalLM, Qwen2-, Qwen3- and MistralForCausalLM, else
-    GPTNeoXForCausalLM. Biases and norms that the sizes do not have are left out.
-    """
-    neox = not c.gated
-    root = "gpt_neox" if neox else "model"
-    norm = ("weight", "bias") if c.norm == "layer" else ("weight",)
-
-    def parts(kinds: tuple[str, ...], ours: str, *theirs: str, **more: Any) -> Iterator[Weight]:
-        for kind in kinds:
-            yield Weight(f"{ours}.{kind}", tuple(f"{one}.{kind}" for one in theirs), **more)
-
-    yield from parts(("weight",), "decoder.tokens", f"{root}.{'embed_in' * neox or 'embed_tokens'}")
-    yield from parts(norm, "decoder.norm", f"{root}.{'final_layer_norm' * neox or 'norm'}")
-    if not c.tie_word_embeddings:
-        yield from parts(("weight",), "head", "lm_head")
-    heads, kv_heads, D = c.num_attention_heads, c.kv_heads, c.head_width
-    of_attention = ("weight", "bias") if c.attention_bias else ("weight",)
-    output_bias = c.attention_bias if c.attention_output_bias is None else c.attention_output_bias
-    of_output = ("weight", "bias") if output_bias else ("weight",)
-    of_ffn = ("weight", "bias") if c.mlp_bias else ("weight",)
-    for i in range(c.num_hidden_layers):
-        here, there = f"decoder.blocks.{i}", f"{root}.layers.{i}"
-        attention = f"{there}.{'attention' if neox else 'self_attn'}"
-        yield from parts(norm, f"{here}.norm1", f"{there}.input_layernorm")
-        yield from parts(norm, f"{here}.norm2", f"{there}.post_attention_layernorm")
-        if neox:
-            qkv: tuple[str, ...] = (f"{attention}.query_key_value",)
-            packed: dict[str, Any] = {"heads": heads}
-        else:
-            qkv = tuple(f"{attention}.{one}_proj" for one in "qkv")
-            packed = {"rows": (heads * D, kv_heads * D, kv_heads * D)}
-        yield from parts(of_attention, f"{here}.attention.qkv", *qkv, **packed)
-        output = "dense" if neox else "o_proj"
-        yield from parts(of_output, f"{here}.attention.project", f"{attention}.{output}")
-        if c.qk_norm:
-            for one in ("q_norm", "k_norm"):
-                yield from parts(("weight",), f"{here}.attention.{one}", f"{attention}.{one}")
-        names = {"up": "dense_h_to_4h", "down": "dense_4h_to_h"}
-        if c.gated:
-            names = {one: f"{one}_proj" for one in ("gate", "up", "down")}
-        for ours, theirs in names.items():
-            yield from parts(of_ffn, f"{here}.ffn.{ours}", f"{there}.mlp.{theirs}")
+__all__ = ["HF", "PRESETS", "Config", "Llama", "LlamaConfig", "Model"]
 
 
 # --- Presets -------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from byhand.nn.attention import MultiHeadAttention
 from byhand.nn.cache import KeyValueCache
 from byhand.nn.dropout import Dropout
 from byhand.nn.embedding import Embedding
+from byhand.nn.experts import MixtureOfExperts
 from byhand.nn.feed_forward import FeedForward
 from byhand.nn.flatten import Flatten
 from byhand.nn.linear import Linear
@@ -60,6 +61,7 @@ __all__ = [
     "LearnedPositions",
     "Linear",
     "MSELoss",
+    "MixtureOfExperts",
     "Module",
     "MultiHeadAttention",
     "NLLLoss",
