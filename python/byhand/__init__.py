@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from byhand.about import __version__, info
     from byhand.backend import cuda_reason, from_dlpack, get_num_threads, set_num_threads
     from byhand.models.gpt import GPT, GPTConfig
+    from byhand.models.llama import Llama, LlamaConfig
     from byhand.models.mlp import MLP, MLPConfig
     from byhand.nn.gradcheck import gradcheck
     from byhand.runs.load import load
@@ -33,6 +34,8 @@ __all__ = [
     "GPT",
     "MLP",
     "GPTConfig",
+    "Llama",
+    "LlamaConfig",
     "MLPConfig",
     "__version__",
     "backend",
@@ -63,6 +66,7 @@ _PLACES = {
     ),
     **dict.fromkeys(("__version__", "info"), "about"),
     **dict.fromkeys(("GPT", "GPTConfig"), "models.gpt"),
+    **dict.fromkeys(("Llama", "LlamaConfig"), "models.llama"),
     **dict.fromkeys(("MLP", "MLPConfig"), "models.mlp"),
     "gradcheck": "nn.gradcheck",
     "load": "runs.load",

@@ -21,7 +21,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from byhand.errors import UserError, suggestion
-from byhand.values import Choice, Flag, Number, Text, Values, WholeNumber, WholeNumbers
+from byhand.values import (
+    Choice,
+    Flag,
+    JsonObject,
+    Number,
+    Text,
+    Values,
+    WholeNumber,
+    WholeNumbers,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -109,6 +118,16 @@ def probability(default: Any = _REQUIRED, **options: Any) -> Any:
 def fraction(default: Any = _REQUIRED, **options: Any) -> Any:
     """A number p with 0 < p < 1."""
     return field(Number("greater than 0 and less than 1", lambda x: 0 < x < 1), default, **options)
+
+
+def fraction_or_1(default: Any = _REQUIRED, **options: Any) -> Any:
+    """A number p with 0 < p <= 1."""
+    return field(Number("greater than 0 and at most 1", lambda x: 0 < x <= 1), default, **options)
+
+
+def json_object(default: Any = _REQUIRED, **options: Any) -> Any:
+    """A dict of names and JSON data."""
+    return field(JsonObject(), default, **options)
 
 
 def choice(options: Sequence[str], default: Any = _REQUIRED, **more: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from byhand.models.gpt import GPTConfig
+from byhand.models.llama import LlamaConfig
 from byhand.models.mlp import MLPConfig
 from byhand.runs import TrainingSettings
 
@@ -36,8 +37,43 @@ GPT_NAMES = {
     "tie_weights": ("tie_word_embeddings",),
 }
 
+# byhand's names of the sizes, GPT-2's and GPT-NeoX's; the fields have Llama's.
+LLAMA_SIZES: dict[str, Any] = {
+    "vocab_size": 11,
+    "hidden_size": 12,
+    "intermediate_size": 20,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 7,
+    "rope_theta": 500.0,
+    "partial_rotary_factor": 0.5,
+    "rms_norm_eps": 1e-4,
+    "tie_word_embeddings": True,
+    "dropout": 0.25,
+    "parallel_residual": True,
+}
+LLAMA_NAMES = {
+    "vocab_size": ("vocabulary_size",),
+    "hidden_size": ("embedding_dim", "n_embd"),
+    "num_hidden_layers": ("num_layers", "n_layer"),
+    "num_attention_heads": ("num_heads", "n_head"),
+    "num_key_value_heads": ("num_kv_heads",),
+    "max_position_embeddings": ("context_size", "n_positions", "n_ctx", "block_size"),
+    "rope_theta": ("rotary_emb_base",),
+    "partial_rotary_factor": ("rotary_pct",),
+    "rms_norm_eps": ("layer_norm_eps",),
+    "tie_word_embeddings": ("tie_weights",),
+    "dropout": ("hidden_dropout", "dropout_rate", "resid_pdrop"),
+    "parallel_residual": ("use_parallel_residual",),
+}
+
 MLP_NAMES = {"num_classes": ("num_outputs",)}
-NAMES: dict[Any, dict[str, tuple[str, ...]]] = {GPTConfig: GPT_NAMES, MLPConfig: MLP_NAMES}
+NAMES: dict[Any, dict[str, tuple[str, ...]]] = {
+    GPTConfig: GPT_NAMES,
+    LlamaConfig: LLAMA_NAMES,
+    MLPConfig: MLP_NAMES,
+}
 
 
 @pytest.mark.parametrize(
@@ -51,11 +87,20 @@ def test_other_names_of_a_field_are_accepted(field: str, name: str):
     assert GPTConfig.from_dict({**sizes, name: value}) == made
 
 
+@pytest.mark.parametrize(
+    ("field", "name"), [(f, n) for f, names in LLAMA_NAMES.items() for n in names]
+)
+def test_other_names_of_a_field_of_llama_are_accepted(field: str, name: str):
+    sizes = dict(LLAMA_SIZES)
+    value = sizes.pop(field)
+    assert LlamaConfig(**sizes, **{name: value}) == LlamaConfig(**LLAMA_SIZES)
+
+
 def test_the_outputs_of_an_mlp_have_two_names():
     assert MLPConfig(num_features=5, num_outputs=3) == MLPConfig(5, 3)
 
 
-@pytest.mark.parametrize("cls", [GPTConfig, MLPConfig, TrainingSettings])
+@pytest.mark.parametrize("cls", [GPTConfig, LlamaConfig, MLPConfig, TrainingSettings])
 def test_every_field_has_a_help(cls: Any):
     for field in dataclasses.fields(cls):
         assert field.metadata["help"]
@@ -63,9 +108,14 @@ def test_every_field_has_a_help(cls: Any):
         assert field.metadata["aliases"] == names
 
 
-@pytest.mark.parametrize("cls", [GPTConfig, MLPConfig, TrainingSettings])
+@pytest.mark.parametrize("cls", [GPTConfig, LlamaConfig, MLPConfig, TrainingSettings])
 def test_configurations_cannot_be_changed(cls: Any):
-    made = {GPTConfig: lambda: cls(**GPT_SIZES), MLPConfig: lambda: cls(5, 3)}.get(cls, cls)()
+    make = {
+        GPTConfig: lambda: cls(**GPT_SIZES),
+        LlamaConfig: lambda: cls(**LLAMA_SIZES),
+        MLPConfig: lambda: cls(5, 3),
+    }
+    made = make.get(cls, cls)()
     for field in dataclasses.fields(cls):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(made, field.name, getattr(made, field.name))

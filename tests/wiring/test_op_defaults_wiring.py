@@ -88,6 +88,10 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, tuple[Any, Any]]]] = {
         (SQUARE,),
         {"mask": (None, MASK[0, 0, 0, :1] & False), "scale": (1.0, 2.0), "causal": (False, True)},
     ),
+    "swiglu_ffn": (
+        (X, W1, B1, W1 + 1, B1, W2, B2),
+        {"add": (None, X), "activation": ("silu", "gelu"), "bf16": (False, True)},
+    ),
 }
 # Without an effect on the result: sums are taken in pieces of a block, dw and out are written, and
 # seed and offset matter with dropout only (tests/ops/test_attention.py). The options of an

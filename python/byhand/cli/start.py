@@ -60,7 +60,7 @@ def _require_language_model(kind: str) -> None:
 
 
 def _reads_tokens(page: ModuleType) -> bool:
-    names = {field.name for field in dataclasses.fields(page.Config)}
+    names = {field.name for field in dataclasses.fields(page.Config)} | set(dir(page.Config))
     return names >= {"vocabulary_size", "context_size"}
 
 

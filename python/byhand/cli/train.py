@@ -139,7 +139,8 @@ def add_command(commands: Any, kind: str = DEFAULT_MODEL) -> None:
 def _model_fields(page: ModuleType) -> list[str]:
     """The fields that have flags; the vocabulary's size comes from the tokenizer."""
     fields = dataclasses.fields(page.Config)
-    return [field.name for field in fields if field.name != "vocabulary_size"]
+    names = {field.name: (field.name, *field.metadata["aliases"]) for field in fields}
+    return [name for name, accepted in names.items() if "vocabulary_size" not in accepted]
 
 
 def _presets(page: ModuleType) -> str:
@@ -159,4 +160,5 @@ def _by_flag(page: ModuleType, chosen: Preset) -> dict[str, Any]:
         flag_of(cls, name).removeprefix("--"): value
         for cls, values in both
         for name, value in values.items()
+        if not isinstance(value, dict)  # too long for a table
     }
