@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from byhand.about import __version__, info
     from byhand.backend import cuda_reason, from_dlpack, get_num_threads, set_num_threads
+    from byhand.models.bert import Bert, BertConfig
     from byhand.models.gpt import GPT, GPTConfig
     from byhand.models.mlp import MLP, MLPConfig
     from byhand.nn.gradcheck import gradcheck
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = [
     "GPT",
     "MLP",
+    "Bert",
+    "BertConfig",
     "GPTConfig",
     "MLPConfig",
     "__version__",
@@ -61,6 +64,7 @@ _PLACES = {
         ("cuda_reason", "from_dlpack", "get_num_threads", "set_num_threads"), "backend"
     ),
     **dict.fromkeys(("__version__", "info"), "about"),
+    **dict.fromkeys(("Bert", "BertConfig"), "models.bert"),
     **dict.fromkeys(("GPT", "GPTConfig"), "models.gpt"),
     **dict.fromkeys(("MLP", "MLPConfig"), "models.mlp"),
     "gradcheck": "nn.gradcheck",
