@@ -29,7 +29,7 @@ LENGTHS = np.array([7, 3, 1, 5])
 def make(head: str | None, seed: int = 0, dtype: str = "float64", **options: Any) -> Bert:
     """A small BERT whose parameters are all random, norms and biases too."""
     made = {key: options.pop(key) for key in ("recompute", "precision") if key in options}
-    config = BertConfig(**(SIZES | options))
+    config = BertConfig(**SIZES).replace(**options)
     model = Bert(config, head, LABELS, seed=seed, **made)
     rng = np.random.default_rng(seed + 100)
     for p in model.parameters():
