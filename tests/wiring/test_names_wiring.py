@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from byhand.models.bert import BertConfig
 from byhand.models.gpt import GPTConfig
 from byhand.models.mlp import MLPConfig
 from byhand.runs import TrainingSettings
@@ -35,7 +36,20 @@ GPT_NAMES = {
 }
 
 MLP_NAMES = {"num_classes": ("num_outputs",)}
-NAMES: dict[Any, dict[str, tuple[str, ...]]] = {GPTConfig: GPT_NAMES, MLPConfig: MLP_NAMES}
+BERT_NAMES = {
+    "vocab_size": ("vocabulary_size",),
+    "hidden_size": ("embedding_dim",),
+    "num_hidden_layers": ("num_layers",),
+    "num_attention_heads": ("num_heads",),
+    "hidden_dropout_prob": ("dropout",),
+    "attention_probs_dropout_prob": ("dropout",),
+    "max_position_embeddings": ("context_size",),
+}
+NAMES: dict[Any, dict[str, tuple[str, ...]]] = {
+    GPTConfig: GPT_NAMES,
+    MLPConfig: MLP_NAMES,
+    BertConfig: BERT_NAMES,
+}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +67,7 @@ def test_the_outputs_of_an_mlp_have_two_names():
     assert MLPConfig(num_features=5, num_outputs=3) == MLPConfig(5, 3)
 
 
-@pytest.mark.parametrize("cls", [GPTConfig, MLPConfig, TrainingSettings])
+@pytest.mark.parametrize("cls", [GPTConfig, MLPConfig, BertConfig, TrainingSettings])
 def test_every_field_has_a_help(cls: Any):
     for field in dataclasses.fields(cls):
         assert field.metadata["help"]
@@ -61,7 +75,7 @@ def test_every_field_has_a_help(cls: Any):
         assert field.metadata["aliases"] == names
 
 
-@pytest.mark.parametrize("cls", [GPTConfig, MLPConfig, TrainingSettings])
+@pytest.mark.parametrize("cls", [GPTConfig, MLPConfig, BertConfig, TrainingSettings])
 def test_configurations_cannot_be_changed(cls: Any):
     made = {GPTConfig: lambda: cls(**GPT_SIZES), MLPConfig: lambda: cls(5, 3)}.get(cls, cls)()
     for field in dataclasses.fields(cls):

@@ -57,8 +57,12 @@ class Block(Module):
 
     def backward(self, dy: Array) -> Array:
         d = self.norm2.backward(dy)
-        d = self.norm1.backward(self.ffn.backward(d) + d)
-        return self.attention.backward(d) + d
+        dx = self.ffn.backward(d)
+        dx += d
+        d = self.norm1.backward(dx)
+        dx = self.attention.backward(d)
+        dx += d
+        return dx
 
 
 class Encoder(Module):

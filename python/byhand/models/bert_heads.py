@@ -28,6 +28,22 @@ def linear(c: BertConfig, outputs: int) -> Linear:
     return Linear(c.hidden_size, outputs, weight_init=weights, bias_init=init.zeros)
 
 
+def copied(a: Array, dtype: Any = None) -> Array:
+    """A contiguous copy of an array or a view."""
+    made = backend.empty(a.shape, a, dtype)
+    made[...] = a
+    return made
+
+
+def _times(scale: Any, number: float, like: Array) -> Any:
+    """scale * number, where the scale is a number or a 0-d array."""
+    if not hasattr(scale, "shape"):
+        return scale * number
+    made = copied(backend.to_device_of(scale, like), backend.statistics(like))
+    made *= number
+    return made
+
+
 class Hidden(NamedTuple):
     """What a BERT without a head gives: ``hidden`` (B, T, C), and ``pooled`` (B, C): tanh of a
     linear layer of the first position.
@@ -60,14 +76,15 @@ class Pooler(Module):
 
     def forward(self, hidden: Array) -> Array:
         self.push(hidden.shape)
-        return self.tanh(self.dense(hidden[:, 0].copy()))
+        return self.tanh(self.dense(copied(hidden[:, 0])))
 
     def backward(self, dy: Array, add: Array | None = None) -> Array:
         """The gradient of all positions, plus ``add`` (B, T, C)."""
         d = self.dense.backward(self.tanh.backward(dy))
         shape = self.pop()
-        dx = backend.zeros(shape, d) if add is None else add.copy()
-        dx[:, 0] += d
+        dx = backend.zeros(shape, d) if add is None else copied(add)
+        first = dx[:, 0]
+        first += d
         return dx
 
 
@@ -86,7 +103,7 @@ class Gather(Module):
         saved, shape = self.pop()
         d = backend.zeros((shape[0] * shape[1], shape[2]), dy, backend.statistics(dy))
         embedding.backward(dy, saved, d)
-        return d.reshape(shape).astype(dy.dtype, copy=False)
+        return (d if d.dtype == dy.dtype else copied(d, dy.dtype)).reshape(shape)
 
 
 class Predictions(Module):
@@ -159,7 +176,7 @@ class Masked(Module):
         if scale is None or next is not None:
             reduction = "mean"
         if scale is not None and next is not None:
-            factor = factor * len(next)
+            factor = _times(scale, len(next), hidden)
         self.push(True)
         logits = self.predictions(self.gather(hidden, own_copy(positions)))
         gradients, options = [logits], cast(Any, {"reduction": reduction})
@@ -204,7 +221,7 @@ class Labelled(Module):
             op, labels = pointwise_loss, labels.astype(y.dtype, copy=False)
             options["function"] = "bce"
             if scale is not None:
-                factor = factor * (1 / y.shape[1])
+                factor = _times(scale, 1 / y.shape[1], y)
         loss, saved = op.forward(y, contiguous(labels), **options)
         gradients = [op.backward(factor, saved)]
         loss *= factor
@@ -222,33 +239,31 @@ class Span(Module):
         self.linear = linear(c, 2)
 
     def forward(self, hidden: Array, lengths: Array | None, there: Array | None) -> SpanLogits:
-        y = self.linear(hidden).transpose(0, 2, 1).copy()
+        y = self.linear(hidden)
         self.push(there)
-        if there is not None:
-            y = backend.xp(y).where(there[:, None], y, y.dtype.type(PADDING))
-        return SpanLogits(y[:, 0], y[:, 1])
+        return SpanLogits(*(_masked(y[:, :, i], there, PADDING) for i in range(2)))
 
     def backward(self, dstart: Array, dend: Array) -> Array:
-        d, there = _stacked(dstart, dend), self.pop()
-        if there is not None:
-            d = backend.xp(d).where(there[:, None], d, d.dtype.type(0))
-        return self.linear.backward(d.transpose(0, 2, 1).copy())
+        there = self.pop()
+        d = backend.empty((*dstart.shape, 2), dstart)
+        for i, part in enumerate((dstart, dend)):
+            d[:, :, i] = _masked(part, there, 0.0)
+        return self.linear.backward(d)
 
     def loss(self, y: SpanLogits, labels: Array, scale: Any) -> tuple[Array, list[Array]]:
-        factor: Any = 1.0 if scale is None else scale * 0.5
+        factor: Any = 1.0 if scale is None else _times(scale, 0.5, y.start)
         reduction: Any = "mean" if scale is None else "sum"
-        both = _stacked(*y)
+        both = backend.empty((len(y.start), 2, *y.start.shape[1:]), y.start)
+        both[:, 0], both[:, 1] = y
         loss, saved = cross_entropy.forward(both, contiguous(labels), reduction=reduction)
         d = cross_entropy.backward(factor, saved)
         loss *= factor
         return loss, [d[:, 0], d[:, 1]]
 
 
-def _stacked(start: Array, end: Array) -> Array:
-    """Two arrays (B, T) as one (B, 2, T)."""
-    both = backend.empty((start.shape[0], 2, start.shape[1]), start)
-    both[:, 0], both[:, 1] = start, end
-    return both
+def _masked(a: Array, there: Array | None, padding: float) -> Array:
+    """A copy of a (B, T) with this number where there is padding."""
+    return copied(a) if there is None else backend.xp(a).where(there, a, a.dtype.type(padding))
 
 
 class MeanPool(Module):
