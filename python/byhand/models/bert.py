@@ -292,9 +292,9 @@ class Bert(Module):
         over the answers, of several labels over the examples; of "pretraining" that mean times the
         number of pairs) times the scale, as needed for a mean over several batches.
 
-        The head "mlm" computes logits only at the positions whose labels count. ``positions`` (N,)
-        int64, b * T + t, may name them, with labels (N,): on a GPU that is needed for a step whose
-        shapes do not change.
+        The head "mlm" computes logits only at the positions whose labels count. ``positions``
+        (...) int64, b * T + t, may name them, with labels of the same shape: on a GPU that is
+        needed for a step whose shapes do not change.
 
         ValueError, TypeError and IndexError name what is wrong. A call that raises one has changed
         nothing.
@@ -317,6 +317,27 @@ class Bert(Module):
                 loss, gradients = self.head.loss(y, labels, scale)
             self.push(gradients)
         return loss
+
+    def logits_at(
+        self,
+        ids: Array,
+        positions: Array,
+        lengths: Array | None = None,
+        segments: Array | None = None,
+    ) -> Array:
+        """The logits (N, V) of the tokens at positions (N,) int64, b * T + t, of a model with the
+        head "mlm" or "pretraining"; saves nothing.
+        """
+        with self.no_save():
+            return self.head.logits_at(self.encoder(ids, lengths, segments), positions)
+
+    def next_sentence_logits(
+        self, ids: Array, lengths: Array | None = None, segments: Array | None = None
+    ) -> Array:
+        """Only the second output of a model with the head "pretraining", (B, 2); saves nothing."""
+        with self.no_save():
+            hidden = self.encoder(ids, lengths, segments)
+            return self.head.next_sentence(self.head.pooler(hidden))
 
     def check(
         self,

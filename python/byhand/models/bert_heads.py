@@ -166,6 +166,10 @@ class Masked(Module):
             d = self.gather.backward(d)
         return d if second is None else self.pooler.backward(second, add=d)
 
+    def logits_at(self, hidden: Array, positions: Array) -> Array:
+        """Those of the tokens at some positions (N,) only, (N, V)."""
+        return self.predictions(self.gather(hidden, own_copy(positions)))
+
     def loss(
         self, hidden: Array, labels: Array, next: Array | None, positions: Array | None, scale: Any
     ) -> tuple[Array, list[Array]]:
@@ -178,9 +182,9 @@ class Masked(Module):
         if scale is not None and next is not None:
             factor = _times(scale, len(next), hidden)
         self.push(True)
-        logits = self.predictions(self.gather(hidden, own_copy(positions)))
+        logits = self.logits_at(hidden, positions.reshape(-1))
         gradients, options = [logits], cast(Any, {"reduction": reduction})
-        targets = contiguous(labels)
+        targets = contiguous(labels.reshape(-1))
         if self._saving:  # the gradient takes the place of the logits
             loss = cross_entropy.gradient_in_place(logits, targets, factor, **options)
         else:
