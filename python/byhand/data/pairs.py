@@ -34,8 +34,8 @@ class SentencePairs:
     the sentences after them (next_sentence_label 0), else sentences of another document (1).
 
     Item i begins at sentence i % n of those that have a successor in their document. Its lengths
-    and B are drawn by Philox from (seed, i) and depend on nothing else. Both texts have about as
-    many tokens as fit the width; a longer sentence is cut at its end.
+    and B are drawn by Philox from (seed, i) alone. A has at least one sentence,
+    and B as many as fit the width; where one of each does not fit, the end of the longer is cut.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class SentencePairs:
         d, s = self._starts[item % len(self._starts)]
         room = self.width - 3
         rows = self._documents[d]
-        most = 1 + words[0] % max(1, room - 1)  # of A, so that A and B are of all lengths
+        most = 1 + words[0] % room  # of A, so that A and B are of all lengths
         a, end = _taken(rows, s, min(most, room // 2), len(rows) - 1)
         label = words[1] & 1
         if label:
@@ -98,15 +98,16 @@ class SentencePairs:
             rows = self._documents[other]
             end = words[3] % len(rows)
         b, _ = _taken(rows, end, room - len(a), len(rows))
-        return a, b, label
+        a = a[: max(room // 2, room - len(b))]
+        return a, b[: room - len(a)], label
 
 
 def _taken(rows: Sequence[Ids], start: int, most: int, stop: int) -> tuple[Ids, int]:
-    """The sentences from `start` on that have at most so many tokens, at least a part of the first,
-    and the number of the sentence after them.
+    """The sentences from `start` on that have at most so many tokens, at least the first, and the
+    number of the sentence after them.
     """
     end, size = start + 1, len(rows[start])
     while end < stop and size + len(rows[end]) <= most:
         size += len(rows[end])
         end += 1
-    return np.concatenate(rows[start:end])[:most], end
+    return np.concatenate(rows[start:end]), end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,8 @@ class Classification(task.OutputTask):
     loss_unit = "nats per example"
 
     def check(self, batch: Batch) -> None:
-        if "ids" in batch:
-            names = [name for name in _TEXT if name in batch]
+        names = _inputs(batch)
+        if names != ["x"]:
             fields = dict(zip(names, self._taken(batch, *names), strict=True))
             self.model.check(labels=self._taken(batch, "labels")[0], **fields)  # type: ignore
             return
@@ -57,9 +58,12 @@ class Classification(task.OutputTask):
 
     def _logits(self, batch: Batch) -> tuple[Array, Array]:
         """The logits and a copy of the labels, which fit them."""
-        names = [name for name in _TEXT if name in batch] if "ids" in batch else ["x"]
+        names = _inputs(batch)
         *inputs, labels = self._taken(batch, *names, "labels")
-        logits = self.model(**dict(zip(names, inputs, strict=True)))
+        if names == ["x"]:
+            logits = self.model(*inputs)
+        else:
+            logits = self.model(**dict(zip(names, inputs, strict=True)))
         if labels.dtype.kind == "f":
             if labels.shape != logits.shape:
                 raise check.wrong_shape("Classification", "labels", logits.shape, labels)
@@ -96,7 +100,11 @@ class Classification(task.OutputTask):
         return made
 
 
-_TEXT = ("ids", "lengths", "segments")
+def _inputs(batch: Any) -> list[str]:
+    """The names of the arrays that are the model's input."""
+    if not isinstance(batch, Mapping) or "ids" not in batch:
+        return ["x"]
+    return [name for name in ("ids", "lengths", "segments") if name in batch]
 
 
 def _loss(logits: Array, labels: Array) -> tuple[Array, Any, Any]:

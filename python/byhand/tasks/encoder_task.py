@@ -33,6 +33,7 @@ class EncoderTask(task.Task):
 
     def _fields(self, batch: Batch) -> dict[str, Array]:
         """The arguments of the model's loss in a batch."""
+        self._taken(batch, *self.required)
         names = [*self.required, *(name for name in self.optional if name in batch)]
         return dict(zip(names, self._taken(batch, *names), strict=True))
 
