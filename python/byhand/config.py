@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from byhand.errors import UserError, suggestion
-from byhand.values import Choice, Flag, Number, Text, Values, WholeNumber, WholeNumbers
+from byhand.values import Choice, Flag, Number, Text, Texts, Values, WholeNumber, WholeNumbers
 
 if TYPE_CHECKING:
     import argparse
@@ -120,6 +120,11 @@ def choice(options: Sequence[str], default: Any = _REQUIRED, **more: Any) -> Any
 def flag(default: Any = _REQUIRED, **options: Any) -> Any:
     """True or False."""
     return field(Flag(), default, **options)
+
+
+def strings(default: Any = _REQUIRED, **options: Any) -> Any:
+    """A tuple of different strings, such as the names of labels."""
+    return field(Texts(), default, **options)
 
 
 def string(default: Any = _REQUIRED, **options: Any) -> Any:

@@ -139,7 +139,7 @@ def test_the_file_and_the_line_are_named(kind, row, message, tmp_path):
 
 
 def test_other_mistakes(tmp_path):
-    with pytest.raises(UserError, match="there is no file called '.*absent'"):
+    with pytest.raises(UserError, match=r"there is no file called '.*absent'"):
         data.read_examples(tmp_path / "absent")
     with pytest.raises(UserError, match=r"cannot read .*: it is a folder"):
         data.read_examples(tmp_path)

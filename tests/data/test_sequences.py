@@ -192,7 +192,8 @@ def test_half_of_the_pairs_follow_each_other():
         middle, end = np.flatnonzero(row == 1)
         assert (row[0], end) == (0, n - 1)
         a, b = row[1:middle], row[middle + 1 : end]
-        assert len(a) and len(b)
+        assert len(a)
+        assert len(b)
         assert segments[:n].tolist() == [0] * (middle + 1) + [1] * (n - middle - 1)
         if label == 0:
             assert b[0] == a[-1] + 1, "the sentence after"
@@ -225,7 +226,7 @@ def test_texts_with_labels():
     batch = made.batch([0, 1])
     assert batch["labels"].tolist() == [1, 0]  # no, yes
     a, b = (batch["ids"][i, : batch["lengths"][i]] for i in (0, 1))
-    assert a.tolist() == TOKENIZER.encode("the cat sat on a mat").tolist()[:8] + [SEP]
+    assert a.tolist() == [*TOKENIZER.encode("the cat sat on a mat").tolist()[:8], SEP]
     assert np.count_nonzero(b == SEP) == 2
     assert len(b) == 9
     assert batch["segments"][1].tolist() == np.repeat([0, 1], [3, 6]).tolist()

@@ -344,6 +344,16 @@ def test_the_dropouts_reach_their_places():
     assert float(model.loss(**batch("classification"))) == plain[0]
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_estimate_of_the_activations_is_no_more_than_is_kept(recompute):
+    config = BertConfig(50, 64, 6, 4, 256, max_position_embeddings=32, dropout=0.0)
+    kept = Bert(config, recompute=recompute).summary((8, 32)).activation_bytes
+    estimate = 4 * config.saved_activations(8 * 32, recompute)
+    if recompute:  # the summary does not see the block that is computed again
+        estimate -= 4 * (config.saved_activations(8 * 32) - 64 * 256) // 6
+    assert 0.85 * kept <= estimate <= kept
+
+
 def test_the_summary_counts_a_whole_model():
     C, H, V, L = 12, 17, 19, 2
     block = 4 * (C * C + C) + (2 * C * H + H + C) + 4 * C

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from byhand.data.corpus import TextSource
 from byhand.errors import UserError, suggestion
 
 # A kind of examples, named as the task that learns from them -> the fields of an example.
@@ -20,6 +21,11 @@ FIELDS = {
 }
 _KNOWN = tuple(name for names in FIELDS.values() for name in names)
 _MORE = ("text_pair", "answer_start")  # fields that an example may have besides
+
+
+def is_examples(name: str) -> bool:
+    """Whether a file of this name has labelled examples, and no plain text."""
+    return name.lower().endswith((".jsonl", ".ndjson", ".tsv"))
 
 
 class Examples(list[dict[str, Any]]):
@@ -41,8 +47,9 @@ class Examples(list[dict[str, Any]]):
         self.kind, self.name = kind, name
 
 
-def read_examples(path: str | os.PathLike[str], kind: str | None = None) -> Examples:
-    """The examples of a file. Its fields say of which kind they are, unless `kind` does.
+def read_examples(source: str | os.PathLike[str] | TextSource, kind: str | None = None) -> Examples:
+    """The examples of a file, or of a text from `open_corpus`. Their fields say of which kind they
+    are, unless `kind` does.
 
     A name that ends in .tsv is a table whose first line names the columns; the words of `tokens`
     and `tags` are separated by spaces. Any other file is JSONL: an object on each line. Empty
@@ -50,11 +57,12 @@ def read_examples(path: str | os.PathLike[str], kind: str | None = None) -> Exam
 
     UserError names the file and the line that is wrong.
     """
-    name = os.fspath(path)
+    name = source.name if isinstance(source, TextSource) else os.fspath(source)
     if kind is not None and kind not in FIELDS:
         near = suggestion(kind, FIELDS)
         raise UserError(f"there are no examples of kind {kind!r}{near}: {', '.join(FIELDS)}")
-    rows = _table(name) if name.lower().endswith(".tsv") else _objects(name)
+    lines = _lines_of(source) if isinstance(source, TextSource) else _lines(name)
+    rows = _table(name, lines) if name.lower().endswith(".tsv") else _objects(name, lines)
     made: list[dict[str, Any]] = []
     for line, row in rows:
         where = f"{name}, line {line}"
@@ -83,6 +91,16 @@ def checked_examples(examples: Iterable[Mapping[str, Any]], kind: str | None = N
     return Examples(made, kind, "the examples")
 
 
+def texts_of(examples: Examples) -> Iterator[str]:
+    """All texts of the examples, such as a tokenizer learns from."""
+    for example in examples:
+        for name in ("text", "text_pair", "question", "context"):
+            if name in example:
+                yield example[name]
+        if "tokens" in example:
+            yield " ".join(example["tokens"])
+
+
 # --- The files ------------------------------------------------------------------------------------
 
 
@@ -107,8 +125,21 @@ def _lines(name: str) -> Iterator[tuple[int, str]]:
         raise UserError(f"cannot read {name}: {what}") from None
 
 
-def _objects(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in _lines(name):
+def _lines_of(text: TextSource) -> Iterator[tuple[int, str]]:
+    """The same of a text that is read in blocks."""
+    rest, number = "", 0
+    for block in text.blocks():
+        *whole, rest = (rest + block).split("\n")
+        for line in whole:
+            number += 1
+            if line.strip():
+                yield number, line
+    if rest.strip():
+        yield number + 1, rest
+
+
+def _objects(name: str, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in lines:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -123,9 +154,9 @@ def _objects(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _table(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _table(name: str, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
     columns: list[str] = []
-    for number, line in _lines(name):
+    for number, line in lines:
         cells = line.split("\t")
         if not columns:
             columns = [cell.strip() for cell in cells]

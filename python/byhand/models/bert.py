@@ -25,6 +25,7 @@ from byhand.config import (
     positive_int,
     probability,
     require_config,
+    strings,
 )
 from byhand.models.bert_encoder import Encoder
 from byhand.models.bert_heads import Masked, head_of
@@ -100,6 +101,7 @@ class BertConfig(ConfigBase):
         num_labels: outputs of the heads "classification" and "tokens".
         head: what the model computes, see `Bert`.
         normalize: whether the head "embedding" scales its vectors to length 1.
+        labels: names of the num_labels labels; () if they have none.
     """
 
     vocab_size: int = positive_int(30522, help="different tokens", aliases=("vocabulary_size",))
@@ -121,12 +123,18 @@ class BertConfig(ConfigBase):
     intermediate_size: int = positive_int(3072, help="width inside the feed-forward parts")
     hidden_act: str = choice(tuple(activation.NAMES), "gelu", help="their activation function")
     hidden_dropout_prob: float = probability(
-        0.1, help="part of the activations zeroed while training", aliases=("dropout",)
+        0.1,
+        help="part of the activations zeroed while training",
+        aliases=("dropout",),
+        flag="--dropout",
+        default_text="",
     )
     attention_probs_dropout_prob: float = probability(
         0.1,
         help="part of the attention probabilities zeroed while training",
         aliases=("dropout",),
+        flag="--attention-dropout",
+        default_text="",
     )
     max_position_embeddings: int = positive_int(
         512,
@@ -142,6 +150,7 @@ class BertConfig(ConfigBase):
     num_labels: int = positive_int(2, help="outputs of a classifier")
     head: str | None = choice(HEADS, None, help="what the model computes")
     normalize: bool = flag(False, help="embeddings have length 1")
+    labels: tuple[str, ...] = strings((), help="names of the labels")
 
     def check(self) -> None:
         if self.hidden_size % self.num_attention_heads:
@@ -155,6 +164,9 @@ class BertConfig(ConfigBase):
             f"less than vocab_size = {self.vocab_size}",
         )
 
+        if self.labels and len(self.labels) != self.num_labels:
+            raise self.error(f"{len(self.labels)} labels do not fit num_labels = {self.num_labels}")
+
     vocabulary_size = property(lambda self: self.vocab_size)
     context_size = property(lambda self: self.max_position_embeddings)
     embedding_dim = property(lambda self: self.hidden_size)
@@ -165,14 +177,14 @@ class BertConfig(ConfigBase):
         """How many numbers a training step keeps at least between the forward and the backward pass
         of a batch of so many tokens.
 
-        The embedding keeps 2 * width numbers for each token, and a block its input, queries, keys
+        The embedding keeps width numbers for each token, and a block its input, queries, keys
         and values (3), the attention's output and both residual sums (3), all of this width, and
         the hidden layer of its feed-forward part. With ``recompute`` a block keeps only its input,
         and one block at a time the rest.
         """
         block = 7 * self.hidden_size + self.intermediate_size
         kept = self.num_hidden_layers * (self.hidden_size if recompute else block)
-        return tokens * (kept + recompute * block + 2 * self.hidden_size)
+        return tokens * (kept + recompute * block + self.hidden_size)
 
 
 class Bert(Module):
@@ -356,6 +368,9 @@ class Bert(Module):
 
 Config, Model = BertConfig, Bert
 
+# Fields that `byhand train` takes from the data and the tokenizer.
+FROM_DATA = ("vocab_size", "pad_token_id", "num_labels", "head", "normalize", "labels")
+
 
 def _sizes(layers: int, heads: int, width: int, context: int, dropout: float) -> dict[str, Any]:
     return {
@@ -371,22 +386,22 @@ def _sizes(layers: int, heads: int, width: int, context: int, dropout: float) ->
 
 PRESETS = {
     "tiny": Preset(
-        "0.4 million parameters",
+        "0.4 million and the embeddings",
         _sizes(2, 2, 128, 128, 0.0),
         {"batch_size": 16, "steps": 2000, "lr": 1e-3, "eval_every": 250},
     ),
     "mini": Preset(
-        "3.2 million parameters",
+        "3.2 million and the embeddings",
         _sizes(4, 4, 256, 128, 0.1),
         {"batch_size": 16, "steps": 5000, "lr": 5e-4, "eval_every": 250},
     ),
     "small": Preset(
-        "12.7 million parameters",
+        "12.7 million and the embeddings",
         _sizes(4, 8, 512, 256, 0.1),
         {"batch_size": 16, "steps": 5000, "lr": 3e-4, "eval_every": 250},
     ),
     "base": Preset(
-        "86 million parameters",
+        "86 million and the embeddings",
         _sizes(12, 12, 768, 512, 0.1),
         {"batch_size": 8, "steps": 10000, "lr": 1e-4, "eval_every": 500},
     ),

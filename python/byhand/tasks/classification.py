@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from byhand.nn.protocol import own_copy
 from byhand.ops import check, cross_entropy, pointwise_loss
 from byhand.tasks import task
 from byhand.tasks.task import Batch
+
+if TYPE_CHECKING:
+    from byhand.text.tokenizer import Tokenizer
 
 
 class Classification(task.OutputTask):
@@ -27,10 +30,17 @@ class Classification(task.OutputTask):
     labels, the mean of their binary cross-entropies. Metrics: loss; accuracy, with several labels
     that of whole examples; of two classes f1, that of class 1, and of several labels f1 over all of
     them (its true positives, false positives and false negatives are summed over the batches).
+
+    Args:
+        tokenizer, samples: needed for ``sample``, which shows a text of this data set.
     """
 
     unit = "example"
     loss_unit = "nats per example"
+
+    def __init__(self, model: Any, tokenizer: Tokenizer | None = None, samples: Any = None):
+        super().__init__(model)
+        self.tokenizer, self.samples = tokenizer, samples
 
     def check(self, batch: Batch) -> None:
         names = _inputs(batch)
@@ -98,6 +108,25 @@ class Classification(task.OutputTask):
             both = int(np.count_nonzero(best * wanted))
             made["f1"] = (2.0 * both, int(np.count_nonzero(best) + np.count_nonzero(wanted)))
         return made
+
+    def sample(self, rng: np.random.Generator, stop: Any = False) -> str | None:
+        """A text of the samples with the label that the model gives it: "text -> good", or
+        "text -> good (it was bad)". None without a tokenizer or samples.
+        """
+        if self.tokenizer is None or self.samples is None:
+            return None
+        batch = self.samples.batch([int(rng.integers(len(self.samples)))])
+        with self.model.no_save():
+            logits, labels = self._logits(self.on_device(batch))
+        y, wanted = backend.to_numpy(logits)[0], backend.to_numpy(labels)[0]
+        several = labels.ndim == 2
+        best = np.flatnonzero(y > 0) if several else y.argmax(keepdims=True)
+        right = np.flatnonzero(wanted > 0.5) if several else np.atleast_1d(wanted)
+        config = getattr(self.model, "config", None)
+        names = getattr(config, "labels", ()) or list(map(str, range(len(y))))
+        shown, was = (", ".join(names[i] for i in of) or "none" for of in (best, right))
+        text = self.tokenizer.decode(batch["ids"][0][: int(batch["lengths"][0])])
+        return f"{text} -> {shown}" + ("" if shown == was else f" (it was {was})")
 
 
 def _inputs(batch: Any) -> list[str]:

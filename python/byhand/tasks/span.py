@@ -29,15 +29,22 @@ class Span(EncoderTask):
     Args:
         data: the data set of the batches that are evaluated.
         longest: the most tokens of a predicted answer.
+        samples: needed for ``sample``, which shows a question of this data set, the same as data.
     """
 
     head = "span"
     unit = "window"
     loss_unit = "nats per position"
 
-    def __init__(self, model: Any, data: QuestionDataset | None = None, longest: int = 30):
+    def __init__(
+        self,
+        model: Any,
+        data: QuestionDataset | None = None,
+        longest: int = 30,
+        samples: QuestionDataset | None = None,
+    ):
         super().__init__(model)
-        self.data, self.longest = data, longest
+        self.data, self.longest, self.samples = data, longest, samples
 
     def count(self, batch: Batch) -> int:
         return int(np.count_nonzero(self._fields(batch)["labels"][:, 0] != IGNORED))
@@ -55,6 +62,21 @@ class Span(EncoderTask):
         found["exact_match"] = (exact, len(answers))
         found["f1"] = (f1, len(answers))
         return found
+
+    def sample(self, rng: np.random.Generator, stop: Any = False) -> str | None:
+        """A question of the samples with the model's answer: "question -> answer", or "question ->
+        answer (it was other)". None without samples.
+        """
+        if self.data is None or self.samples is None:
+            return None
+        question = int(rng.integers(len(self.data.examples)))
+        windows = np.flatnonzero(self.data.question_of == question)
+        with self.model.no_save():
+            found = self.answers(self.data.batch(windows))[question]
+        example = self.data.examples[question]
+        right = example["answer"] or [""]
+        was = "" if any(exact_match(found, one) for one in right) else f" (it was {right[0]})"
+        return f"{example['question']} -> {found}{was}"
 
     def answers(self, batch: Batch) -> dict[int, str]:
         """The answer of the model to each question whose windows are in the batch: the span with

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from byhand import backend
 from byhand.tasks.encoder_task import IGNORED, EncoderTask
 from byhand.tasks.task import Batch
+
+if TYPE_CHECKING:
+    from byhand.text.tokenizer import Tokenizer
 
 
 class TokenClassification(EncoderTask):
@@ -20,15 +25,25 @@ class TokenClassification(EncoderTask):
     right words and the right kind (Tjong Kim Sang & De Meulder, 2003).
 
     Args:
-        labels: the names of the tags, in the order of their numbers.
+        labels: the names of the tags, in the order of their numbers; None: those of the model's
+            configuration.
+        tokenizer, samples: needed for ``sample``, which shows a text of this data set.
     """
 
     head = "tokens"
     unit = "word"
     loss_unit = "nats per word"
 
-    def __init__(self, model: Any, labels: Sequence[str] | None = None):
+    def __init__(
+        self,
+        model: Any,
+        labels: Sequence[str] | None = None,
+        tokenizer: Tokenizer | None = None,
+        samples: Any = None,
+    ):
         super().__init__(model)
+        self.tokenizer, self.samples = tokenizer, samples
+        labels = (model.config.labels or None) if labels is None else labels
         if labels is not None and len(labels) != model.config.num_labels:
             raise ValueError(
                 f"TokenClassification: there are {len(labels)} labels, and the model has "
@@ -54,6 +69,26 @@ class TokenClassification(EncoderTask):
                 sizes += len(there) + len(here)
             found["f1"] = (2.0 * both, sizes)
         return found
+
+    def sample(self, rng: np.random.Generator, stop: Any = False) -> str | None:
+        """The words of a text of the samples with the tags that the model gives them: word/TAG, or
+        word/TAG (it was OTHER). None without a tokenizer, samples or names.
+        """
+        if self.tokenizer is None or self.samples is None or self.labels is None:
+            return None
+        batch = self.samples.batch([int(rng.integers(len(self.samples)))])
+        with self.model.no_save():
+            logits = self.model(**self._inputs(self.on_device(batch)))
+        best = backend.to_numpy(logits)[0].argmax(-1)
+        ids, labels = batch["ids"][0], batch["labels"][0]
+        at = np.flatnonzero(labels != IGNORED)
+        words = []
+        for start, end in zip(at, [*at[1:], int(batch["lengths"][0]) - 1], strict=True):
+            tag, was = self.labels[best[start]], self.labels[labels[start]]
+            words.append(f"{self.tokenizer.decode(ids[start:end])}/{tag}")
+            if tag != was:
+                words[-1] += f" (it was {was})"
+        return " ".join(words)
 
 
 def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
