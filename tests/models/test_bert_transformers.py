@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from byhand import Bert
-from byhand.models.bert import names_there
+from byhand.models.bert import HF
 from byhand.models.bert_heads import PADDING
+from byhand.models.weight_names import to_hugging_face
 from tests.models.bert_batches import HEADS, LABELS, batch, make, outputs, relative_error, there
 
 CLASSES = {
@@ -23,12 +24,6 @@ CLASSES = {
     "span": "BertForQuestionAnswering",
     "embedding": "BertModel",
 }
-
-
-def parts(name: str, a: np.ndarray, head: str | None) -> list[tuple[str, np.ndarray]]:
-    """A parameter or its gradient as transformers divides it, under the names there."""
-    names = names_there(name, head)
-    return list(zip(names, np.split(a, len(names)), strict=True))
 
 
 def twin(model: Bert) -> Any:
@@ -44,24 +39,22 @@ def twin(model: Bert) -> Any:
     config = transformers.BertConfig(**fields, attn_implementation="eager")
     made = getattr(transformers, CLASSES[c.head])(config).double().eval()
     theirs = dict(made.named_parameters())
-    named = {}
+    weights = to_hugging_face(HF(c), model.state_dict())
     with torch.no_grad():
-        for name, p in model.named_parameters():
-            for there_, value in parts(name, p.value, c.head):
-                named[there_] = theirs[there_]
-                theirs[there_].copy_(torch.from_numpy(np.ascontiguousarray(value)))
-    unused = theirs.keys() - named.keys()
+        for name, value in weights.items():
+            theirs[name].copy_(torch.from_numpy(np.ascontiguousarray(value)))
+    unused = theirs.keys() - weights.keys()
     assert unused <= ({"pooler.dense.weight", "pooler.dense.bias"} if c.head else set())
     return made
 
 
 def require_same_gradients(model: Bert, theirs: Any) -> None:
     found = dict(theirs.named_parameters())
-    for name, p in model.named_parameters():
-        for there_, grad in parts(name, p.grad, model.config.head):
-            wanted = found[there_].grad.numpy()
-            # Some gradients are 0, as that of a bias that shifts all scores of a query.
-            assert np.abs(grad - wanted).max() < max(1e-9 * np.abs(wanted).max(), 1e-13), there_
+    ours = {name: p.grad for name, p in model.named_parameters()}
+    for name, grad in to_hugging_face(HF(model.config), ours).items():
+        wanted = found[name].grad.numpy()
+        # Some gradients are 0, as that of a bias that shifts all scores of a query.
+        assert np.abs(grad - wanted).max() < max(1e-9 * np.abs(wanted).max(), 1e-13), name
 
 
 def arguments(made: dict[str, np.ndarray]) -> dict[str, Any]:

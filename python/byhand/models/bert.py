@@ -10,6 +10,7 @@ forward pass read from the bottom up.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -31,52 +32,13 @@ from byhand.models.bert_encoder import Encoder
 from byhand.models.bert_heads import Masked, head_of
 from byhand.models.bert_inputs import check_inputs, check_labels, require_counted
 from byhand.models.preset import Preset
+from byhand.models.weight_names import Weight
 from byhand.nn import Module, activation
 from byhand.nn.protocol import converted
 from byhand.ops import check
 
 HEADS = ("mlm", "pretraining", "classification", "tokens", "span", "embedding")
 _FORWARD = "forward"  # saved by a forward pass without a loss
-
-# The parameters here, without .weight and .bias -> those of Hugging Face's transformers, in a model
-# with a head below "bert.". The rows of qkv are those of query, key and value, one after the other.
-ENCODER_NAMES: dict[str, tuple[str, ...]] = {
-    "encoder.tokens": ("embeddings.word_embeddings",),
-    "encoder.positions": ("embeddings.position_embeddings",),
-    "encoder.segments": ("embeddings.token_type_embeddings",),
-    "encoder.norm": ("embeddings.LayerNorm",),
-    "head.pooler.dense": ("pooler.dense",),
-}
-BLOCK_NAMES: dict[str, tuple[str, ...]] = {
-    "attention.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
-    "attention.project": ("attention.output.dense",),
-    "norm1": ("attention.output.LayerNorm",),
-    "ffn.up": ("intermediate.dense",),
-    "ffn.down": ("output.dense",),
-    "norm2": ("output.LayerNorm",),
-}
-HEAD_NAMES: dict[str, tuple[str, ...]] = {
-    "head.predictions.transform": ("cls.predictions.transform.dense",),
-    "head.predictions.norm": ("cls.predictions.transform.LayerNorm",),
-    "head.predictions.decoder": ("cls.predictions",),  # its bias; its weight is that of the tokens
-    "head.next_sentence": ("cls.seq_relationship",),
-    "head.classifier": ("classifier",),
-    "head.linear": ("qa_outputs",),
-}
-
-
-def names_there(name: str, head: str | None) -> tuple[str, ...]:
-    """The names in Hugging Face's transformers of a parameter such as "encoder.norm.weight"; more
-    than one where its first axis is joined from several.
-    """
-    layer, kind = name.rsplit(".", 1)
-    below = "" if head in (None, "embedding") else "bert."
-    if layer in HEAD_NAMES:
-        return tuple(f"{there}.{kind}" for there in HEAD_NAMES[layer])
-    if layer in ENCODER_NAMES:
-        return tuple(f"{below}{there}.{kind}" for there in ENCODER_NAMES[layer])
-    number, part = layer.removeprefix("encoder.blocks.").split(".", 1)
-    return tuple(f"{below}encoder.layer.{number}.{there}.{kind}" for there in BLOCK_NAMES[part])
 
 
 @config
@@ -367,6 +329,65 @@ class Bert(Module):
 
 
 Config, Model = BertConfig, Bert
+
+
+# --- Hugging Face's names ------------------------------------------------------------------------
+
+_ENCODER = {
+    "tokens": "embeddings.word_embeddings",
+    "positions": "embeddings.position_embeddings",
+    "segments": "embeddings.token_type_embeddings",
+    "norm": "embeddings.LayerNorm",
+}
+_BLOCK: dict[str, tuple[str, ...]] = {
+    "attention.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "attention.project": ("attention.output.dense",),
+    "norm1": ("attention.output.LayerNorm",),
+    "ffn.up": ("intermediate.dense",),
+    "ffn.down": ("output.dense",),
+    "norm2": ("output.LayerNorm",),
+}
+_MLM = {
+    "predictions.transform": "cls.predictions.transform.dense",
+    "predictions.norm": "cls.predictions.transform.LayerNorm",
+    "predictions.decoder": "cls.predictions",  # its bias; its weight is that of the tokens
+}
+_HEADS: dict[str | None, dict[str, str]] = {
+    None: {},
+    "mlm": _MLM,
+    "pretraining": {**_MLM, "next_sentence": "cls.seq_relationship"},
+    "classification": {"classifier": "classifier"},
+    "tokens": {"classifier": "classifier"},
+    "span": {"linear": "qa_outputs"},
+    "embedding": {},
+}
+
+
+def HF(c: BertConfig) -> Iterator[Weight]:
+    """The weights of a model of these sizes as transformers' classes name them: BertModel (without
+    a head, and with "embedding"), BertForMaskedLM, BertForPreTraining,
+    BertForSequenceClassification, BertForTokenClassification and BertForQuestionAnswering.
+    """
+    below = "" if c.head in (None, "embedding") else "bert."
+
+    def both(ours: str, *theirs: str) -> Iterator[Weight]:
+        rows = (c.hidden_size,) * len(theirs) if len(theirs) > 1 else ()
+        for kind in ("weight", "bias"):
+            yield Weight(f"{ours}.{kind}", tuple(f"{one}.{kind}" for one in theirs), rows)
+
+    for ours, theirs in _ENCODER.items():
+        of_encoder = list(both(f"encoder.{ours}", below + theirs))
+        yield from of_encoder if ours == "norm" else of_encoder[:1]
+    for i in range(c.num_hidden_layers):
+        for ours, parts in _BLOCK.items():
+            there = [f"{below}encoder.layer.{i}.{part}" for part in parts]
+            yield from both(f"encoder.blocks.{i}.{ours}", *there)
+    if c.head in (None, "pretraining", "classification"):
+        yield from both("head.pooler.dense", f"{below}pooler.dense")
+    for ours, theirs in _HEADS[c.head].items():
+        of_head = list(both(f"head.{ours}", theirs))
+        yield from of_head[1:] if ours == "predictions.decoder" else of_head
+
 
 # Fields that `byhand train` takes from the data and the tokenizer.
 FROM_DATA = ("vocab_size", "pad_token_id", "num_labels", "head", "normalize", "labels")
