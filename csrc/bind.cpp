@@ -33,8 +33,11 @@ void bind_operations(Registry& registry) {
     KERNEL(adagrad_step, "w v copy t work g norm lr weight_decay bounds lr_decay eps max_norm");
     KERNEL(adamw_step,
            "w m v copy t work g norm lr weight_decay bounds beta1 beta2 eps max_norm coupled");
-    OP(attention, "o lse work q k v mask lengths scale causal window dropout seed offset",
-       "dq dk dv work do_ q k v o lse mask lengths scale causal window dropout seed offset");
+    OP(attention,
+       "o lse work q k v mask lengths slopes bias sequences scale causal window softcap dropout "
+       "seed offset",
+       "dq dk dv dbias work do_ q k v o lse mask lengths slopes bias sequences scale causal window "
+       "softcap dropout seed offset");
     OP(bias_gelu, "y x b tanh", "dx db dy x b tanh");
     KERNEL(clip, "g norm max_norm");
     OP(cross_entropy, "loss count lse logits targets ignore_index smoothing mean",
@@ -48,6 +51,8 @@ void bind_operations(Registry& registry) {
     KERNEL(grad_norm, "norm work g");
     OP(layernorm, "y s mean rstd x w b add eps", "dx dw db work dy x w mean rstd ds");
     OP(linear, "y x w b add bf16", "dx dw db dy x w bf16");
+    OP(linear_attention, "o norm q k v lengths causal",
+       "dq dk dv do_ q k v o norm lengths causal");
     KERNEL(linear_cross_entropy_forward,
            "loss count dx dw work x w dloss targets ignore_index smoothing mean bf16");
     OP(log_softmax, "y x", "dx dy y");

@@ -27,6 +27,7 @@ LAYERS = [
     {"cli"},
     {"demos"},
     {"training"},
+    {"plot"},
     {"runs"},
     {"tasks"},
     {"generation", "about", "roofline"},

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from bench import gpu_case, traffic
-from bench.cpu_case import Pair, floats, spec, twin
+from bench.cpu_case import Case, Pair, Spec, floats, spec, twin
 from bench.gpu_case import Calls, Maker, Rival, torch_normal
 from bench.lazy import F, torch
+from byhand import nn
 from byhand.ops import attention
 
 
@@ -36,6 +38,45 @@ def pair(B: int, H: int, T: int, D: int) -> Pair:
     )
 
 
+def with_rule(name: str, rule: str, B: int, H: int, T: int, D: int) -> list[Case]:
+    """Attention with one option, both directions. The operations that are counted are those of all
+    pairs, so that what is skipped shows as a higher rate.
+    """
+    q, k, v, do = (floats(B, T, H, D) for _ in range(4))
+    at = np.arange(T)
+    slopes = nn.alibi_slopes(H).astype(np.float32)
+    bias = floats(1, H, T, T)
+    options: dict[str, dict[str, Any]] = {
+        "slopes": {"slopes": slopes},
+        "bias": {"bias": bias},
+        "softcap": {"softcap": 30.0},
+        "packed": {"sequences": np.broadcast_to(at // (T // 8), (B, T)).copy()},
+        "block-sparse": {"mask": nn.block_sparse_mask(T, 64, 4)},
+        "local-global": {"mask": nn.local_global_mask(T, 64, [0])},
+    }
+    added: dict[str, Any] = {"slopes": slopes[:, None, None] * (at - at[:, None]), "bias": bias[0]}
+    seen: dict[str, Any] = {"packed": at[:, None] // (T // 8) == at // (T // 8)}
+    mask = added.get(rule, seen.get(rule, options[rule].get("mask")))
+    mask = None if mask is None else torch.from_numpy(np.ascontiguousarray(mask))
+
+    def by_torch(q: Any, k: Any, v: Any) -> Any:
+        q, k, v = (a.transpose(1, 2) for a in (q, k, v))
+        if rule == "softcap":
+            s = 30 * torch.tanh(q @ k.transpose(-1, -2) / D**0.5 / 30)
+            return (torch.softmax(s, -1) @ v).transpose(1, 2)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+    sizes = {"B": B, "H": H, "G": H, "T": T, "S": T, "D": D}
+    return Pair(
+        "attention",
+        sizes,
+        lambda: attention.forward(q, k, v, **options[rule]),
+        lambda saved: attention.backward(do, saved),
+        {"torch": twin(by_torch, q, k, v)},
+        do,
+    ).cases(name)
+
+
 def calls(
     m: Maker, batch: int, keys: int, heads: int, depth: int, causal: bool, queries: int = 0
 ) -> Iterator[gpu_case.Case]:
@@ -46,7 +87,7 @@ def calls(
     # The log-sum-exp of equal scores: the backward pass takes any, and these are finite.
     lse = m.full(math.log(keys), batch, heads, q_shape[1])
     inputs = {"q": q, "k": k, "v": v, "scale": depth**-0.5, "causal": causal, "window": 0}
-    inputs |= {"dropout": 0.0, "seed": 0, "offset": 0}
+    inputs |= {"softcap": 0.0, "dropout": 0.0, "seed": 0, "offset": 0}
     sizes = dict(B=batch, H=heads, G=heads, T=q_shape[1], S=keys, D=depth)
     # A few queries behind all keys see all of them: no half of the scores is left out.
     halved = causal and not queries
@@ -112,6 +153,13 @@ CPU = [
         (4, 12, 1024, 64),
         (1, 12, 4096, 64),
     )
+]
+CPU += [
+    Spec(
+        f"attention 4x12x1024x64 {rule}",
+        partial(with_rule, f"attention 4x12x1024x64 {rule}", rule, 4, 12, 1024, 64),
+    )
+    for rule in ("slopes", "bias", "softcap", "packed", "block-sparse", "local-global")
 ]
 TINY = [spec("attention", pair, 1, 1, 1, 16)]
 GPU = Calls(

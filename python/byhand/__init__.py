@@ -48,6 +48,7 @@ __all__ = [
     "nn",
     "ops",
     "optim",
+    "plot",
     "runs",
     "set_num_threads",
     "tasks",

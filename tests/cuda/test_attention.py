@@ -32,13 +32,14 @@ def _zeros(*shape: int) -> Any:
 def _calls(queries: int, keys: int, depth: int, short: int) -> dict[str, tuple[Any, ...]]:
     """Both kernels' arguments; `work` is `short` elements smaller than it must be."""
     q, k = _zeros(2, queries, 3, depth), _zeros(2, keys, 3, depth)
-    o, lse, rules = np.full_like(q, 7), _zeros(2, 3, queries), (None, None, 1, False, 0, 0, 0, 0)
+    o, lse = np.full_like(q, 7), _zeros(2, 3, queries)
+    rules = (*(None,) * 5, 1, False, 0, 0, 0, 0, 0)
     forward_room = _zeros(max(0, attention.forward_work_size(q.shape, k.shape) - short))
     backward_room = _zeros(attention.backward_work_size(q.shape) - short)
     gradients = np.full_like(q, 7), np.full_like(k, 7), np.full_like(k, 7)
     return {
         "attention_forward": (o, lse, forward_room, q, k, k, *rules),
-        "attention_backward": (*gradients, backward_room, q, q, k, k, q, lse, *rules),
+        "attention_backward": (*gradients, None, backward_room, q, q, k, k, q, lse, *rules),
     }
 
 

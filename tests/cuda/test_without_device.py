@@ -136,7 +136,7 @@ MANY = 2**30 + 1
             (
                 *(FakeCupy(shape) for shape in ((1, 1, 2, 8), (1, 2, 1), (9999,), (1, 1, 2, 8))),
                 *(FakeCupy((1, MANY, 2, 8)) for _ in "kv"),
-                *(None, None, 1.0, True, MANY, 0.0, 0, 0),
+                *(*(None,) * 5, 1.0, True, MANY, 0.0, 0.0, 0, 0),
             ),
             "attention: the CUDA kernels take at most 2^30 keys",
         ),

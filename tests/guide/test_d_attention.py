@@ -1,4 +1,4 @@
-"""Rows D06 to D09, D11 and D12: softmax, attention, masks and dropout."""
+"""Rows D06 to D12: softmax, attention and its variants, masks and dropout."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from byhand import backend, gradcheck, nn
+from byhand import backend, gradcheck, nn, plot
 from byhand.demos.attention import PRINTED, Attention
 from byhand.demos.heads import Heads
 from byhand.demos.softmax import Softmax
-from byhand.ops import attention, dropout, log_softmax, softmax
+from byhand.demos.variants import Variants, dense, dense_linear
+from byhand.ops import attention, dropout, linear_attention, log_softmax, softmax
 from tests.guide.planted import planted
 
 TYPES = (np.float32, np.float64)
@@ -107,6 +108,80 @@ def test_d09_self_cross_and_masked_attention():
     assert {"input 0", "input 1"} <= set(report.errors)
     y = cross.build(seed=0).inference()(x.astype(np.float32), memory.astype(np.float32))
     assert y.shape == (2, 5, 6)
+
+
+@planted(
+    "D10", "a position sees the sequence before its own too", attention, "forward",
+    lambda right: lambda *rest, sequences=None, **options: right(*rest, **options),
+)  # fmt: skip
+@planted(
+    "D10", "the slopes are those of the heads in the opposite order", attention, "forward",
+    lambda right: lambda *rest, slopes=None, **options: right(
+        *rest, **options, slopes=None if slopes is None else slopes[::-1].copy()
+    ),
+)  # fmt: skip
+@planted(
+    "D10", "later keys are seen in linear attention", linear_attention, "forward",
+    lambda right: lambda *rest, causal=False, **options: right(*rest, **options),
+)  # fmt: skip
+def test_d10_variants_of_attention_equal_the_dense_formula():
+    """Slopes, bias, cap, window, block-sparse, local-global, packed and linear attention."""
+    n = 150  # more than a tile, and no multiple of one
+    rng = np.random.default_rng(0)
+    q, k, v = rng.standard_normal((3, 2, n, 4, 8))
+    bias, at = rng.standard_normal((1, 4, n, n)), np.arange(n)
+    slopes = nn.alibi_slopes(4)
+    ids = np.sort(rng.integers(0, 4, (2, n)), axis=1)
+    distance = at - at[:, None]
+    blocks, global_too = nn.block_sparse_mask(n, 16, 3), nn.local_global_mask(n, 9, [0, 77])
+    assert 0.2 < blocks.mean() < 0.8
+    assert global_too.mean() < 0.2
+    variants = (
+        ({}, None, None),
+        ({"slopes": slopes}, slopes[:, None, None] * distance, None),
+        ({"bias": bias}, bias, None),
+        ({"window": 9}, None, abs(distance) < 9),
+        ({"mask": blocks}, None, blocks),
+        ({"mask": global_too}, None, global_too),
+        ({"sequences": ids}, None, ids[:, None, :, None] == ids[:, None, None]),
+        ({"causal": True, "slopes": slopes}, slopes[:, None, None] * distance, distance <= 0),
+    )
+    for dtype in TYPES:
+        close = 1e-5 if dtype == np.float32 else 1e-12
+        cast = [a.astype(dtype) for a in (q, k, v)]
+        for options, added, seen in variants:
+            here = {
+                name: a.astype(dtype) if name in ("slopes", "bias") else a
+                for name, a in options.items()
+            }
+            o, saved = attention.forward(*cast, **here)
+            assert np.allclose(o, dense(q, k, v, added, seen), atol=close)
+            # What is kept for the backward pass has no n x n matrix of its own.
+            assert all(a.size < n * n or a is here.get("bias") for a in saved[:5])
+        for causal in (False, True):
+            o, _ = linear_attention.forward(*cast, causal=causal)
+            assert np.allclose(o, dense_linear(q, k, v, causal), atol=close)
+    capped, _ = attention.forward(q, k, v, softcap=0.5)
+    scores = 0.5 * np.tanh(np.einsum("bthd,bshd->bhts", q, k) / math.sqrt(8) / 0.5)
+    assert np.allclose(capped, dense(q, 0 * k, v, scores), atol=1e-12)
+    found = Variants()
+    assert max(found.differences.values()) < 1e-5
+
+
+@planted(
+    "D10", "the weights are those of the scores without causality", attention, "weights",
+    lambda right: lambda saved: right((*saved[:11], False, *saved[12:])),
+)  # fmt: skip
+def test_d10_attention_weights_can_be_read_and_drawn(tmp_path):
+    layer = nn.MultiHeadAttention(12, 3, causal=True).build(seed=0).inference()
+    x = np.random.default_rng(0).standard_normal((1, 6, 12)).astype(np.float32)
+    y, weights = layer(x, return_weights=True)
+    assert np.array_equal(y, layer(x))
+    assert np.allclose(weights.sum(-1), 1, atol=1e-6)
+    assert not weights[..., ~np.tri(6, dtype=bool)].any()
+    pytest.importorskip("matplotlib")
+    plot.attention(weights[0], list("byhand"), path=tmp_path / "weights.png")
+    assert (tmp_path / "weights.png").stat().st_size > 1000
 
 
 @planted(

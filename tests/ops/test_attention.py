@@ -1,8 +1,5 @@
 """Attention: the cases, masks of every kind, packed and strided arrays, dropout, empty rows."""
 
-import itertools
-import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,105 +7,22 @@ import pytest
 from hypothesis import strategies as st
 
 from byhand import backend, ops
-from byhand.ops import philox
 from tests import oracle
 from tests.cuda.rules import EXP2, TENSOR_CORES, Rule
 from tests.kernel_case import Bug, Call, Cuda, Error, Op, Sample, generator, normal
+from tests.ops.attention_samples import sample, shapes, torch_forward, wide
 from tests.ops.sizes import FEW, SMALL
 from tests.ops.suite import OpSuite, native_kernels
-from tests.ops.test_softmax import seen_keys
-
-
-def sample(
-    b: int,
-    t: int,
-    s: int,
-    h: int,
-    d: int,
-    mask: str = "",
-    causal: bool = False,
-    dropout: float = 0.0,
-    scale: float | None = None,
-    size: float = 1.0,
-    layout: str = "contiguous",
-    groups: int | None = None,
-    lengths: tuple[int, ...] | None = None,
-    window: int = 0,
-) -> Sample:
-    """mask: one letter an axis of (B, H, T, S), "v" where it varies, or "none seen"."""
-    label = f"{b}x{t}x{s}x{h}x{d}{'-causal' if causal else ''}"
-    label += (f"-mask {mask}" if mask else "") + (f"-dropout {dropout}" if dropout else "")
-    label += (f"-size {size:g}" if size != 1 else "") + (f"-{layout}" if layout[0] != "c" else "")
-    label += (f"-groups {groups}" if groups else "") + (f"-window {window}" if window else "")
-    label += f"-lengths {','.join(map(str, lengths))}" if lengths else ""
-    rng = generator("attention", label)
-    groups = h if groups is None else groups
-    seen = None
-    if mask:
-        axes = "v1vv" if mask == "none seen" else mask
-        shape = [n if a == "v" else 1 for n, a in zip((b, h, t, s), axes, strict=True)]
-        seen = rng.random(shape) < 0.7
-        if mask == "none seen":
-            seen[-1, :, t // 2] = False
-    return Sample(
-        label,
-        {
-            "q": np.asarray(size, np.float32) * normal(rng, b, t, h, d),
-            "k": normal(rng, b, s, groups, d),
-            "v": normal(rng, b, s, groups, d),
-            "mask": seen,
-            "lengths": None if lengths is None else np.array(lengths, np.int64),
-        },
-        {
-            "scale": 1 / math.sqrt(max(d, 1)) if scale is None else scale,
-            "causal": causal,
-            "window": window,
-            "dropout": dropout,
-            "seed": 0x1234_5678_9ABC_DEF0,
-            "offset": 0xFEDC_BA98_7654_3210,
-        },
-        smooth=size == 1,
-        layout=layout,
-    )
-
-
-def shapes(case: Sample) -> dict[str, tuple[int, ...]]:
-    q, k = case.arrays["q"].shape, case.arrays["k"].shape
-    b, t, h, _ = q
-    room = max(ops.attention.forward_work_size(q, k), ops.attention.backward_work_size(q))
-    return {"o": q, "lse": (b, h, t), "mask": (b, h, t, k[1]), "work": (room,)}
-
-
-def torch_forward(t, o):
-    import torch
-
-    times = t.q.shape[2] // max(t.k.shape[2], 1)
-    k, v = (torch.repeat_interleave(a, times, dim=2) for a in (t.k, t.v))
-    z = o["scale"] * torch.einsum("bthd,bshd->bhts", t.q, k)
-    seen = seen_keys(t, o, z)
-    queries, keys = z.shape[-2:]
-    if t.lengths is not None:
-        seen = seen & (torch.arange(keys) < t.lengths[:, None, None, None])
-    if o["window"]:
-        position = torch.arange(queries)[:, None] + keys - queries
-        seen = seen & ((position - torch.arange(keys)).abs() < o["window"])
-    z = torch.where(seen, z, -torch.inf)
-    lse = torch.logsumexp(z, -1)
-    z = torch.where(seen.any(-1, keepdim=True), z, 0)
-    p = torch.where(seen, torch.softmax(z, -1), 0)
-    if o["dropout"] > 0:
-        b, h, queries, keys = p.shape
-        kept = philox.keep(b * h * queries, keys, o["dropout"], o["seed"], o["offset"])
-        p = p * torch.from_numpy(kept.reshape(p.shape)) * philox.rule(o["dropout"])[1]
-    return {"o": torch.einsum("bhts,bshd->bthd", p, v), "lse": lse}
 
 
 def public(c: Call):
     a = c.arrays
-    options = {**c.options, "lengths": a["lengths"], "window": c.options["window"] or None}
+    options = {n: a[n] for n in ("lengths", "slopes", "bias", "sequences")}
+    options |= {n: v or None if n in ("window", "softcap") else v for n, v in c.options.items()}
     o, saved = ops.attention.forward(a["q"], a["k"], a["v"], a["mask"], **options)
-    dq, dk, dv = ops.attention.backward(c.upstream["do_"], saved)
-    return {"o": o, "dq": dq, "dk": dk, "dv": dv}
+    wanted = a["bias"] is not None
+    found = ops.attention.backward(c.upstream["do_"], saved, need_dbias=wanted)
+    return {"o": o, **dict(zip(("dq", "dk", "dv", "dbias"), found, strict=False))}
 
 
 def ones(*shape: int) -> np.ndarray:
@@ -118,39 +32,13 @@ def ones(*shape: int) -> np.ndarray:
 GOOD = (ones(2, 3, 4, 5), ones(2, 6, 4, 5), ones(2, 6, 4, 5))
 
 
-def wide() -> Iterator[Sample]:
-    """Every rule at lengths around a tile and at several, heads of every depth that has kernels."""
-    depths = itertools.cycle((32, 64, 80, 96, 128))
-    for n in (1, 17, 63, 64, 65, 200, 256, 1000):
-        heads, long = 2 if n < 100 else 1, n > 256
-        rules: tuple[dict[str, Any], ...] = (
-            {},
-            {"causal": True},
-            {"lengths": (n - n // 3,)},
-            {"window": n // 4 + 1},
-            {"mask": "111v" if long else "11vv"},
-            {"dropout": 0.2, "causal": True},
-        )
-        for rule in rules:
-            yield sample(1, n, n, heads, 32 if long else next(depths), **rule)
-    for depth in (40, 72, 100, 120):  # not a whole number of tiles, or of packs
-        yield sample(1, 70, 100, 2, depth, causal=True, layout="transposed")
-    yield sample(2, 130, 70, 4, 64, groups=2, lengths=(70, 33), window=40, causal=True)
-    yield sample(1, 64, 200, 6, 33, groups=2, mask="1vvv", dropout=0.3, scale=-0.2)
-    # Decoding: one query and a few, one head a group and several, pieces of keys without a query.
-    yield sample(2, 1, 257, 2, 64, lengths=(257, 0))
-    yield sample(1, 1, 1300, 8, 128, groups=2, window=600)
-    yield sample(2, 3, 515, 6, 96, groups=2, causal=True, lengths=(515, 200))
-    yield sample(1, 4, 300, 3, 65, mask="1vvv", causal=True)
-    yield sample(1, 2, 300, 2, 32, dropout=0.2)
-
-
 CUDA = Cuda(
     wide=wide,
     instructions=(
         Rule("attention_forward_tiles", needs=(*TENSOR_CORES, EXP2)),
         Rule("attention_backward_tiles", needs=(*TENSOR_CORES, EXP2)),
         Rule("attention_row_sums", loads=2, stores=0),  # dout o
+        Rule("attention_bias_tiles", needs=(*TENSOR_CORES, EXP2)),
         Rule("attention_few_pieces", loads=2, stores=0, needs=(EXP2,)),  # k v
     ),
     either=("work",),  # used for a few queries only
@@ -166,18 +54,18 @@ BUGS = (
     Bug("no 1/(1-p)", "attention_forward", " * p.dtype.type(philox.rule(dropout)[1])", "",
         "_dropout_scale"),
     Bug("lengths ignored", "attention_forward", "mask, lengths,", "mask, None,"),
-    Bug("window one-sided", "attention_forward", "abs(position - np.arange(keys))",
-        "(position - np.arange(keys))", "_scores"),
+    Bug("window one-sided", "attention_forward", "abs(_positions(queries, keys))",
+        "_positions(queries, keys)", "_hidden"),
     Bug("another group", "attention_forward", "np.repeat(_heads_first(a), heads // groups if "
         "groups else 1, axis=1)", "np.tile(_heads_first(a), (1, heads // groups if groups else 1, "
         "1, 1))", "_for_every_head"),
     Bug("dk doubled", "attention_backward", "_for_every_group(ds.swapaxes",
         "_for_every_group(2 * ds.swapaxes"),
-    Bug("scale missing", "attention_backward", "ds = scale * p", "ds = p"),
+    Bug("scale missing", "attention_backward", "ds = scale * ds", "ds = ds"),
     Bug("delta missing", "attention_backward", "(dp - delta)", "dp"),
-    Bug("mask ignored", "attention_backward", "k, mask,", "k, None,"),
-    Bug("not causal", "attention_backward", "scale, causal, window)",
-        "scale, False, window)"),
+    Bug("mask ignored", "attention_backward", "(s, mask,", "(s, None,"),
+    Bug("not causal", "attention_backward", "sequences, causal,",
+        "sequences, False,"),
     Bug("window one wider", "attention_backward", "causal, window)",
         "causal, window + (window > 0))"),
     Bug("lengths one longer", "attention_backward", "mask, lengths,",
@@ -185,6 +73,20 @@ BUGS = (
     Bug("a head missing", "attention_backward", ".sum(2))", "[:, :, 0])", "_for_every_group"),
     Bug("another dropout", "attention_backward", "seed, offset)", "seed, offset - 1)"),
     Bug("dv not dropped", "attention_backward", "dp * z, p * z", "dp * z, p"),
+    Bug("slopes of another head", "attention_forward", "slopes[:, None, None]",
+        "slopes[::-1, None, None]", "_adjusted"),
+    Bug("slopes upwards", "attention_backward", "scores + slopes", "scores - slopes", "_adjusted"),
+    Bug("bias ignored", "attention_backward", "scores + bias", "scores", "_adjusted"),
+    Bug("dbias not a sum", "attention_backward", "ds.sum(axis=shared", "ds.mean(axis=shared"),
+    Bug("dbias of products", "attention_backward", "dbias[...] = ds", "dbias[...] = scale * ds"),
+    Bug("cap doubled", "attention_forward", "np.tanh(scores / softcap)",
+        "np.tanh(scores / (2 * softcap))", "_adjusted"),
+    Bug("derivative of the cap missing", "attention_backward",
+        "(1 - np.tanh(products / softcap) ** 2)", "1"),
+    Bug("sequences ignored", "attention_forward", "if sequences is not None", "if False",
+        "_hidden"),
+    Bug("later sequences seen", "attention_backward", "None] == sequences", "None] <= sequences",
+        "_hidden"),
     Bug("dk and dv swapped", "attention_backward", "dk[...] =", "dv, dk = dk, dv\n    dv[...] ="),
 )  # fmt: skip
 
@@ -193,6 +95,19 @@ OP = Op(
     forward="attention_forward",
     backward="attention_backward",
     samples=(
+        sample(
+            4,
+            7,
+            7,
+            5,
+            6,
+            mask="vvvv",
+            lengths=(7, 0, 4, 6),
+            slopes=True,
+            bias="vv",
+            softcap=2.0,
+            sequences=((7,), (2, 5), (1, 3, 3), (5, 2)),
+        ),
         sample(6, 5, 7, 3, 4, mask="vvvv", lengths=(7, 0, 4, 6, 1, 5)),
         sample(0, 2, 3, 4, 5),
         sample(2, 0, 3, 4, 5),
@@ -230,11 +145,51 @@ OP = Op(
         sample(1, 2, 1100, 4, 16, groups=2, window=70, lengths=(1090,)),
         sample(2, 4, 600, 4, 8, groups=1, lengths=(1, 599), causal=True, layout="transposed"),
         sample(1, 3, 2300, 2, 16, groups=1, window=1500, causal=True),
+        sample(2, 17, 19, 4, 8, slopes=True, causal=True),
+        sample(1, 130, 70, 3, 16, slopes=True, window=65, layout="padded"),
+        sample(2, 3, 300, 4, 16, groups=2, slopes=True, bias="v1", softcap=1.5, lengths=(300, 40)),
+        sample(2, 33, 40, 3, 8, bias="vv", dropout=0.3),
+        sample(3, 65, 130, 2, 16, bias="1v", causal=True, layout="transposed"),
+        sample(2, 70, 300, 2, 8, bias="11", mask="111v", lengths=(290, 3)),
+        sample(2, 9, 70, 2, 8, bias="v1", scale=-0.3),
+        sample(2, 31, 70, 2, 16, softcap=0.5, causal=True),
+        sample(2, 70, 31, 4, 8, groups=2, softcap=3.0, slopes=True, bias="1v", size=3.0),
+        sample(2, 70, 70, 2, 16, sequences=((30, 1, 39), (70,))),
+        sample(
+            2,
+            150,
+            150,
+            4,
+            8,
+            groups=2,
+            sequences=((64, 86), (5, 140, 5)),
+            causal=True,
+            lengths=(150, 60),
+            layout="padded",
+        ),
+        sample(1, 12, 12, 2, 8, sequences=((4, 8),), bias="11", dropout=0.2),
         # Keys that no query sees, before and after the others, in one block of queries.
         sample(3, 20, 300, 2, 16, window=5, lengths=(290, 100, 300)),
         sample(1, 20, 600, 1, 16, window=40, mask="v1vv"),
         # Queries that see no key, before and after the others.
         sample(2, 200, 70, 1, 16, window=10, lengths=(70, 20)),
+        sample(
+            2,
+            200,
+            200,
+            6,
+            16,
+            groups=2,
+            sequences=((70, 130), (3, 90, 107)),
+            causal=True,
+            dropout=0.2,
+            slopes=True,
+            bias="1v",
+            softcap=2.0,
+            window=60,
+            mask="11vv",
+            layout="transposed",
+        ),
         sample(
             2,
             130,
@@ -253,7 +208,7 @@ OP = Op(
     big=sample(2, 129, 257, 2, 33, causal=True, dropout=0.1),
     shapes=shapes,
     upstream={"o": "do_"},
-    gradients={"q": "dq", "k": "dk", "v": "dv"},
+    gradients={"q": "dq", "k": "dk", "v": "dv", "bias": "dbias"},
     scratch=frozenset({"work"}),
     torch=torch_forward,
     public=public,
@@ -269,6 +224,9 @@ OP = Op(
         causal=st.booleans(),
         mask=st.sampled_from(["", "vvvv", "111v", "v11v", "1vv1"]),
         dropout=st.sampled_from([0.0, 0.25]),
+        slopes=st.booleans(),
+        bias=st.sampled_from(["", "vv", "1v", "v1", "11"]),
+        softcap=st.sampled_from([0.0, 1.5]),
         layout=st.sampled_from(["contiguous", "padded", "transposed"]),
     ),
     cuda=CUDA,
@@ -312,6 +270,45 @@ OP = Op(
             ValueError,
             "attention.forward: seed must be an integer in 0..2**64-1, got -1",
             lambda: ops.attention.forward(*GOOD, dropout=0.5, seed=-1),
+        ),
+        Error(
+            ValueError,
+            "attention.forward: slopes must have shape (4,), got (3,), where q has shape (2, 3, 4,",
+            lambda: ops.attention.forward(*GOOD, slopes=ones(3)),
+        ),
+        Error(
+            ValueError,
+            "attention.forward: bias must have shape (2 or 1, 4 or 1, 3, 6), got (3, 4, 3, 6)",
+            lambda: ops.attention.forward(*GOOD, bias=ones(3, 4, 3, 6)),
+        ),
+        Error(
+            ValueError,
+            "attention.forward: softcap must be a number greater than 0, got 0.0",
+            lambda: ops.attention.forward(*GOOD, softcap=0.0),
+        ),
+        Error(
+            ValueError,
+            "attention.forward: sequences are for as many keys as queries, got 6 and 3",
+            lambda: ops.attention.forward(*GOOD, sequences=np.zeros((2, 3), np.int64)),
+        ),
+        Error(
+            TypeError,
+            "attention.forward: sequences must have dtype int64, got float64",
+            lambda: ops.attention.forward(*GOOD[:1] * 3, sequences=ones(2, 3)),
+        ),
+        Error(
+            ValueError,
+            "attention.forward: sequences must not decrease, as row 1 does",
+            lambda: ops.attention.forward(
+                *GOOD[:1] * 3, sequences=np.array([[0, 0, 1], [0, 1, 0]])
+            ),
+        ),
+        Error(
+            ValueError,
+            "attention.backward: need_dbias is for a forward pass with a bias",
+            lambda: ops.attention.backward(
+                GOOD[0], ops.attention.forward(*GOOD)[1], need_dbias=True
+            ),
         ),
         Error(
             ValueError,

@@ -2,15 +2,17 @@
 //
 //     attention_tiles.h     the small matrix products, packing and prefetching
 //     attention_scores.h    one tile of scores: causality and window, mask, dropout
+//     attention_adjust.h    what acts on scores before: cap, slopes, bias
 //     attention_forward.h   the softmax over the tiles of a range of queries
 //     attention_few.h       the same for very few queries, as in decoding
 //     attention_backward.h  the gradients of a range of queries and a range of keys
+//     attention_bias.h      the gradient of the bias
 //
 // This file divides the work among the threads. No sum is shared between two threads, and the order
 // of every sum depends on the shape alone, so the bits do not depend on the number of threads.
 #include "ops/attention/attention.h"
 
-#include "ops/attention/attention_backward.h"
+#include "ops/attention/attention_bias.h"
 #include "ops/attention/attention_few.h"
 #include "ops/attention/attention_forward.h"
 #include "threads/threads.h"
@@ -42,6 +44,16 @@ void in_turn(int64_t begin, int64_t end, Unit unit, Work work) {
     }
 }
 
+template <class Unit>
+void forward_ranges(const Out& o, const Out& lse, const Problem& p, int64_t count, double flops,
+                    Unit unit) {
+    parallel_for(count, grain(flops), [&](int64_t begin, int64_t end) {
+        in_turn(begin, end, unit, [&](const Range& range, const Range* next) {
+            forward_range(o, lse, p, range, next);
+        });
+    });
+}
+
 void forward_many(const Out& o, const Out& lse, const Problem& p) {
     // The results do not depend on the length of a range, so it may depend on the number of
     // threads: long ranges, unless some threads would be idle.
@@ -49,15 +61,38 @@ void forward_many(const Out& o, const Out& lse, const Problem& p) {
     const auto ranges = [&] { return blocks_of(p.T, length); };
     while (length > kTile && p.heads() * ranges() < 4 * num_threads()) length /= 2;
     const double flops = 4.0 * std::min(p.T, length) * p.S * p.D;
-    const auto unit = [&](int64_t u) {
-        const int64_t i = interleaved(u % ranges(), ranges()) * length;
-        return Range{u / ranges(), i, std::min(i + length, p.T)};
-    };
-    parallel_for(p.heads() * ranges(), grain(flops), [&](int64_t begin, int64_t end) {
-        in_turn(begin, end, unit, [&](const Range& range, const Range* next) {
-            forward_range(o, lse, p, range, next);
-        });
+    forward_ranges(o, lse, p, p.heads() * ranges(), flops, [&](int64_t u) {
+        const int64_t bh = u / ranges(), i = interleaved(u % ranges(), ranges()) * length;
+        return Range{bh, i, std::min(i + length, p.T), p.whole(bh / p.H)};
     });
+}
+
+// The mean of a number of operations over the units, given that of each piece.
+template <class Flops>
+double mean(const std::vector<Piece>& pieces, std::size_t units, Flops flops) {
+    double sum = 0;
+    for (const Piece& piece : pieces) sum += flops(piece);
+    return sum / static_cast<double>(std::max<std::size_t>(units, 1));
+}
+
+void forward_packed(const Out& o, const Out& lse, const Problem& p) {
+    const std::vector<Piece> pieces = p.packed();
+    std::vector<Range> ranges;
+    for (const Piece& piece : pieces) {
+        const int64_t count = blocks_of(piece.queries(), kBlocks * kTile);
+        for (int64_t h = 0; h < p.H; ++h) {
+            for (int64_t n = 0; n < count; ++n) {
+                const int64_t i = piece.i_begin + interleaved(n, count) * kBlocks * kTile;
+                const int64_t end = std::min(i + kBlocks * kTile, piece.i_end);
+                ranges.push_back({piece.b * p.H + h, i, end, piece});
+            }
+        }
+    }
+    const double flops = mean(pieces, ranges.size(), [&](const Piece& piece) {
+        return 4.0 * p.H * piece.queries() * piece.keys() * p.D;
+    });
+    forward_ranges(o, lse, p, static_cast<int64_t>(ranges.size()), flops,
+                   [&](int64_t u) { return ranges[static_cast<std::size_t>(u)]; });
 }
 
 void forward_few(const Out& o, const Out& lse, const Problem& p) {
@@ -80,16 +115,38 @@ void forward_few(const Out& o, const Out& lse, const Problem& p) {
     }
 }
 
+template <class Unit>
+void backward_parts(const Gradients& g, const Problem& p, int64_t count, double flops, Unit unit) {
+    parallel_for(count, grain(flops), [&](int64_t begin, int64_t end) {
+        in_turn(begin, end, unit,
+                [&](const Part& part, const Part* next) { backward_part(g, p, part, next); });
+    });
+}
+
+// All queries and keys of a piece, for one head of keys and all query heads that read it.
+Part part_of(const Problem& p, int64_t bg, const Piece& piece) {
+    const int64_t bh = p.first_head(bg);
+    return {bg,          bh,   bh + p.shared, piece.i_begin, piece.i_end, piece.j_begin,
+            piece.j_end, true, true,          piece};
+}
+
 // Five products per tile; one head of keys with all query heads that read it is a unit of work.
 void backward_by_groups(const Gradients& g, const Problem& p) {
     const double flops = 10.0 * p.shared * p.T * p.S * p.D;
-    const auto unit = [&](int64_t bg) {
-        const int64_t bh = p.first_head(bg);
-        return Part{bg, bh, bh + p.shared, 0, p.T, 0, p.S, true, true};
-    };
-    parallel_for(p.groups(), grain(flops), [&](int64_t begin, int64_t end) {
-        in_turn(begin, end, unit,
-                [&](const Part& part, const Part* next) { backward_part(g, p, part, next); });
+    backward_parts(g, p, p.groups(), flops,
+                   [&](int64_t bg) { return part_of(p, bg, p.whole(bg / p.G)); });
+}
+
+// The same for each sequence packed in a row.
+void backward_packed(const Gradients& g, const Problem& p) {
+    const std::vector<Piece> pieces = p.packed();
+    const auto count = static_cast<int64_t>(pieces.size()) * p.G;
+    const double flops = mean(pieces, static_cast<std::size_t>(count), [&](const Piece& piece) {
+        return 10.0 * p.H * piece.queries() * piece.keys() * p.D;
+    });
+    backward_parts(g, p, count, flops, [&](int64_t u) {
+        const Piece& piece = pieces[static_cast<std::size_t>(u / p.G)];
+        return part_of(p, piece.b * p.G + u % p.G, piece);
     });
 }
 
@@ -102,18 +159,44 @@ void backward_by_blocks(const Gradients& g, const Problem& p) {
     const double query_flops = 6.0 * kTile * p.S * p.D;
     parallel_for(p.groups() * key_blocks, grain(key_flops), [&](int64_t begin, int64_t end) {
         for (int64_t u = begin; u < end; ++u) {
-            const int64_t j = interleaved(u % key_blocks, key_blocks) * kKeys;
-            const int64_t j_end = std::min(j + kKeys, p.S);
-            const int64_t bg = u / key_blocks, bh = p.first_head(bg);
-            backward_part(g, p, {bg, bh, bh + p.shared, 0, p.T, j, j_end, false, true}, nullptr);
+            const int64_t bg = u / key_blocks;
+            Part part = part_of(p, bg, p.whole(bg / p.G));
+            part.j_begin = interleaved(u % key_blocks, key_blocks) * kKeys;
+            part.j_end = std::min(part.j_begin + kKeys, p.S);
+            part.queries = false;
+            backward_part(g, p, part, nullptr);
         }
     });
     parallel_for(p.heads() * query_blocks, grain(query_flops), [&](int64_t begin, int64_t end) {
         for (int64_t u = begin; u < end; ++u) {
-            const int64_t i = interleaved(u % query_blocks, query_blocks) * kTile;
-            const int64_t i_end = std::min(i + kTile, p.T);
-            const int64_t bh = u / query_blocks, bg = p.group_of(bh);
-            backward_part(g, p, {bg, bh, bh + 1, i, i_end, 0, p.S, true, false}, nullptr);
+            const int64_t bh = u / query_blocks;
+            Part part = part_of(p, p.group_of(bh), p.whole(bh / p.H));
+            part.bh_begin = bh, part.bh_end = bh + 1;
+            part.i_begin = interleaved(u % query_blocks, query_blocks) * kTile;
+            part.i_end = std::min(part.i_begin + kTile, p.T);
+            part.keys = false;
+            backward_part(g, p, part, nullptr);
+        }
+    });
+}
+
+// In a pass of its own, because the other ones divide the heads among the threads, which share the
+// bias: a unit is a rectangle of the bias, whose sums over the heads one thread computes.
+void bias_gradients(const Gradients& g, const Problem& p) {
+    constexpr int64_t kKeys = 4 * kTile;
+    const int64_t batches = g.dbias.shape[0], heads = g.dbias.shape[1];
+    const int64_t key_blocks = blocks_of(p.S, kKeys), query_blocks = blocks_of(p.T, kTile);
+    std::vector<Piece> pieces = p.sequences ? p.packed() : std::vector<Piece>();
+    for (int64_t b = 0; !p.sequences && b < p.B; ++b) pieces.push_back(p.whole(b));
+    const int64_t blocks = query_blocks * key_blocks;
+    const double flops = 4.0 * kTile * kKeys * p.D * p.heads() / (batches * heads + 1);
+    parallel_for(batches * heads * blocks, grain(flops), [&](int64_t begin, int64_t end) {
+        for (int64_t u = begin; u < end; ++u) {
+            const int64_t bh = u / blocks, i0 = u % blocks / key_blocks * kTile;
+            const int64_t j0 = u % key_blocks * kKeys;
+            bias_gradient(g, p, pieces,
+                          {bh / heads, bh % heads, i0, std::min(kTile, p.T - i0), j0,
+                           std::min(kKeys, p.S - j0)});
         }
     });
 }
@@ -121,29 +204,44 @@ void backward_by_blocks(const Gradients& g, const Problem& p) {
 }  // namespace
 
 void attention_forward(Out o, Out lse, Out, StridedIn q, StridedIn k, StridedIn v,
-                       Maybe<StridedIn> mask, Maybe<In> lengths, double scale, bool causal,
-                       std::int64_t window, double dropout, std::uint64_t seed, Offset offset,
-                       Stream) {
-    const Problem p{q,      k,      v,       mask, lengths,       static_cast<float>(scale),
-                    causal, window, dropout, seed, offset.value()};
-    p.T <= kFewQueries ? forward_few(o, lse, p) : forward_many(o, lse, p);
+                       Maybe<StridedIn> mask, Maybe<In> lengths, Maybe<In> slopes,
+                       Maybe<StridedIn> bias, Maybe<In> sequences, double scale, bool causal,
+                       std::int64_t window, double softcap, double dropout, std::uint64_t seed,
+                       Offset offset, Stream) {
+    const Problem p{q,       k,         v,
+                    mask,    lengths,   slopes,
+                    bias,    sequences, static_cast<float>(scale),
+                    causal,  window,    static_cast<float>(softcap),
+                    dropout, seed,      offset.value()};
+    if (p.sequences) {
+        forward_packed(o, lse, p);
+    } else {
+        p.T <= kFewQueries ? forward_few(o, lse, p) : forward_many(o, lse, p);
+    }
 }
 
-void attention_backward(StridedOut dq, StridedOut dk, StridedOut dv, Out, In do_, StridedIn q,
-                        StridedIn k, StridedIn v, In o, In lse, Maybe<StridedIn> mask,
-                        Maybe<In> lengths, double scale, bool causal, std::int64_t window,
-                        double dropout, std::uint64_t seed, Offset offset, Stream) {
-    const Problem p{q,      k,      v,       mask, lengths,       static_cast<float>(scale),
-                    causal, window, dropout, seed, offset.value()};
-    const Gradients g{dq, dk, dv, do_, o, lse};
-    // Both give the same bits, so the choice may depend on the number of threads: whole groups,
-    // unless some threads would be idle for longer than computing the scores twice takes.
+void attention_backward(StridedOut dq, StridedOut dk, StridedOut dv, Maybe<Out> dbias, Out, In do_,
+                        StridedIn q, StridedIn k, StridedIn v, In o, In lse, Maybe<StridedIn> mask,
+                        Maybe<In> lengths, Maybe<In> slopes, Maybe<StridedIn> bias,
+                        Maybe<In> sequences, double scale, bool causal, std::int64_t window,
+                        double softcap, double dropout, std::uint64_t seed, Offset offset, Stream) {
+    const Problem p{q,       k,         v,
+                    mask,    lengths,   slopes,
+                    bias,    sequences, static_cast<float>(scale),
+                    causal,  window,    static_cast<float>(softcap),
+                    dropout, seed,      offset.value()};
+    const Gradients g{dq, dk, dv, dbias, do_, o, lse};
+    // The first two give the same bits, so the choice may depend on the number of threads: whole
+    // groups, unless some threads would be idle for longer than computing the scores twice takes.
     const int64_t threads = num_threads(), rounds = blocks_of(p.groups(), threads);
-    if (5 * rounds * threads <= 7 * p.groups()) {
+    if (p.sequences) {
+        backward_packed(g, p);
+    } else if (5 * rounds * threads <= 7 * p.groups()) {
         backward_by_groups(g, p);
     } else {
         backward_by_blocks(g, p);
     }
+    if (dbias) bias_gradients(g, p);
 }
 
 }  // namespace byhand

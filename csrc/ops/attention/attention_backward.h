@@ -11,7 +11,7 @@
 // contains it.
 #pragma once
 
-#include "ops/attention/attention_scores.h"
+#include "ops/attention/attention_adjust.h"
 #include "threads/threads.h"
 
 namespace byhand {
@@ -19,6 +19,7 @@ namespace tiles {
 
 struct Gradients {
     StridedOut dq, dk, dv;
+    Maybe<Out> dbias;
     In do_, o, lse;
 };
 
@@ -32,6 +33,7 @@ struct QueryBlock {
 struct Part {
     int64_t bg, bh_begin, bh_end, i_begin, i_end, j_begin, j_end;
     bool queries, keys;
+    Piece piece;
 
     int64_t blocks_of_head() const { return (i_end - i_begin + kTile - 1) / kTile; }
     int64_t blocks() const { return (bh_end - bh_begin) * blocks_of_head(); }
@@ -50,11 +52,12 @@ struct BackwardScratch {
     float *p, *ds;                // (keys, queries)
     float *lse, *delta;           // per query
     float *factors, *work;        // one tile, two tiles
+    float* cap;                   // one tile: the derivative of the cap of scores
 
     explicit BackwardScratch(int64_t D) {
         const int64_t turned = kTile * D, rows = kTile * padded(D), tile = kTile * kTile;
         Carver carver(
-            scratch(static_cast<std::size_t>(2 * turned + 3 * rows + 5 * tile + 2 * kTile)));
+            scratch(static_cast<std::size_t>(2 * turned + 3 * rows + 6 * tile + 2 * kTile)));
         q_turned = carver.take(turned);
         do_turned = carver.take(turned);
         q = carver.take(rows);
@@ -66,6 +69,7 @@ struct BackwardScratch {
         delta = carver.take(kTile);
         factors = carver.take(tile);
         work = carver.take(2 * tile);
+        cap = carver.take(tile);
     }
 };
 
@@ -127,20 +131,27 @@ inline void dots(float* delta, Rows x, Rows y, int64_t rows, int64_t columns, fl
     }
 }
 
-inline QueryRows load_queries(const BackwardScratch& w, const Gradients& g, const Problem& p,
-                              const Part& part, const QueryBlock& block) {
+// What the scores and their gradients of a block of queries need; factor is that of the gradients.
+inline void turn_queries(const BackwardScratch& w, const Gradients& g, const Problem& p,
+                         const QueryBlock& block, float factor) {
     const auto [bh, i0, queries] = block;
-    const Rows q = p.head(p.q, bh).from(i0);
     const Rows do_ = p.head(g.do_, bh).from(i0), o = p.head(g.o, bh).from(i0);
-    pack_transposed(w.q_turned, q, queries, p.D, p.scale);
-    pack_transposed(w.do_turned, do_, queries, p.D, p.scale);
+    pack_transposed(w.q_turned, p.head(p.q, bh).from(i0), queries, p.D, p.scale);
+    pack_transposed(w.do_turned, do_, queries, p.D, factor);
     // Lanes without a query, and queries that see no key, get p = exp(s - inf) = 0.
     std::fill_n(w.lse, kTile, INFINITY);
     const float* lse = g.lse.as<float>() + bh * p.T + i0;
     for (int64_t i = 0; i < queries; ++i) {
         if (lse[i] != kMinusInfinity) w.lse[i] = lse[i];
     }
-    dots(w.delta, do_, o, queries, p.D, p.scale);
+    dots(w.delta, do_, o, queries, p.D, factor);
+}
+
+inline QueryRows load_queries(const BackwardScratch& w, const Gradients& g, const Problem& p,
+                              const Part& part, const QueryBlock& block) {
+    const auto [bh, i0, queries] = block;
+    turn_queries(w, g, p, block, p.scale);
+    const Rows q = p.head(p.q, bh).from(i0), do_ = p.head(g.do_, bh).from(i0);
     const int64_t width = padded(p.D);
     const bool in_place = part.one_tile() && width == p.D;
     const Target dq = in_place ? p.head(g.dq, bh).from(i0) : Target{w.dq, width};
@@ -167,6 +178,22 @@ inline void softmax_gradient(const BackwardScratch& w, const Tile& t) {
     }
 }
 
+// p and ds of one tile from its keys and values; seen is what look() has found. ds is the gradient
+// of the scores behind the cap.
+inline void tile_gradient(const BackwardScratch& w, const Problem& p, const Tile& t, Seen seen,
+                          Rows k, Rows v, Ahead& ahead) {
+    scores(w.p, t, k, w.q_turned, p.D, ahead);
+    scores(w.ds, t, v, w.do_turned, p.D, ahead);
+    if (p.adjusts()) adjust_tile(w.p, p, t, w.factors, w.cap);
+    apply_staircases(w.p, t);
+    if (seen == Seen::some) apply_mask(w.p, p, t, w.work);
+    if (p.dropout > 0) {
+        draw_tile(w.factors, p, t, w.work);
+        multiply_tile(w.ds, t, w.factors);
+    }
+    softmax_gradient(w, t);
+}
+
 inline void clear_rows(Target y, int64_t rows, int64_t columns) {
     for (int64_t i = 0; i < rows; ++i) fill_zero(y.row(i), columns);
 }
@@ -183,15 +210,8 @@ inline void backward_tile(const BackwardScratch& w, QueryRows& queries, const Ke
         }
         return;
     }
-    scores(w.p, t, keys.k.from(j), w.q_turned, p.D, ahead);
-    scores(w.ds, t, keys.v.from(j), w.do_turned, p.D, ahead);
-    apply_staircases(w.p, t);
-    if (seen == Seen::some) apply_mask(w.p, p, t, w.work);
-    if (p.dropout > 0) {
-        draw_tile(w.factors, p, t, w.work);
-        multiply_tile(w.ds, t, w.factors);
-    }
-    softmax_gradient(w, t);
+    tile_gradient(w, p, t, seen, keys.k.from(j), keys.v.from(j), ahead);
+    if (p.softcap > 0) multiply_tile(w.ds, t, w.cap);
     if (part.queries) {
         const Start start = queries.fresh ? Start::zero : Start::add;
         sum_over_keys(queries.dq, t, w.ds, keys.k.from(j), width, start, ahead);
@@ -218,8 +238,8 @@ struct Span {
 };
 
 inline Span span_of(const Problem& p, const Part& part, const QueryBlock& block) {
-    return {std::max(part.j_begin, p.first_tile(block.i0)),
-            std::min(part.j_end, p.keys_end(block.bh, block.i0 + block.count - 1))};
+    return {std::max(part.j_begin, p.first_tile(part.piece, block.i0)),
+            std::min(part.j_end, p.keys_end(part.piece, block.bh, block.i0 + block.count - 1))};
 }
 
 // If there was only one block of queries, no query sees the keys outside its span: their gradients

@@ -77,6 +77,7 @@ inline void few_tile(const FewScratch& w, const Problem& p, int64_t bh, int64_t 
     const int64_t width = padded(p.D), keys = std::min(kTile, j_end - j0);
     const int64_t following = std::min(kTile, j_end - j0 - keys);
     const int64_t bg = p.group_of(bh);
+    if (p.mask && hidden(p, tile_at(p, bh, 0, p.T, j0, j_end))) return;
     const Rows k = p.group(p.k, bg).from(j0), v = p.group(p.v, bg).from(j0);
     Ahead ahead(kTile / Vec::width);
     ahead.read(k.from(keys), following, p.D);
@@ -89,6 +90,7 @@ inline void few_tile(const FewScratch& w, const Problem& p, int64_t bh, int64_t 
     product(w.s, kTile, Straight{w.q, width}, w.k, kTile, p.T, padded(keys), p.D, Start::zero);
     for (int64_t i = 0; i < p.T; ++i) {
         float* s = w.s + i * kTile;
+        if (p.adjusts()) adjust_row(s, p, bh, i, j0, keys);
         mask_row(s, p, bh, i, j0, keys);
         scale_row(run.o + i * width, width, absorb_row(s, run.m[i], run.l[i]));
         if (p.dropout > 0) {
@@ -107,7 +109,7 @@ inline void forward_few(const Problem& p, int64_t bh, int64_t j_begin, int64_t j
     pack_rows(w.q, p.head(p.q, bh), p.T, p.D, p.scale);
     run.start();
     fill_zero(run.o, p.T * padded(p.D));
-    j_begin = std::max(j_begin, p.first_tile(0));
+    j_begin = std::max(j_begin, p.first_tile(p.whole(bh / p.H), 0));
     j_end = std::min(j_end, p.keys_end(bh, p.T - 1));
     for (int64_t j0 = j_begin; j0 < j_end; j0 += kTile) few_tile(w, p, bh, j0, j_end, run);
 }

@@ -10,7 +10,7 @@
 // packed.
 #pragma once
 
-#include "ops/attention/attention_scores.h"
+#include "ops/attention/attention_adjust.h"
 #include "threads/threads.h"
 
 namespace byhand {
@@ -47,9 +47,10 @@ inline void finish(const Out& o, const Out& lse, const Problem& p, int64_t bh, i
     }
 }
 
-// The queries [i_begin, i_end) of one head.
+// The queries [i_begin, i_end) of one head, of one piece of its row.
 struct Range {
     int64_t bh, i_begin, i_end;
+    Piece piece;
 
     int64_t blocks() const { return (i_end - i_begin + kTile - 1) / kTile; }
 };
@@ -133,13 +134,12 @@ inline bool absorb(const ForwardScratch& w, const Tile& t, const Running& run) {
     return moved;
 }
 
-inline void forward_tile(const ForwardScratch& w, const Problem& p, const Tile& t, Rows k, Rows v,
-                         Block& block, Ahead& ahead) {
-    const Seen seen = p.mask ? look(p, t, w.work) : Seen::all;
-    if (seen == Seen::none) return;
+inline void forward_tile(const ForwardScratch& w, const Problem& p, const Tile& t, Seen seen,
+                         Rows k, Rows v, Block& block, Ahead& ahead) {
     Running& run = block.run;
     const int64_t width = padded(p.D);
     scores(w.s, t, k, block.q, p.D, ahead);
+    if (p.adjusts()) adjust_tile(w.s, p, t, w.factors, nullptr);
     apply_staircases(w.s, t);
     if (seen == Seen::some) apply_mask(w.s, p, t, w.work);
     const bool moved = absorb(w, t, run);
@@ -161,8 +161,8 @@ inline void start(ForwardScratch& w, const Problem& p, const Range& range) {
         Block& b = w.blocks[n];
         b.i0 = range.i_begin + n * kTile;
         b.queries = std::min(kTile, range.i_end - b.i0);
-        b.j_begin = p.first_tile(b.i0);
-        b.j_end = p.keys_end(range.bh, b.i0 + b.queries - 1);
+        b.j_begin = p.first_tile(range.piece, b.i0);
+        b.j_end = p.keys_end(range.piece, range.bh, b.i0 + b.queries - 1);
         b.run.start();
         pack_transposed(b.q, q.from(b.i0), b.queries, p.D, p.scale);
     }
@@ -179,8 +179,8 @@ inline Ahead what_follows(const Out& o, const Problem& p, const Range& range, in
         if (next == nullptr) return ahead;
         bg = p.group_of(next->bh);
         ahead.read(p.head(p.q, next->bh).from(next->i_begin), next->i_end - next->i_begin, p.D);
-        j0 = p.first_tile(next->i_begin);
-        keys = std::min(kTile, p.keys(bg) - j0);
+        j0 = p.first_tile(next->piece, next->i_begin);
+        keys = std::min(kTile, std::min(p.keys(bg), next->piece.j_end) - j0);
     }
     ahead.read(p.group(p.k, bg).from(j0), keys, p.D);
     ahead.read(p.group(p.v, bg).from(j0), keys, p.D);
@@ -197,12 +197,19 @@ inline void forward_range(const Out& o, const Out& lse, const Problem& p, const 
         Ahead ahead = what_follows(o, p, range, j0 + kTile, j_end, next);
         const int64_t keys = std::min(kTile, j_end - j0);
         Rows k = p.group(p.k, bg).from(j0), v = p.group(p.v, bg).from(j0);
-        if (blocks > 1) k = packed_rows(w.k, k, keys, p.D);
-        v = blocks > 1 ? packed_rows(w.v, v, keys, p.D) : whole_words(w.v, v, keys, p.D);
+        bool ready = false;  // keys that the mask hides from every query are not packed
         for (int64_t n = 0; n < blocks; ++n) {
             Block& b = w.blocks[n];
             if (j0 < b.j_begin || j0 >= b.j_end) continue;
-            forward_tile(w, p, tile_at(p, range.bh, b.i0, b.queries, j0, b.j_end), k, v, b, ahead);
+            const Tile t = tile_at(p, range.bh, b.i0, b.queries, j0, b.j_end);
+            const Seen seen = p.mask ? look(p, t, w.work) : Seen::all;
+            if (seen == Seen::none) continue;
+            if (!ready) {
+                if (blocks > 1) k = packed_rows(w.k, k, keys, p.D);
+                v = blocks > 1 ? packed_rows(w.v, v, keys, p.D) : whole_words(w.v, v, keys, p.D);
+                ready = true;
+            }
+            forward_tile(w, p, t, seen, k, v, b, ahead);
         }
     }
     for (int64_t n = 0; n < blocks; ++n) {

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cmath>
+#include <vector>
 
 #include "core/array.h"
 #include "ops/attention/attention_tiles.h"
@@ -22,14 +23,29 @@ namespace tiles {
 constexpr int64_t kStrip = kBlock;
 constexpr float kMinusInfinity = -INFINITY;
 
+// Queries [i_begin, i_end) of one batch entry and the keys [j_begin, j_end) that they may see: all
+// of both, or one of the sequences packed in a row. Tiles are counted from its first query and key,
+// so that a packed sequence gives the bits that it gives apart.
+struct Piece {
+    int64_t b, i_begin, i_end, j_begin, j_end;
+
+    int64_t queries() const { return i_end - i_begin; }
+    int64_t keys() const { return j_end - j_begin; }
+    // The start of the tile that contains key j.
+    int64_t tile_of(int64_t j) const { return j_begin + round_down(j - j_begin, kTile); }
+};
+
 // The arguments of a call, except the tensors that it writes.
 struct Problem {
     StridedIn q, k, v;
     Maybe<StridedIn> mask;
-    Maybe<In> lengths;
+    Maybe<In> lengths, slopes;
+    Maybe<StridedIn> bias;
+    Maybe<In> sequences;
     float scale;
     bool causal;
     int64_t window;
+    float softcap;
     double dropout;
     std::uint64_t seed, offset;
 
@@ -58,8 +74,27 @@ struct Problem {
     int64_t keys_end(int64_t bh, int64_t i) const {
         return std::clamp<int64_t>(i + upper, 0, keys(group_of(bh)));
     }
+    int64_t keys_end(const Piece& piece, int64_t bh, int64_t i) const {
+        return std::clamp<int64_t>(keys_end(bh, i), piece.j_begin, piece.j_end);
+    }
     // The first tile of keys that the queries from i on see.
-    int64_t first_tile(int64_t i) const { return round_down(keys_begin(i), kTile); }
+    int64_t first_tile(const Piece& piece, int64_t i) const {
+        return piece.tile_of(std::max(piece.j_begin, keys_begin(i)));
+    }
+    Piece whole(int64_t b) const { return {b, 0, T, 0, S}; }
+    // The sequences packed in the rows, in their order.
+    std::vector<Piece> packed() const {
+        std::vector<Piece> pieces;
+        const int64_t* id = sequences.as<int64_t>();
+        for (int64_t b = 0; b < B; ++b, id += T) {
+            for (int64_t i = 0, end = 0; i < T; i = end) {
+                for (end = i; end < T && id[end] == id[i]; ++end) {
+                }
+                pieces.push_back({b, i, end, i, end});
+            }
+        }
+        return pieces;
+    }
 
     // Head bh of a (B, T, H, D) tensor.
     Rows head(const StridedIn& x, int64_t bh) const { return rows(x, bh / H, bh % H); }
@@ -70,6 +105,14 @@ struct Problem {
     // The same for a contiguous tensor of T queries.
     Rows head(const In& x, int64_t bh) const { return {x.as<float>() + start(bh), H * D}; }
     Target head(const Out& x, int64_t bh) const { return {x.as<float>() + start(bh), H * D}; }
+    // Whether anything acts on the scores before the masks.
+    bool adjusts() const { return softcap > 0 || slopes || bias; }
+    // The element of the bias for query i and key j.
+    const float* bias_at(int64_t bh, int64_t i, int64_t j) const {
+        const int64_t b = bias.shape[0] == 1 ? 0 : bh / H, h = bias.shape[1] == 1 ? 0 : bh % H;
+        return bias.as<float>() + b * bias.stride[0] + h * bias.stride[1] + i * bias.stride[2] +
+               j * bias.stride[3];
+    }
     // The element of the mask for query i and key j.
     const bool* seen(int64_t bh, int64_t i, int64_t j) const {
         return mask.as<bool>() + bh / H * mask.stride[0] + bh % H * mask.stride[1] +
@@ -171,6 +214,23 @@ inline void apply_staircases(float* s, const Tile& t) {
     }
 }
 
+// Whether the mask hides all keys of a tile from all of its queries. Most tiles that are not hidden
+// are known by their first row.
+inline bool hidden(const Problem& p, const Tile& t) {
+    const int64_t *stride = p.mask.stride, rows = stride[2] == 0 ? 1 : t.queries;
+    for (int64_t i = 0; i < rows; ++i) {
+        const bool* seen = p.seen(t.bh, t.i0 + i, t.j0);
+        bool any_seen = false;
+        if (stride[3] == 1) {
+            any_seen = std::memchr(seen, 1, static_cast<std::size_t>(t.keys)) != nullptr;
+        } else {
+            for (int64_t j = 0; j < t.keys; ++j) any_seen = any_seen || seen[j * stride[3]];
+        }
+        if (any_seen) return false;
+    }
+    return true;
+}
+
 // Whether the mask lets the queries of a tile see its keys.
 enum class Seen { all, some, none };
 
@@ -186,6 +246,7 @@ inline Mask seen_word(const bool* seen, int64_t stride, int64_t n) {
 // work[i][j] is 0 where query i sees key j, else -inf. If the mask is the same for all queries, as
 // a padding mask is, only one row is read and written.
 inline Seen look(const Problem& p, const Tile& t, float* work) {
+    if (hidden(p, t)) return Seen::none;
     const int64_t *stride = p.mask.stride, rows = stride[2] == 0 ? 1 : t.queries;
     bool all_seen = true, any_seen = false;
     for (int64_t i = 0; i < rows; ++i) {
@@ -219,16 +280,17 @@ inline void apply_mask(float* s, const Problem& p, const Tile& t, float* work) {
     }
 }
 
-// The dropout factors of the keys [j0, j0 + keys) of one query, keys <= kTile. j0 is a multiple of
-// kTile, so that no group of Philox belongs to two tiles.
+// The dropout factors of the keys [j0, j0 + keys) of one query, keys <= kTile. Unless sequences are
+// packed, j0 is a multiple of kTile, and no group of Philox belongs to two tiles.
 inline void draw_row(float* factors, const Problem& p, int64_t bh, int64_t i, int64_t j0,
                      int64_t keys) {
     static_assert(kTile % kPhiloxElements == 0);
-    std::uint16_t bits[kTile];
+    std::uint16_t bits[kTile + kPhiloxElements];
+    const int64_t before = j0 % kPhiloxElements;
     const int64_t groups = (p.S + kPhiloxElements - 1) / kPhiloxElements;
     const int64_t group = (bh * p.T + i) * groups + j0 / kPhiloxElements;
-    philox_bits(bits, keys, p.seed, static_cast<std::uint64_t>(group), p.offset);
-    for (int64_t j = 0; j < keys; ++j) factors[j] = p.rule.factor(bits[j]);
+    philox_bits(bits, before + keys, p.seed, static_cast<std::uint64_t>(group), p.offset);
+    for (int64_t j = 0; j < keys; ++j) factors[j] = p.rule.factor(bits[before + j]);
 }
 
 // factors[j][i] of the whole tile; work holds one tile.

@@ -1,10 +1,15 @@
-// Shared by the CUDA kernels of attention: the arrays of a call, which query sees which key, the
-// dropout of probabilities, and the copies of tiles between global and shared memory.
+// Shared by the CUDA kernels of attention: tiles of scores, the dropout of probabilities, and the
+// copies of tiles between global and shared memory.
 //
+//     attention_call.cuh     the arrays of a call, and which query sees which key
 //     attention_forward.cu   a block has some queries and iterates over the keys
 //     attention_backward.cu  a block has some keys (for dk and dv) or some queries (for dq) and
 //                            iterates over the others
 //     attention_few.cuh      very few queries, as in decoding: the keys are divided among blocks
+//     attention_bias.cuh     the gradient of the bias: a block has a tile of it
+//
+// What few calls have - a cap of scores, slopes, a bias, packed sequences - is computed by kernels
+// of their own (kMore), so that the others keep their registers.
 //
 // All follow FlashAttention-2 (Dao 2023): scores stay in registers and are recomputed by the
 // backward pass. There are no atomics: every sum is computed by one thread or in a fixed order.
@@ -17,15 +22,9 @@
 
 #include "core/mma.cuh"
 #include "core/team.cuh"
-#include "ops/attention/attention.h"
-#include "random/philox.h"
+#include "ops/attention/attention_call.cuh"
 
 namespace byhand {
-
-constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
-constexpr int kMostDepth = 128;                       // dimensions of a head
-constexpr int kWarps = 4, kThreads = kWarps * kWarp;  // of every kernel's blocks
-constexpr int kSharedOfTwo = 81 * 1024;  // bytes, besides the reserved KiB of each block
 
 // 2^x for results stored as T, as exp_for.
 template <class T>
@@ -36,150 +35,6 @@ BYHAND_DEVICE float exp2_for(float x) {
         return exp2f(x);
     }
 }
-
-// One head of a (B, T, H, D) array: each row has D adjacent elements.
-template <class T>
-struct Rows {
-    T* data;
-    int64_t stride;
-
-    BYHAND_DEVICE T* row(int64_t i) const { return data + i * stride; }
-};
-
-template <class T>
-struct Heads {
-    T* data = nullptr;
-    int64_t batch = 0, row = 0, head = 0;  // strides
-
-    Heads() = default;
-    explicit Heads(const Writable& a) : Heads(a, a.as<std::remove_const_t<T>>()) {}
-    explicit Heads(const ReadOnly& a) : Heads(a, a.as<std::remove_const_t<T>>()) {}
-
-    BYHAND_DEVICE Rows<T> of(int64_t b, int64_t h) const {
-        return {data + b * batch + h * head, row};
-    }
-    // True if all rows can be read 16 bytes at a time.
-    bool packed() const {
-        return packable<std::remove_const_t<T>>(batch, data) && row % kPack<T> == 0 &&
-               head % kPack<T> == 0;
-    }
-
-  private:
-    Heads(const Array& a, T* data)
-        : data(data), batch(a.stride[0]), row(a.stride[1]), head(a.stride[2]) {}
-};
-
-// The arguments of a call, except the tensors that it writes.
-template <class T>
-struct Attention {
-    Heads<const T> q, k, v;
-    int B, queries, keys, H, G, D;
-    int64_t heads;  // of all batch entries together
-    int group;      // query heads per head of keys
-    const bool* mask;
-    int64_t mask_stride[4];
-    const int64_t* lengths;
-    float scale, exponent;  // p = 2^(exponent * |q k| - ...); negative: by the sign of scale
-    bool negative, causal;
-    int window;
-    DropoutRule rule;
-    std::uint64_t seed;
-    Offset offset;
-    bool packed;
-
-    Attention(const StridedIn& q, const StridedIn& k, const StridedIn& v,
-              const Maybe<StridedIn>& mask, const Maybe<In>& lengths, double scale, bool causal,
-              int64_t window, double dropout, std::uint64_t seed, Offset offset)
-        : q(q),
-          k(k),
-          v(v),
-          B(checked("attention", "batch entries", q.shape[0])),
-          queries(checked("attention", "queries", q.shape[1])),
-          keys(checked("attention", "keys", k.shape[1])),
-          H(checked("attention", "heads", q.shape[2])),
-          G(checked("attention", "heads", k.shape[2])),
-          D(checked("attention", "dimensions", q.shape[3])),
-          heads(q.shape[0] * q.shape[2]),
-          group(G == 0 ? 1 : H / G),
-          mask(mask.as<bool>()),
-          lengths(lengths.as<int64_t>()),
-          scale(static_cast<float>(scale)),
-          // Not 0, because 0 times the score of an unseen key, -inf, would be NaN.
-          exponent(static_cast<float>(std::max(std::abs(scale) * 1.4426950408889634, 1e-37))),
-          negative(scale < 0),
-          causal(causal),
-          window(static_cast<int>(std::min(window, kMostAsInt))),
-          rule(dropout),
-          seed(seed),
-          offset(offset),
-          packed(D % kPack<T> == 0 && this->q.packed() && this->k.packed() && this->v.packed()) {
-        if (q.shape[3] > kMostDepth) {
-            throw std::invalid_argument("attention: the CUDA kernels take heads of at most " +
-                                        std::to_string(kMostDepth) + " dimensions, got " +
-                                        std::to_string(q.shape[3]));
-        }
-        for (int i = 0; i < 4; ++i) mask_stride[i] = mask.stride[i];
-    }
-
-    // The number of keys of a batch entry.
-    BYHAND_DEVICE int keys_of(int b) const {
-        if (lengths == nullptr) return keys;
-        return static_cast<int>(max(int64_t{0}, min(int64_t{keys}, lengths[b])));
-    }
-};
-
-struct Span {
-    int first, end;
-};
-
-// Which keys the queries of one head see.
-template <class T>
-struct Sight {
-    const Attention<T>& a;
-    int keys, diagonal;  // query i is at the position of key i + diagonal
-    const bool* mask;
-
-    BYHAND_DEVICE Sight(const Attention<T>& a, int b, int h)
-        : a(a),
-          keys(a.keys_of(b)),
-          diagonal(a.keys - a.queries),
-          mask(a.mask == nullptr ? nullptr : a.mask + b * a.mask_stride[0] + h * a.mask_stride[1]) {
-    }
-
-    BYHAND_DEVICE bool seen(int i, int j) const {
-        const int ahead = j - (i + diagonal);
-        bool seen = i < a.queries && j < keys && (!a.causal || ahead <= 0);
-        if (a.window > 0) seen = seen && ahead < a.window && -ahead < a.window;
-        if (mask != nullptr && seen) seen = mask[i * a.mask_stride[2] + j * a.mask_stride[3]];
-        return seen;
-    }
-    // Whether all of these queries see all of these keys.
-    BYHAND_DEVICE bool all_seen(int i, int queries, int j, int many) const {
-        const int last = j + many - 1 - (i + diagonal), first = j - (i + queries - 1 + diagonal);
-        bool all = i + queries <= a.queries && j + many <= keys && (!a.causal || last <= 0);
-        if (a.window > 0) all = all && last < a.window && -first < a.window;
-        return all && mask == nullptr;
-    }
-    // The keys that some of the queries may see, and the queries that may see some of the keys.
-    BYHAND_DEVICE Span keys_of(int i, int end) const {
-        Span span = {0, keys};
-        if (a.window > 0) {
-            span.first = max(0, i + diagonal - a.window + 1);
-            span.end = min(span.end, end - 1 + diagonal + a.window);
-        }
-        if (a.causal) span.end = min(span.end, end + diagonal);
-        return span;
-    }
-    BYHAND_DEVICE Span queries_of(int j, int end) const {
-        Span span = {0, j < keys ? a.queries : 0};
-        if (a.window > 0) {
-            span.first = max(0, j - diagonal - a.window + 1);
-            span.end = min(span.end, end - 1 - diagonal + a.window);
-        }
-        if (a.causal) span.first = max(span.first, j - diagonal);
-        return span;
-    }
-};
 
 // --- A tile of scores ---------------------------------------------------------------------------
 //
@@ -212,8 +67,8 @@ BYHAND_DEVICE int known_here_only(int row0) {
 
 // Sets one bit for each of a lane's scores: whether its key is seen. Returns false if no score of
 // the warp is.
-template <bool kQueryRows, int kN, int kM, class T>
-BYHAND_DEVICE bool look(unsigned (&seen)[kM], const Sight<T>& sight, int row0, int col0) {
+template <bool kQueryRows, int kN, int kM, class T, bool kMore>
+BYHAND_DEVICE bool look(unsigned (&seen)[kM], const Sight<T, kMore>& sight, int row0, int col0) {
     static_assert(4 * kN <= 32);
     row0 = known_here_only(row0);
 #pragma unroll
@@ -250,6 +105,39 @@ BYHAND_DEVICE void hide(Sums (&s)[kM][kN], const unsigned (&seen)[kM]) {
 template <int kM, int kN>
 BYHAND_DEVICE void negate(Sums (&s)[kM][kN]) {
     for_sums(s, [&](int m, int n, int i) { s[m][n][i] = -s[m][n][i]; });
+}
+
+// cap tanh(s / cap) (Gemma 2, 2024) and the derivative.
+BYHAND_DEVICE float capped(float s, float cap) { return cap * tanhf(s / cap); }
+BYHAND_DEVICE float cap_derivative(float s, float cap) {
+    const float y = tanhf(s / cap);
+    return (1.0f - y) * (1.0f + y);
+}
+
+// The score of one key from q k: the scale, the cap, the slope (Press et al. 2022) and the bias.
+template <class T>
+BYHAND_DEVICE float adjusted(float s, const Attention<T>& a, int b, int h, int query, int key) {
+    s *= a.scale;
+    if (a.softcap > 0.0f) s = capped(s, a.softcap);
+    if (a.slopes != nullptr) {
+        const int ahead = key - (query + a.keys - a.queries);
+        s = fmaf(a.slopes[h], static_cast<float>(ahead), s);
+    }
+    if (a.bias != nullptr && query < a.queries && key < a.keys) {
+        s += to_float(a.bias[b * a.bias_stride[0] + h * a.bias_stride[1] +
+                             query * a.bias_stride[2] + key * a.bias_stride[3]]);
+    }
+    return s;
+}
+
+template <bool kQueryRows, int kM, int kN, class T>
+BYHAND_DEVICE void adjust(Sums (&s)[kM][kN], const Attention<T>& a, int b, int h, int row0,
+                          int col0) {
+    if (!a.adjusts) return;
+    row0 = known_here_only(row0);
+    for_scores<kQueryRows, kM, kN>(row0, col0, [&](int m, int n, int i, int query, int key) {
+        s[m][n][i] = adjusted(s[m][n][i], a, b, h, query, key);
+    });
 }
 
 // The 16 random bits of a key, from the group of eight keys that lane `from` has drawn. All lanes

@@ -1,4 +1,4 @@
-#include "ops/attention/attention.cuh"
+#include "ops/attention/attention_bias.cuh"
 
 namespace byhand {
 namespace {
@@ -11,13 +11,13 @@ namespace {
 //     of queries    q, do   k, v      f(q kT)   do vT     dq += ds k
 //
 // In this form p and ds are left factors in the register layout in which they were computed.
-template <class T, int kCols, bool kOfKeys>
+template <class T, int kCols, bool kOfKeys, bool kMore>
 struct Backward {
     static constexpr bool kHalf = std::is_same_v<T, bf16>;
-    static constexpr int kM = kHalf && kCols <= (kOfKeys ? 64 : 96) ? 2 : 1;
+    static constexpr int kM = kHalf && kCols <= (kOfKeys ? 64 : 96) && !kMore ? 2 : 1;
     static constexpr int kRows = 16 * kM * kWarps;  // of a block
     static constexpr int kWalked =                  // columns of a tile
-        kOfKeys && (kM == 2 || (!kHalf && kCols == 64)) ? 16 : 32;
+        kOfKeys && (kMore || kM == 2 || (!kHalf && kCols == 64)) ? 16 : 32;
     using Tile = SharedTile<T, kCols>;
     // The two row tiles, two stages of the two column tiles, and lse and delta of those.
     static constexpr int kTiles = Tile::size(2 * kRows + 4 * kWalked) * static_cast<int>(sizeof(T));
@@ -26,31 +26,11 @@ struct Backward {
                   "only this case has one block per multiprocessor");
 };
 
-template <class T>
-struct Gradients {
-    Heads<T> dq, dk, dv;
-    Rows<const T> dout;  // the heads of a batch entry one after the other
-    const float *lse, *delta;
-    bool packed;
-};
-
-// delta = rowsum(do * o), and the log-sum-exp to base 2, of one query. For a query that sees no key
-// or does not exist, the probability of every key is 2^(s - inf) = 0.
-struct RowStatistics {
-    float lse, delta;
-
-    template <class T>
-    BYHAND_DEVICE static RowStatistics of(const Gradients<T>& g, int64_t row, bool here) {
-        if (!here || g.lse[row] == -infinity()) return {infinity(), 0.0f};
-        return {g.lse[row] * kLog2e, g.delta[row]};
-    }
-};
-
-template <class T, int kCols, bool kOfKeys>
+template <class T, int kCols, bool kOfKeys, bool kMore>
 __global__ void __launch_bounds__(kThreads, 1)
     attention_backward_tiles(const __grid_constant__ Attention<T> a,
                              const __grid_constant__ Gradients<T> g) {
-    using F = Backward<T, kCols, kOfKeys>;
+    using F = Backward<T, kCols, kOfKeys, kMore>;
     constexpr int kM = F::kM, kN = F::kWalked / 8, kO = kCols / 8, kWalked = F::kWalked;
     BYHAND_DYNAMIC_SHARED(bytes);
     const typename F::Tile rows{reinterpret_cast<T*>(bytes)};
@@ -73,7 +53,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     };
 
     const int stop = min(start + F::kRows, length);
-    const Sight<T> any(a, b, kOfKeys ? own * a.group : own);
+    const Sight<T, kMore> any(a, b, kOfKeys ? own * a.group : own);
     const Span span = kOfKeys ? any.queries_of(start, stop) : any.keys_of(start, stop);
     const int first = span.first / kWalked * kWalked;
     const int walks = span.end > first ? (span.end - first + kWalked - 1) / kWalked : 0;
@@ -124,7 +104,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         copy_async_commit();
         const int stage = round % 2;
         const int col0 = column(round), bh = b * a.H + head(round);
-        const Sight<T> sight(a, b, head(round));
+        const Sight<T, kMore> sight(a, b, head(round));
         const bool whole = kOfKeys ? sight.all_seen(col0, kWalked, row0, 16 * kM)
                                    : sight.all_seen(row0, 16 * kM, col0, kWalked);
         unsigned seen[kM];
@@ -138,6 +118,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         product_transposed(p, first_of(stage),
                            [&](int m, int depth) { return left_of(mine, 16 * m, depth); });
         if (a.negative) negate(p);
+        if constexpr (kMore) adjust<!kOfKeys>(p, a, b, head(round), row0, col0);
         if (!whole) hide(p, seen);
         product_transposed(dp, second_of(stage),
                            [&](int m, int depth) { return left_of(mine2, 16 * m, depth); });
@@ -158,6 +139,13 @@ __global__ void __launch_bounds__(kThreads, 1)
             });
         }
         if constexpr (kOfKeys) add_product(dv, p, second_of(stage));
+        if (kMore && a.softcap > 0.0f) {  // p has been used: its registers hold q k again
+            product_transposed(p, first_of(stage),
+                               [&](int m, int depth) { return left_of(mine, 16 * m, depth); });
+            for_sums(p, [&](int m, int n, int i) {
+                dp[m][n][i] *= cap_derivative(a.scale * p[m][n][i], a.softcap);
+            });
+        }
         add_product(d, dp, first_of(stage));
     }
     copy_async_wait<0>();
@@ -203,33 +191,40 @@ void backward(const Attention<T>& a, const Gradients<T>& g, const Out& work, con
                work.as<float>(), from, out, rows, a.queries, a.H, a.D);
     }
     for_depth<T>(a.D, [&](auto cols) {
-        const auto run = [&](auto of_keys, int heads, int length) {
-            using F = Backward<T, cols(), of_keys()>;
+        const auto run = [&](auto of_keys, auto more, int heads, int length) {
+            using F = Backward<T, cols(), of_keys(), more()>;
             const int64_t blocks = int64_t{a.B} * heads * ((length + F::kRows - 1) / F::kRows);
             if (blocks == 0) return;
-            launch_shared(name, attention_backward_tiles<T, cols(), of_keys()>,
+            launch_shared(name, attention_backward_tiles<T, cols(), of_keys(), more()>,
                           dim3(blocks_for(blocks, 1)), dim3(kThreads), F::kShared, stream, a, g);
         };
-        run(std::true_type{}, a.G, a.keys);
-        run(std::false_type{}, a.H, a.queries);
+        const auto both = [&](auto more) {
+            run(std::true_type{}, more, a.G, a.keys);
+            run(std::false_type{}, more, a.H, a.queries);
+        };
+        a.more() ? both(std::true_type{}) : both(std::false_type{});
     });
 }
 
 }  // namespace
 
-void attention_backward(StridedOut dq, StridedOut dk, StridedOut dv, Out work, In do_, StridedIn q,
-                        StridedIn k, StridedIn v, In o, In lse, Maybe<StridedIn> mask,
-                        Maybe<In> lengths, double scale, bool causal, int64_t window,
-                        double dropout, std::uint64_t seed, Offset offset, Stream stream) {
+void attention_backward(StridedOut dq, StridedOut dk, StridedOut dv, Maybe<Out> dbias, Out work,
+                        In do_, StridedIn q, StridedIn k, StridedIn v, In o, In lse,
+                        Maybe<StridedIn> mask, Maybe<In> lengths, Maybe<In> slopes,
+                        Maybe<StridedIn> bias, Maybe<In> sequences, double scale, bool causal,
+                        int64_t window, double softcap, double dropout, std::uint64_t seed,
+                        Offset offset, Stream stream) {
     for_storage(q, [&](auto zero) {
         using T = decltype(zero);
-        Attention<T> a(q, k, v, mask, lengths, scale, causal, window, dropout, seed, offset);
+        Attention<T> a(q, k, v, mask, lengths, slopes, bias, sequences, scale, causal, window,
+                       softcap, dropout, seed, offset);
         Gradients<T> g{
             Heads<T>(dq),    Heads<T>(dk),     Heads<T>(dv), {do_.as<T>(), int64_t{a.H} * a.D},
             lse.as<float>(), work.as<float>(), false};
         a.packed = a.packed && packable<T>(a.D, g.dout.data);
         g.packed = a.D % kPack<T> == 0 && g.dq.packed() && g.dk.packed() && g.dv.packed();
         backward(a, g, work, o, stream);
+        if (dbias) bias_gradient(a, g, dbias, stream);
     });
 }
 

@@ -56,7 +56,7 @@ struct Part {
 
 // A block processes one piece of the keys and kRows of the rows that share them: the queries of the
 // heads of one group. A lane has kPacks packs of kPackSize elements of every row.
-template <class T, int kPackSize, int kPacks, int kRows>
+template <class T, int kPackSize, int kPacks, int kRows, bool kMore>
 __global__ void __launch_bounds__(kThreads, 1)
     attention_few_pieces(const __grid_constant__ Attention<T> a, float* work, int pieces) {
     constexpr int N = kPackSize * kPacks;
@@ -93,7 +93,9 @@ __global__ void __launch_bounds__(kThreads, 1)
         read(words, a.q.of(b, head(r)).row(query(r)), true);
         values(q[r], words);
 #pragma unroll
-        for (int d = 0; d < N; ++d) q[r][d] *= a.negative ? -a.exponent : a.exponent;
+        for (int d = 0; d < N; ++d) {
+            if (!kMore || !a.adjusts) q[r][d] *= a.negative ? -a.exponent : a.exponent;
+        }
     }
 
     const Rows<const T> keys = a.k.of(b, g), vals = a.v.of(b, g);
@@ -112,7 +114,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
-            const Sight<T> sight(a, b, head(r));
+            const Sight<T, kMore> sight(a, b, head(r));
             float s[kAhead], highest = part[r].top;
 #pragma unroll
             for (int u = 0; u < kAhead; ++u) {
@@ -122,6 +124,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
                 for (int d = 0; d < N; ++d) s[u] = fmaf(q[r][d], x[d], s[u]);
                 s[u] = reduce_warp<kLanes>(s[u], Add{});
+                if (kMore && a.adjusts) {
+                    s[u] = kLog2e * adjusted(s[u], a, b, head(r), query(r), key(u));
+                }
                 if (!sight.seen(query(r), key(u))) s[u] = -infinity();
                 highest = fmaxf(highest, s[u]);
             }
@@ -210,17 +215,20 @@ void share_out(const char* name, const Attention<T>& a, float* work, int pieces,
     const int64_t rows = int64_t{a.queries} * a.group;
     const int64_t blocks = int64_t{a.B} * a.G * pieces;
     if (blocks == 0) return;
-    const auto run = [&](auto each) {
-        launch(name, attention_few_pieces<T, kPackSize, kPacks, each()>,
+    const auto run = [&](auto each, auto more) {
+        launch(name, attention_few_pieces<T, kPackSize, kPacks, each(), more()>,
                dim3(blocks_for(blocks * ((rows + each() - 1) / each()), 1)), dim3(kThreads), stream,
                a, work, pieces);
     };
-    if (rows == 1) {
-        run(std::integral_constant<int, 1>{});
-    } else {
-        run(std::integral_constant<int,
-                                   kPackSize * kPacks <= 8 ? 4 : 2>{});  // limited by registers
-    }
+    const auto of_rows = [&](auto more) {
+        if (rows == 1) {
+            run(std::integral_constant<int, 1>{}, more);
+        } else {
+            constexpr int kEach = kPackSize * kPacks <= 8 ? 4 : 2;  // limited by registers
+            run(std::integral_constant<int, kEach>{}, more);
+        }
+    };
+    a.more() ? of_rows(std::true_type{}) : of_rows(std::false_type{});
 }
 
 template <class T>

@@ -6,11 +6,11 @@ namespace {
 
 // A warp processes 16 kM queries, kKeys keys at a time. Its registers hold o, the scores and, if
 // they fit, the queries.
-template <class T, int kCols>
+template <class T, int kCols, bool kMore>
 struct Forward {
     static constexpr bool kHalf = std::is_same_v<T, bf16>;
-    static constexpr int kM = kHalf && kCols <= 80 ? 2 : 1;
-    static constexpr int kKeys = kM == 1 && kCols <= (kHalf ? 96 : 64) ? 64 : 32;
+    static constexpr int kM = kHalf && kCols <= 80 && !kMore ? 2 : 1;
+    static constexpr int kKeys = kM == 1 && kCols <= (kHalf ? 96 : 64) && !kMore ? 64 : 32;
     static constexpr bool kKeepQueries = kHalf && kM == 1;
     static constexpr int kQueries = 16 * kM * kWarps;
     using Tile = SharedTile<T, kCols>;
@@ -61,11 +61,11 @@ struct RunningSoftmax {
     }
 };
 
-template <class T, int kCols>
+template <class T, int kCols, bool kMore>
 __global__ void __launch_bounds__(kThreads, 1)
     attention_forward_tiles(const __grid_constant__ Attention<T> a, Rows<T> o, bool o_packed,
                             float* lse) {
-    using F = Forward<T, kCols>;
+    using F = Forward<T, kCols, kMore>;
     constexpr int kM = F::kM, kN = F::kKeys / 8, kO = kCols / 8;
     BYHAND_DYNAMIC_SHARED(bytes);
     const typename F::Tile queries{reinterpret_cast<T*>(bytes)};
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int i0 = (blocks - 1 - block % blocks) * F::kQueries;
     const int row0 = i0 + 16 * kM * warp_id();  // of the warp
     const Rows<const T> q = a.q.of(b, h), k = a.k.of(b, group), v = a.v.of(b, group);
-    const Sight<T> sight(a, b, h);
+    const Sight<T, kMore> sight(a, b, h);
     const Span span = sight.keys_of(i0, min(i0 + F::kQueries, a.queries));
     const auto mine = queries.from(16 * kM * warp_id());
 
@@ -124,6 +124,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         if (!some) continue;
 
         if (a.negative) negate(s);
+        if constexpr (kMore) adjust<true>(s, a, b, h, row0, j0);
         if (!whole) hide(s, seen);
         float shrink[kM][2];
 #pragma unroll
@@ -169,23 +170,28 @@ void forward(const Out& o, const Out& lse, const Out& work, const Attention<T>& 
         return forward_few(name, a, rows, lse.as<float>(), work, stream);
     }
     for_depth<T>(a.D, [&](auto cols) {
-        using F = Forward<T, cols()>;
-        const int64_t blocks = (a.queries + F::kQueries - 1) / F::kQueries;
-        launch_shared(name, attention_forward_tiles<T, cols()>,
-                      dim3(blocks_for(a.heads * blocks, 1)), dim3(kThreads), F::kShared, stream, a,
-                      rows, packable<T>(a.D, rows.data), lse.as<float>());
+        const auto run = [&](auto more) {
+            using F = Forward<T, cols(), more()>;
+            const int64_t blocks = (a.queries + F::kQueries - 1) / F::kQueries;
+            launch_shared(name, attention_forward_tiles<T, cols(), more()>,
+                          dim3(blocks_for(a.heads * blocks, 1)), dim3(kThreads), F::kShared, stream,
+                          a, rows, packable<T>(a.D, rows.data), lse.as<float>());
+        };
+        a.more() ? run(std::true_type{}) : run(std::false_type{});
     });
 }
 
 }  // namespace
 
 void attention_forward(Out o, Out lse, Out work, StridedIn q, StridedIn k, StridedIn v,
-                       Maybe<StridedIn> mask, Maybe<In> lengths, double scale, bool causal,
-                       int64_t window, double dropout, std::uint64_t seed, Offset offset,
-                       Stream stream) {
+                       Maybe<StridedIn> mask, Maybe<In> lengths, Maybe<In> slopes,
+                       Maybe<StridedIn> bias, Maybe<In> sequences, double scale, bool causal,
+                       int64_t window, double softcap, double dropout, std::uint64_t seed,
+                       Offset offset, Stream stream) {
     for_storage(q, [&](auto zero) {
         using T = decltype(zero);
-        const Attention<T> a(q, k, v, mask, lengths, scale, causal, window, dropout, seed, offset);
+        const Attention<T> a(q, k, v, mask, lengths, slopes, bias, sequences, scale, causal, window,
+                             softcap, dropout, seed, offset);
         forward(o, lse, work, a, stream);
     });
 }

@@ -33,6 +33,7 @@ from byhand.nn.module import Module
 from byhand.nn.norm import LayerNorm, RMSNorm
 from byhand.nn.parameter import Buffer, Parameter
 from byhand.nn.passes import PilingUp
+from byhand.nn.patterns import alibi_slopes, block_sparse_mask, local_global_mask
 from byhand.nn.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
 from byhand.nn.random import Generator
 from byhand.nn.sequential import Sequential
@@ -75,5 +76,8 @@ __all__ = [
     "Step",
     "Storage",
     "Tanh",
+    "alibi_slopes",
+    "block_sparse_mask",
     "init",
+    "local_global_mask",
 ]

@@ -12,6 +12,8 @@ from byhand.nn.init import Init
 from byhand.nn.linear import Linear
 from byhand.nn.module import Module
 from byhand.nn.norm import RMSNorm
+from byhand.nn.parameter import Buffer
+from byhand.nn.patterns import alibi_slopes
 from byhand.nn.positions import RotaryPositions
 from byhand.nn.protocol import (
     Again,
@@ -35,6 +37,10 @@ def _check_positions(positions: Any, head_dim: int) -> None:
             f"MultiHeadAttention: positions are for heads of {positions.head_dim}, and the heads "
             f"have {head_dim}"
         )
+
+
+def _slopes(rng: Any, shape: tuple[int, ...]) -> Any:
+    return alibi_slopes(*shape)
 
 
 def _contiguous(a: Array) -> Array:
@@ -65,12 +71,19 @@ class MultiHeadAttention(Module):
         qk_norm: the eps of an `RMSNorm` of each head's queries and keys, before they are rotated
             (Henry et al., 2020, "Query-key normalization"; Qwen3); None: there is none.
         window: a position attends to those less than this far away (Beltagy et al., 2020).
+        alibi: scores fall with the distance of the key, by `alibi_slopes` (Press et al., 2022).
+        softcap: scores s become softcap tanh(s / softcap) (Gemma 2, 2024); None: they do not.
         residual_dropout: the probability of zeroing an element of the result, before ``add``.
 
     Call options: ``lengths`` (B,) int64, how many keys each batch entry has; ``mask``, bool,
     broadcastable to (B, H, T, S), True where a key may be attended to; ``cache`` for decoding,
-    without a memory.
-    ``backward(dy)`` returns the gradient of x, or with a memory the pair (dx, dmemory).
+    without a memory; ``score_bias`` (B or 1, H or 1, T, S), added to the scores (Raffel et al.,
+    "T5", 2020); ``sequences`` (B, T) int64, the number of each position's sequence where several
+    are packed in a row, never decreasing: a position attends to its own only.
+    ``return_weights=True`` returns (y, weights): the attention probabilities (B, H, T, S) before
+    dropout, a numpy array to be read.
+    ``backward(dy)`` returns the gradient of x, with a memory (dx, dmemory), and with a score_bias
+    its gradient after these.
 
     Raises ValueError unless num_heads divides dim or head_dim is given, num_kv_heads divides
     num_heads and 0 <= dropout < 1.
@@ -90,6 +103,8 @@ class MultiHeadAttention(Module):
         qk_norm: float | None = None,
         project_bias: bool | None = None,
         window: int | None = None,
+        alibi: bool = False,
+        softcap: float | None = None,
         residual_dropout: float = 0.0,
         weight_init: Init | None = None,
         project_init: Init | None = None,
@@ -115,7 +130,10 @@ class MultiHeadAttention(Module):
             raise check.wrong_value("MultiHeadAttention", "window", "at least 1", window)
         self.dim, self.head_dim = dim, head_dim
         self.num_heads, self.num_kv_heads = num_heads, kv_heads
-        self.causal, self.window = causal, window
+        if softcap is not None:
+            check.positive("MultiHeadAttention", "softcap", softcap)
+        self.causal, self.window, self.softcap = causal, window, softcap
+        self.slopes = Buffer((num_heads,), _slopes, persistent=False) if alibi else None
         self.p = dropout
         width = (num_heads + 2 * kv_heads) * head_dim
         self.qkv = Linear(dim, width, bias, weight_init=weight_init, bias_init=bias_init)
@@ -141,8 +159,18 @@ class MultiHeadAttention(Module):
         add: Array | None = None,
         again: Again = None,
         cache: KeyValueCache | None = None,
-    ) -> Array:
+        score_bias: Array | None = None,
+        sequences: Array | None = None,
+        return_weights: bool = False,
+    ) -> Any:
         self._check_inputs(x, memory)
+        if sequences is not None and (memory is not None or cache is not None):
+            raise ValueError(
+                "MultiHeadAttention: sequences are for self-attention without a cache, not for a "
+                f"{'memory' if cache is None else 'cache'}"
+            )
+        if memory is not None and self.slopes is not None:
+            raise ValueError("MultiHeadAttention: alibi is for self-attention, not for a memory")
         if memory is not None and cache is not None:
             raise ValueError("MultiHeadAttention: a cache is for self-attention, not for a memory")
         if memory is not None and self.positions is not None:
@@ -164,16 +192,28 @@ class MultiHeadAttention(Module):
         if self.training and self.p > 0:
             dropout = (self.p, *self.generator.next())
         if self._saving:
-            mask, lengths = own_copy(mask), own_copy(lengths)
+            mask, lengths, sequences = own_copy(mask), own_copy(lengths), own_copy(sequences)
         o, saved = attention.forward(
-            q, k, v, mask, None, self.causal, *dropout, lengths=lengths, window=self.window
+            q,
+            k,
+            v,
+            mask,
+            None,
+            self.causal,
+            *dropout,
+            lengths=lengths,
+            window=self.window,
+            slopes=None if self.slopes is None else self.slopes.value,
+            bias=score_bias,
+            softcap=self.softcap,
+            sequences=sequences,
         )
         dropped = self.dropout.active
-        self.push((saved, memory is not None, dropped))
-        o = o.reshape(B, T, H * D)
+        self.push((saved, memory is not None, score_bias is not None, dropped))
+        y = self.project(o.reshape(B, T, H * D), None if dropped else add)
         if dropped:
-            return self.dropout(self.project(o), add)
-        return self.project(o, add)
+            y = self.dropout(y, add)
+        return (y, attention.weights(saved)) if return_weights else y
 
     def flops(
         self, x: tuple[int, ...], memory: tuple[int, ...] | None = None, *shapes: Any
@@ -192,7 +232,7 @@ class MultiHeadAttention(Module):
         return products + projected, 2 * products + back
 
     def backward(self, dy: Array) -> Any:
-        saved, crossed, dropped = self.pop()
+        saved, crossed, biased, dropped = self.pop()
         B, T, _ = dy.shape
         H, G, D = self.num_heads, self.num_kv_heads, self.head_dim
         do = self.project.backward(self.dropout.backward(dy) if dropped else dy)
@@ -200,16 +240,18 @@ class MultiHeadAttention(Module):
         if not crossed:
             dqkv = backend.empty((B, T, H + 2 * G, D), dy)
             dq, dk, dv = dqkv[:, :, :H], dqkv[:, :, H : H + G], dqkv[:, :, H + G :]
-            attention.backward(do, saved, out=(dq, dk, dv))
+            _, _, _, *dbias = attention.backward(do, saved, (dq, dk, dv), biased)
             self._backward_placed(dq, dk, dqkv)
-            return self.qkv.backward(dqkv.reshape(B, T, -1))
+            dx = self.qkv.backward(dqkv.reshape(B, T, -1))
+            return (dx, *dbias) if biased else dx
         dq, dkv = (
             backend.empty((B, T, H, D), dy),
             backend.empty((B, saved[1].shape[1], 2 * G, D), dy),
         )
-        attention.backward(do, saved, out=(dq, dkv[:, :, :G], dkv[:, :, G:]))
+        parts = dq, dkv[:, :, :G], dkv[:, :, G:]
+        _, _, _, *dbias = attention.backward(do, saved, parts, biased)
         self._backward_placed(dq, dkv[:, :, :G], None)
-        return self._backward_both(dq, dkv)
+        return (*self._backward_both(dq, dkv), *dbias)
 
     def _check_inputs(self, x: Array, memory: Array | None) -> None:
         dim = self.dim
