@@ -45,7 +45,7 @@ void bind_operations(Registry& registry) {
     KERNEL(cross_entropy_gradient,
            "loss count lse logits dloss targets ignore_index smoothing mean");
     OP(dropout, "y x add p seed offset", "dx dy p seed offset");
-    OP(embedding, "y w ids add", "dw work dy ids");
+    OP(embedding, "y w ids add scale", "dw work dy ids scale");
     OP(gelu_ffn, "y pre h x w1 b1 w2 b2 add tanh bf16",
        "dx h dpre dw1 db1 dw2 db2 dy x pre w1 w2 tanh bf16");
     KERNEL(grad_norm, "norm work g");
@@ -67,6 +67,8 @@ void bind_operations(Registry& registry) {
     KERNEL(sgd_step,
            "w m copy t work g norm lr weight_decay l1 l2 bounds momentum nesterov max_norm");
     OP(softmax, "y x mask scale causal", "dx dy y scale");
+    OP(swiglu_ffn, "y gate up h x w1 b1 w3 b3 w2 b2 add function bf16",
+       "dx h dgate dup dw1 db1 dw3 db3 dw2 db2 dy x gate up w1 w3 w2 function bf16");
     OP(weighted_cross_entropy,
        "loss total losses lse mass logits targets probabilities weight ignore_index smoothing mean "
        "normalise",

@@ -123,14 +123,14 @@ def writes_between_strided_rows(*arguments: Any) -> None:
         writable(dq, dq.shape[-1] + 1)[-1] = 0
 
 
-def adds_by_thread(dw: Any, work: Any, dy: Any, ids: Any) -> None:
+def adds_by_thread(dw: Any, work: Any, dy: Any, ids: Any, scale: float) -> None:
     if dw is not None:
         threads = backend.get_num_threads()
         for part in range(threads):
             np.add.at(dw, ids.reshape(-1)[part::threads], dy.reshape(ids.size, -1)[part::threads])
 
 
-def adds_in_any_order(dw: Any, work: Any, dy: Any, ids: Any) -> None:
+def adds_in_any_order(dw: Any, work: Any, dy: Any, ids: Any, scale: float) -> None:
     if dw is not None:
         order = np.random.default_rng().permutation(ids.size)
         np.add.at(dw, ids.reshape(-1)[order], dy.reshape(ids.size, dw.shape[1])[order])

@@ -54,8 +54,15 @@ def calls(m: Maker, R: int, V: int, C: int) -> Iterator[gpu_case.Case]:
         g, i = torch_normal(m.dtype, R, C), rows()
         return lambda: torch.ops.aten.embedding_dense_backward(g, i, V, -1, False)
 
-    yield m.case("embedding_forward", {"y": to, "w": w, "ids": ids}, dy.shape, forward, R=R, C=C)
-    arguments = {"dw": dw, "work": work, "dy": dy, "ids": ids}
+    yield m.case(
+        "embedding_forward",
+        {"y": to, "w": w, "ids": ids, "scale": 1.0},
+        dy.shape,
+        forward,
+        R=R,
+        C=C,
+    )
+    arguments = {"dw": dw, "work": work, "dy": dy, "ids": ids, "scale": 1.0}
     yield m.case("embedding_backward", arguments, dy.shape, backward, R=R, C=C)
 
 

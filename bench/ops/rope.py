@@ -25,7 +25,14 @@ def by_torch(x: Any, cos: Any, sin: Any) -> Any:
     return x * cos + torch.cat((-b, a), -1) * sin
 
 
+def interleaved_by_torch(x: Any, cos: Any, sin: Any) -> Any:
+    """The formula of transformers' GPT-J."""
+    turned = torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
+    return x * cos + turned * sin
+
+
 def wide(table: Any) -> Any:
+    """A number for each element, (T, 1, D)."""
     return torch.cat((table, table), -1)[:, None]
 
 
@@ -56,7 +63,7 @@ def in_place(interleaved: bool) -> Callable[..., Case]:
         return Case(
             name,
             lambda: rope.forward(part, cos, sin, interleaved=interleaved, out=part),
-            {} if interleaved else {"torch": lambda: by_torch(theirs, c, s)},
+            {"torch": lambda: (interleaved_by_torch if interleaved else by_torch)(theirs, c, s)},
             **cost("rope_forward", {"B": B, "T": T, "H": 2 * H, "D": D}),
             stream="update",
         )

@@ -7,10 +7,10 @@
 #include <utility>
 
 #include "core/cache.h"
+#include "matmul/gemm_activation.h"
 #include "matmul/gemm_few_rows.h"
 #include "matmul/gemm_kernel.h"
 #include "matmul/gemm_pack.h"
-#include "simd/vecmath.h"
 #include "threads/threads.h"
 
 namespace byhand {
@@ -59,33 +59,9 @@ struct Range {
     std::int64_t begin, end;
 };
 
-template <Vec (*gelu)(Vec), Vec (*derivative)(Vec)>
-void activate(const Problem& p, Range rows, Range cols) {
-    const std::int64_t count = cols.end - cols.begin;
-    for (std::int64_t i = rows.begin; i < rows.end; ++i) {
-        const std::int64_t at = i * p.N + cols.begin;
-        float *const c = p.c + at, *const activated = p.epilogue.activated + at;
-        if (p.epilogue.activation == Epilogue::Activation::gelu) {
-            for (std::int64_t j = 0; j < count; j += Vec::width) {
-                gelu(Vec::load(c + j, count - j)).store(activated + j, count - j);
-            }
-            continue;
-        }
-        const float* const saved = p.epilogue.saved + at;
-        for (std::int64_t j = 0; j < count; j += Vec::width) {
-            const Vec u = Vec::load(saved + j, count - j);
-            gelu(u).store(activated + j, count - j);
-            (Vec::load(c + j, count - j) * derivative(u)).store(c + j, count - j);
-        }
-    }
-}
-
 void finish(const Problem& p, Range rows, Range cols) {
-    if (p.epilogue.activation == Epilogue::Activation::none) return;
-    if (p.epilogue.tanh) {
-        activate<gelu_tanh, gelu_tanh_derivative>(p, rows, cols);
-    } else {
-        activate<gelu_erf, gelu_erf_derivative>(p, rows, cols);
+    for (std::int64_t i = rows.begin; i < rows.end; ++i) {
+        activate(p.c, p.epilogue, i * p.N + cols.begin, cols.end - cols.begin);
     }
 }
 
@@ -129,7 +105,8 @@ class Ahead {
 template <class Operand>
 void multiply_rows(const Problem& p, Range rows, const Block& block, Matrix a, Ahead& ahead) {
     const Range ks = block.ks, cols = block.cols;
-    const bool first = ks.begin == 0, last = ks.end == p.K;
+    const bool first = ks.begin == 0;
+    const bool activates = ks.end == p.K && p.epilogue.activation != Epilogue::Activation::none;
     const auto& kernels =
         a.col_stride == 1 ? kMicroKernels<Operand, false> : kMicroKernels<Operand, true>;
     const std::int64_t count = rows.end - rows.begin;
@@ -148,15 +125,21 @@ void multiply_rows(const Problem& p, Range rows, const Block& block, Matrix a, A
         // The epilogue's terms are added with the first block, so that `add` may be C itself.
         t.bias = first && p.epilogue.bias ? p.epilogue.bias + n : nullptr;
         t.add = !first ? t.c : p.epilogue.add ? p.epilogue.add + at : nullptr;
-        // The tile of C is needed only after K steps, so there is time to prefetch it.
+        // The tile of C is needed only after K steps, so there is time to prefetch it, and what the
+        // activation reads.
         for (std::int64_t i = 0; i < count; ++i) {
-            for (std::int64_t j = 0; j < t.cols; j += 16) __builtin_prefetch(t.c + i * p.N + j, 1);
+            for (std::int64_t j = 0; j < t.cols; j += 16) {
+                __builtin_prefetch(t.c + i * p.N + j, 1);
+                if (!activates) continue;
+                if (p.epilogue.saved) __builtin_prefetch(p.epilogue.saved + at + i * p.N + j);
+                if (p.epilogue.up) __builtin_prefetch(p.epilogue.up + at + i * p.N + j);
+            }
         }
         ahead.fetch();
         const std::int64_t vecs = ceil_div(t.cols, Vec::width);
         kernels[(count - 1) * kPanelVecs + vecs - 1](t);
+        if (activates) finish(p, rows, {n, n + t.cols});
     }
-    if (last) finish(p, rows, cols);
 }
 
 struct Grid {
@@ -316,7 +299,9 @@ void multiply_all(const Problem& p) {
             N, std::max<std::int64_t>(kDotCols, kThreadWork / 4 / std::max<std::int64_t>(1, M * K)),
             [&](std::int64_t begin, std::int64_t end) {
                 gemm_few_rows<Operand>(p.c, p.a, p.b, M, N, K, begin, end, p.epilogue);
-                finish(p, {0, M}, {begin, end});
+                if (p.epilogue.activation != Epilogue::Activation::none) {
+                    finish(p, {0, M}, {begin, end});
+                }
             });
         return;
     }

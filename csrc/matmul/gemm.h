@@ -50,20 +50,26 @@ struct Matrix {
 // A contiguous array of `cols` columns, as it is or transposed.
 inline Matrix row_major(const float* data, std::int64_t cols) { return {data, cols, 1}; }
 
-// What happens to an element after its sum, in this order: + bias, + add, then the activation.
+// What happens to an element after its sum, in this order: + bias, + add, then the activation, with
+// a function f.
 struct Epilogue {
     enum class Activation {
         none,
-        gelu,          // activated = gelu(c); c keeps the pre-activation
-        gelu_backward  // c = c * gelu'(saved), activated = gelu(saved)
+        forward,        // activated = f(c); c keeps the pre-activation
+        backward,       // c = c * f'(saved), activated = f(saved)
+        gated,          // activated = f(saved) * c; c keeps its value
+        gated_backward  // activated = f(saved) * up, dup = c * f(saved), c = c * up * f'(saved)
     };
+    enum class Function { gelu, gelu_tanh, silu };
 
     const float* bias = nullptr;  // (N)
     const float* add = nullptr;   // (M,N); C itself to accumulate into it
     Activation activation = Activation::none;
-    bool tanh = false;             // GELU by its tanh approximation
+    Function function = Function::gelu;
     float* activated = nullptr;    // (M,N)
     const float* saved = nullptr;  // (M,N), the pre-activation
+    const float* up = nullptr;     // (M,N), the factor of f(saved)
+    float* dup = nullptr;          // (M,N), its gradient
 };
 
 // Uses slot 0 of each thread's scratch memory. C is contiguous and overlaps neither A nor B. With

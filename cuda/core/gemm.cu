@@ -81,7 +81,8 @@ void gemm(const char* name, Matrix<Stored<F>> left, Matrix<Stored<F>> right,
     p.M = left.transposed ? p.left.cols : p.left.rows;
     p.K = left.transposed ? p.left.rows : p.left.cols;
     p.N = right.transposed ? p.right.rows : p.right.cols;
-    p.packed = !transposed && packable<T>(p.N, e.c, e.into, e.bias, e.add, e.activated, e.saved);
+    p.packed = !transposed &&
+               packable<T>(p.N, e.c, e.into, e.bias, e.add, e.activated, e.saved, e.up, e.dup);
     if (p.M == 0 || p.N == 0) return;
     // A right factor that is not transposed is adjacent across the depth.
     if (takes_few(p, left.transposed, !right.transposed)) {

@@ -26,23 +26,30 @@ struct Matrix {
 // Where a product is stored, and the operations before that; all arrays but the bias are (M,N).
 template <class T>
 struct Epilogue {
-    enum class Gelu {
+    enum class Activation {
         none,
-        forward,  // c as without GELU; activated = gelu(c), of c as it is stored
-        backward  // c = product * gelu'(saved); activated = gelu(saved)
+        forward,        // c as without it; activated = f(c), of c as it is stored
+        backward,       // c = product * f'(saved); activated = f(saved)
+        gated,          // c as without it; activated = f(saved) * c, of c as it is stored
+        gated_backward  // c = product * up * f'(saved); dup = product * f(saved);
+                        // activated = f(saved) * up
     };
+    enum class Function { gelu, gelu_tanh, silu };
 
     T* c = nullptr;         // = product + bias + add; may be add
     float* into = nullptr;  // instead of c: += product
     const T* bias = nullptr;
     const T* add = nullptr;
-    Gelu gelu = Gelu::none;
-    bool tanh = false;  // GELU by its tanh approximation
+    Activation activation = Activation::none;
+    Function function = Function::gelu;
     T* activated = nullptr;
     const T* saved = nullptr;  // the pre-activation
+    const T* up = nullptr;     // the factor of f(saved)
+    T* dup = nullptr;          // its gradient
 };
 
-// F: float, bf16 or Rounded. A product of two transposed factors has no GELU.
+// F: float, bf16 or Rounded. A forward activation needs a right factor that is transposed, a
+// backward one a right factor that is not, and both a left factor that is not.
 template <class F>
 void gemm(const char* name, Matrix<Stored<F>> left, Matrix<Stored<F>> right,
           const Epilogue<Stored<F>>& epilogue, Stream stream);

@@ -84,11 +84,55 @@ BYHAND_DEVICE void fetch_panel(SharedTile<T, kCols, kGap> to, const Factor<T>& f
     }
 }
 
+template <class T>
+BYHAND_DEVICE Activated function_of(const Epilogue<T>& e, float x) {
+    using Function = typename Epilogue<T>::Function;
+    return e.function == Function::silu ? silu<T>(x)
+                                        : gelu<T>(x, e.function == Function::gelu_tanh);
+}
+
+// Stores the activation of V elements v of c.
+template <class T, int V>
+BYHAND_DEVICE void activate(const Epilogue<T>& e, int64_t at, float (&v)[V]) {
+    const bool gated = e.activation == Epilogue<T>::Activation::gated;
+    float gate[V];
+    if (gated) load(gate, e.saved + at);
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+        const float stored = to_float(from_float<T>(v[j]));
+        v[j] = function_of(e, gated ? gate[j] : stored).value;
+        if (gated) v[j] *= stored;
+    }
+    store(e.activated + at, v);
+}
+
+// Takes V elements v of the product through the activation, whose other results it stores.
+template <class T, int V>
+BYHAND_DEVICE void activate_backward(const Epilogue<T>& e, int64_t at, float (&v)[V]) {
+    const bool gated = e.activation == Epilogue<T>::Activation::gated_backward;
+    float value[V], up[V], dup[V];
+    load(value, e.saved + at);
+    if (gated) load(up, e.up + at);
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+        const Activated f = function_of(e, value[j]);
+        value[j] = f.value;
+        if (gated) {
+            dup[j] = v[j] * f.value;
+            value[j] *= up[j];
+            v[j] *= up[j];
+        }
+        v[j] *= f.slope;
+    }
+    store(e.activated + at, value);
+    if (gated) store(e.dup + at, dup);
+}
+
 // Applies the epilogue to V consecutive elements of a row of the product and stores them.
 template <bool kLeftAcross, bool kRightAcross, class F, int V>
 BYHAND_DEVICE void finish(const Product<F>& p, int row, int col, float (&v)[V]) {
     using T = Stored<F>;
-    using Form = typename Epilogue<T>::Gelu;
+    using Form = typename Epilogue<T>::Activation;
     const Epilogue<T>& e = p.epilogue;
     const int64_t at = p.transposed ? int64_t{col} * p.M + row : int64_t{row} * p.N + col;
     if (p.pieces != nullptr) {
@@ -102,16 +146,8 @@ BYHAND_DEVICE void finish(const Product<F>& p, int row, int col, float (&v)[V]) 
         for (int j = 0; j < V; ++j) v[j] += other[j];
     };
     if constexpr (!kLeftAcross && kRightAcross) {
-        if (e.gelu == Form::backward) {
-            float other[V];
-            load(other, e.saved + at);
-#pragma unroll
-            for (int j = 0; j < V; ++j) {
-                const Gelu g = gelu<T>(other[j], e.tanh);
-                v[j] *= g.slope;
-                other[j] = g.value;
-            }
-            store(e.activated + at, other);
+        if (e.activation == Form::backward || e.activation == Form::gated_backward) {
+            activate_backward(e, at, v);
         }
     }
     if (e.bias != nullptr) add(e.bias + col);
@@ -123,13 +159,7 @@ BYHAND_DEVICE void finish(const Product<F>& p, int row, int col, float (&v)[V]) 
         store(e.c + at, v);
     }
     if constexpr (!kLeftAcross && !kRightAcross) {
-        if (e.gelu == Form::forward) {
-#pragma unroll
-            for (int j = 0; j < V; ++j) {
-                v[j] = gelu<T>(to_float(from_float<T>(v[j])), e.tanh).value;
-            }
-            store(e.activated + at, v);
-        }
+        if (e.activation == Form::forward || e.activation == Form::gated) activate(e, at, v);
     }
 }
 

@@ -21,7 +21,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from byhand.errors import UserError, suggestion
-from byhand.values import Choice, Flag, Number, Text, Values, WholeNumber, WholeNumbers
+from byhand.values import (
+    Choice,
+    Flag,
+    JsonObject,
+    Number,
+    Text,
+    Texts,
+    Values,
+    WholeNumber,
+    WholeNumbers,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -52,7 +62,8 @@ def field(
         default: the value if none is given; without a default the field is required. A field whose
             default is None may be None.
         help: a phrase for `--help`.
-        aliases: other names that the constructor and `from_dict` accept.
+        aliases: other names that the constructor and `from_dict` accept. One that several fields
+            have sets all of them.
         flag: a shorter flag than the one made of the name, such as "--layers".
         default_text: what `--help` says in brackets instead of the default; "" for nothing.
         absent: the value that `from_dict` uses when the field is missing, for a field that was
@@ -111,6 +122,16 @@ def fraction(default: Any = _REQUIRED, **options: Any) -> Any:
     return field(Number("greater than 0 and less than 1", lambda x: 0 < x < 1), default, **options)
 
 
+def fraction_or_1(default: Any = _REQUIRED, **options: Any) -> Any:
+    """A number p with 0 < p <= 1."""
+    return field(Number("greater than 0 and at most 1", lambda x: 0 < x <= 1), default, **options)
+
+
+def json_object(default: Any = _REQUIRED, **options: Any) -> Any:
+    """A dict of names and JSON data."""
+    return field(JsonObject(), default, **options)
+
+
 def choice(options: Sequence[str], default: Any = _REQUIRED, **more: Any) -> Any:
     """One of the strings `options`."""
     return field(Choice(options), default, **more)
@@ -119,6 +140,11 @@ def choice(options: Sequence[str], default: Any = _REQUIRED, **more: Any) -> Any
 def flag(default: Any = _REQUIRED, **options: Any) -> Any:
     """True or False."""
     return field(Flag(), default, **options)
+
+
+def strings(default: Any = _REQUIRED, **options: Any) -> Any:
+    """A tuple of different strings, such as the names of labels."""
+    return field(Texts(), default, **options)
 
 
 def string(default: Any = _REQUIRED, **options: Any) -> Any:
@@ -213,14 +239,11 @@ class Settings(Config):
 def config(cls: C) -> C:
     """Makes a subclass of Config a frozen dataclass whose constructor takes aliases too."""
     made = cast(Any, dataclasses.dataclass(frozen=True)(cls))
-    taken: set[str] = set()
     for entry in _fields(made):
         if "values" not in entry.metadata:
             raise TypeError(f"{cls.__name__}: the field {entry.name} does not declare its values")
-        for name in (entry.name, *entry.metadata["aliases"]):
-            if name in taken:
-                raise TypeError(f"{cls.__name__}: two fields are called {name}")
-            taken.add(name)
+        if taken := [name for name in entry.metadata["aliases"] if name in _names(made)]:
+            raise TypeError(f"{cls.__name__}: two fields are called {taken[0]}")
     construct = made.__init__
 
     @functools.wraps(construct)
@@ -274,17 +297,19 @@ def _by_field(
 
     TypeError if a field is given under two names, one of which may be in `before`.
     """
-    own = {a: entry.name for entry in _fields(cls) for a in entry.metadata["aliases"]}
+    own: dict[str, list[str]] = {}
+    for entry in _fields(cls):
+        for alias in entry.metadata["aliases"]:
+            own.setdefault(alias, []).append(entry.name)
     came_from = dict(before or {})
     values: dict[str, Any] = {}
     for name, value in given.items():
-        canonical = own.get(name, name)
-        if canonical in came_from:
-            raise cls.error(
-                f"{canonical} is given twice, as {came_from[canonical]} and as {name}", TypeError
-            )
-        came_from[canonical] = name
-        values[canonical] = value
+        for canonical in own.get(name, [name]):
+            if canonical in came_from:
+                first = came_from[canonical]
+                raise cls.error(f"{canonical} is given twice, as {first} and as {name}", TypeError)
+            came_from[canonical] = name
+            values[canonical] = value
     return values
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from byhand.errors import UserError, suggestion
@@ -111,6 +112,22 @@ class WholeNumbers(Values):
             raise TypeError("whole numbers with commas between them") from None
 
 
+class Texts(Values):
+    """Tuples of strings, no two of them equal; on the command line `a,b`."""
+
+    metavar = "TEXT,TEXT,..."
+
+    def accept(self, value: Any) -> tuple[str, ...]:
+        if not isinstance(value, (tuple, list)) or not all(isinstance(s, str) for s in value):
+            raise TypeError("a sequence of strings")
+        if len(set(value)) < len(value):
+            raise ValueError("a sequence of different strings")
+        return tuple(value)
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        return self.accept(text.split(","))
+
+
 class Choice(Values):
     """One of a few strings."""
 
@@ -156,6 +173,29 @@ class Text(Values):
 
     def parse(self, text: str) -> str:
         return text
+
+
+class JsonObject(Values):
+    """Dicts whose keys are strings and whose values are JSON data; on the command line as JSON."""
+
+    metavar = "JSON"
+
+    def accept(self, value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+            raise TypeError("a dict with strings for keys")
+        try:
+            made = json.loads(json.dumps(dict(value), allow_nan=False))
+        except (TypeError, ValueError, RecursionError):
+            raise TypeError("a dict of JSON data") from None
+        assert isinstance(made, dict)
+        return made
+
+    def parse(self, text: str) -> dict[str, Any]:
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            raise TypeError('a JSON object such as {"factor": 2.0}') from None
+        return self.accept(value)
 
 
 def _either(options: Sequence[str]) -> str:

@@ -82,7 +82,7 @@ MISTAKES = [
     ([*TRAIN, "--preset", "huge"], "no preset called 'huge': choose from tiny, guide, baby, gpt2"),
     (
         [*TRAIN, "--model", "gtp"],
-        "no model of kind 'gtp' (did you mean gpt?): choose from gpt, mlp",
+        "no model of kind 'gtp' (did you mean gpt?): choose from gpt, llama, mlp",
     ),
     ([*TRAIN, "--model"], "argument --model: expected one argument"),
     (["train", "text.txt", "--model", "mlp"], "'mlp' does not learn from text: choose from gpt"),

@@ -22,8 +22,9 @@ CORE = (
     Rule("gemm_add_pieces<.*, [48]>$", needs=(LOAD, STORE)),
     Rule("gemm_few", needs=(TENSOR_CORES[0], LOAD)),
     Rule("gemm_tiles", needs=(*TENSOR_CORES, LOAD, STORE)),
-    Rule("gelu_pass<.*true>$", loads=2, stores=2),  # saved c, activated c
-    Rule("gelu_pass"),
+    # saved up c, activated dup c; saved c, activated
+    Rule("activation_pass<.*true>$", loads=3, stores=3),
+    Rule("activation_pass", loads=2),
 )
 
 # The first that matches counts. A kernel without a rule loads and stores 16 bytes at least once.

@@ -28,7 +28,8 @@ from tests.cuda.samples import MOST_ON_CPU, OPS, WIDE
 from tests.cuda.test_kernels import size_of
 from tests.cuda.test_step import batches, eager, made
 
-PRODUCTS = [op for op in OPS if op.name in ("matmul", "linear", "gelu_ffn", "linear_cross_entropy")]
+NAMES = ("matmul", "linear", "gelu_ffn", "swiglu_ffn", "linear_cross_entropy")
+PRODUCTS = [op for op in OPS if op.name in NAMES]
 CASES = [
     (op, sample)
     for op, sample in (*((op, s) for op in PRODUCTS for s in op.samples), *WIDE)

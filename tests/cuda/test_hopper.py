@@ -23,6 +23,8 @@ from tests.ops.test_linear_cross_entropy import OP as LINEAR_CROSS_ENTROPY
 from tests.ops.test_linear_cross_entropy import sample as linear_cross_entropy_sample
 from tests.ops.test_matmul import OP as MATMUL
 from tests.ops.test_matmul import sample as matmul_sample
+from tests.ops.test_swiglu_ffn import OP as SWIGLU_FFN
+from tests.ops.test_swiglu_ffn import sample as swiglu_ffn_sample
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -89,10 +91,12 @@ def products():
     yield LINEAR, linear_sample((300,), 400, 130, bf16=True)
     yield GELU_FFN, gelu_ffn_sample((130,), 72, 136, add=True)
     yield GELU_FFN, gelu_ffn_sample((9,), 136, 8, tanh=False, b1=False)
+    yield SWIGLU_FFN, swiglu_ffn_sample((130,), 72, 136, biases="b1 b3 b2", add=True)
+    yield SWIGLU_FFN, swiglu_ffn_sample((9,), 136, 8, "gelu")
     yield LINEAR_CROSS_ENTROPY, linear_cross_entropy_sample((70,), 72, 264, block=33)
 
 
-MADE_OF_PRODUCTS = {op.name for op in (MATMUL, LINEAR, GELU_FFN, LINEAR_CROSS_ENTROPY)}
+MADE_OF_PRODUCTS = {op.name for op in (MATMUL, LINEAR, GELU_FFN, SWIGLU_FFN, LINEAR_CROSS_ENTROPY)}
 FEW = tuple(products())
 EVERY = (*FEW, *((op, s) for op in OPS for s in op.samples), *WIDE)
 EVERY = tuple(case for case in EVERY if case[0].name in MADE_OF_PRODUCTS)

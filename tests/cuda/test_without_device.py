@@ -117,7 +117,13 @@ MANY = 2**30 + 1
     [
         (
             "embedding_backward",
-            (FakeCupy((MANY, 1)), FakeCupy((9999,)), FakeCupy((3, 1)), FakeCupy((3,), "int64")),
+            (
+                FakeCupy((MANY, 1)),
+                FakeCupy((9999,)),
+                FakeCupy((3, 1)),
+                FakeCupy((3,), "int64"),
+                1.0,
+            ),
             "embedding_backward: the CUDA kernels take at most 2^30 classes",
         ),
         (

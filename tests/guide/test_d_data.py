@@ -1,4 +1,4 @@
-"""Rows D01 to D04: a GPT that writes lines of a play, and what it learns from."""
+"""Rows D01 to D05: a GPT that writes lines of a play, and what it learns from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from byhand import GPT, GPTConfig, data, nn, optim
 from byhand.data import EpochSampler, WindowDataset
 from byhand.demos.batches import EXAMPLES, Batches
 from byhand.demos.pairs import SENTENCE, Pairs
+from byhand.demos.positions import PLACES, Positions
 from byhand.generation import generate
+from byhand.nn import init, positions
 from byhand.ops import embedding
 from byhand.tasks import LanguageModel
 from byhand.text import CharacterTokenizer
@@ -103,7 +105,7 @@ def test_d03_the_loss_fluctuates_less_in_larger_batches():
 
 @planted(
     "D04", "the rows come in the opposite order", embedding, "forward",
-    lambda right: lambda ids, w, add=None: right(np.ascontiguousarray(ids[::-1]), w, add),
+    lambda right: lambda ids, *rest: right(np.ascontiguousarray(ids[::-1]), *rest),
 )  # fmt: skip
 def test_d04_an_embedding_is_a_row_of_a_table():
     """The guide's table of 10,000 tokens and 75 numbers, and its three ids."""
@@ -117,3 +119,49 @@ def test_d04_an_embedding_is_a_row_of_a_table():
         words = rf"ids\[1\] = {bad} is outside the vocabulary 0..9999"
         with pytest.raises(IndexError, match=words):
             layer(np.array([0, bad]))
+
+
+def cosines_first(right):
+    def table(length, dim, base=10000.0, start=0):
+        return np.roll(right(length, dim, base, start), 1, axis=1)
+
+    return table
+
+
+@planted("D05", "the cosines come first", positions, "sinusoids", cosines_first)
+@planted(
+    "D05", "embeddings are not scaled", nn.Embedding, "__init__",
+    lambda right: lambda self, num, dim, scale=1.0, **more: right(self, num, dim, **more),
+)  # fmt: skip
+def test_d05_positions_are_added_and_neither_term_dominates():
+    """Fixed and learned positions, an odd width, the end of the context, and sizes of both terms.
+
+    The guide adds a learned table; its text on initial values asks for terms of similar size.
+    """
+    width, context, length = 75, 64, 20
+    tokens = nn.Embedding(100, width).build(seed=0)
+    ids = np.random.default_rng(0).integers(0, 100, (2, length))
+    x = tokens(ids)
+    fixed, learned = nn.SinusoidalPositions(width), nn.LearnedPositions(context, width).build()
+    sums = fixed(x), learned(x)
+    for column in range(width):
+        angles = np.arange(length) / 10000 ** (2 * (column // 2) / width)
+        table = np.cos(angles) if column % 2 else np.sin(angles)
+        np.testing.assert_allclose(sums[0][:, :, column] - x[:, :, column], [table] * 2, atol=1e-5)
+    np.testing.assert_allclose(sums[1], x + learned.weight.value[:length], atol=1e-6)
+    learned(np.zeros((1, context, width), np.float32))
+    message = "LearnedPositions: 65 positions do not fit the context of 64"
+    with pytest.raises(ValueError, match=message):
+        learned(np.zeros((1, context + 1, width), np.float32))
+    small = init.Normal(width**-0.5)
+    scaled = nn.Embedding(100, width, scale=width**0.5, weight_init=small).build(seed=0)
+    of_fixed = np.sqrt(np.mean((sums[0] - x) ** 2))
+    assert of_fixed == pytest.approx(np.sqrt(1 / 2), rel=0.1)
+    for term in (x, scaled(ids), sums[1] - x):
+        assert 0.5 < np.sqrt(np.mean(term**2)) / of_fixed < 2
+    found = Positions()
+    distances = np.array([i - j for i, j in PLACES])
+    for distance in set(distances):
+        same = np.array(found.products)[distances == distance]
+        assert np.ptp(same) < 1e-12
+    assert [tokens > 0.5 * places for tokens, places in found.sizes] == [True, False, False, True]

@@ -405,6 +405,21 @@ def test_positions_are_added(dtype: str):
     np.testing.assert_array_equal(far(x, start=150), x + sinusoids(200, 5)[150:156].astype(dtype))
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.3, 9.0])
+def test_a_scaled_embedding(scale: float):
+    """scale * weight[ids], as in Vaswani et al., 2017, section 3.4, and its gradient."""
+    ids = np.array([[0, 3, 3], [1, 3, 2]])
+    layer = nn.Embedding(5, 4, scale=scale).build(dtype="float64")
+    assert np.array_equal(layer(ids), scale * layer.weight.value[ids])
+    dy = x_of(2, 3, 4)
+    layer.backward(dy)
+    np.testing.assert_allclose(layer.weight.grad[3], scale * (dy[0, 1] + dy[0, 2] + dy[1, 1]))
+    assert gradcheck(nn.Embedding(5, 4, scale=scale).build(), ids).worst[1] < 1e-6
+    for bad in (float("nan"), float("inf"), "x", None):
+        with pytest.raises(ValueError, match=r"^Embedding: scale must be a finite number, got "):
+            nn.Embedding(5, 4, scale=bad)
+
+
 def test_learned_positions_that_were_read_get_gradients():
     layer = nn.LearnedPositions(6, 3).build(dtype="float64")
     dy = x_of(2, 3, 3)

@@ -4,13 +4,14 @@ and biases of its own for the last layer, beside transformers' layers and in dec
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
 import numpy as np
 import pytest
 
-from byhand import gradcheck, nn
+from byhand import backend, gradcheck, nn, optim
 from tests.hugging_face import in_float64, relative_error
 from tests.nn.blocks import LoRA
 
@@ -157,6 +158,64 @@ def test_decoding_with_a_cache_is_the_whole_pass(options: dict[str, Any], dtype:
         )
         at += size
     assert cache.length == 12
+
+
+@pytest.mark.parametrize("options", [{}, {"qk_norm": 1e-5, "window": 3}])
+def test_float32_is_near_float64(options: dict[str, Any], native: str):
+    """On every back end, values and gradients."""
+    exact = randomised(attention(**options)).to(dtype="float64")
+    x, dy = x_of(3, 9, DIM), x_of(3, 9, DIM, seed=8)
+    expected = [exact(x), exact.backward(dy), *(p.grad for p in exact.parameters())]
+    with backend.use_cpu(native):
+        layer = randomised(attention(**options))
+        found = [layer(x.astype(np.float32)), layer.backward(dy.astype(np.float32))]
+        found += [p.grad for p in layer.parameters()]
+    for a, b in zip(found, expected, strict=True):
+        assert np.abs(a - b).max() < 1e-5 * max(1, np.abs(b).max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_other_rows_and_padding_move_no_bit(dtype: str):
+    layer = randomised(attention(qk_norm=1e-5)).to(dtype=dtype).inference()
+    x = x_of(3, 9, DIM).astype(dtype)
+    lengths = np.array([9, 4, 7])
+    before = layer(x, lengths=lengths)
+    changed = x.copy()
+    changed[0] += 1
+    changed[1, 4:] = np.nan
+    after = layer(changed, lengths=lengths)
+    assert after[1, :4].tobytes() == before[1, :4].tobytes()
+    assert after[2].tobytes() == before[2].tobytes()
+    assert not np.array_equal(after[0], before[0])
+
+
+@pytest.mark.parametrize("frozen", ["qkv.*", "*_norm.*", "*"])
+def test_frozen_parameters(frozen: str):
+    """They get no gradient, and the others, and x, the same as before."""
+    layer, half = (randomised(attention(qk_norm=1e-5)) for _ in range(2))
+    half.freeze(frozen)
+    x, dy = (x_of(2, 5, DIM, seed=s).astype(np.float32) for s in (1, 2))
+    for one in (layer, half):
+        one(x)
+    assert layer.backward(dy).tobytes() == half.backward(dy).tobytes()
+    for (name, p), q in zip(layer.named_parameters(), half.parameters(), strict=True):
+        if q.trainable:
+            assert q.grad.tobytes() == p.grad.tobytes(), name
+        else:
+            assert q.grad is None
+
+
+def test_ten_steps_of_an_optimizer_lower_the_loss():
+    layer = randomised(attention(qk_norm=1e-5))
+    x, target = (x_of(2, 6, DIM, seed=s).astype(np.float32) for s in (1, 2))
+    criterion, optimizer = nn.MSELoss(), optim.AdamW(layer, lr=1e-2)
+    losses = []
+    for _ in range(10):
+        layer.zero_grad()
+        losses.append(float(criterion(layer(x), target)))
+        layer.backward(criterion.backward())
+        optimizer.step()
+    assert all(b < a for a, b in itertools.pairwise(losses))
 
 
 def test_a_layer_in_the_place_of_qkv_keeps_its_result():

@@ -13,8 +13,16 @@ from tests.ops.sizes import SMALL, SOME
 from tests.ops.suite import OpSuite
 
 
-def sample(rows: tuple[int, ...], v: int, c: int, add: bool = False, frozen: str = "") -> Sample:
+def sample(
+    rows: tuple[int, ...],
+    v: int,
+    c: int,
+    add: bool = False,
+    frozen: str = "",
+    scale: float = 1.0,
+) -> Sample:
     label = f"{'x'.join(map(str, rows))}-{v}-{c}{'-add' if add else ''}"
+    label += f"-scale {scale}" if scale != 1 else ""
     label += f"-frozen {frozen}" if frozen else ""
     rng = generator("embedding", label)
     return Sample(
@@ -24,6 +32,7 @@ def sample(rows: tuple[int, ...], v: int, c: int, add: bool = False, frozen: str
             "w": normal(rng, v, c),
             "add": normal(rng, *rows, c) if add else None,
         },
+        {"scale": scale},
         frozen=frozenset(frozen.split()),
     )
 
@@ -39,12 +48,12 @@ def shapes(s: Sample) -> dict[str, tuple[int, ...]]:
 def torch_forward(t, o):
     import torch.nn.functional as f
 
-    y = f.embedding(t.ids, t.w)
+    y = o["scale"] * f.embedding(t.ids, t.w)
     return {"y": y if t.add is None else y + t.add}
 
 
 def public(c: Call):
-    y, saved = ops.embedding.forward(c.arrays["ids"], c.arrays["w"], c.arrays["add"])
+    y, saved = ops.embedding.forward(c.arrays["ids"], c.arrays["w"], c.arrays["add"], **c.options)
     ops.embedding.backward(c.upstream["dy"], saved, c.into["dw"])
     return {"y": y}
 
@@ -71,7 +80,9 @@ def _of_size(rows: int, classes: int, columns: int, often: float = 0.0) -> Sampl
     numbers = rng.integers(0, classes, rows)
     numbers[rng.random(rows) < often] = classes // 3
     w, add = normal(rng, classes, columns), normal(rng, rows, columns)
-    return Sample(f"{rows}x{classes}x{columns}", {"ids": numbers, "w": w, "add": add})
+    return Sample(
+        f"{rows}x{classes}x{columns}", {"ids": numbers, "w": w, "add": add}, {"scale": 0.75}
+    )
 
 
 CUDA = Cuda(
@@ -83,11 +94,13 @@ CUDA = Cuda(
 )
 
 BUGS = (
-    Bug("residual forgotten", "embedding_forward", "w[ids] + add", "w[ids]"),
-    Bug("overwritten", "embedding_backward", "np.add.at(dw, ids.reshape(-1), as_rows(dy))",
-        "dw[ids.reshape(-1)] = as_rows(dy)"),
-    Bug("repeats lost", "embedding_backward", "np.add.at(dw, ids.reshape(-1), as_rows(dy))",
-        "dw[ids.reshape(-1)] += as_rows(dy)"),
+    Bug("residual forgotten", "embedding_forward", "rows + add", "rows"),
+    Bug("residual scaled", "embedding_forward", "rows + add", "rows + scale * add"),
+    Bug("not scaled", "embedding_backward", "dy.dtype.type(scale) * as_rows(dy)", "as_rows(dy)"),
+    Bug("overwritten", "embedding_backward", "np.add.at(dw, ids.reshape(-1), ",
+        "dw.__setitem__(ids.reshape(-1), "),
+    Bug("repeats lost", "embedding_backward", "np.add.at(dw, ids.reshape(-1), ",
+        "dw.__setitem__(ids.reshape(-1), dw[ids.reshape(-1)] + "),
 )  # fmt: skip
 
 OP = Op(
@@ -95,7 +108,7 @@ OP = Op(
     forward="embedding_forward",
     backward="embedding_backward",
     samples=(
-        sample((2, 5), 7, 17, add=True),
+        sample((2, 5), 7, 17, add=True, scale=-2.5),
         sample((), 3, 2),
         sample((0,), 3, 2),
         sample((3,), 2, 0),
@@ -104,6 +117,7 @@ OP = Op(
         sample((3,), 2, 1, add=True),
         sample((16,), 31, 15),
         sample((33,), 2, 16, add=True),
+        sample((33,), 2, 16, scale=8.0),
         sample((127,), 1025, 3),
         sample((31,), 17, 127),
         sample((3,), 16, 1023, add=True),
@@ -152,9 +166,9 @@ class TestEmbedding(OpSuite):
         kernels = backend.cpu_modules()[native]
         w, y = np.ones((5, 3), np.float32), np.ones((2, 3), np.float32)
         with pytest.raises(IndexError):
-            kernels.embedding_forward(y, w, ids(0, bad), None)
+            kernels.embedding_forward(y, w, ids(0, bad), None, 1.0)
         with pytest.raises(IndexError):
-            kernels.embedding_backward(w, y, y, ids(0, bad))
+            kernels.embedding_backward(w, y, y, ids(0, bad), 1.0)
         assert np.all(w == 1)
         assert np.all(y == 1)
 
@@ -162,7 +176,7 @@ class TestEmbedding(OpSuite):
         """1e8 + 1 - 1e8 is 0 in this order in float32, and 1 in another."""
         dy = np.array([[1e8], [1.0], [-1e8]], np.float32)
         dw = np.zeros((2, 1), np.float32)
-        backend.cpu_modules()[native].embedding_backward(dw, dy.copy(), dy, ids(1, 1, 1))
+        backend.cpu_modules()[native].embedding_backward(dw, dy.copy(), dy, ids(1, 1, 1), 1.0)
         assert dw.tolist() == [[0.0], [0.0]]
 
 
@@ -175,11 +189,11 @@ def test_cuda_gives_nan_for_an_invalid_id_and_no_gradient_to_it(bad, cols, devic
     ids[[0, 13, 64, 69]] = bad
     valid = ids != bad
     y, dw = np.zeros_like(dy), np.zeros_like(w)
-    device_kernels.embedding_forward(y, w, ids, None)
+    device_kernels.embedding_forward(y, w, ids, None, 1.0)
     assert np.isnan(y[~valid]).all()
     assert y[valid].tobytes() == w[ids[valid]].tobytes()
     work = np.zeros(ops.embedding.work_size(70, cols), np.float32)
-    device_kernels.embedding_backward(dw, work, dy, ids)
+    device_kernels.embedding_backward(dw, work, dy, ids, 1.0)
     expected = np.zeros(w.shape)
     np.add.at(expected, ids[valid], dy[valid])
     np.testing.assert_allclose(dw, expected, rtol=1e-5, atol=1e-5)
@@ -199,7 +213,7 @@ def test_cuda_adds_the_gradients_of_an_id_in_ascending_order(classes, device_ker
         sums[i] += dy[row]
     expected += sums
     work = np.zeros(ops.embedding.work_size(31, 3), np.float32)
-    device_kernels.embedding_backward(dw, work, dy, ids)
+    device_kernels.embedding_backward(dw, work, dy, ids, 1.0)
     assert dw.tobytes() == expected.tobytes()
 
 
@@ -207,4 +221,4 @@ def test_the_cuda_scatter_refuses_too_small_a_work_array(device_kernels):
     dw, dy, ids = np.zeros((5, 3), np.float32), np.zeros((70, 3), np.float32), np.zeros(70, int)
     work = np.zeros(ops.embedding.work_size(70, 3) - 1, np.float32)
     with pytest.raises(ValueError, match="embedding_backward: work is too small"):
-        device_kernels.embedding_backward(dw, work, dy, ids)
+        device_kernels.embedding_backward(dw, work, dy, ids, 1.0)

@@ -53,7 +53,7 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, tuple[Any, Any]]]] = {
         {"ignore_index": (-100, 4), "label_smoothing": (0.0, 0.2), "reduction": ("mean", "sum")},
     ),
     "dropout": ((X, 0.5, 1, 2), {"add": (None, X)}),
-    "embedding": ((IDS, W), {"add": (None, rows(4, 6))}),
+    "embedding": ((IDS, W), {"add": (None, rows(4, 6)), "scale": (1.0, 2.0)}),
     "gelu_ffn": (
         (X, W1, B1, W2, B2),
         {"add": (None, X), "approximate": ("tanh", "none"), "bf16": (False, True)},
@@ -76,18 +76,31 @@ CASES: dict[str, tuple[tuple[Any, ...], dict[str, tuple[Any, Any]]]] = {
         (SQUARE, SQUARE),
         {"transpose_a": (False, True), "transpose_b": (False, True), "bf16": (False, True)},
     ),
+    "rope": (
+        (Q, rows(9, 3), rows(9, 3)),
+        {
+            "positions": (None, np.array([[0, 1, 3], [0, 1, 2]])),
+            "start": (0, 1),
+            "interleaved": (False, True),
+        },
+    ),
     "softmax": (
         (SQUARE,),
         {"mask": (None, MASK[0, 0, 0, :1] & False), "scale": (1.0, 2.0), "causal": (False, True)},
     ),
+    "swiglu_ffn": (
+        (X, W1, B1, W1 + 1, B1, W2, B2),
+        {"add": (None, X), "activation": ("silu", "gelu"), "bf16": (False, True)},
+    ),
 }
-# Without an effect on the result: sums are taken in pieces of a block, dw receives a gradient, and
+# Without an effect on the result: sums are taken in pieces of a block, dw and out are written, and
 # seed and offset matter with dropout only (tests/ops/test_attention.py). The options of an
 # activation belong to single functions (tests/ops/test_activation.py).
 OTHERS = {
     "activation": {"negative_slope", "alpha", "beta", "threshold"},
     "attention": {"seed", "offset"},
     "linear_cross_entropy": {"block", "dw"},
+    "rope": {"out"},
 }
 
 

@@ -13,6 +13,10 @@ namespace {
     throw std::invalid_argument(std::string(kernel) + ": there is no such function");
 }
 
+// How many elements ahead of the current ones are prefetched: a page of 4 KiB, at whose end the
+// hardware prefetchers stop.
+constexpr std::int64_t kAhead = 1024;
+
 // y = f(x) for n elements.
 template <class F>
 void apply(const Out& y, const In& x, F f) {
@@ -21,8 +25,11 @@ void apply(const Out& y, const In& x, F f) {
     const Into place = place_for(to, y.size(), {from});
     parallel_for(y.size(), kGrain, [=](std::int64_t begin, std::int64_t end) {
         const float* const source = from + begin;
-        write_words(to + begin, end - begin, place, [=](std::int64_t i, std::int64_t lanes) {
+        const auto word = [=](std::int64_t i, std::int64_t lanes) {
             return f(Vec::load(source + i, lanes));
+        };
+        write_words(to + begin, end - begin, place, word, [=](std::int64_t i) {
+            __builtin_prefetch(source + i + kAhead);
         });
         stream_fence();
     });
@@ -37,8 +44,12 @@ void apply(const Out& dx, const In& dy, const Maybe<In>& s, G g) {
     const Into place = place_for(to, dx.size(), {dyp, sp});
     parallel_for(dx.size(), kGrain, [=](std::int64_t begin, std::int64_t end) {
         const float *const d = dyp + begin, *const source = sp + begin;
-        write_words(to + begin, end - begin, place, [=](std::int64_t i, std::int64_t lanes) {
+        const auto word = [=](std::int64_t i, std::int64_t lanes) {
             return g(Vec::load(d + i, lanes), Vec::load(source + i, lanes));
+        };
+        write_words(to + begin, end - begin, place, word, [=](std::int64_t i) {
+            __builtin_prefetch(d + i + kAhead);
+            __builtin_prefetch(source + i + kAhead);
         });
         stream_fence();
     });

@@ -20,12 +20,12 @@ bool far_away(const Array& table) {
     return table.size() * std::int64_t{sizeof(float)} > second_level_cache();
 }
 
-// y = w + add; prefetches the row at `next`.
-void copy_row(float* y, const float* w, const float* add, const float* next, std::int64_t n,
-              Into place) {
+// y = scale * w + add; prefetches the row at `next`.
+void copy_row(float* y, const float* w, const float* add, Vec scale, const float* next,
+              std::int64_t n, Into place) {
     write_words(y, n, place, [=](std::int64_t i, std::int64_t lanes) {
         if (next) __builtin_prefetch(next + i);
-        const Vec row = Vec::load(w + i, lanes);
+        const Vec row = scale * Vec::load(w + i, lanes);
         return add ? row + Vec::load(add + i, lanes) : row;
     });
 }
@@ -50,13 +50,15 @@ const std::int64_t* sort_by_id(const std::int64_t* id, std::int64_t rows, std::i
     return order;
 }
 
-// The sums of embedding_backward: adds rows of dy, sorted by id, to the rows of dw with these ids.
+// The sums of embedding_backward: adds rows of scale * dy, sorted by id, to the rows of dw with
+// these ids.
 struct RowsToAdd {
     float* dw;
     const float* dy;
     const std::int64_t* id;
     const std::int64_t* order;
     std::int64_t rows, cols;
+    float scale;
     bool far;  // far_away(dw)
 
     static constexpr int kWords = 8;  // words of a row of dw that are held in registers
@@ -112,7 +114,7 @@ struct RowsToAdd {
             for (int k = 0; k < words; ++k) {
                 __builtin_prefetch(next + k * w, 0);
                 if (far) __builtin_prefetch(next_to + k * w, 1);
-                sum[k] += Vec::load(from + k * w, lanes);
+                sum[k] += Vec::set(scale) * Vec::load(from + k * w, lanes);
             }
         }
         BYHAND_UNROLL
@@ -122,7 +124,7 @@ struct RowsToAdd {
 
 }  // namespace
 
-void embedding_forward(Out y, In w, In ids, Maybe<In> add, Stream) {
+void embedding_forward(Out y, In w, In ids, Maybe<In> add, double scale, Stream) {
     const float *const wp = w.as<float>(), *const addp = add.as<float>();
     const std::int64_t* const id = ids.as<std::int64_t>();
     float* const yp = y.as<float>();
@@ -131,22 +133,29 @@ void embedding_forward(Out y, In w, In ids, Maybe<In> add, Stream) {
     const std::int64_t rows = ids.size();
     const bool far = far_away(w);
     const Into place = place_for(yp, y.size(), {wp, addp});
+    const float factor = static_cast<float>(scale);
     for_rows(rows, cols, [=](std::int64_t r) {
         const float* const next = far ? wp + id[std::min(r + kAhead, rows - 1)] * cols : nullptr;
-        copy_row(yp + r * cols, wp + id[r] * cols, addp ? addp + r * cols : nullptr, next, cols,
-                 place);
+        copy_row(yp + r * cols, wp + id[r] * cols, addp ? addp + r * cols : nullptr,
+                 Vec::set(factor), next, cols, place);
     });
 }
 
 // Gradients are added to each row of dw in ascending order of r, whatever the number of threads:
 // the ids are divided among the threads, or the columns when one id has too many rows.
-void embedding_backward(Acc dw, Out, In dy, In ids, Stream) {
+void embedding_backward(Acc dw, Out, In dy, In ids, double scale, Stream) {
     if (!dw) return;
     const std::int64_t rows = ids.size(), cols = dw.cols();
     const std::int64_t* const id = ids.as<std::int64_t>();
     require_ids(ids, dw.rows());
-    const RowsToAdd todo{dw.as<float>(), dy.as<float>(), id, sort_by_id(id, rows, dw.rows()), rows,
-                         cols,           far_away(dw)};
+    const RowsToAdd todo{dw.as<float>(),
+                         dy.as<float>(),
+                         id,
+                         sort_by_id(id, rows, dw.rows()),
+                         rows,
+                         cols,
+                         static_cast<float>(scale),
+                         far_away(dw)};
     if (todo.longest_run() * num_threads() <= rows) {
         parallel_for(rows, grain_of(cols), [=](std::int64_t begin, std::int64_t end) {
             todo.add(todo.border(begin), todo.border(end), 0, cols);

@@ -14,8 +14,8 @@ void gelu_ffn_forward(Out y, Out pre, Out h, In x, In w1, Maybe<In> b1, In w2, M
     const Matrix down_weight = row_major(w2.as<float>(), F).transposed();
     Epilogue up;
     up.bias = b1.as<float>();
-    up.activation = Epilogue::Activation::gelu;
-    up.tanh = tanh;
+    up.activation = Epilogue::Activation::forward;
+    up.function = tanh ? Epilogue::Function::gelu_tanh : Epilogue::Function::gelu;
     up.activated = h.as<float>();
     Epilogue down;
     down.bias = b2.as<float>();
@@ -33,8 +33,8 @@ void gelu_ffn_backward(Out dx, Out h, Out dpre, Acc dw1, Acc db1, Acc dw2, Acc d
     const std::int64_t C = x.cols(), F = w1.rows();
     float* const d = dpre.as<float>();
     Epilogue through_gelu;
-    through_gelu.activation = Epilogue::Activation::gelu_backward;
-    through_gelu.tanh = tanh;
+    through_gelu.activation = Epilogue::Activation::backward;
+    through_gelu.function = tanh ? Epilogue::Function::gelu_tanh : Epilogue::Function::gelu;
     through_gelu.activated = h.as<float>();
     for_row_blocks(x.rows(), h, [&](std::int64_t r, std::int64_t rows) {
         const float *const dyr = dy.as<float>() + r * C, *const xr = x.as<float>() + r * C;

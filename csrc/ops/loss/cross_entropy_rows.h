@@ -90,7 +90,8 @@ struct RowGradient {
             return (p - Vec::set(floor)) * Vec::set(scale);
         };
         const Vec at_target = word(target, 1) - Vec::set(scale * peak);
-        write_words(dx, n, place, word);
+        write_words(dx, n, place, word,
+                    [=](std::int64_t i) { __builtin_prefetch(x + i + kLogitBlock); });
         at_target.store(dx + target, 1);
     }
 };

@@ -16,14 +16,6 @@ BYHAND_DEVICE float sigmoid(float x) {
     return 1.0f / (1.0f + exp_for<T>(-x));
 }
 
-// s + x s (1 - s), where 1 - s = e s. Capping e and x keeps that product finite.
-template <class T>
-BYHAND_DEVICE float silu_slope(float x) {
-    const float e = at_most(exp_for<T>(-x), 1e30f), s = 1.0f / (1.0f + e);
-    const float near = at_least(at_most(x, 100.0f), -100.0f);
-    return fmaf(near * s, e * s, s);
-}
-
 template <class T, int U, int V>
 BYHAND_DEVICE void apply(float (&v)[U][V], const Rule& rule) {
     const float a = rule.a, b = rule.b;
@@ -77,7 +69,7 @@ BYHAND_DEVICE void apply(float (&d)[U][V], const float (&s)[U][V], const Rule& r
         case Activation::gelu_tanh:
             return each(d, s, [](float dy, float x) { return dy * gelu<T>(x, true).slope; });
         case Activation::silu:
-            return each(d, s, [](float dy, float x) { return dy * silu_slope<T>(x); });
+            return each(d, s, [](float dy, float x) { return dy * silu<T>(x).slope; });
         case Activation::softplus:
             return each(d, s,
                         [=](float dy, float x) { return a * x > b ? dy : dy * sigmoid<T>(a * x); });

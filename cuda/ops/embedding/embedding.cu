@@ -6,8 +6,8 @@ namespace {
 
 template <class T, class P>
 __global__ void __launch_bounds__(P::Team::kThreads, 1)
-    embedding_gather(T* y, const T* w, const int64_t* ids, const T* add, int64_t rows, int64_t cols,
-                     int64_t classes) {
+    embedding_gather(T* y, const T* w, const int64_t* ids, const T* add, float scale, int64_t rows,
+                     int64_t cols, int64_t classes) {
     typename P::Team team;
     for_rows(team, rows, [&](int64_t row, bool here) {
         const int64_t id = here ? ids[row] : 0, end = here ? cols : 0;
@@ -16,6 +16,7 @@ __global__ void __launch_bounds__(P::Team::kThreads, 1)
         Tile<P> z, more;
         for_tiles<P>(team, end, [&](int64_t start) {
             z.load(team, from, start, valid ? end : 0, not_a_number());
+            z.each([&](float& v, int, int) { v *= scale; });
             if (add != nullptr) {
                 more.load(team, add + row * cols, start, end, 0.0f);
                 z.each([&](float& v, int k, int j) { v += more.v[k][j]; });
@@ -156,6 +157,7 @@ struct Scatter {
     const int* order;
     Ids id;
     int64_t cols;
+    float scale;  // of the rows that are added
 
     BYHAND_DEVICE int id_at(int place) const { return id(order[place]); }
 };
@@ -207,7 +209,7 @@ __global__ void __launch_bounds__(kColumnThreads, 1) embedding_add_pieces(Scatte
                 for (int j = 0; j < V; ++j) sum[j] = 0.0f;
             }
 #pragma unroll
-            for (int j = 0; j < V; ++j) sum[j] += v[u][j];
+            for (int j = 0; j < V; ++j) sum[j] += a.scale * v[u][j];
         }
     }
     finish();
@@ -241,7 +243,7 @@ int bits_needed(int64_t most) {
 
 }  // namespace
 
-void embedding_forward(Out y, In w, In ids, Maybe<In> add, Stream stream) {
+void embedding_forward(Out y, In w, In ids, Maybe<In> add, double scale, Stream stream) {
     const char* name = "embedding_forward";
     const int64_t rows = ids.size(), cols = w.cols(), classes = w.rows();
     const int64_t* id = ids.as<int64_t>();
@@ -253,7 +255,7 @@ void embedding_forward(Out y, In w, In ids, Maybe<In> add, Stream stream) {
         const auto run = [&](auto plan) {
             launch(name, embedding_gather<T, decltype(plan)>,
                    dim3(blocks_for(rows, WarpTeam::kTeams)), dim3(kWarp, WarpTeam::kTeams), stream,
-                   to, from, id, more, rows, cols, classes);
+                   to, from, id, more, static_cast<float>(scale), rows, cols, classes);
         };
         if (packable<T>(cols, to, from, more)) {
             run(Plan<kPack<T>, 4, WarpTeam, true>{});
@@ -263,7 +265,7 @@ void embedding_forward(Out y, In w, In ids, Maybe<In> add, Stream stream) {
     });
 }
 
-void embedding_backward(Acc dw, Out work, In dy, In ids, Stream stream) {
+void embedding_backward(Acc dw, Out work, In dy, In ids, double scale, Stream stream) {
     const char* name = "embedding_backward";
     if (!dw) return;
     const int64_t rows = ids.size(), cols = dw.cols(), classes = dw.rows();
@@ -288,7 +290,7 @@ void embedding_backward(Acc dw, Out work, In dy, In ids, Stream stream) {
         pass.from = pass.to;
         pass.to = pass.to == orders ? orders + rows : orders;
     }
-    const Scatter a = {to, carry, pass.from, id, cols};
+    const Scatter a = {to, carry, pass.from, id, cols, static_cast<float>(scale)};
     for_storage(dy, [&](auto zero) {
         using T = decltype(zero);
         const T* from = dy.as<T>();

@@ -18,8 +18,8 @@ void gelu_ffn_forward(Out y, Out pre, Out h, In x, In w1, Maybe<In> b1, In w2, M
         T *const out = y.as<T>(), *const saved = pre.as<T>();
         Epilogue<T> up, down;
         up.bias = b1.as<T>();
-        up.gelu = Epilogue<T>::Gelu::forward;
-        up.tanh = tanh;
+        up.activation = Epilogue<T>::Activation::forward;
+        up.function = tanh ? Epilogue<T>::Function::gelu_tanh : Epilogue<T>::Function::gelu;
         up.activated = h.as<T>();
         down.bias = b2.as<T>();
         for_row_blocks(x.rows(), h, [&](int64_t r, int64_t rows) {
@@ -46,8 +46,9 @@ void gelu_ffn_backward(Out dx, Out h, Out dpre, Acc dw1, Acc db1, Acc dw2, Acc d
         T* const to_x = dx.as<T>();
         Epilogue<T> through_gelu, plain;
         through_gelu.c = dpre.as<T>();
-        through_gelu.gelu = Epilogue<T>::Gelu::backward;
-        through_gelu.tanh = tanh;
+        through_gelu.activation = Epilogue<T>::Activation::backward;
+        through_gelu.function =
+            tanh ? Epilogue<T>::Function::gelu_tanh : Epilogue<T>::Function::gelu;
         through_gelu.activated = h.as<T>();
         for_row_blocks(x.rows(), h, [&](int64_t r, int64_t rows) {
             const T *const xr = in + r * C, *const dyr = out + r * C;

@@ -4,8 +4,9 @@
         -> blocks: x + attention(norm(x)), x + feed-forward(norm(x))
         -> norm -> linear head -> logits
 
-With ``norm_first`` False a block is norm(x + attention(x)), norm(x + feed-forward(x)), and no norm
-is before the head (Radford et al., 2018; Vaswani et al., 2017, section 3.1).
+With ``norm`` "post" a block is norm(x + attention(x)), norm(x + feed-forward(x)), and no norm is
+before the head (Radford et al., 2018; Vaswani et al., 2017, section 3.1). Positions may also be
+sinusoids that are added, rotations of queries and keys, or slopes of the scores (ALiBi).
 
 The backward pass is the forward pass read from the bottom up.
 """
@@ -13,15 +14,13 @@ The backward pass is the forward pass read from the bottom up.
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-
-from byhand import backend
 from byhand.backend import Array
 from byhand.config import Config as ConfigBase
-from byhand.config import config, flag, positive_int, probability, require_config
+from byhand.config import choice, config, flag, positive_int, probability, require_config
+from byhand.models import causal_lm
+from byhand.models.causal_lm import CausalLM
 from byhand.models.preset import Preset
 from byhand.nn import (
     Dropout,
@@ -29,17 +28,15 @@ from byhand.nn import (
     FeedForward,
     KeyValueCache,
     LayerNorm,
+    LearnedPositions,
     Linear,
+    LinearAttention,
     Module,
     MultiHeadAttention,
+    RotaryPositions,
+    SinusoidalPositions,
     init,
 )
-from byhand.nn.cache import DecoderCache
-from byhand.nn.protocol import contiguous, converted, require_sizes
-from byhand.ops import check, cross_entropy, linear_cross_entropy
-
-_FORWARD = "forward"  # saved by a forward pass without a loss
-IGNORED = -100  # a target with this value is not counted in the loss
 
 
 @config
@@ -55,8 +52,13 @@ class GPTConfig(ConfigBase):
         dropout: probability of zeroing, at the embedding, in attention and before each residual.
         use_bias: biases in linear layers and norms (the head has none).
         tie_weights: the head shares the token embedding's matrix (Press & Wolf, 2017).
-        norm_first: norms before attention and feed-forward part (pre-norm), or else after each
-            residual (post-norm).
+        norm: "pre", norms before attention and feed-forward part, or "post", after each residual.
+        positions: how the model knows where a token stands: "learned", a vector for each position;
+            "sinusoidal", fixed vectors, and the token vectors are scaled by sqrt(embedding_dim)
+            (Vaswani et al., 2017, sections 3.4 and 3.5); "rotary", queries and keys are rotated
+            (Su et al., 2021); "alibi", scores fall with the distance (Press et al., 2022).
+        attention: "softmax" or "linear" (Katharopoulos et al., 2020), whose cost grows linearly
+            with the context; it has neither rotary positions nor ALiBi.
 
     Raises ValueError or TypeError naming the field that is wrong.
     """
@@ -94,13 +96,34 @@ class GPTConfig(ConfigBase):
         help="the head shares the token embedding's matrix",
         aliases=("tie_word_embeddings",),
     )
-    norm_first: bool = flag(True, help="norms before each part of a block, not after", absent=True)
+    norm: str = choice(
+        ("pre", "post"), "pre", help="norms before or after each part of a block", absent="pre"
+    )
+    positions: str = choice(
+        ("learned", "sinusoidal", "rotary", "alibi"),
+        "learned",
+        help="how the model knows where a token stands",
+        absent="learned",
+    )
+    attention: str = choice(
+        ("softmax", "linear"), "softmax", help="the kind of attention", absent="softmax"
+    )
 
     def check(self) -> None:
         if self.embedding_dim % self.num_heads:
             raise self.error(
                 "embedding_dim must be a multiple of num_heads, got "
                 f"{self.embedding_dim} and {self.num_heads}"
+            )
+        if self.positions == "rotary" and self.embedding_dim // self.num_heads % 2:
+            raise self.error(
+                "embedding_dim / num_heads must be even for rotary positions, got "
+                f"{self.embedding_dim} and {self.num_heads}"
+            )
+        if self.attention == "linear" and self.positions in ("rotary", "alibi"):
+            raise self.error(
+                "positions must be 'learned' or 'sinusoidal' with linear attention, got "
+                f"{self.positions!r}"
             )
 
     def saved_activations(self, tokens: int, recompute: bool = False) -> int:
@@ -117,27 +140,32 @@ class GPTConfig(ConfigBase):
 
 
 class Block(Module):
-    """x + attention(norm1(x)), then x + ffn(norm2(x)); without ``norm_first`` it is
+    """x + attention(norm1(x)), then x + ffn(norm2(x)); with ``norm`` "post" it is
     norm1(x + attention(x)), then norm2(x + ffn(x)). Shapes: (B, T, C) in and out.
     """
 
-    def __init__(self, c: GPTConfig):
+    def __init__(self, c: GPTConfig, positions: RotaryPositions | None = None):
         C, bias = c.embedding_dim, c.use_bias
-        self.norm_first = c.norm_first
+        self.norm_first = c.norm == "pre"
         wide = init.Normal(0.02)
         narrow = init.Normal(0.02 / math.sqrt(2 * c.num_layers))
         self.norm1 = LayerNorm(C, bias=bias)
-        self.attention = MultiHeadAttention(
-            C,
-            c.num_heads,
-            causal=True,
-            bias=bias,
-            dropout=c.dropout,
-            residual_dropout=c.dropout,
-            weight_init=wide,
-            project_init=narrow,
-            bias_init=init.zeros,
-        )
+        shared: dict[str, Any] = {
+            "causal": True,
+            "bias": bias,
+            "residual_dropout": c.dropout,
+            "weight_init": wide,
+            "project_init": narrow,
+            "bias_init": init.zeros,
+        }
+        self.attention: Any
+        if c.attention == "linear":
+            self.attention = LinearAttention(C, c.num_heads, **shared)
+        else:
+            alibi = c.positions == "alibi"
+            self.attention = MultiHeadAttention(
+                C, c.num_heads, dropout=c.dropout, positions=positions, alibi=alibi, **shared
+            )
         self.norm2 = LayerNorm(C, bias=bias)
         self.ffn = FeedForward(
             C,
@@ -166,103 +194,49 @@ class Block(Module):
         return self.norm1.backward(self.attention.backward(d), add=d)
 
 
-class Decoder(Module):
-    """All of a GPT but the head: ids (B, T) int64 -> (B, T, C).
+class Decoder(causal_lm.Decoder):
+    """All of a GPT but the head: ids (B, T) int64 -> (B, T, C)."""
 
-    With ``recompute`` a forward pass saves only the input of each block, and ``backward`` runs the
-    block's forward pass again (Chen et al., "Training deep nets with sublinear memory cost", 2016).
-    The results have the same bits, a step takes about a third longer, and only the activations of
-    one block are in memory at a time.
-    """
+    config: GPTConfig
 
     def __init__(self, c: GPTConfig, recompute: bool = False):
-        self.config = c
-        self.recompute = recompute
-        table = init.Normal(0.02)
-        self.tokens = Embedding(c.vocabulary_size, c.embedding_dim, weight_init=table)
-        self.positions = Embedding(c.context_size, c.embedding_dim, weight_init=table)
+        super().__init__(c, recompute)
+        C, table = c.embedding_dim, init.Normal(0.02)
+        fixed = c.positions == "sinusoidal"
+        scale = math.sqrt(C) if fixed else 1.0
+        self.tokens = Embedding(c.vocabulary_size, C, scale=scale, weight_init=table)
+        self.positions: Any = None
+        if fixed:
+            self.positions = SinusoidalPositions(C)
+        elif c.positions == "learned":
+            self.positions = LearnedPositions(c.context_size, C, weight_init=table)
+        rotary = None
+        if c.positions == "rotary":
+            rotary = RotaryPositions(C // c.num_heads, context=c.context_size)
         self.dropout = Dropout(c.dropout)
-        self.blocks = [Block(c) for _ in range(c.num_layers)]
-        self.norm = LayerNorm(c.embedding_dim, bias=c.use_bias) if c.norm_first else None
-        self._positions_on_gpu: dict[tuple[int, ...], Array] = {}
+        self.blocks = [Block(c, rotary) for _ in range(c.num_layers)]
+        self.norm = LayerNorm(C, bias=c.use_bias) if c.norm == "pre" else None
 
-    _input_dtype = np.int64
+    def embed(self, ids: Array, start: int) -> Array:
+        x = self.tokens(ids)
+        if self.positions is not None:
+            x = self.positions(x, start=start)
+        return self.dropout(x)
 
-    def _input_shape(self, batch: int) -> tuple[int, ...]:
-        return batch, self.config.context_size
-
-    def forward(self, ids: Array, cache: DecoderCache | None = None) -> Array:
-        start = 0 if cache is None else cache.length
-        self.check_ids("ids", ids, start)
-        x = self.dropout(self.positions(self._positions_of(ids, start), add=self.tokens(ids)))
-        for i, block in enumerate(self.blocks):
-            if self.recompute and self._saving:
-                self.push((x, self.generator.count))
-                with block.no_save():
-                    x = block(x)
-            else:
-                x = block(x, None if cache is None else cache.layers[i])
-        return x if self.norm is None else self.norm(x)
-
-    def backward(self, dy: Array) -> None:
-        d = dy if self.norm is None else self.norm.backward(dy)
-        for block in reversed(self.blocks):
-            if self.recompute:
-                x, draws = self.pop()
-                with self.generator.replay_from(draws):
-                    block(x)
-            d = block.backward(d)
+    def embed_backward(self, d: Array) -> None:
         d = self.dropout.backward(d)
-        self.positions.backward(d)
+        if self.positions is not None:
+            d = self.positions.backward(d)
         self.tokens.backward(d)
 
-    def _positions_of(self, ids: Array, start: int) -> Array:
-        """start, start + 1, ... in every row, int64 (B, T) like ids; on a GPU cached per shape."""
-        B, T = ids.shape
-        if not backend.is_cupy(ids):
-            return np.tile(np.arange(start, start + T), (B, 1))
-        key = (B, T, ids.device.id)
-        made = self._positions_on_gpu.get(key) if start == 0 else None
-        if made is None:
-            made = backend.to_device_of(np.tile(np.arange(start, start + T), (B, 1)), ids)
-            if start == 0:  # not in decoding, where start changes with every token
-                self._positions_on_gpu[key] = made
-        return made
 
-    def check_ids(self, name: str, ids: Any, start: int = 0) -> None:
-        if not isinstance(ids, np.ndarray) and not backend.is_cupy(ids):
-            raise TypeError(
-                f"GPT: {name} must be an int64 array, got {type(ids).__name__}: use "
-                f"np.array({name}, np.int64)"
-            )
-        if ids.dtype != np.int64:
-            how = f": use {name}.astype(np.int64)" if ids.dtype.kind in "iu" else ""
-            raise TypeError(f"GPT: {name} must be int64, got {ids.dtype}{how}")
-        if ids.ndim != 2:
-            how = f": use {name}[None] for one sequence" if ids.ndim == 1 else ""
-            raise ValueError(f"GPT: {name} must have shape (B, T), got {ids.shape}{how}")
-        if start + ids.shape[1] > self.config.context_size:
-            held = f" after the {start} in the cache" if start else ""
-            raise ValueError(
-                f"GPT: {ids.shape[1]} tokens{held} do not fit the context of "
-                f"{self.config.context_size}"
-            )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_positions_on_gpu": {}}
-
-
-class GPT(Module):
+class GPT(CausalLM[GPTConfig]):
     """A GPT with float32 parameters drawn from ``seed``; ``precision`` is "float32" or "bf16"
-    (see `Module.precision`), ``recompute`` saves memory (see `Decoder`).
+    (see `Module.precision`), ``recompute`` saves memory (see `causal_lm.Decoder`).
 
     Weights start as N(0, 0.02²), those that write into the residual stream scaled down by
     1/sqrt(2 * num_layers) (Radford et al., 2019, section 2.3); biases at zero. ``draw=False``
     leaves them undefined, for weights that will be loaded.
-
-        logits = model(ids)                 # ids (B, T) int64 -> (B, T, V)
-        loss = model.loss(ids, targets)     # targets (B, T) int64 -> 0-d array
-        model.backward()                    # adds the loss's gradient to every Parameter.grad
     """
 
     def __init__(
@@ -282,130 +256,6 @@ class GPT(Module):
             self.head.weight = self.decoder.tokens.weight
         self.precision = precision
         self.build(seed, draw=draw)
-
-    @property
-    def config(self) -> GPTConfig:
-        """The sizes that the model was made with; a model of other sizes is a new model."""
-        return self._config
-
-    def forward(self, ids: Array, cache: DecoderCache | None = None) -> Array:
-        """Logits (B, T, V) of the token that follows each position.
-
-        With a cache, ``ids`` continue the sequence in it, only their logits are computed, and
-        nothing is saved for a backward pass. Raises ValueError for a wrong shape or more tokens
-        than the context holds, TypeError for ids that are not int64, IndexError for an unknown id.
-        """
-        if cache is not None and not isinstance(cache, DecoderCache):
-            raise TypeError(f"GPT: cache must be what new_cache() gives, got {cache!r}")
-        if cache is None:
-            with self.discard_on_error():
-                logits = self.head(self.decoder(ids))
-                self.push(_FORWARD)
-                return logits
-        with self.no_save() if self._saving else nullcontext():
-            return self.head(self.decoder(ids, cache))
-
-    _input_dtype = np.int64
-
-    def _input_shape(self, batch: int) -> tuple[int, ...]:
-        return batch, self.config.context_size
-
-    def backward_logits(self, dlogits: Array) -> None:
-        """The backward pass of ``forward``: adds to every Parameter.grad. dlogits (B, T, V)."""
-        if self.peek() is not _FORWARD:
-            raise RuntimeError(
-                "GPT.backward_logits: the last forward pass was loss(ids, targets), whose gradient "
-                "backward() adds without an argument"
-            )
-        d = self.head.backward(dlogits)
-        self.pop()
-        self.decoder.backward(d)
-
-    def loss(self, ids: Array, targets: Array, scale: Any = None) -> Array:
-        """Mean cross-entropy in nats over the positions that count, a 0-d array.
-
-        ids, targets: (B, T) int64; a target of -100 does not count. With ``scale``, a number or a
-        0-d array, the result is the sum over these positions times the scale, as needed for a loss
-        that is a mean over several batches.
-
-        The gradient of the head is added here already (unless saving is off), because the logits
-        never exist as a whole and ``backward`` could not use them later. If no backward pass will
-        follow, call ``discard_saved`` and ``zero_grad``. A call that raises an error has added
-        nothing.
-        """
-        (ids, targets), _ = converted("GPT", self.loss, (ids, targets), {})
-        self._check_targets(ids, targets)
-        if getattr(scale, "shape", ()) != () or isinstance(scale, (str, list, tuple)):
-            raise TypeError(f"GPT: scale must be a number or a 0-d array, got {scale!r}")
-        reduction: Literal["mean", "sum"] = "mean" if scale is None else "sum"
-        with self.discard_on_error():
-            hidden = self.decoder(ids)
-            if type(self.head) is Linear and self.head.bias is None:
-                weight = self.head.weight
-                loss, dx = linear_cross_entropy.forward(
-                    hidden,
-                    weight.compute_value,
-                    contiguous(targets),
-                    weight.grad if self._saving else None,
-                    need_dx=self._saving,
-                    reduction=reduction,
-                    dloss=1.0 if scale is None else scale,
-                    bf16=self._bf16,
-                )
-            else:
-                loss, saved = cross_entropy.forward(
-                    self.head(hidden), contiguous(targets), reduction=reduction
-                )
-                dx = None
-                if self._saving:
-                    dlogits = cross_entropy.backward(1.0 if scale is None else scale, saved)
-                    dx = self.head.backward(dlogits)
-            self.push(dx)
-        if scale is not None:
-            loss *= scale
-        return loss
-
-    def backward(self, dlogits: Array | None = None) -> None:
-        """Adds to every Parameter.grad what the last ``loss`` has not added yet, or, with the
-        gradient of the logits (B, T, V), does what ``backward_logits`` does. RuntimeError when that
-        does not fit the last forward pass.
-        """
-        if dlogits is not None:
-            return self.backward_logits(dlogits)
-        if self.peek() is _FORWARD:
-            raise RuntimeError(
-                "GPT.backward: the last forward pass was model(ids), which has no loss: call "
-                "model.loss(ids, targets) instead, or pass the gradient of the logits, "
-                "backward(dlogits)"
-            )
-        self.decoder.backward(self.pop())
-
-    def new_cache(self, batch_size: int = 1) -> DecoderCache:
-        """An empty key-value cache for ``batch_size`` sequences of up to context_size tokens."""
-        require_sizes("GPT.new_cache", batch_size=batch_size)
-        c = self.config
-        like = self.decoder.tokens.weight.compute_value
-        D = c.embedding_dim // c.num_heads
-        return DecoderCache(
-            [
-                KeyValueCache(batch_size, c.context_size, c.num_heads, D, like)
-                for _ in range(c.num_layers)
-            ]
-        )
-
-    def check(self, ids: np.ndarray, targets: np.ndarray) -> None:
-        """The errors of ``loss`` for ids and targets that are still on the host."""
-        self._check_targets(ids, targets)
-        check.ids("GPT", "ids", ids, self.config.vocabulary_size)
-        check.ids("GPT", "targets", targets, self.config.vocabulary_size, IGNORED)
-
-    def _check_targets(self, ids: Any, targets: Any) -> None:
-        self.decoder.check_ids("ids", ids)
-        self.decoder.check_ids("targets", targets)
-        if targets.shape != ids.shape:
-            raise ValueError(
-                f"GPT: targets must have the shape of ids, {ids.shape}, got {targets.shape}"
-            )
 
 
 Config, Model = GPTConfig, GPT

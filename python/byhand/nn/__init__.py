@@ -18,9 +18,11 @@ from byhand.nn.attention import MultiHeadAttention
 from byhand.nn.cache import KeyValueCache
 from byhand.nn.dropout import Dropout
 from byhand.nn.embedding import Embedding
+from byhand.nn.experts import MixtureOfExperts
 from byhand.nn.feed_forward import FeedForward
 from byhand.nn.flatten import Flatten
 from byhand.nn.linear import Linear
+from byhand.nn.linear_attention import LinearAttention
 from byhand.nn.loss import (
     BCEWithLogitsLoss,
     CrossEntropyLoss,
@@ -38,6 +40,7 @@ from byhand.nn.positions import LearnedPositions, RotaryPositions, SinusoidalPos
 from byhand.nn.random import Generator
 from byhand.nn.sequential import Sequential
 from byhand.nn.storage import Storage
+from byhand.nn.swiglu import SwiGLU
 
 __all__ = [
     "ELU",
@@ -58,7 +61,9 @@ __all__ = [
     "LeakyReLU",
     "LearnedPositions",
     "Linear",
+    "LinearAttention",
     "MSELoss",
+    "MixtureOfExperts",
     "Module",
     "MultiHeadAttention",
     "NLLLoss",
@@ -75,6 +80,7 @@ __all__ = [
     "Softplus",
     "Step",
     "Storage",
+    "SwiGLU",
     "Tanh",
     "alibi_slopes",
     "block_sparse_mask",

@@ -92,7 +92,8 @@ class RotaryPositions(Module):
         self.scaling = rope_scaling.checked(name, scaling, rotary_dim, context)
         self.interleaved = interleaved
         self.context = context
-        self._tables: dict[Any, Tables] = {}
+        # All that were made, the largest last: a captured CUDA graph reads what it was made with.
+        self._tables: dict[Any, list[Tables]] = {}
         self._long: tuple[Any, Tables] | None = None
 
     def forward(
@@ -154,16 +155,21 @@ class RotaryPositions(Module):
             limit = self.context
         if limit is not None and stop > limit:
             # Of this length only: the frequencies of another length are others.
-            if self._long is None or self._long[0] != (key, start, stop):
-                self._long = (key, start, stop), self._stored(start, stop, single, like)
-            return *self._long[1], 0
-        made = self._tables.get(key)
-        if made is None or len(made[0]) < stop:
-            length = max(stop, self.context or 0, 0 if made is None else 2 * len(made[0]))
-            if limit is not None:
-                length = min(length, limit)
-            made = self._tables[key] = self._stored(0, length, single, like)
-        return *made, start
+            if start > 0:  # in decoding the next call has another length
+                if self._long is None or self._long[0] != (key, start, stop):
+                    self._long = (key, start, stop), self._stored(start, stop, single, like)
+                return *self._long[1], 0
+            made = self._tables.setdefault((key, stop), [])
+            if not made:
+                made.append(self._stored(0, stop, single, like))
+            return *made[0], 0
+        made = self._tables.setdefault(key, [])
+        have = len(made[-1][0]) if made else 0
+        if have < stop or not made:
+            length = max(stop, self.context or 0, 2 * have)
+            length = length if limit is None else min(length, limit)
+            made.append(self._stored(0, length, single, like))
+        return *made[-1], start
 
     def _stored(self, start: int, stop: int, single: bool, like: Array) -> Tables:
         cos, sin = (
@@ -237,7 +243,7 @@ class SinusoidalPositions(_AddedPositions):
             "SinusoidalPositions", "base", base, lambda x: 1 < x < np.inf, "a number greater than 1"
         )
         self.base = float(base)
-        self._tables: dict[Any, Array] = {}
+        self._tables: dict[Any, list[Array]] = {}  # all that were made, as in RotaryPositions
 
     def forward(self, x: Array, positions: Array | None = None, start: int = 0) -> Array:
         self._check(x, start)
@@ -258,12 +264,12 @@ class SinusoidalPositions(_AddedPositions):
 
     def _table_for(self, stop: int, like: Array) -> Array:
         key = str(like.dtype), str(getattr(like, "device", "cpu"))
-        made = self._tables.get(key)
-        if made is None or len(made) < stop:
-            length = max(stop, 0 if made is None else 2 * len(made))
-            table = sinusoids(length, self.dim, self.base).astype(like.dtype)
-            made = self._tables[key] = backend.to_device_of(table, like)
-        return made
+        made = self._tables.setdefault(key, [])
+        have = len(made[-1]) if made else 0
+        if have < stop or not made:
+            table = sinusoids(max(stop, 2 * have), self.dim, self.base).astype(like.dtype)
+            made.append(backend.to_device_of(table, like))
+        return made[-1]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_tables": {}}

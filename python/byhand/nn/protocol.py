@@ -92,6 +92,28 @@ def require_like(layer: str, name: str, x: Array, weight: Array) -> None:
         raise TypeError(f"{layer}: {name} is on the {here} and the parameters are on the {there}")
 
 
+def require_ids(model: str, name: str, ids: Any, context: int, held: int = 0) -> None:
+    """TypeError or ValueError unless ids are an int64 array (B, T) whose T tokens fit the context,
+    after ``held`` tokens in a cache.
+    """
+    if not backend.is_array(ids):
+        raise TypeError(
+            f"{model}: {name} must be an int64 array, got {type(ids).__name__}: use "
+            f"np.array({name}, np.int64)"
+        )
+    if ids.dtype != np.int64:
+        how = f": use {name}.astype(np.int64)" if ids.dtype.kind in "iu" else ""
+        raise TypeError(f"{model}: {name} must be int64, got {ids.dtype}{how}")
+    if ids.ndim != 2:
+        how = f": use {name}[None] for one sequence" if ids.ndim == 1 else ""
+        raise ValueError(f"{model}: {name} must have shape (B, T), got {ids.shape}{how}")
+    if held + ids.shape[1] > context:
+        after = f" after the {held} in the cache" if held else ""
+        raise ValueError(
+            f"{model}: {ids.shape[1]} tokens{after} do not fit the context of {context}"
+        )
+
+
 def own_copy(a: Array | None) -> Array | None:
     """A copy of a small numpy array that the backward pass will read: the caller may change the
     original before that. On a GPU the array itself, which must stay as it is until then.

@@ -79,7 +79,7 @@ def rope_backward(
 
 def _check_view(function: str, name: str, a: Array, written: bool = False) -> None:
     """TypeError for a view with gaps in its last axis, or a read-only one to be written."""
-    if a.shape[-1] > 1 and a.strides[-1] != a.dtype.itemsize:
+    if a.size and a.shape[-1] > 1 and a.strides[-1] != a.dtype.itemsize:
         raise TypeError(f"{function}: {name} must have a contiguous last axis")
     if written and isinstance(a, np.ndarray) and not a.flags.writeable:
         raise TypeError(f"{function}: {name} is read-only")

@@ -1,0 +1,239 @@
+"""What decoder-only language models share: ids -> decoder -> hidden states -> head -> logits.
+
+A model's page gives its block and how ids become the first hidden states; the loss, the backward
+pass, the key-value cache and the checks of ids and targets are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+import numpy as np
+
+from byhand.backend import Array
+from byhand.nn import Embedding, KeyValueCache, Linear, Module
+from byhand.nn.cache import DecoderCache
+from byhand.nn.protocol import contiguous, converted, require_ids, require_sizes
+from byhand.ops import check, cross_entropy, linear_cross_entropy
+
+_FORWARD = "forward"  # saved by a forward pass without a loss
+IGNORED = -100  # a target with this value is not counted in the loss
+
+
+class Sizes(Protocol):
+    """What the configuration of every decoder-only language model has."""
+
+    @property
+    def vocabulary_size(self) -> int: ...
+    @property
+    def context_size(self) -> int: ...
+
+
+C = TypeVar("C", bound=Sizes)
+
+
+class Decoder(Module):
+    """ids (B, T) int64 -> hidden states (B, T, C): ``embed``, then the blocks, then ``norm``.
+
+    A subclass sets ``tokens``, ``blocks`` (each called as block(x, cache)) and ``norm`` (None: no
+    norm after the last block), and writes ``embed`` and ``embed_backward``.
+
+    With ``recompute`` a forward pass saves only the input of each block, and ``backward`` runs the
+    block's forward pass again (Chen et al., "Training deep nets with sublinear memory cost", 2016).
+    The results have the same bits, a step takes about a third longer, and only the activations of
+    one block are in memory at a time.
+    """
+
+    tokens: Embedding
+    blocks: Sequence[Any]
+    norm: Any
+
+    def __init__(self, config: Sizes, recompute: bool = False):
+        self.config = config
+        self.recompute = recompute
+
+    _input_dtype = np.int64
+
+    def _input_shape(self, batch: int) -> tuple[int, ...]:
+        return batch, self.config.context_size
+
+    def embed(self, ids: Array, start: int) -> Array:
+        """The input of the first block, (B, T, C), for ids at positions start, start + 1, ..."""
+        raise NotImplementedError
+
+    def embed_backward(self, d: Array) -> None:
+        """The backward pass of ``embed``: adds to the gradients of its tables."""
+        raise NotImplementedError
+
+    def forward(self, ids: Array, cache: DecoderCache | None = None) -> Array:
+        start = 0 if cache is None else cache.length
+        self.check_ids("ids", ids, start)
+        x = self.embed(ids, start)
+        for i, block in enumerate(self.blocks):
+            if self.recompute and self._saving:
+                self.push((x, self.generator.count))
+                with block.no_save():
+                    x = block(x)
+            else:
+                x = block(x, None if cache is None else cache.layers[i])
+        return x if self.norm is None else self.norm(x)
+
+    def backward(self, dy: Array) -> None:
+        d = dy if self.norm is None else self.norm.backward(dy)
+        for block in reversed(self.blocks):
+            if self.recompute:
+                x, draws = self.pop()
+                with self.generator.replay_from(draws):
+                    block(x)
+            d = block.backward(d)
+        self.embed_backward(d)
+
+    def check_ids(self, name: str, ids: Any, start: int = 0) -> None:
+        """TypeError or ValueError unless ids are an int64 array (B, T) that fits the context after
+        ``start`` earlier tokens.
+        """
+        model = type(self.config).__name__.removesuffix("Config")
+        require_ids(model, name, ids, self.config.context_size, start)
+
+
+class CausalLM(Module, Generic[C]):
+    """A decoder and a head; the base class of the decoder-only language models.
+
+        logits = model(ids)                 # ids (B, T) int64 -> (B, T, V)
+        loss = model.loss(ids, targets)     # targets (B, T) int64 -> 0-d array
+        model.backward()                    # adds the loss's gradient to every Parameter.grad
+
+    A subclass sets ``_config``, ``decoder`` and ``head``, and builds itself.
+    """
+
+    _config: C
+    decoder: Decoder
+    head: Linear
+
+    @property
+    def config(self) -> C:
+        """The sizes that the model was made with; a model of other sizes is a new model."""
+        return self._config
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def forward(self, ids: Array, cache: DecoderCache | None = None) -> Array:
+        """Logits (B, T, V) of the token that follows each position.
+
+        With a cache, ``ids`` continue the sequence in it, only their logits are computed, and
+        nothing is saved for a backward pass. Raises ValueError for a wrong shape or more tokens
+        than the context holds, TypeError for ids that are not int64, IndexError for an unknown id.
+        """
+        if cache is not None and not isinstance(cache, DecoderCache):
+            raise TypeError(f"{self._name}: cache must be what new_cache() gives, got {cache!r}")
+        if cache is None:
+            with self.discard_on_error():
+                logits = self.head(self.decoder(ids))
+                self.push(_FORWARD)
+                return logits
+        with self.no_save() if self._saving else nullcontext():
+            return self.head(self.decoder(ids, cache))
+
+    _input_dtype = np.int64
+
+    def _input_shape(self, batch: int) -> tuple[int, ...]:
+        return batch, self.config.context_size
+
+    def backward_logits(self, dlogits: Array) -> None:
+        """The backward pass of ``forward``: adds to every Parameter.grad. dlogits (B, T, V)."""
+        if self.peek() is not _FORWARD:
+            raise RuntimeError(
+                f"{self._name}.backward_logits: the last forward pass was loss(ids, targets), "
+                "whose gradient backward() adds without an argument"
+            )
+        d = self.head.backward(dlogits)
+        self.pop()
+        self.decoder.backward(d)
+
+    def loss(self, ids: Array, targets: Array, scale: Any = None) -> Array:
+        """Mean cross-entropy in nats over the positions that count, a 0-d array.
+
+        ids, targets: (B, T) int64; a target of -100 does not count. With ``scale``, a number or a
+        0-d array, the result is the sum over these positions times the scale, as needed for a loss
+        that is a mean over several batches.
+
+        The gradient of the head is added here already (unless saving is off), because the logits
+        never exist as a whole and ``backward`` could not use them later. If no backward pass will
+        follow, call ``discard_saved`` and ``zero_grad``. A call that raises an error has added
+        nothing.
+        """
+        (ids, targets), _ = converted(self._name, self.loss, (ids, targets), {})
+        self._check_targets(ids, targets)
+        if getattr(scale, "shape", ()) != () or isinstance(scale, (str, list, tuple)):
+            raise TypeError(f"{self._name}: scale must be a number or a 0-d array, got {scale!r}")
+        reduction: Literal["mean", "sum"] = "mean" if scale is None else "sum"
+        with self.discard_on_error():
+            hidden = self.decoder(ids)
+            if type(self.head) is Linear and self.head.bias is None:
+                weight = self.head.weight
+                loss, dx = linear_cross_entropy.forward(
+                    hidden,
+                    weight.compute_value,
+                    contiguous(targets),
+                    weight.grad if self._saving else None,
+                    need_dx=self._saving,
+                    reduction=reduction,
+                    dloss=1.0 if scale is None else scale,
+                    bf16=self._bf16,
+                )
+            else:
+                loss, saved = cross_entropy.forward(
+                    self.head(hidden), contiguous(targets), reduction=reduction
+                )
+                dx = None
+                if self._saving:
+                    dlogits = cross_entropy.backward(1.0 if scale is None else scale, saved)
+                    dx = self.head.backward(dlogits)
+            self.push(dx)
+        if scale is not None:
+            loss *= scale
+        return loss
+
+    def backward(self, dlogits: Array | None = None) -> None:
+        """Adds to every Parameter.grad what the last ``loss`` has not added yet, or, with the
+        gradient of the logits (B, T, V), does what ``backward_logits`` does. RuntimeError when that
+        does not fit the last forward pass.
+        """
+        if dlogits is not None:
+            return self.backward_logits(dlogits)
+        if self.peek() is _FORWARD:
+            raise RuntimeError(
+                f"{self._name}.backward: the last forward pass was model(ids), which has no loss: "
+                "call model.loss(ids, targets) instead, or pass the gradient of the logits, "
+                "backward(dlogits)"
+            )
+        self.decoder.backward(self.pop())
+
+    def new_cache(self, batch_size: int = 1) -> DecoderCache:
+        """An empty key-value cache for ``batch_size`` sequences of up to context_size tokens."""
+        require_sizes(f"{self._name}.new_cache", batch_size=batch_size)
+        like = self.decoder.tokens.weight.compute_value
+        capacity = self.config.context_size
+        layers = [block.attention for block in self.decoder.blocks]
+        return DecoderCache(
+            [KeyValueCache(batch_size, capacity, a.num_kv_heads, a.head_dim, like) for a in layers]
+        )
+
+    def check(self, ids: np.ndarray, targets: np.ndarray) -> None:
+        """The errors of ``loss`` for ids and targets that are still on the host."""
+        self._check_targets(ids, targets)
+        check.ids(self._name, "ids", ids, self.config.vocabulary_size)
+        check.ids(self._name, "targets", targets, self.config.vocabulary_size, IGNORED)
+
+    def _check_targets(self, ids: Any, targets: Any) -> None:
+        self.decoder.check_ids("ids", ids)
+        self.decoder.check_ids("targets", targets)
+        if targets.shape != ids.shape:
+            raise ValueError(
+                f"{self._name}: targets must have the shape of ids, {ids.shape}, "
+                f"got {targets.shape}"
+            )
