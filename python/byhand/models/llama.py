@@ -290,8 +290,11 @@ class Block(Module):
             bias_init=init.zeros,
         )
 
-    def forward(self, x: Array, cache: KeyValueCache | None = None) -> Array:
-        y = self.attention(self.norm1(x), add=x, again=self.norm1.again, cache=cache)
+    def forward(
+        self, x: Array, cache: KeyValueCache | None = None, sequences: Array | None = None
+    ) -> Array:
+        options: dict[str, Any] = {"cache": cache, "sequences": sequences}
+        y = self.attention(self.norm1(x), add=x, again=self.norm1.again, **options)
         return self.ffn(self.norm2(x if self.parallel else y), add=y, again=self.norm2.again)
 
     def backward(self, dy: Array) -> Array:
@@ -314,7 +317,7 @@ class Decoder(causal_lm.Decoder):
         self.blocks = [Block(c, positions) for _ in range(c.num_hidden_layers)]
         self.norm = _norm(c)
 
-    def embed(self, ids: Array, start: int) -> Array:
+    def embed(self, ids: Array, start: int, sequences: Array | None) -> Array:
         return self.dropout(self.tokens(ids))
 
     def embed_backward(self, d: Array) -> None:
@@ -356,8 +359,10 @@ class Llama(CausalLM[LlamaConfig]):
         self.precision = precision
         self.build(seed, draw=draw)
 
-    def loss(self, ids: Array, targets: Array, scale: Any = None) -> Array:
-        loss = super().loss(ids, targets, scale)
+    def loss(
+        self, ids: Array, targets: Array, scale: Any = None, sequences: Array | None = None
+    ) -> Array:
+        loss = super().loss(ids, targets, scale, sequences)
         c = self.config
         if c.num_local_experts is None:
             return loss
