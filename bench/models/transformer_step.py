@@ -40,8 +40,8 @@ def load(twin: Any, weights: dict[str, np.ndarray]) -> None:
 
 def bert_base(precision: str) -> tuple[Step, Step]:
     """BERT-base's encoder with the masked-LM head, 15 % of the tokens masked; 8 rows of 128."""
-    sizes = dict(bert.PRESETS["base"].model) | {"hidden_dropout_prob": 0.0}
-    config = BertConfig(vocab_size=8192, **sizes, attention_probs_dropout_prob=0.0)
+    none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = BertConfig(vocab_size=8192, **dict(bert.PRESETS["base"].model) | none)
     model = Bert(config, "mlm", seed=1, precision=precision)
     rng = np.random.default_rng(0)
     ids = rng.integers(0, config.vocab_size, (8, 128))

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from byhand import Bert, BertConfig, optim
+from byhand.cli.main import main
 from byhand.nn import Module
 from byhand.tasks.task import Task
 from byhand.training import GraphStep
+from tests.cli.test_bert import SIZES as FLAGS
+from tests.cli.test_bert import written
 from tests.models.bert_batches import LABELS, LOSSES, SIZES, batch, inputs, make, outputs
 
 
@@ -84,3 +87,17 @@ def test_the_outputs_are_those_of_the_cpu(head, precision, near, cupy):
     grads = device.storage.grads.get()
     scale = np.abs(host.storage.grads).max()
     np.testing.assert_allclose(grads / scale, host.storage.grads / scale, atol=10 * near)
+
+
+@pytest.mark.parametrize("kind", ["masked_lm", "classification", "token_classification", "span"])
+def test_the_commands(kind, cupy, tmp_path, capsys):
+    """On a GPU all batches have one shape; what was trained there is evaluated on both devices."""
+    path, run = str(written(tmp_path, kind)), str(tmp_path / "run")
+    assert main(["train", path, "--device", "cuda", "--out", run, *FLAGS]) == 0
+    assert "on the GPU" in capsys.readouterr().out
+    assert len(cupy.graphs) == 1
+    found = []
+    for device in ("cpu", "cuda"):
+        assert main(["eval", run, "--device", device]) == 0
+        found.append(float(capsys.readouterr().out.split(",")[0].split()[1]))
+    assert found[0] == pytest.approx(found[1], rel=1e-3)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from byhand import Bert
+from byhand import Bert, backend, optim
 from byhand.models.bert import HF
 from byhand.models.bert_heads import PADDING
 from byhand.models.weight_names import to_hugging_face
@@ -165,6 +165,58 @@ def test_embeddings_are_the_mean_over_what_is_no_padding(normalize):
     (wanted * torch.from_numpy(dy)).sum().backward()
     model.backward(dy)
     require_same_gradients(model, other)
+
+
+@pytest.mark.parametrize("head", ["mlm", "pretraining", "tokens"])
+def test_ten_steps_of_an_optimizer(head):
+    torch = pytest.importorskip("torch")
+    model = make(head)
+    other = twin(model)
+    settings = dict(lr=1e-2, betas=(0.9, 0.99), eps=1e-6, weight_decay=0.0)
+    ours, theirs = optim.AdamW(model, **settings), torch.optim.AdamW(other.parameters(), **settings)
+    for step in range(10):
+        made = batch(head, step)
+        labels = {n: torch.from_numpy(made[n]) for n in made if "label" in n}
+        other(**arguments(made), **labels).loss.backward()
+        theirs.step()
+        other.zero_grad()
+        model.loss(**made)
+        model.backward()
+        ours.step()
+        model.zero_grad()
+    found = dict(other.named_parameters())
+    for name, value in to_hugging_face(HF(model.config), model.state_dict()).items():
+        assert relative_error(value, found[name].detach().numpy()) < 1e-9, name
+
+
+@pytest.mark.parametrize("name", backend.cpu_modules())
+@pytest.mark.parametrize("head", ["mlm", "classification", "tokens"])
+def test_float32_kernels_are_as_exact_as_pytorch(head, name):
+    """The error against float64 is at most a few times that of PyTorch's float32 on the same
+    weights: the tolerance is measured, not chosen.
+    """
+    torch = pytest.importorskip("torch")
+    truth, fast = make(head), make(head, dtype="float32")
+    other = twin(fast).float()
+    made = batch(head)
+    true_loss = float(truth.loss(**made))
+    truth.backward()
+    expected = other(**arguments(made), labels=torch.from_numpy(made["labels"])).loss
+    expected.backward()
+    with backend.use_cpu(name):
+        loss = float(fast.loss(**made))
+        fast.backward()
+    eps = np.finfo(np.float32).eps
+    theirs = dict(other.named_parameters())
+    assert abs(loss - true_loss) <= 4 * abs(expected.item() - true_loss) + 8 * eps * true_loss
+    exact = dict(truth.named_parameters())
+    scale = max(np.abs(p.grad).max() for p in exact.values())
+    there_of = {weight.name: weight.there for weight in HF(fast.config)}
+    for path, p in fast.named_parameters():
+        right = exact[path].grad
+        torchs = np.concatenate([theirs[name].grad.numpy() for name in there_of[path]])
+        allowed = 4 * np.abs(torchs - right).max() + 8 * eps * scale
+        assert np.abs(p.grad - right).max() <= allowed, path
 
 
 @pytest.mark.parametrize("function", ["gelu_new", "relu", "silu"])

@@ -54,6 +54,7 @@ LLAMA_SIZES: dict[str, Any] = {
     "tie_word_embeddings": True,
     "dropout": 0.25,
     "parallel_residual": True,
+    "num_local_experts": 4,
 }
 LLAMA_NAMES = {
     "vocab_size": ("vocabulary_size",),
@@ -68,6 +69,7 @@ LLAMA_NAMES = {
     "tie_word_embeddings": ("tie_weights",),
     "dropout": ("hidden_dropout", "dropout_rate", "resid_pdrop"),
     "parallel_residual": ("use_parallel_residual",),
+    "num_local_experts": ("num_experts",),
 }
 
 MLP_NAMES = {"num_classes": ("num_outputs",)}

@@ -97,7 +97,7 @@ def encoder_trainer(
     fixed = device != "cpu"  # a CUDA graph needs batches of one shape
     special_ids(tokenizer, "cls", "sep", "pad")
     if config.task == "masked_lm":
-        data, sampler, make = _masked(config.model, tokenizer, source, settings, fixed)  # type: ignore[arg-type]
+        data, sampler, make = _masked(config.model, tokenizer, source, settings)  # type: ignore[arg-type]
     else:
         examples = read_examples(source, config.task)
         parts = config.model, tokenizer, examples, settings, fixed
@@ -114,13 +114,13 @@ def encoder_trainer(
 
 
 def _masked(
-    model: BertConfig, tokenizer: Any, text: TextSource, settings: TrainingSettings, fixed: bool
+    model: BertConfig, tokenizer: Any, text: TextSource, settings: TrainingSettings
 ) -> Parts:
     width, size = model.max_position_embeddings, settings.batch_size
     cls, sep, pad, mask = special_ids(tokenizer, "cls", "sep", "pad", "mask")
     other = [getattr(tokenizer, f"{role}_token_id") for role in ("unk", "bos", "eos")]
     special = [cls, sep, pad, *(id for id in other if id is not None)]
-    most = max(1, round(0.2 * width)) if fixed else None
+    most = max(1, round(0.2 * width))  # for one shape; 15 % of the width are chosen on average
     ids = tokenizer.encode_blocks(text.blocks(), text.characters)
     made, parts = [], split(ids, settings.val_ratio)
     for part, what in zip(parts, ("training", "validation"), strict=True):
@@ -132,8 +132,6 @@ def _masked(
     inside = width - 2
     count = (len(held_out.rows) - 1) // inside + 1
     taken = min(count, settings.eval_batches * size)
-    if fixed:
-        taken = max(taken // size * size, min(size, count))
     starts = np.arange(taken) * count // taken * inside
     batches = [starts[i : i + size] for i in range(0, taken, size)]
 
@@ -188,7 +186,7 @@ def _labelled(
 
     of = "windows" if examples.kind == "span" else "examples"
     about = f"{len(train):,} {of} to learn from, {len(held_out):,} to validate"
-    sampler = LengthSampler(train.lengths, min(size, len(train)), settings.seed, drop_last=fixed)
+    sampler = LengthSampler(train.lengths, min(size, len(train)), settings.seed, drop_last=True)
     batches = sum(1 for _ in validation())
     return EncoderData(train, validation, batches, about), sampler, task
 
