@@ -126,6 +126,19 @@ def test_a_bias_may_lie_in_memory_in_any_way(native: str) -> None:
             assert mine.tobytes() == theirs.tobytes()
 
 
+def test_slopes_leave_no_subnormal_products(native: str) -> None:
+    """Of the many tiny probabilities those below 1e-27 count as 0 in the backward pass."""
+    q, k, v = np.zeros((3, 1, 200, 1, 8), np.float32)
+    dy = np.zeros((1, 200, 1, 8), np.float32)
+    dy[0, -1] = 1
+    with backend.use_cpu(native):
+        _, saved = attention.forward(q, k, v, causal=True, slopes=np.ones(1, np.float32))
+        dv = attention.backward(dy, saved)[2][0, ::-1, 0, 0]
+    away = np.arange(200)
+    assert not dv[away > 63].any()
+    assert np.allclose(dv[away < 61], np.exp(-away[:61]) * (1 - np.exp(-1)), rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("rule", ["slopes", "bias", "packed", "block-sparse", "local-global"])
 @pytest.mark.parametrize("causal", [False, True])
 def test_variants_equal_pytorch_with_a_dense_bias(rule: str, causal: bool) -> None:

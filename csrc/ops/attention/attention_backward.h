@@ -132,8 +132,8 @@ inline void dots(float* delta, Rows x, Rows y, int64_t rows, int64_t columns, fl
 }
 
 // What the scores and their gradients of a block of queries need; factor is that of the gradients.
-inline void turn_queries(const BackwardScratch& w, const Gradients& g, const Problem& p,
-                         const QueryBlock& block, float factor) {
+BYHAND_INLINE void turn_queries(const BackwardScratch& w, const Gradients& g, const Problem& p,
+                                const QueryBlock& block, float factor) {
     const auto [bh, i0, queries] = block;
     const Rows do_ = p.head(g.do_, bh).from(i0), o = p.head(g.o, bh).from(i0);
     pack_transposed(w.q_turned, p.head(p.q, bh).from(i0), queries, p.D, p.scale);
@@ -162,14 +162,20 @@ inline QueryRows load_queries(const BackwardScratch& w, const Gradients& g, cons
     return {packed_rows(w.q, q, queries, p.D), packed_rows(w.do_, do_, queries, p.D), dq, in_place};
 }
 
+// Below this, probabilities of slopes times distances become 0: many are near the smallest float,
+// and products with subnormal numbers take a processor many times as long.
+constexpr float kNoProbability = 1e-27f;
+
 // Replaces s by p and dp by ds = p * (dp - delta).
+template <bool kSloped>
 inline void softmax_gradient(const BackwardScratch& w, const Tile& t) {
     for (int64_t i = 0; i < t.columns(); i += Vec::width) {
         const Vec lse = Vec::load(w.lse + i), delta = Vec::load(w.delta + i);
         const int64_t end = t.word_end(i);
         for (int64_t j = t.keys_begin(i); j < end; ++j) {
             const int64_t at = j * kTile + i;
-            const Vec p = exp_score(Vec::load(w.p + at) - lse);
+            Vec p = exp_score(Vec::load(w.p + at) - lse);
+            if (kSloped) p = select(p < Vec::set(kNoProbability), Vec::zero(), p);
             p.store(w.p + at);
             (p * (Vec::load(w.ds + at) - delta)).store(w.ds + at);
         }
@@ -180,8 +186,8 @@ inline void softmax_gradient(const BackwardScratch& w, const Tile& t) {
 
 // p and ds of one tile from its keys and values; seen is what look() has found. ds is the gradient
 // of the scores behind the cap.
-inline void tile_gradient(const BackwardScratch& w, const Problem& p, const Tile& t, Seen seen,
-                          Rows k, Rows v, Ahead& ahead) {
+BYHAND_INLINE void tile_gradient(const BackwardScratch& w, const Problem& p, const Tile& t,
+                                 Seen seen, Rows k, Rows v, Ahead& ahead) {
     scores(w.p, t, k, w.q_turned, p.D, ahead);
     scores(w.ds, t, v, w.do_turned, p.D, ahead);
     if (p.adjusts()) adjust_tile(w.p, p, t, w.factors, w.cap);
@@ -191,7 +197,7 @@ inline void tile_gradient(const BackwardScratch& w, const Problem& p, const Tile
         draw_tile(w.factors, p, t, w.work);
         multiply_tile(w.ds, t, w.factors);
     }
-    softmax_gradient(w, t);
+    p.slopes ? softmax_gradient<true>(w, t) : softmax_gradient<false>(w, t);
 }
 
 inline void clear_rows(Target y, int64_t rows, int64_t columns) {
