@@ -35,7 +35,7 @@ from byhand.config import (
 )
 from byhand.models import causal_lm
 from byhand.models.causal_lm import CausalLM
-from byhand.models.llama_names import HF
+from byhand.models.llama_names import HF as HF
 from byhand.models.preset import Preset
 from byhand.nn import (
     Dropout,
@@ -394,8 +394,6 @@ class Llama(CausalLM[LlamaConfig]):
 
 
 Config, Model = LlamaConfig, Llama
-
-__all__ = ["HF", "PRESETS", "Config", "Llama", "LlamaConfig", "Model"]
 
 
 # --- Presets -------------------------------------------------------------------------------------
