@@ -189,6 +189,16 @@ class TestNames:
                 size: int = positive_int(1, aliases=("width",))
                 width: int = positive_int(1)
 
+    def test_an_alias_of_two_fields_sets_both(self):
+        @config
+        class Two(Config):
+            first: int = positive_int(1, aliases=("both",))
+            second: int = positive_int(2, aliases=("both",))
+
+        assert Two(both=5) == Two(5, 5) == Two.from_dict({"both": 5}) == Two().replace(both=5)
+        with pytest.raises(TypeError, match="Two: second is given twice, as second and as both"):
+            Two(second=3, both=5)
+
     def test_a_subclass_adds_fields(self):
         @config
         class Wider(Model):

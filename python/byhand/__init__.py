@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     )
     from byhand.about import __version__, info
     from byhand.backend import cuda_reason, from_dlpack, get_num_threads, set_num_threads
+    from byhand.models.bert import Bert, BertConfig
+    from byhand.models.bloom import Bloom, BloomConfig
     from byhand.models.gpt import GPT, GPTConfig
     from byhand.models.llama import Llama, LlamaConfig
     from byhand.models.mlp import MLP, MLPConfig
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
 __all__ = [
     "GPT",
     "MLP",
+    "Bert",
+    "BertConfig",
+    "Bloom",
+    "BloomConfig",
     "GPTConfig",
     "Llama",
     "LlamaConfig",
@@ -65,6 +71,8 @@ _PLACES = {
         ("cuda_reason", "from_dlpack", "get_num_threads", "set_num_threads"), "backend"
     ),
     **dict.fromkeys(("__version__", "info"), "about"),
+    **dict.fromkeys(("Bert", "BertConfig"), "models.bert"),
+    **dict.fromkeys(("Bloom", "BloomConfig"), "models.bloom"),
     **dict.fromkeys(("GPT", "GPTConfig"), "models.gpt"),
     **dict.fromkeys(("Llama", "LlamaConfig"), "models.llama"),
     **dict.fromkeys(("MLP", "MLPConfig"), "models.mlp"),

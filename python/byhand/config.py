@@ -27,6 +27,7 @@ from byhand.values import (
     JsonObject,
     Number,
     Text,
+    Texts,
     Values,
     WholeNumber,
     WholeNumbers,
@@ -61,7 +62,8 @@ def field(
         default: the value if none is given; without a default the field is required. A field whose
             default is None may be None.
         help: a phrase for `--help`.
-        aliases: other names that the constructor and `from_dict` accept.
+        aliases: other names that the constructor and `from_dict` accept. One that several fields
+            have sets all of them.
         flag: a shorter flag than the one made of the name, such as "--layers".
         default_text: what `--help` says in brackets instead of the default; "" for nothing.
         absent: the value that `from_dict` uses when the field is missing, for a field that was
@@ -138,6 +140,11 @@ def choice(options: Sequence[str], default: Any = _REQUIRED, **more: Any) -> Any
 def flag(default: Any = _REQUIRED, **options: Any) -> Any:
     """True or False."""
     return field(Flag(), default, **options)
+
+
+def strings(default: Any = _REQUIRED, **options: Any) -> Any:
+    """A tuple of different strings, such as the names of labels."""
+    return field(Texts(), default, **options)
 
 
 def string(default: Any = _REQUIRED, **options: Any) -> Any:
@@ -232,14 +239,11 @@ class Settings(Config):
 def config(cls: C) -> C:
     """Makes a subclass of Config a frozen dataclass whose constructor takes aliases too."""
     made = cast(Any, dataclasses.dataclass(frozen=True)(cls))
-    taken: set[str] = set()
     for entry in _fields(made):
         if "values" not in entry.metadata:
             raise TypeError(f"{cls.__name__}: the field {entry.name} does not declare its values")
-        for name in (entry.name, *entry.metadata["aliases"]):
-            if name in taken:
-                raise TypeError(f"{cls.__name__}: two fields are called {name}")
-            taken.add(name)
+        if taken := [name for name in entry.metadata["aliases"] if name in _names(made)]:
+            raise TypeError(f"{cls.__name__}: two fields are called {taken[0]}")
     construct = made.__init__
 
     @functools.wraps(construct)
@@ -293,17 +297,19 @@ def _by_field(
 
     TypeError if a field is given under two names, one of which may be in `before`.
     """
-    own = {a: entry.name for entry in _fields(cls) for a in entry.metadata["aliases"]}
+    own: dict[str, list[str]] = {}
+    for entry in _fields(cls):
+        for alias in entry.metadata["aliases"]:
+            own.setdefault(alias, []).append(entry.name)
     came_from = dict(before or {})
     values: dict[str, Any] = {}
     for name, value in given.items():
-        canonical = own.get(name, name)
-        if canonical in came_from:
-            raise cls.error(
-                f"{canonical} is given twice, as {came_from[canonical]} and as {name}", TypeError
-            )
-        came_from[canonical] = name
-        values[canonical] = value
+        for canonical in own.get(name, [name]):
+            if canonical in came_from:
+                first = came_from[canonical]
+                raise cls.error(f"{canonical} is given twice, as {first} and as {name}", TypeError)
+            came_from[canonical] = name
+            values[canonical] = value
     return values
 
 

@@ -112,6 +112,22 @@ class WholeNumbers(Values):
             raise TypeError("whole numbers with commas between them") from None
 
 
+class Texts(Values):
+    """Tuples of strings, no two of them equal; on the command line `a,b`."""
+
+    metavar = "TEXT,TEXT,..."
+
+    def accept(self, value: Any) -> tuple[str, ...]:
+        if not isinstance(value, (tuple, list)) or not all(isinstance(s, str) for s in value):
+            raise TypeError("a sequence of strings")
+        if len(set(value)) < len(value):
+            raise ValueError("a sequence of different strings")
+        return tuple(value)
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        return self.accept(text.split(","))
+
+
 class Choice(Values):
     """One of a few strings."""
 

@@ -172,6 +172,9 @@ class ndarray:
         self.machine.do(lambda: np.multiply(self.host, factor, out=self.host))
         return self
 
+    def __lt__(self, other: ndarray) -> ndarray:
+        return _elementwise(np.less, self.machine, self, other)
+
     def fill(self, value: float) -> None:
         self.machine.do(lambda: self.host.fill(value))
 
@@ -197,6 +200,17 @@ class ndarray:
     def __bool__(self) -> bool:
         self.machine.wait("bool()")
         return bool(self.host)
+
+
+def _elementwise(function: Any, machine: Machine, *arrays: Any) -> ndarray:
+    """A new array that this function of numpy computes from arrays and numbers."""
+    there = [a.host if isinstance(a, ndarray) else a for a in arrays]
+    like = function(*there)
+    data = machine.allocate(like.nbytes)
+    memory = (ctypes.c_ubyte * like.nbytes).from_address(data.ptr)
+    made = ndarray(machine, np.frombuffer(memory, like.dtype).reshape(like.shape), data)
+    machine.do(lambda: np.copyto(made.host, function(*there)))
+    return made
 
 
 class Graph:
@@ -245,6 +259,9 @@ class Cupy:
         a = self.empty(shape, dtype)
         a[...] = 0
         return a
+
+    def where(self, condition: ndarray, a: Any, b: Any) -> ndarray:
+        return _elementwise(np.where, self.machine, condition, a, b)
 
     def asarray(self, a: Any) -> ndarray:
         if isinstance(a, ndarray):

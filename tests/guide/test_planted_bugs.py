@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.guide import (  # noqa: F401  (they list their tests)
+    test_c_models,
     test_c_text,
     test_d_attention,
     test_d_data,
     test_d_model,
     test_d_training,
+    test_e_models,
 )
 from tests.guide.planted import PLANTED, Planted
 

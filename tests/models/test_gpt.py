@@ -16,8 +16,12 @@ B, T = 4, 7
 VARIANTS = [
     dict(tie_weights=tie, use_bias=bias) for tie, bias in itertools.product([True, False], repeat=2)
 ]
-VARIANTS.append(dict(norm_first=False))
+VARIANTS.append(dict(norm="post"))
 variants = pytest.mark.parametrize("options", VARIANTS, ids=str)
+# Beside the options of PyTorch's twin, those that it has not.
+KINDS = [dict(positions=kind) for kind in ("sinusoidal", "rotary", "alibi")]
+KINDS += [dict(attention="linear"), dict(attention="linear", positions="sinusoidal", norm="post")]
+all_kinds = pytest.mark.parametrize("options", VARIANTS + KINDS, ids=str)
 
 
 def make(seed: int = 0, dtype: str = "float64", **options) -> GPT:
@@ -39,7 +43,7 @@ def relative_error(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
 
 
-@variants
+@all_kinds
 def test_gradients_match_finite_differences(options):
     gradcheck(make(**options), *batch())
 
@@ -97,11 +101,11 @@ def test_float64_equals_pytorch(options):
             assert relative_error(p.value, grads[name].detach().numpy()) < 1e-9, (step, name)
 
 
-@pytest.mark.parametrize("norm_first", [True, False])
-def test_a_block_equals_pytorchs_encoder_layer(norm_first):
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_a_block_equals_pytorchs_encoder_layer(norm):
     """In float64, y and every gradient, with a causal mask."""
     torch = pytest.importorskip("torch")
-    model = make(norm_first=norm_first)
+    model = make(norm=norm)
     block, C = model.decoder.blocks[1], SIZES["embedding_dim"]
     theirs = torch.nn.TransformerEncoderLayer(
         C,
@@ -110,7 +114,7 @@ def test_a_block_equals_pytorchs_encoder_layer(norm_first):
         dropout=0.0,
         activation=torch.nn.GELU("tanh"),
         batch_first=True,
-        norm_first=norm_first,
+        norm_first=norm == "pre",
         dtype=torch.float64,
     )
     pairs = {
@@ -263,10 +267,10 @@ def test_rows_of_a_batch_do_not_influence_each_other():
     assert np.array_equal(before[keep], after[keep])
 
 
-@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("options", [{}, dict(norm="post"), *KINDS], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_decoding_with_a_cache_gives_the_same_logits(dtype, norm_first):
-    model = make(dtype=dtype, norm_first=norm_first).inference()
+def test_decoding_with_a_cache_gives_the_same_logits(dtype, options):
+    model = make(dtype=dtype, **options).inference()
     ids, _ = batch()
     whole = model(ids)
     cache = model.new_cache(B)
@@ -278,6 +282,17 @@ def test_decoding_with_a_cache_gives_the_same_logits(dtype, norm_first):
     assert relative_error(np.concatenate(parts, axis=1), whole) < tolerance
     cache.reset()
     assert np.array_equal(model(first, cache=cache), parts[0])
+
+
+@pytest.mark.parametrize("options", [{}, *KINDS], ids=str)
+def test_a_later_token_moves_no_bit(options):
+    model = make(dtype="float32", **options).inference()
+    ids, _ = batch()
+    before = model(ids)
+    ids[:, 4:] = (ids[:, 4:] + 1) % SIZES["vocabulary_size"]
+    after = model(ids)
+    assert np.array_equal(before[:, :4], after[:, :4])
+    assert not np.array_equal(before[:, 4], after[:, 4])
 
 
 def test_gradients_add_up_over_micro_batches():
@@ -294,9 +309,9 @@ def test_gradients_add_up_over_micro_batches():
     assert relative_error(model.storage.grads, whole) < 1e-12
 
 
-@pytest.mark.parametrize("norm_first", [True, False])
-def test_recomputed_blocks_give_the_same_bits_and_save_less(norm_first):
-    config = GPTConfig(17, 9, 12, 3, num_layers=4, dropout=0.2, norm_first=norm_first)
+@pytest.mark.parametrize("options", [{}, dict(norm="post"), *KINDS], ids=str)
+def test_recomputed_blocks_give_the_same_bits_and_save_less(options):
+    config = GPTConfig(17, 9, 12, 3, num_layers=4, dropout=0.2, **options)
     ids, targets = np.random.default_rng(0).integers(0, 17, (2, 3, 9))
     grads, kept = [], []
     for recompute in (False, True):
@@ -305,7 +320,8 @@ def test_recomputed_blocks_give_the_same_bits_and_save_less(norm_first):
             model.loss(ids, targets)
             kept.append(sum(len(m.__dict__.get("_saved", ())) for _, m in model.named_modules()))
             model.backward()
-        assert model.generator.count == 2 * (1 + 3 * 4)
+        draws = 3 if config.attention == "softmax" else 2  # in a block
+        assert model.generator.count == 2 * (1 + draws * 4)
         grads.append(model.storage.grads.tobytes())
         model.zero_grad()
     assert grads[0] == grads[1]

@@ -218,6 +218,28 @@ def test_ten_steps_of_an_optimizer_lower_the_loss():
     assert all(b < a for a, b in itertools.pairwise(losses))
 
 
+@pytest.mark.parametrize("options", [{}, {"qk_norm": 1e-5}, {"window": 3}])
+def test_packed_sequences_are_separate_ones(options: dict[str, Any]):
+    """Rotations depend on distances only, so that the positions of a packed row may go on."""
+    layer = randomised(attention(**options)).to(dtype="float64")
+    lengths = (4, 1, 6)
+    x, dy = x_of(1, sum(lengths), DIM), x_of(1, sum(lengths), DIM, seed=8)
+    y = layer(x, sequences=np.repeat(np.arange(3), lengths)[None])
+    dx = layer.backward(dy)
+    packed = [p.grad.copy() for p in layer.parameters()]
+    layer.zero_grad()
+    at = 0
+    for length in lengths:
+        part = slice(at, at + length)
+        np.testing.assert_allclose(y[:, part], layer(x[:, part].copy()), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            dx[:, part], layer.backward(dy[:, part].copy()), rtol=0, atol=1e-12
+        )
+        at += length
+    for p, grad in zip(layer.parameters(), packed, strict=True):
+        np.testing.assert_allclose(p.grad, grad, rtol=0, atol=1e-11)
+
+
 def test_a_layer_in_the_place_of_qkv_keeps_its_result():
     """Its result is not overwritten: such a layer may have kept it for its backward pass."""
 

@@ -82,7 +82,7 @@ BUGS = (
     Bug("cap doubled", "attention_forward", "np.tanh(scores / softcap)",
         "np.tanh(scores / (2 * softcap))", "_adjusted"),
     Bug("derivative of the cap missing", "attention_backward",
-        "(1 - np.tanh(products / softcap) ** 2)", "1"),
+        "slope = 1 - np.tanh(products / softcap) ** 2", "slope = 1"),
     Bug("sequences ignored", "attention_forward", "if sequences is not None", "if False",
         "_hidden"),
     Bug("later sequences seen", "attention_backward", "None] == sequences", "None] <= sequences",

@@ -18,8 +18,8 @@ from tests.training import small
 
 REMOVED = object()
 # Fields that earlier versions did not write.
-MAY_BE_ABSENT = ("edition", "precision", "norm_first", "optimizer", "schedule", "momentum",
-                 "decay_every", "decay_factor", "pct_start", "div_factor",
+MAY_BE_ABSENT = ("edition", "precision", "norm", "positions", "attention", "optimizer", "schedule",
+                 "momentum", "decay_every", "decay_factor", "pct_start", "div_factor",
                  "final_div_factor")  # fmt: skip
 VALUES = (REMOVED, None, True, -1, 2**70, 1.5, "x", [], {"a": 1}, "1e5")
 

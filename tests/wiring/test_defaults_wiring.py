@@ -122,7 +122,9 @@ ROWS: list[tuple[Callable[..., Any], str, Any, Any]] = [
     (gpt_sizes, "dropout", 0.0, 0.1),
     (gpt_sizes, "use_bias", True, False),
     (gpt_sizes, "tie_weights", True, False),
-    (gpt_sizes, "norm_first", True, False),
+    (gpt_sizes, "norm", "pre", "post"),
+    (gpt_sizes, "positions", "learned", "alibi"),
+    (gpt_sizes, "attention", "softmax", "linear"),
     (written, "sample_tokens", 200, 100),
     (warmup, "wanted", 100, 50),
 ]

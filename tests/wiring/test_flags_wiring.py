@@ -106,7 +106,9 @@ OF_THE_MODEL: dict[str, tuple[str, str, Any]] = {
     "--dropout": ("dropout", "0.5", 0.5),
     "--use-bias": ("use_bias", "", True),
     "--tie-weights": ("tie_weights", "", True),
-    "--norm-first": ("norm_first", "", True),
+    "--norm": ("norm", "post", "post"),
+    "--positions": ("positions", "sinusoidal", "sinusoidal"),
+    "--attention": ("attention", "linear", "linear"),
 }
 # Each has a test below, and --from in tests/cli/test_from_and_export.py.
 OTHERS = {

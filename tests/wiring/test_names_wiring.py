@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from byhand.models.bert import BertConfig
+from byhand.models.bloom import BloomConfig
 from byhand.models.gpt import GPTConfig
 from byhand.models.llama import LlamaConfig
 from byhand.models.mlp import MLPConfig
@@ -21,7 +23,9 @@ GPT_SIZES: dict[str, Any] = {
     "dropout": 0.25,
     "use_bias": False,
     "tie_weights": False,
-    "norm_first": False,
+    "norm": "post",
+    "positions": "sinusoidal",
+    "attention": "linear",
 }
 # Those of Hugging Face's configurations, nanoGPT's and the guide's.
 GPT_NAMES = {
@@ -50,7 +54,7 @@ LLAMA_SIZES: dict[str, Any] = {
     "tie_word_embeddings": True,
     "dropout": 0.25,
     "parallel_residual": True,
-    "num_local_experts": 3,
+    "num_local_experts": 4,
 }
 LLAMA_NAMES = {
     "vocab_size": ("vocabulary_size",),
@@ -69,11 +73,43 @@ LLAMA_NAMES = {
 }
 
 MLP_NAMES = {"num_classes": ("num_outputs",)}
+BERT_NAMES = {
+    "vocab_size": ("vocabulary_size",),
+    "hidden_size": ("embedding_dim",),
+    "num_hidden_layers": ("num_layers",),
+    "num_attention_heads": ("num_heads",),
+    "hidden_dropout_prob": ("dropout",),
+    "attention_probs_dropout_prob": ("dropout",),
+    "max_position_embeddings": ("context_size",),
+}
+BLOOM_SIZES: dict[str, Any] = {
+    "vocab_size": 11,
+    "hidden_size": 12,
+    "n_layer": 2,
+    "n_head": 3,
+    "seq_length": 7,
+    "hidden_dropout": 0.25,
+    "layer_norm_epsilon": 1e-4,
+    "tie_word_embeddings": False,
+}
+BLOOM_NAMES = {
+    "vocab_size": ("vocabulary_size",),
+    "hidden_size": ("embedding_dim", "n_embed", "n_embd"),
+    "n_layer": ("num_layers", "num_hidden_layers"),
+    "n_head": ("num_heads", "num_attention_heads"),
+    "seq_length": ("context_size", "max_position_embeddings", "n_positions", "block_size"),
+    "hidden_dropout": ("dropout",),
+    "layer_norm_epsilon": ("layer_norm_eps",),
+    "tie_word_embeddings": ("tie_weights",),
+}
 NAMES: dict[Any, dict[str, tuple[str, ...]]] = {
     GPTConfig: GPT_NAMES,
     LlamaConfig: LLAMA_NAMES,
+    BloomConfig: BLOOM_NAMES,
+    BertConfig: BERT_NAMES,
     MLPConfig: MLP_NAMES,
 }
+CONFIGS = [*NAMES, TrainingSettings]
 
 
 @pytest.mark.parametrize(
@@ -88,19 +124,26 @@ def test_other_names_of_a_field_are_accepted(field: str, name: str):
 
 
 @pytest.mark.parametrize(
-    ("field", "name"), [(f, n) for f, names in LLAMA_NAMES.items() for n in names]
+    ("cls", "field", "name"),
+    [
+        (cls, field, name)
+        for cls in (LlamaConfig, BloomConfig)
+        for field, names in NAMES[cls].items()
+        for name in names
+    ],
 )
-def test_other_names_of_a_field_of_llama_are_accepted(field: str, name: str):
-    sizes = dict(LLAMA_SIZES)
+def test_other_names_of_a_field_of_llama_and_bloom_are_accepted(cls: Any, field: str, name: str):
+    whole = LLAMA_SIZES if cls is LlamaConfig else BLOOM_SIZES
+    sizes = dict(whole)
     value = sizes.pop(field)
-    assert LlamaConfig(**sizes, **{name: value}) == LlamaConfig(**LLAMA_SIZES)
+    assert cls(**sizes, **{name: value}) == cls(**whole)
 
 
 def test_the_outputs_of_an_mlp_have_two_names():
     assert MLPConfig(num_features=5, num_outputs=3) == MLPConfig(5, 3)
 
 
-@pytest.mark.parametrize("cls", [GPTConfig, LlamaConfig, MLPConfig, TrainingSettings])
+@pytest.mark.parametrize("cls", CONFIGS)
 def test_every_field_has_a_help(cls: Any):
     for field in dataclasses.fields(cls):
         assert field.metadata["help"]
@@ -108,11 +151,12 @@ def test_every_field_has_a_help(cls: Any):
         assert field.metadata["aliases"] == names
 
 
-@pytest.mark.parametrize("cls", [GPTConfig, LlamaConfig, MLPConfig, TrainingSettings])
+@pytest.mark.parametrize("cls", CONFIGS)
 def test_configurations_cannot_be_changed(cls: Any):
     make = {
         GPTConfig: lambda: cls(**GPT_SIZES),
         LlamaConfig: lambda: cls(**LLAMA_SIZES),
+        BloomConfig: lambda: cls(**BLOOM_SIZES),
         MLPConfig: lambda: cls(5, 3),
     }
     made = make.get(cls, cls)()

@@ -248,7 +248,9 @@ def test_every_size_of_the_model_reaches_it():
         "dropout": 0.25,
         "use_bias": True,
         "tie_weights": False,
-        "norm_first": False,
+        "norm": "post",
+        "positions": "learned",
+        "attention": "linear",
     }
     assert sizes.keys() == {field.name for field in dataclasses.fields(GPTConfig)}
     model = GPT(GPTConfig(**sizes))

@@ -57,6 +57,8 @@ struct LinearGradients {
 };
 
 BYHAND_DEVICE float features(float x) { return x > 0.0f ? x + 1.0f : expf(x); }
+// The derivative, from the features themselves; NaN stays NaN.
+BYHAND_DEVICE float slope(float features) { return features > 1.0f ? 1.0f : features; }
 
 // The parts of a block's shared memory. sum (D, E + 1); q, k (kChunk, D); v, g (kChunk, E + 1);
 // w, dw (kChunk, kChunk): weights of queries by keys. dk, dv: the gradients of a chunk of keys.
@@ -231,7 +233,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             for (int j = 0; p.causal && j <= i; ++j) {
                 x = fmaf(s.dw[i * kChunk + j], s.k[j * p.D + d], x);
             }
-            dq.row(i0 + i)[d] = from_float<T>(x * fminf(1.0f, s.q[i * p.D + d]));
+            dq.row(i0 + i)[d] = from_float<T>(x * slope(s.q[i * p.D + d]));
         });
         if (p.causal) {
             sync_block();
@@ -301,7 +303,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
         for_elements(kChunk, p.D, [&](int j, int d) {
             if (j0 + j >= p.keys) return;
-            const float x = s.dk[j * p.D + d] * fminf(1.0f, s.k[j * p.D + d]);
+            const float x = s.dk[j * p.D + d] * slope(s.k[j * p.D + d]);
             dk.row(j0 + j)[d] = from_float<T>(j0 + j < end ? x : 0.0f);
         });
         for_elements(kChunk, p.E, [&](int j, int e) {

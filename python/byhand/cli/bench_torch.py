@@ -51,7 +51,7 @@ class Block(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         dim, bias, dropout = config.embedding_dim, config.use_bias, config.dropout
-        self.norm_first = config.norm_first
+        self.norm_first = config.norm == "pre"
         self.norm1 = nn.LayerNorm(dim, bias=bias)
         self.attention = Attention(dim, config.num_heads, dropout, bias)
         self.norm2 = nn.LayerNorm(dim, bias=bias)
@@ -73,7 +73,7 @@ class Decoder(nn.Module):
         self.positions = nn.Embedding(config.context_size, C)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        last = nn.LayerNorm(C, bias=config.use_bias) if config.norm_first else nn.Identity()
+        last = nn.LayerNorm(C, bias=config.use_bias) if config.norm == "pre" else nn.Identity()
         self.norm = last
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     flags.require_device(args.device)
     flags.use_threads(args.threads)
     trained = load_trained(args.run_folder, args.checkpoint, args.precision, args.device)
+    if trained.config.kind == "bert" and trained.tokenizer is not None:
+        return _of_encoder(args, trained, trained.tokenizer)
     if trained.tokenizer is None or trained.config.task != "language_model":
         raise UserError(f"the model in {args.run_folder} does not predict text")
     longest = trained.config.model.context_size  # type: ignore[attr-defined]
@@ -104,6 +107,34 @@ def run(args: argparse.Namespace) -> int:
     rates = {n.removeprefix(prefix): v for n, v in metrics.items() if n.startswith(prefix)}
     if any(rate != loss for rate in rates.values()):
         print("in nats: " + ", ".join(f"{rate:.4f} per {of}" for of, rate in rates.items()))
+    return 0
+
+
+def _of_encoder(args: argparse.Namespace, trained: Trained, tokenizer: Tokenizer) -> int:
+    """All metrics of a BERT on the whole validation part of what it was trained on."""
+    from byhand.runs.progress import Display
+    from byhand.training.encoders import encoder_trainer
+    from byhand.training.evaluate import evaluate
+
+    for flag in ("corpus", "split", "context"):
+        if getattr(args, flag) is not None:
+            raise UserError(f"--{flag} is for models that predict the next token")
+    corpus = trained.config.data
+    assert isinstance(corpus, Corpus)
+    command = command_line("eval", Path(args.run_folder), "--corpus", "NEWPATH")
+    text = corpus.reopen(None, command)[1]
+    settings = trained.config.training.replace(eval_batches=10**6, batch_size=args.batch)
+    config = dataclasses.replace(trained.config, training=settings)
+    trainer = encoder_trainer(config, tokenizer, text, device=args.device)
+    trainer.model.load_state_dict(trained.model.state_dict())
+    trainer.model.precision = trained.model.precision
+    with Display(stderr=True) as display:
+        batches = trainer.data.validation()
+        total = trainer.data.num_validation_batches  # type: ignore[attr-defined]
+        metrics = evaluate(trainer.task, display.evaluating(batches, total))
+    assert metrics is not None
+    shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
+    print(f"{shown}: the validation part of {corpus.name}, step {trained.step}")
     return 0
 
 

@@ -17,7 +17,7 @@ from byhand import backend, registry
 from byhand.cli import flags
 from byhand.cli.memory import require_memory
 from byhand.config import flag_of, given
-from byhand.data import TextData, TextSource, absolute_name, open_corpus
+from byhand.data import TextData, TextSource, absolute_name, is_examples, open_corpus
 from byhand.errors import UserError
 from byhand.models import preset
 from byhand.runs.checkpoint import require_like
@@ -93,13 +93,23 @@ def _from_flags(args: argparse.Namespace) -> New:
     chosen = preset.find(kind, args.preset or next(iter(page.PRESETS)))
     name = args.corpus or "python-docs"
     text = open_corpus(name)
-    tokenizer = make_tokenizer(args.tokenizer or "char", text.blocks())
+    sizes = dict(chosen.model) | given(args, page.Config)
+    if kind == "bert":
+        from byhand.cli.encoders import parts_of
+
+        tokenizer, task, fields = parts_of(args.tokenizer, text)
+        sizes |= fields
+    else:
+        if is_examples(name):
+            raise UserError(f"{name} has examples: --model bert learns from them")
+        tokenizer, task = make_tokenizer(args.tokenizer or "char", text.blocks()), "language_model"
     config = RunConfig(
         kind,
-        _model_config(page, dict(chosen.model) | given(args, page.Config), len(tokenizer)),
+        _model_config(page, sizes, len(tokenizer)),
         training_settings(dict(chosen.training) | given(args, TrainingSettings)),
         Corpus.of(absolute_name(name), text),
         TokenizerId.of(tokenizer),
+        task,
     )
     return config, tokenizer, text, None
 
@@ -114,6 +124,10 @@ def _from_run(args: argparse.Namespace) -> New:
     assert isinstance(former.data, Corpus)
     name = args.corpus or former.data.name
     text = open_corpus(name)
+    if former.kind == "bert":
+        from byhand.cli.encoders import require_task
+
+        require_task(former.task, text)
     try:
         tokenizer.encode_blocks(text.blocks(), text.characters)
     except UserError as error:
@@ -209,7 +223,7 @@ def _resume(args: argparse.Namespace, folder: Run) -> int:
 def _read(folder: Run) -> tuple[RunConfig, Tokenizer]:
     """The configuration and the tokenizer of a run of `byhand train`."""
     config, tokenizer = folder.read_config(), folder.read_tokenizer()
-    if config.task != "language_model" or tokenizer is None or not isinstance(config.data, Corpus):
+    if tokenizer is None or not isinstance(config.data, Corpus):
         raise UserError(f"the run in {folder.folder} was not made by `byhand train`")
     return config, tokenizer
 
@@ -265,7 +279,9 @@ def _trainer(
         "or the model's sizes" + ("" if args.recompute else ", or add --recompute"),
     )
     try:
-        return text_trainer(config, tokenizer, text, folder, Display(), args.device, args.recompute)
+        unit = registry.find("tasks", config.task).Task.unit
+        display = Display(unit)
+        return text_trainer(config, tokenizer, text, folder, display, args.device, args.recompute)
     except UserError as error:
         raise UserError(str(error).replace("smaller context", "smaller --context")) from None
 
@@ -277,14 +293,19 @@ def _train(trainer: Trainer, config: RunConfig, run: Run) -> int:
     settings, folder = config.training, run.folder
     corpus, data, say = config.data, trainer.data, trainer.say
     assert isinstance(corpus, Corpus)
-    assert isinstance(data, TextData)
+    if isinstance(data, TextData):
+        windows = f"windows, drawn from {len(data.train):,}"
+        about = (
+            f"{len(data.training_ids):,} tokens to learn from, {len(data.validation_ids):,} to "
+            "validate"
+        )
+    else:
+        about, windows = data.about, "rows"  # type: ignore[attr-defined]
     say(
-        f"text: {corpus.name}, {corpus.characters:,} characters; {len(data.training_ids):,} tokens "
-        f"to learn from, {len(data.validation_ids):,} to validate\n"
+        f"text: {corpus.name}, {corpus.characters:,} characters; {about}\n"
         f"model: {config.kind}, {_sizes(config)}: {trainer.model.num_parameters():,} parameters\n"
-        f"training: {settings.steps} steps of {settings.batch_size * settings.accumulate} windows, "
-        f"drawn from {len(data.train):,}{_how(trainer)}; losses in {trainer.task.loss_unit}; "
-        f"everything goes to {run.folder}\n"
+        f"training: {settings.steps} steps of {settings.batch_size * settings.accumulate} {windows}"
+        f"{_how(trainer)}; losses in {trainer.task.loss_unit}; everything goes to {run.folder}\n"
     )
     resume = resume_command(folder)
     try:
@@ -310,9 +331,12 @@ def _train(trainer: Trainer, config: RunConfig, run: Run) -> int:
     say(
         f"done: {trainer.step} steps in {duration(trainer.seconds)}; lowest validation loss "
         f"{trainer.best_loss:.4f}, at step {trainer.best_step}\n"
-        f"generate text: {command_line('generate', folder)}\n"
-        "measure it on the whole validation text: "
-        f"{command_line('eval', folder)}"
+        + (
+            f"generate text: {command_line('generate', folder)}\n"
+            if config.task == "language_model"
+            else ""
+        )
+        + f"measure it on the whole validation text: {command_line('eval', folder)}"
     )
     return 0
 

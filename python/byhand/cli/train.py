@@ -16,12 +16,15 @@ from byhand.models.preset import Preset
 from byhand.runs.settings import TrainingSettings
 
 DESCRIPTION = """\
-Train a model to predict the next token of a text.
+Train a model on a text: to predict the next token, or with --model bert tokens that were masked.
 
 CORPUS is one of
   python-docs   the reference text behind Python's help(): comes with Python (the default)
   shakespeare   Tiny Shakespeare, about 1 MB, downloaded once into your cache folder
   a file        any UTF-8 text; a few hundred kilobytes or more are enough to learn from
+  examples      with --model bert: a .jsonl file (an object on each line) or a .tsv file (its first
+                line names the columns) with text and label (in .jsonl also a list of labels),
+                tokens and tags, or question, context and answer
 """
 
 EPILOG = """\
@@ -121,7 +124,7 @@ def add_command(commands: Any, kind: str = DEFAULT_MODEL) -> None:
         metavar="KIND",
         help="what the tokens are: char, the characters of the text; word; bpe, wordpiece or "
         "unigram, with the size of the vocabulary as in bpe:4096, learned from the text; or a file "
-        "with a tokenizer (default: char)",
+        "with a tokenizer (default: char, with --model bert wordpiece:4096)",
     )
     add_flags(model, page.Config, *_model_fields(page))
     training = command.add_argument_group(
@@ -137,10 +140,11 @@ def add_command(commands: Any, kind: str = DEFAULT_MODEL) -> None:
 
 
 def _model_fields(page: ModuleType) -> list[str]:
-    """The fields that have flags; the vocabulary's size comes from the tokenizer."""
+    """The fields that have flags; some come from the data, as the vocabulary's size."""
+    from_data = {"vocabulary_size", *getattr(page, "FROM_DATA", ())}
     fields = dataclasses.fields(page.Config)
-    names = {field.name: (field.name, *field.metadata["aliases"]) for field in fields}
-    return [name for name, accepted in names.items() if "vocabulary_size" not in accepted]
+    names = {field.name: {field.name, *field.metadata["aliases"]} for field in fields}
+    return [name for name, accepted in names.items() if not accepted & from_data]
 
 
 def _presets(page: ModuleType) -> str:

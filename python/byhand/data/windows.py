@@ -71,6 +71,39 @@ class WindowDataset:
         }
 
 
+class FramedWindows:
+    """Every window of `width` - 2 tokens between [CLS] and [SEP]: rows for a `MaskedDataset`."""
+
+    def __init__(
+        self,
+        ids: npt.NDArray[np.integer],
+        cls: int,
+        sep: int,
+        width: int,
+        name: str = "the text",
+    ) -> None:
+        """`ids`: integers of shape (n,), n >= width - 2. `name` is for the error message."""
+        require_whole_number("the context", width, 3)
+        self.inside = width - 2
+        if len(ids) < self.inside:
+            raise UserError(
+                f"{name} has {len(ids)} tokens, and one window of context {width} needs "
+                f"{self.inside}: take a longer text or a smaller context"
+            )
+        self.ids, self._cls, self._sep = ids, cls, sep
+
+    def __len__(self) -> int:
+        return len(self.ids) - self.inside + 1
+
+    def batch(self, indices: npt.ArrayLike) -> Batch:
+        """The windows at `indices` (B,): "ids", int64 (B, width)."""
+        indices = checked_indices(indices, len(self))
+        ids = np.empty((len(indices), self.inside + 2), np.int64)
+        ids[:, 0], ids[:, -1] = self._cls, self._sep
+        ids[:, 1:-1] = self.ids[indices[:, None] + np.arange(self.inside)]
+        return {"ids": ids}
+
+
 def consecutive_windows(
     ids: npt.NDArray[np.integer], context: int, batch_size: int, limit: int | None = None
 ) -> Iterator[Batch]:

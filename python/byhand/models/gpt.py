@@ -4,8 +4,9 @@
         -> blocks: x + attention(norm(x)), x + feed-forward(norm(x))
         -> norm -> linear head -> logits
 
-With ``norm_first`` False a block is norm(x + attention(x)), norm(x + feed-forward(x)), and no norm
-is before the head (Radford et al., 2018; Vaswani et al., 2017, section 3.1).
+With ``norm`` "post" a block is norm(x + attention(x)), norm(x + feed-forward(x)), and no norm is
+before the head (Radford et al., 2018; Vaswani et al., 2017, section 3.1). Positions may also be
+sinusoids that are added, rotations of queries and keys, or slopes of the scores (ALiBi).
 
 The backward pass is the forward pass read from the bottom up.
 """
@@ -15,12 +16,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
-from byhand import backend
 from byhand.backend import Array
 from byhand.config import Config as ConfigBase
-from byhand.config import config, flag, positive_int, probability, require_config
+from byhand.config import choice, config, flag, positive_int, probability, require_config
 from byhand.models import causal_lm
 from byhand.models.causal_lm import CausalLM
 from byhand.models.preset import Preset
@@ -30,9 +28,13 @@ from byhand.nn import (
     FeedForward,
     KeyValueCache,
     LayerNorm,
+    LearnedPositions,
     Linear,
+    LinearAttention,
     Module,
     MultiHeadAttention,
+    RotaryPositions,
+    SinusoidalPositions,
     init,
 )
 
@@ -50,8 +52,13 @@ class GPTConfig(ConfigBase):
         dropout: probability of zeroing, at the embedding, in attention and before each residual.
         use_bias: biases in linear layers and norms (the head has none).
         tie_weights: the head shares the token embedding's matrix (Press & Wolf, 2017).
-        norm_first: norms before attention and feed-forward part (pre-norm), or else after each
-            residual (post-norm).
+        norm: "pre", norms before attention and feed-forward part, or "post", after each residual.
+        positions: how the model knows where a token stands: "learned", a vector for each position;
+            "sinusoidal", fixed vectors, and the token vectors are scaled by sqrt(embedding_dim)
+            (Vaswani et al., 2017, sections 3.4 and 3.5); "rotary", queries and keys are rotated
+            (Su et al., 2021); "alibi", scores fall with the distance (Press et al., 2022).
+        attention: "softmax" or "linear" (Katharopoulos et al., 2020), whose cost grows linearly
+            with the context; it has neither rotary positions nor ALiBi.
 
     Raises ValueError or TypeError naming the field that is wrong.
     """
@@ -89,13 +96,34 @@ class GPTConfig(ConfigBase):
         help="the head shares the token embedding's matrix",
         aliases=("tie_word_embeddings",),
     )
-    norm_first: bool = flag(True, help="norms before each part of a block, not after", absent=True)
+    norm: str = choice(
+        ("pre", "post"), "pre", help="norms before or after each part of a block", absent="pre"
+    )
+    positions: str = choice(
+        ("learned", "sinusoidal", "rotary", "alibi"),
+        "learned",
+        help="how the model knows where a token stands",
+        absent="learned",
+    )
+    attention: str = choice(
+        ("softmax", "linear"), "softmax", help="the kind of attention", absent="softmax"
+    )
 
     def check(self) -> None:
         if self.embedding_dim % self.num_heads:
             raise self.error(
                 "embedding_dim must be a multiple of num_heads, got "
                 f"{self.embedding_dim} and {self.num_heads}"
+            )
+        if self.positions == "rotary" and self.embedding_dim // self.num_heads % 2:
+            raise self.error(
+                "embedding_dim / num_heads must be even for rotary positions, got "
+                f"{self.embedding_dim} and {self.num_heads}"
+            )
+        if self.attention == "linear" and self.positions in ("rotary", "alibi"):
+            raise self.error(
+                "positions must be 'learned' or 'sinusoidal' with linear attention, got "
+                f"{self.positions!r}"
             )
 
     def saved_activations(self, tokens: int, recompute: bool = False) -> int:
@@ -112,27 +140,32 @@ class GPTConfig(ConfigBase):
 
 
 class Block(Module):
-    """x + attention(norm1(x)), then x + ffn(norm2(x)); without ``norm_first`` it is
+    """x + attention(norm1(x)), then x + ffn(norm2(x)); with ``norm`` "post" it is
     norm1(x + attention(x)), then norm2(x + ffn(x)). Shapes: (B, T, C) in and out.
     """
 
-    def __init__(self, c: GPTConfig):
+    def __init__(self, c: GPTConfig, positions: RotaryPositions | None = None):
         C, bias = c.embedding_dim, c.use_bias
-        self.norm_first = c.norm_first
+        self.norm_first = c.norm == "pre"
         wide = init.Normal(0.02)
         narrow = init.Normal(0.02 / math.sqrt(2 * c.num_layers))
         self.norm1 = LayerNorm(C, bias=bias)
-        self.attention = MultiHeadAttention(
-            C,
-            c.num_heads,
-            causal=True,
-            bias=bias,
-            dropout=c.dropout,
-            residual_dropout=c.dropout,
-            weight_init=wide,
-            project_init=narrow,
-            bias_init=init.zeros,
-        )
+        shared: dict[str, Any] = {
+            "causal": True,
+            "bias": bias,
+            "residual_dropout": c.dropout,
+            "weight_init": wide,
+            "project_init": narrow,
+            "bias_init": init.zeros,
+        }
+        self.attention: Any
+        if c.attention == "linear":
+            self.attention = LinearAttention(C, c.num_heads, **shared)
+        else:
+            alibi = c.positions == "alibi"
+            self.attention = MultiHeadAttention(
+                C, c.num_heads, dropout=c.dropout, positions=positions, alibi=alibi, **shared
+            )
         self.norm2 = LayerNorm(C, bias=bias)
         self.ffn = FeedForward(
             C,
@@ -168,37 +201,33 @@ class Decoder(causal_lm.Decoder):
 
     def __init__(self, c: GPTConfig, recompute: bool = False):
         super().__init__(c, recompute)
-        table = init.Normal(0.02)
-        self.tokens = Embedding(c.vocabulary_size, c.embedding_dim, weight_init=table)
-        self.positions = Embedding(c.context_size, c.embedding_dim, weight_init=table)
+        C, table = c.embedding_dim, init.Normal(0.02)
+        fixed = c.positions == "sinusoidal"
+        scale = math.sqrt(C) if fixed else 1.0
+        self.tokens = Embedding(c.vocabulary_size, C, scale=scale, weight_init=table)
+        self.positions: Any = None
+        if fixed:
+            self.positions = SinusoidalPositions(C)
+        elif c.positions == "learned":
+            self.positions = LearnedPositions(c.context_size, C, weight_init=table)
+        rotary = None
+        if c.positions == "rotary":
+            rotary = RotaryPositions(C // c.num_heads, context=c.context_size)
         self.dropout = Dropout(c.dropout)
-        self.blocks = [Block(c) for _ in range(c.num_layers)]
-        self.norm = LayerNorm(c.embedding_dim, bias=c.use_bias) if c.norm_first else None
-        self._positions_on_gpu: dict[tuple[int, ...], Array] = {}
+        self.blocks = [Block(c, rotary) for _ in range(c.num_layers)]
+        self.norm = LayerNorm(C, bias=c.use_bias) if c.norm == "pre" else None
 
     def embed(self, ids: Array, start: int) -> Array:
-        return self.dropout(self.positions(self._positions_of(ids, start), add=self.tokens(ids)))
+        x = self.tokens(ids)
+        if self.positions is not None:
+            x = self.positions(x, start=start)
+        return self.dropout(x)
 
     def embed_backward(self, d: Array) -> None:
         d = self.dropout.backward(d)
-        self.positions.backward(d)
+        if self.positions is not None:
+            d = self.positions.backward(d)
         self.tokens.backward(d)
-
-    def _positions_of(self, ids: Array, start: int) -> Array:
-        """start, start + 1, ... in every row, int64 (B, T) like ids; on a GPU cached per shape."""
-        B, T = ids.shape
-        if not backend.is_cupy(ids):
-            return np.tile(np.arange(start, start + T), (B, 1))
-        key = (B, T, ids.device.id)
-        made = self._positions_on_gpu.get(key) if start == 0 else None
-        if made is None:
-            made = backend.to_device_of(np.tile(np.arange(start, start + T), (B, 1)), ids)
-            if start == 0:  # not in decoding, where start changes with every token
-                self._positions_on_gpu[key] = made
-        return made
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_positions_on_gpu": {}}
 
 
 class GPT(CausalLM[GPTConfig]):

@@ -22,6 +22,7 @@ from byhand.nn.experts import MixtureOfExperts
 from byhand.nn.feed_forward import FeedForward
 from byhand.nn.flatten import Flatten
 from byhand.nn.linear import Linear
+from byhand.nn.linear_attention import LinearAttention
 from byhand.nn.loss import (
     BCEWithLogitsLoss,
     CrossEntropyLoss,
@@ -60,6 +61,7 @@ __all__ = [
     "LeakyReLU",
     "LearnedPositions",
     "Linear",
+    "LinearAttention",
     "MSELoss",
     "MixtureOfExperts",
     "Module",

@@ -188,7 +188,8 @@ def attention_backward(
         shared = tuple(axis for axis in (0, 1) if dbias.shape[axis] == 1)
         dbias[...] = ds.sum(axis=shared, keepdims=True)
     if softcap > 0:
-        ds = ds * (1 - np.tanh(products / softcap) ** 2)
+        slope = 1 - np.tanh(products / softcap) ** 2
+        ds = ds * np.where(p == 0, 0, slope)  # a NaN does not spread from what is not seen
     ds = scale * ds
     dq[...] = _heads_first(ds @ _for_every_head(k, q.shape[2], lengths))
     dk[...] = _for_every_group(ds.swapaxes(-1, -2) @ _heads_first(q), k.shape[2])

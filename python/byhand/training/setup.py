@@ -57,7 +57,8 @@ def text_trainer(
     device: str = "cpu",
     recompute: bool = False,
 ) -> Trainer:
-    """A trainer, at step 0, for a language model on a text.
+    """A trainer, at step 0, for a language model on a text, or for another model of texts on what
+    its task learns from.
 
     Args:
         config: of the run; its `tokenizer` and `data` describe the arguments `tokenizer`, `text`.
@@ -67,6 +68,10 @@ def text_trainer(
 
     UserError if the text is too short, CudaUnavailable if there is no GPU.
     """
+    if config.task != "language_model":
+        from byhand.training.encoders import encoder_trainer
+
+        return encoder_trainer(config, tokenizer, text, run, display, device, recompute)
     settings = config.training
     source = TextSource.of(text)
     data = TextData(
@@ -77,7 +82,7 @@ def text_trainer(
         settings.eval_batches,
     )
     model = registry.find("models", config.kind).Model(
-        config.model, settings.seed, settings.precision, recompute
+        config.model, seed=settings.seed, precision=settings.precision, recompute=recompute
     )
     if device != "cpu":
         model.to(device)
