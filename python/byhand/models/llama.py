@@ -35,7 +35,7 @@ from byhand.config import (
 )
 from byhand.models import causal_lm
 from byhand.models.causal_lm import CausalLM
-from byhand.models.llama_names import HF
+from byhand.models.llama_names import HF as HF
 from byhand.models.preset import Preset
 from byhand.nn import (
     Dropout,
@@ -223,6 +223,15 @@ class LlamaConfig(ConfigBase):
             context=self.max_position_embeddings,
         )
 
+    def least_parameters(self) -> int:
+        """How many numbers the matrices of a model of these sizes have; vectors come on top."""
+        C = self.hidden_size
+        rows = 2 * (self.num_attention_heads + self.kv_heads) * self.head_width
+        ffn = (2 + self.gated) * self.intermediate_size * (self.num_local_experts or 1)
+        ffn += self.num_local_experts or 0
+        tables = self.vocab_size * (2 - self.tie_word_embeddings)
+        return (self.num_hidden_layers * (rows + ffn) + tables) * C
+
     def saved_activations(self, tokens: int, recompute: bool = False) -> int:
         """How many numbers a training step keeps at least between the forward and the backward pass
         of a batch of so many tokens.
@@ -391,8 +400,6 @@ class Llama(CausalLM[LlamaConfig]):
 
 Config, Model = LlamaConfig, Llama
 
-__all__ = ["HF", "PRESETS", "Config", "Llama", "LlamaConfig", "Model"]
-
 
 # --- Presets -------------------------------------------------------------------------------------
 
@@ -412,6 +419,13 @@ def _sizes(
     }
 
 
+_FROM_8192 = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 PRESETS = {
     "tiny": Preset(
         "1 million parameters",
@@ -431,21 +445,10 @@ PRESETS = {
     "llama-3.2-1b": Preset(
         "Llama-3.2-1B's shape: 973 million parameters and the vocabulary's",
         _sizes(
-            16,
-            32,
-            8,
-            2048,
-            8192,
-            131072,
+            *(16, 32, 8, 2048, 8192, 131072),
             rope_theta=5e5,
             rms_norm_eps=1e-5,
-            rope_scaling={
-                "rope_type": "llama3",
-                "factor": 32.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 8192,
-            },
+            rope_scaling=_FROM_8192,
         ),
         {"batch_size": 1, "steps": 5000, "lr": 3e-4, "eval_every": 250},
     ),
