@@ -89,7 +89,11 @@ def test_the_outputs_are_those_of_the_cpu(head, precision, near, cupy):
     np.testing.assert_allclose(grads / scale, host.storage.grads / scale, atol=10 * near)
 
 
-@pytest.mark.parametrize("kind", ["masked_lm", "classification", "token_classification", "span"])
+OTHERS = ("masked_lm", "token_classification", "span")
+DEEP = [pytest.param(k, marks=pytest.mark.deep) for k in OTHERS]
+
+
+@pytest.mark.parametrize("kind", ["classification", *DEEP])
 def test_the_commands(kind, cupy, tmp_path, capsys):
     """On a GPU all batches have one shape; what was trained there is evaluated on both devices."""
     path, run = str(written(tmp_path, kind)), str(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Rows C26, C27 and C30: the encoder, BERT's two tasks, and a word in two contexts."""
+"""Rows C26 to C31: the encoder, BERT's two tasks, training considerations, the context."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from byhand import Bert, BertConfig, data, gradcheck, optim
+from byhand import GPT, Bert, BertConfig, GPTConfig, data, gradcheck, nn, optim
+from byhand.demos.context_window import CONTEXT, ContextWindow
+from byhand.models import causal_lm
 from byhand.models.bert_encoder import Block, Encoder
 from byhand.ops import attention
-from byhand.tasks import Pretraining
+from byhand.tasks import LanguageModel, Pretraining
 from byhand.text import WordPieceTokenizer
 from byhand.training import evaluate
 from tests.guide.planted import planted
@@ -125,6 +127,89 @@ def test_c27_bert_learns_masked_tokens_and_which_sentence_is_next():
     assert found["loss"] < by_frequency
     assert found["masked_accuracy"] > 2 * (labels == counts.argmax()).mean()
     assert found["next_sentence_accuracy"] > 0.75
+
+
+@planted(
+    "C28", "recomputed blocks draw other dropout masks", nn.Generator, "replay_from",
+    lambda right: lambda self, count: right(self, count + 1),
+)  # fmt: skip
+def test_c28_accumulated_batches_and_recomputed_blocks_give_the_same_gradient():
+    """Both need less memory at a time: the gradient is that of the whole batch."""
+    config = GPTConfig(17, 9, 12, 3, 2, dropout=0.2)
+    ids, targets = np.random.default_rng(0).integers(0, 17, (2, 6, 9))
+    grads = []
+    for recompute in (False, True):
+        model = GPT(config, seed=1, recompute=recompute)
+        model.loss(ids, targets)
+        model.backward()
+        grads.append(model.storage.grads.tobytes())
+    assert grads[0] == grads[1], "the same bits"
+    model = GPT(config.replace(dropout=0.0), seed=1).to(dtype="float64")
+    task = LanguageModel(model)
+    whole = float(task.loss({"ids": ids, "targets": targets}, 1 / ids.size))
+    task.backward()
+    expected = model.storage.grads.copy()
+    model.zero_grad()
+    parts = 0.0
+    for rows in (slice(0, 1), slice(1, 3), slice(3, 6)):
+        parts += float(task.loss({"ids": ids[rows], "targets": targets[rows]}, 1 / ids.size))
+        task.backward()
+    np.testing.assert_allclose(parts, whole, rtol=1e-12)
+    np.testing.assert_allclose(model.storage.grads, expected, rtol=0, atol=1e-14)
+
+
+@planted(
+    "C29", "scores are not scaled by 1/sqrt(D)", attention, "forward",
+    lambda right: lambda q, k, v, mask=None, scale=None, *more, **options: right(
+        q, k, v, mask, 1.0, *more, **options
+    ),
+)  # fmt: skip
+def test_c29_mixed_precision_and_tiled_attention():
+    """The loss of a training in bf16 is within 1 % of that in float32. Attention never writes the
+    matrix of scores, and equals the formula that does.
+    """
+    rng = np.random.default_rng(0)
+    q, k, v = rng.standard_normal((3, 2, 150, 3, 8))
+    found = attention.forward(q, k, v, causal=True)[0]
+    for b, head in np.ndindex(2, 3):
+        scores = q[b, :, head] @ k[b, :, head].T / math.sqrt(8)
+        scores = np.where(np.tri(150, dtype=bool), scores, -np.inf)
+        np.testing.assert_allclose(found[b, :, head], softmax(scores) @ v[b, :, head], rtol=1e-9)
+    # The next id is one of three, so that the least loss is log 3.
+    ids = np.cumsum(rng.integers(0, 3, (150, 8, 17)), axis=-1) % 11
+    last = {}
+    for precision in ("float32", "bf16"):
+        model = GPT(GPTConfig(11, 16, 24, 3, 2), seed=1, precision=precision)
+        optimizer = optim.AdamW(model, lr=3e-3)
+        losses = []
+        for rows in ids:
+            model.zero_grad()
+            losses.append(float(model.loss(rows[:, :-1].copy(), rows[:, 1:].copy())))
+            model.backward()
+            optimizer.step()
+        last[precision] = np.mean(losses[-10:])
+    assert last["float32"] < 1.2
+    assert abs(last["bf16"] / last["float32"] - 1) < 0.01
+
+
+@planted(
+    "C31", "ids that do not fit the context are cut", causal_lm, "require_ids",
+    lambda right: lambda *given: None,
+)  # fmt: skip
+def test_c31_more_tokens_than_the_context_are_an_error_or_a_moving_window():
+    shown = ContextWindow()
+    refused = "GPT: 95 tokens do not fit the context of 48"
+    assert shown.error == refused.replace("95", str(len(shown.ids)))
+    for prompt, answer in shown.answers.items():
+        window = [*shown.ids[:prompt]]
+        for token in answer:
+            assert token == shown.model(np.array([window]))[0, -1].argmax()
+            window.append(int(token))
+            if len(window) > CONTEXT:
+                window = window[-CONTEXT // 2 :]
+    per_word = list(shown.per_word.values())
+    assert per_word == sorted(per_word, reverse=True), "a larger vocabulary has fewer tokens"
+    assert "tokens per word" in shown.text()
 
 
 @planted(

@@ -1,15 +1,29 @@
-"""Row E07: an encoder that classifies texts."""
+"""Rows E05 and E07: decoder-only models, and an encoder that classifies texts."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from byhand import Bert, BertConfig, data, nn, optim
+from byhand import (
+    GPT,
+    Bert,
+    BertConfig,
+    Bloom,
+    BloomConfig,
+    GPTConfig,
+    Llama,
+    LlamaConfig,
+    data,
+    nn,
+    optim,
+)
+from byhand.ops import attention
 from byhand.tasks import Classification
 from byhand.text import WordPieceTokenizer
 from byhand.training import evaluate
 from tests.guide.planted import planted
 
+SIZES = {"context_size": 9, "embedding_dim": 12, "num_heads": 3, "num_layers": 2}
 COMMON = "hello you the now for a this your today please and we it call me".split()
 SPAM = "win prize cash free urgent claim offer winner bonus credit".split()
 HAM = "dinner mother train meeting school home sorry tomorrow movie friend".split()
@@ -57,3 +71,27 @@ def test_e07_a_small_bert_finds_spam():
     assert found["accuracy"] >= 0.97
     assert found["f1"] >= 0.97
     assert data.labels_in(data.checked_examples(learned)) == ["ham", "spam"]
+
+
+@planted(
+    "E05", "a token sees the ones after it", attention, "forward",
+    lambda right: lambda q, k, v, mask=None, scale=None, causal=False, *more, **options: right(
+        q, k, v, mask, scale, False, *more, **options
+    ),
+)  # fmt: skip
+def test_e05_decoder_only_models_never_see_a_later_token():
+    """The probability of a text is the product of those of its tokens, each given the earlier
+    ones; so no logit may depend on what comes later.
+    """
+    models = [
+        GPT(GPTConfig(17, **SIZES), seed=1),
+        Llama(LlamaConfig(17, **SIZES, intermediate_size=20), seed=1),
+        Bloom(BloomConfig(17, **SIZES), seed=1),
+    ]
+    ids = np.random.default_rng(0).integers(0, 17, (3, 9))
+    changed = ids.copy()
+    changed[:, 5:] = (ids[:, 5:] + 1) % 17
+    for model in models:
+        before, after = model.inference()(ids), model(changed)
+        assert np.array_equal(before[:, :5], after[:, :5])
+        assert not np.array_equal(before[:, 5], after[:, 5])

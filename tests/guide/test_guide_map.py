@@ -19,8 +19,8 @@ LINES = {
     for line in (ROOT / "docs" / "guide_map.md").read_text(encoding="utf-8").splitlines()
     if re.match(r"\| [A-E]\d\d \|", line)
 }
-ROWS = [f"C{n:02}" for n in (*range(1, 10), 26, 27, 30)] + [f"D{n:02}" for n in range(1, 23)]
-ROWS += ["E07"]
+ROWS = [f"C{n:02}" for n in (*range(1, 10), *range(26, 32))] + [f"D{n:02}" for n in range(1, 23)]
+ROWS += ["E05", "E07"]
 COMMANDS = [
     command
     for _, _, commands, _ in LINES.values()

@@ -61,7 +61,7 @@ class First(nn.Module):
 # --- Gradients ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @losses
 def test_gradients_of_the_losses_match_finite_differences(head, seed):
     gradcheck(make(head, seed, hidden_dropout_prob=0.2 * (seed % 2)), *ordered(batch(head, seed)))
@@ -75,11 +75,10 @@ def test_gradients_match_for_twenty_seeds(head):
         gradcheck(model, *ordered(batch(head, seed)), directions=1)
 
 
-@pytest.mark.parametrize("normalize", [False, True])
 @heads
-def test_gradients_of_the_outputs_match_finite_differences(head, normalize):
+def test_gradients_of_the_outputs_match_finite_differences(head):
     made = inputs()
-    model = make(head, normalize=normalize, attention_probs_dropout_prob=0.2)
+    model = make(head, normalize=True, attention_probs_dropout_prob=0.2)
     gradcheck(First(model).build(), made["ids"], made["lengths"], made["segments"])
 
 

@@ -369,6 +369,13 @@ def test_presets_have_their_sizes(preset: str, vocabulary: int, parameters: int)
         assert Llama(c, draw=False).num_parameters() == parameters
 
 
+@relatives
+def test_the_estimate_of_parameters_leaves_out_vectors_only(relative: str) -> None:
+    model = made(relative)
+    matrices = sum(p.size for p in model.parameters() if len(p.shape) > 1)
+    assert model.config.least_parameters() == matrices
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("relative", ["Llama", "Qwen3", "GPT-NeoX", "Mixtral"])
 def test_activations_are_not_estimated_too_high(relative: str, recompute: bool) -> None:

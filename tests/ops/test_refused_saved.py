@@ -73,3 +73,20 @@ def test_an_array_with_gaps_is_told_how_to_close_them(dtype):
     with pytest.raises(TypeError, match=r": use np.ascontiguousarray\(dy\)$"):
         layer.backward(np.ones((3, 4), dtype)[:, ::2])
     assert y.shape == (3, 2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("op", ["attention", "linear_attention"])
+def test_heads_with_gaps_are_refused(op, dtype):
+    function = getattr(ops, op)
+    wide = np.ones((1, 3, 2, 8), dtype)
+    packed = [wide[..., :4].copy() for _ in "qkv"]
+    for n, name in enumerate("qkv"):
+        given = [wide[..., ::2] if i == n else a for i, a in enumerate(packed)]
+        with pytest.raises(TypeError, match=f"^{op}.forward: {name} must have a contiguous last"):
+            function.forward(*given)
+    y, saved = function.forward(*packed)
+    for n in range(3):
+        out = tuple(wide[..., ::2] if i == n else a for i, a in enumerate(packed))
+        with pytest.raises(TypeError, match=rf"^{op}.backward: out\[{n}\] must have a contiguous"):
+            function.backward(y, saved, out)

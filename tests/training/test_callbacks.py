@@ -68,9 +68,9 @@ def test_the_six_events_of_a_step_come_in_their_order():
     made(2, callbacks=[written], every=1).run()
     step = ["load 20", "forward", "loss", "backward"]
     assert written.events == [
-        "evaluate 0 loss, accuracy", *step, "step 1", "repeat 1",
-        "evaluate 1 loss, accuracy", *step, "step 2", "repeat 2",
-        "evaluate 2 loss, accuracy",
+        "evaluate 0 loss, accuracy, f1", *step, "step 1", "repeat 1",
+        "evaluate 1 loss, accuracy, f1", *step, "step 2", "repeat 2",
+        "evaluate 2 loss, accuracy, f1",
     ]  # fmt: skip
 
 

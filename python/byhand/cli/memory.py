@@ -24,9 +24,9 @@ def require_memory(
     moments, and for what a batch of `tokens` tokens keeps for its backward pass.
 
     Without this a model that is too large swaps for minutes before it fails. Both numbers are the
-    least that is needed, so nothing that fits is refused. Only models with embedding_dim,
-    num_layers and vocabulary_size are estimated, and activations only where the configuration has
-    `saved_activations`.
+    least that is needed, so nothing that fits is refused. Only models with `least_parameters`, or
+    with embedding_dim, num_layers and vocabulary_size, are estimated, and activations only where
+    the configuration has `saved_activations`.
 
     Args:
         copies: how many models are in memory at once.
@@ -37,6 +37,8 @@ def require_memory(
         getattr(config, name, 0) for name in ("embedding_dim", "num_layers", "vocabulary_size")
     )
     parameters = 12 * layers * C * C + (V + getattr(config, "context_size", 0)) * C
+    if hasattr(config, "least_parameters"):
+        parameters = config.least_parameters()
     weights = sum(weight_bytes(parameters, parameters)) * copies
     there = memory_of(device)
     where = "the GPU" if device == "cuda" else "this machine"

@@ -17,7 +17,7 @@ from byhand import backend, registry
 from byhand.cli import flags
 from byhand.cli.memory import require_memory
 from byhand.config import flag_of, given
-from byhand.data import TextData, TextSource, absolute_name, is_examples, open_corpus
+from byhand.data import TextData, TextSource, absolute_name, open_corpus
 from byhand.errors import UserError
 from byhand.models import preset
 from byhand.runs.checkpoint import require_like
@@ -100,8 +100,6 @@ def _from_flags(args: argparse.Namespace) -> New:
         tokenizer, task, fields = parts_of(args.tokenizer, text)
         sizes |= fields
     else:
-        if is_examples(name):
-            raise UserError(f"{name} has examples: --model bert learns from them")
         tokenizer, task = make_tokenizer(args.tokenizer or "char", text.blocks()), "language_model"
     config = RunConfig(
         kind,

@@ -150,13 +150,13 @@ def _model_fields(page: ModuleType) -> list[str]:
 def _presets(page: ModuleType) -> str:
     """The table of presets at the end of the help."""
     rows = {name: _by_flag(page, chosen) for name, chosen in page.PRESETS.items()}
-    columns = list(dict.fromkeys(flag for row in rows.values() for flag in row))
-    widths = {flag: max(11, len(flag) + 2) for flag in columns}
-    head = "".join(f"{flag:>{widths[flag]}}" for flag in columns)
-    lines = ["", "presets:", f"{'':8}" + head]
+    columns = {flag: max(11, len(flag) + 2) for row in rows.values() for flag in row}
+    first = max(6, *map(len, rows))
+    headings = "".join(f"{flag:>{width}}" for flag, width in columns.items())
+    lines = ["", "presets:", f"{'':{first + 2}}{headings}"]
     for name, row in rows.items():
-        values = "".join(f"{row.get(flag, '')!s:>{widths[flag]}}" for flag in columns)
-        lines.append(f"  {name:6}{values}   {page.PRESETS[name].about}")
+        values = "".join(f"{row.get(flag, '')!s:>{width}}" for flag, width in columns.items())
+        lines.append(f"  {name:{first}}{values}   {page.PRESETS[name].about}")
     return "\n".join(lines) + "\n"
 
 

@@ -12,6 +12,7 @@ from byhand.data.examples import (
     texts_of,
 )
 from byhand.data.masking import MaskedDataset
+from byhand.data.packing import pack
 from byhand.data.pairs import SentencePairs, split_documents
 from byhand.data.sampler import EpochSampler, RandomSampler, Sampler
 from byhand.data.sequences import LengthSampler, SequenceDataset
@@ -45,6 +46,7 @@ __all__ = [
     "labels_in",
     "load_corpus",
     "open_corpus",
+    "pack",
     "read_examples",
     "split",
     "split_documents",

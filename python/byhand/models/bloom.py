@@ -141,8 +141,11 @@ class Block(Module):
             bias_init=init.zeros,
         )
 
-    def forward(self, x: Array, cache: KeyValueCache | None = None) -> Array:
-        x = self.attention(self.norm1(x), add=x, again=self.norm1.again, cache=cache)
+    def forward(
+        self, x: Array, cache: KeyValueCache | None = None, sequences: Array | None = None
+    ) -> Array:
+        options: dict[str, Any] = {"cache": cache, "sequences": sequences}
+        x = self.attention(self.norm1(x), add=x, again=self.norm1.again, **options)
         return self.ffn(self.norm2(x), add=x, again=self.norm2.again)
 
     def backward(self, dy: Array) -> Array:
@@ -164,7 +167,7 @@ class Decoder(causal_lm.Decoder):
         self.blocks = [Block(c) for _ in range(c.n_layer)]
         self.norm = LayerNorm(c.hidden_size, c.layer_norm_epsilon)
 
-    def embed(self, ids: Array, start: int) -> Array:
+    def embed(self, ids: Array, start: int, sequences: Array | None) -> Array:
         return self.dropout(self.embedding_norm(self.tokens(ids)))
 
     def embed_backward(self, d: Array) -> None:

@@ -12,10 +12,11 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
+from byhand import backend
 from byhand.backend import Array
 from byhand.nn import Embedding, KeyValueCache, Linear, Module
 from byhand.nn.cache import DecoderCache
-from byhand.nn.protocol import contiguous, converted, require_ids, require_sizes
+from byhand.nn.protocol import contiguous, converted, own_copy, require_ids, require_sizes
 from byhand.ops import check, cross_entropy, linear_cross_entropy
 
 _FORWARD = "forward"  # saved by a forward pass without a loss
@@ -34,11 +35,23 @@ class Sizes(Protocol):
 C = TypeVar("C", bound=Sizes)
 
 
+def positions_within(sequences: Array) -> Array:
+    """The position of each element within its sequence: (B, T) int64 like sequences. Those of one
+    sequence are neighbours.
+    """
+    numbers = backend.to_numpy(sequences)
+    index = np.broadcast_to(np.arange(numbers.shape[1]), numbers.shape)
+    begins = np.ones(numbers.shape, bool)
+    begins[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
+    starts = np.maximum.accumulate(np.where(begins, index, 0), axis=1)
+    return backend.to_device_of(index - starts, sequences)
+
+
 class Decoder(Module):
     """ids (B, T) int64 -> hidden states (B, T, C): ``embed``, then the blocks, then ``norm``.
 
-    A subclass sets ``tokens``, ``blocks`` (each called as block(x, cache)) and ``norm`` (None: no
-    norm after the last block), and writes ``embed`` and ``embed_backward``.
+    A subclass sets ``tokens``, ``blocks`` (each called as block(x, cache, sequences)) and ``norm``
+    (None: no norm after the last block), and writes ``embed`` and ``embed_backward``.
 
     With ``recompute`` a forward pass saves only the input of each block, and ``backward`` runs the
     block's forward pass again (Chen et al., "Training deep nets with sublinear memory cost", 2016).
@@ -59,43 +72,62 @@ class Decoder(Module):
     def _input_shape(self, batch: int) -> tuple[int, ...]:
         return batch, self.config.context_size
 
-    def embed(self, ids: Array, start: int) -> Array:
-        """The input of the first block, (B, T, C), for ids at positions start, start + 1, ..."""
+    def embed(self, ids: Array, start: int, sequences: Array | None) -> Array:
+        """The input of the first block, (B, T, C), for ids at positions start, start + 1, ...; with
+        sequences the positions of each begin at 0.
+        """
         raise NotImplementedError
 
     def embed_backward(self, d: Array) -> None:
         """The backward pass of ``embed``: adds to the gradients of its tables."""
         raise NotImplementedError
 
-    def forward(self, ids: Array, cache: DecoderCache | None = None) -> Array:
+    def forward(
+        self, ids: Array, cache: DecoderCache | None = None, sequences: Array | None = None
+    ) -> Array:
         start = 0 if cache is None else cache.length
         self.check_ids("ids", ids, start)
-        x = self.embed(ids, start)
+        if sequences is not None:
+            self._check_sequences(ids, sequences, cache)
+        x = self.embed(ids, start, sequences)
         for i, block in enumerate(self.blocks):
             if self.recompute and self._saving:
-                self.push((x, self.generator.count))
+                self.push((x, self.generator.count, own_copy(sequences)))
                 with block.no_save():
-                    x = block(x)
+                    x = block(x, None, sequences)
             else:
-                x = block(x, None if cache is None else cache.layers[i])
+                x = block(x, None if cache is None else cache.layers[i], sequences)
         return x if self.norm is None else self.norm(x)
 
     def backward(self, dy: Array) -> None:
         d = dy if self.norm is None else self.norm.backward(dy)
         for block in reversed(self.blocks):
             if self.recompute:
-                x, draws = self.pop()
+                x, draws, sequences = self.pop()
                 with self.generator.replay_from(draws):
-                    block(x)
+                    block(x, None, sequences)
             d = block.backward(d)
         self.embed_backward(d)
+
+    @property
+    def _model(self) -> str:
+        return type(self.config).__name__.removesuffix("Config")
 
     def check_ids(self, name: str, ids: Any, start: int = 0) -> None:
         """TypeError or ValueError unless ids are an int64 array (B, T) that fits the context after
         ``start`` earlier tokens.
         """
-        model = type(self.config).__name__.removesuffix("Config")
-        require_ids(model, name, ids, self.config.context_size, start)
+        require_ids(self._model, name, ids, self.config.context_size, start)
+
+    def _check_sequences(self, ids: Array, sequences: Any, cache: DecoderCache | None) -> None:
+        self.check_ids("sequences", sequences)
+        if sequences.shape != ids.shape:
+            raise ValueError(
+                f"{self._model}: sequences must have the shape of ids, {ids.shape}, got "
+                f"{sequences.shape}"
+            )
+        if cache is not None:
+            raise ValueError(f"{self._model}: packed sequences cannot continue those in a cache")
 
 
 class CausalLM(Module, Generic[C]):
@@ -121,22 +153,26 @@ class CausalLM(Module, Generic[C]):
     def _name(self) -> str:
         return type(self).__name__
 
-    def forward(self, ids: Array, cache: DecoderCache | None = None) -> Array:
+    def forward(
+        self, ids: Array, cache: DecoderCache | None = None, sequences: Array | None = None
+    ) -> Array:
         """Logits (B, T, V) of the token that follows each position.
 
         With a cache, ``ids`` continue the sequence in it, only their logits are computed, and
-        nothing is saved for a backward pass. Raises ValueError for a wrong shape or more tokens
+        nothing is saved for a backward pass. ``sequences`` (B, T) int64, never decreasing in a row,
+        number several sequences that are packed in a row: no position sees another sequence, and
+        the positions of each begin at 0. Raises ValueError for a wrong shape or more tokens
         than the context holds, TypeError for ids that are not int64, IndexError for an unknown id.
         """
         if cache is not None and not isinstance(cache, DecoderCache):
             raise TypeError(f"{self._name}: cache must be what new_cache() gives, got {cache!r}")
         if cache is None:
             with self.discard_on_error():
-                logits = self.head(self.decoder(ids))
+                logits = self.head(self.decoder(ids, None, sequences))
                 self.push(_FORWARD)
                 return logits
         with self.no_save() if self._saving else nullcontext():
-            return self.head(self.decoder(ids, cache))
+            return self.head(self.decoder(ids, cache, sequences))
 
     _input_dtype = np.int64
 
@@ -154,25 +190,30 @@ class CausalLM(Module, Generic[C]):
         self.pop()
         self.decoder.backward(d)
 
-    def loss(self, ids: Array, targets: Array, scale: Any = None) -> Array:
+    def loss(
+        self, ids: Array, targets: Array, scale: Any = None, sequences: Array | None = None
+    ) -> Array:
         """Mean cross-entropy in nats over the positions that count, a 0-d array.
 
         ids, targets: (B, T) int64; a target of -100 does not count. With ``scale``, a number or a
         0-d array, the result is the sum over these positions times the scale, as needed for a loss
-        that is a mean over several batches.
+        that is a mean over several batches. ``sequences`` as in ``forward``; the last token of each
+        sequence should have the target -100.
 
         The gradient of the head is added here already (unless saving is off), because the logits
         never exist as a whole and ``backward`` could not use them later. If no backward pass will
         follow, call ``discard_saved`` and ``zero_grad``. A call that raises an error has added
         nothing.
         """
-        (ids, targets), _ = converted(self._name, self.loss, (ids, targets), {})
+        (ids, targets, _, sequences), _ = converted(
+            self._name, self.loss, (ids, targets, None, sequences), {}
+        )
         self._check_targets(ids, targets)
         if getattr(scale, "shape", ()) != () or isinstance(scale, (str, list, tuple)):
             raise TypeError(f"{self._name}: scale must be a number or a 0-d array, got {scale!r}")
         reduction: Literal["mean", "sum"] = "mean" if scale is None else "sum"
         with self.discard_on_error():
-            hidden = self.decoder(ids)
+            hidden = self.decoder(ids, None, sequences)
             if type(self.head) is Linear and self.head.bias is None:
                 weight = self.head.weight
                 loss, dx = linear_cross_entropy.forward(

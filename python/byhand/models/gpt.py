@@ -178,11 +178,16 @@ class Block(Module):
             bias_init=init.zeros,
         )
 
-    def forward(self, x: Array, cache: KeyValueCache | None = None) -> Array:
+    def forward(
+        self, x: Array, cache: KeyValueCache | None = None, sequences: Array | None = None
+    ) -> Array:
+        options: dict[str, Any] = {"cache": cache}
+        if sequences is not None:
+            options["sequences"] = sequences
         if not self.norm_first:
-            x = self.norm1(self.attention(x, add=x, cache=cache))
+            x = self.norm1(self.attention(x, add=x, **options))
             return self.norm2(self.ffn(x, add=x, again=self.norm1.again))
-        x = self.attention(self.norm1(x), add=x, again=self.norm1.again, cache=cache)
+        x = self.attention(self.norm1(x), add=x, again=self.norm1.again, **options)
         return self.ffn(self.norm2(x), add=x, again=self.norm2.again)
 
     def backward(self, dy: Array) -> Array:
@@ -217,10 +222,13 @@ class Decoder(causal_lm.Decoder):
         self.blocks = [Block(c, rotary) for _ in range(c.num_layers)]
         self.norm = LayerNorm(C, bias=c.use_bias) if c.norm == "pre" else None
 
-    def embed(self, ids: Array, start: int) -> Array:
+    def embed(self, ids: Array, start: int, sequences: Array | None) -> Array:
+        if sequences is not None and self.config.attention == "linear":
+            raise ValueError("GPT: packed sequences need softmax attention, not linear attention")
         x = self.tokens(ids)
         if self.positions is not None:
-            x = self.positions(x, start=start)
+            where = None if sequences is None else causal_lm.positions_within(sequences)
+            x = self.positions(x, where, start)
         return self.dropout(x)
 
     def embed_backward(self, d: Array) -> None:

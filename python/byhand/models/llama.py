@@ -35,7 +35,7 @@ from byhand.config import (
 )
 from byhand.models import causal_lm
 from byhand.models.causal_lm import CausalLM
-from byhand.models.llama_names import HF
+from byhand.models.llama_names import HF as HF
 from byhand.models.preset import Preset
 from byhand.nn import (
     Dropout,
@@ -223,6 +223,15 @@ class LlamaConfig(ConfigBase):
             context=self.max_position_embeddings,
         )
 
+    def least_parameters(self) -> int:
+        """How many numbers the matrices of a model of these sizes have; vectors come on top."""
+        C = self.hidden_size
+        rows = 2 * (self.num_attention_heads + self.kv_heads) * self.head_width
+        ffn = (2 + self.gated) * self.intermediate_size * (self.num_local_experts or 1)
+        ffn += self.num_local_experts or 0
+        tables = self.vocab_size * (2 - self.tie_word_embeddings)
+        return (self.num_hidden_layers * (rows + ffn) + tables) * C
+
     def saved_activations(self, tokens: int, recompute: bool = False) -> int:
         """How many numbers a training step keeps at least between the forward and the backward pass
         of a batch of so many tokens.
@@ -290,8 +299,11 @@ class Block(Module):
             bias_init=init.zeros,
         )
 
-    def forward(self, x: Array, cache: KeyValueCache | None = None) -> Array:
-        y = self.attention(self.norm1(x), add=x, again=self.norm1.again, cache=cache)
+    def forward(
+        self, x: Array, cache: KeyValueCache | None = None, sequences: Array | None = None
+    ) -> Array:
+        options: dict[str, Any] = {"cache": cache, "sequences": sequences}
+        y = self.attention(self.norm1(x), add=x, again=self.norm1.again, **options)
         return self.ffn(self.norm2(x if self.parallel else y), add=y, again=self.norm2.again)
 
     def backward(self, dy: Array) -> Array:
@@ -314,7 +326,7 @@ class Decoder(causal_lm.Decoder):
         self.blocks = [Block(c, positions) for _ in range(c.num_hidden_layers)]
         self.norm = _norm(c)
 
-    def embed(self, ids: Array, start: int) -> Array:
+    def embed(self, ids: Array, start: int, sequences: Array | None) -> Array:
         return self.dropout(self.tokens(ids))
 
     def embed_backward(self, d: Array) -> None:
@@ -356,8 +368,10 @@ class Llama(CausalLM[LlamaConfig]):
         self.precision = precision
         self.build(seed, draw=draw)
 
-    def loss(self, ids: Array, targets: Array, scale: Any = None) -> Array:
-        loss = super().loss(ids, targets, scale)
+    def loss(
+        self, ids: Array, targets: Array, scale: Any = None, sequences: Array | None = None
+    ) -> Array:
+        loss = super().loss(ids, targets, scale, sequences)
         c = self.config
         if c.num_local_experts is None:
             return loss
@@ -386,8 +400,6 @@ class Llama(CausalLM[LlamaConfig]):
 
 Config, Model = LlamaConfig, Llama
 
-__all__ = ["HF", "PRESETS", "Config", "Llama", "LlamaConfig", "Model"]
-
 
 # --- Presets -------------------------------------------------------------------------------------
 
@@ -407,6 +419,13 @@ def _sizes(
     }
 
 
+_FROM_8192 = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 PRESETS = {
     "tiny": Preset(
         "1 million parameters",
@@ -426,21 +445,10 @@ PRESETS = {
     "llama-3.2-1b": Preset(
         "Llama-3.2-1B's shape: 973 million parameters and the vocabulary's",
         _sizes(
-            16,
-            32,
-            8,
-            2048,
-            8192,
-            131072,
+            *(16, 32, 8, 2048, 8192, 131072),
             rope_theta=5e5,
             rms_norm_eps=1e-5,
-            rope_scaling={
-                "rope_type": "llama3",
-                "factor": 32.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 8192,
-            },
+            rope_scaling=_FROM_8192,
         ),
         {"batch_size": 1, "steps": 5000, "lr": 3e-4, "eval_every": 250},
     ),

@@ -259,11 +259,14 @@ def forward(
     bias: (B or 1, H or 1, T, S) in q's dtype, strided, is added (Raffel et al., "T5", 2020).
 
     dropout acts on the probabilities, its mask drawn from (seed, offset) as in dropout.forward.
+    TypeError for a view with gaps in its last axis.
     ValueError when a shape does not fit, a length (of numpy arrays) is not in 0..S, sequences (of
     numpy arrays) decrease, window is below 1, softcap is not positive, dropout is outside
     0 <= p < 1, or seed or offset is not an unsigned 64-bit integer.
     """
     kernel = kernels(q).attention_forward
+    for name, array in (("q", q), ("k", k), ("v", v)):
+        check.last_axis("attention.forward", name, array)
     batch, queries, heads, depth = shape = q.shape
     if heads != k.shape[2] and (not k.shape[2] or heads % k.shape[2]):
         expected = f"({batch}, S, G, {depth}) with a G that divides {heads}"
@@ -350,6 +353,8 @@ def backward(
         raise check.wrong_shape("attention.backward", "out[1]", k.shape, dk)
     if dv.shape != k.shape:
         raise check.wrong_shape("attention.backward", "out[2]", k.shape, dv)
+    for n, given in enumerate((dq, dk, dv)):
+        check.last_axis("attention.backward", f"out[{n}]", given)
     dbias = rest[0] if rest else None
     if dbias is not None and dbias.shape != bias.shape:
         raise check.wrong_shape("attention.backward", "out[3]", bias.shape, dbias)

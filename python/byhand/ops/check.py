@@ -41,6 +41,18 @@ def wrong_shape(op: str, name: str, expected: Any, array: Array) -> ValueError:
     return ValueError(f"{op}: {name} must have shape {expected}, got {array.shape}")
 
 
+def last_axis(op: str, name: str, array: Array) -> None:
+    """TypeError for a view with gaps in its last axis."""
+    if array.strides[-1] != array.dtype.itemsize and array.size and array.shape[-1] > 1:
+        raise TypeError(f"{op}: {name} must have a contiguous last axis")
+
+
+def writable(op: str, name: str, array: Array) -> None:
+    """TypeError for a read-only numpy array that is to be written."""
+    if isinstance(array, np.ndarray) and not array.flags.writeable:
+        raise TypeError(f"{op}: {name} is read-only")
+
+
 def wrong_value(op: str, name: str, expected: str, got: Any) -> ValueError:
     """The error of an option outside its range."""
     return ValueError(f"{op}: {name} must be {expected}, got {got!r}")

@@ -139,6 +139,8 @@ def forward(
     ValueError when a shape does not fit or a length (of numpy arrays) is not in 0..S.
     """
     kernel = kernels(q).linear_attention_forward
+    for name, array in (("q", q), ("k", k), ("v", v)):
+        check.last_axis("linear_attention.forward", name, array)
     batch, queries, heads, depth = q.shape
     groups = k.shape[2]
     if heads != groups and (not groups or heads % groups):
@@ -173,5 +175,6 @@ def backward(
     for n, (given, x) in enumerate(zip(out, (q, k, v), strict=True)):
         if given.shape != x.shape:
             raise check.wrong_shape("linear_attention.backward", f"out[{n}]", x.shape, given)
+        check.last_axis("linear_attention.backward", f"out[{n}]", given)
     kernels(q).linear_attention_backward(*out, dy, q, k, v, o, norm, lengths, causal)
     return out

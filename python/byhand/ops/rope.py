@@ -77,14 +77,6 @@ def rope_backward(
     dx[...] = _rotated(dy, cos, -sin, _rows(dy, positions, start), interleaved)
 
 
-def _check_view(function: str, name: str, a: Array, written: bool = False) -> None:
-    """TypeError for a view with gaps in its last axis, or a read-only one to be written."""
-    if a.size and a.shape[-1] > 1 and a.strides[-1] != a.dtype.itemsize:
-        raise TypeError(f"{function}: {name} must have a contiguous last axis")
-    if written and isinstance(a, np.ndarray) and not a.flags.writeable:
-        raise TypeError(f"{function}: {name} is read-only")
-
-
 @op(x="B T H D", cos="N F", sin="N F", positions="B T?", out="B T H D?")
 def forward(
     x: Array,
@@ -125,9 +117,10 @@ def forward(
             f"rope.forward: the positions {start}..{start + shape[1] - 1} are outside the rows of "
             f"cos and sin 0..{positions_in_table - 1}"
         )
-    _check_view("rope.forward", "x", x)
+    check.last_axis("rope.forward", "x", x)
     if out is not None:
-        _check_view("rope.forward", "out", out, written=True)
+        check.last_axis("rope.forward", "out", out)
+        check.writable("rope.forward", "out", out)
     y = empty(shape, x) if out is None else out
     kernel(y, x, cos, sin, positions, start, interleaved)
     return y, (shape, cos, sin, positions, start, interleaved)
@@ -139,9 +132,10 @@ def backward(dy: Array, saved: Saved, out: Array | None = None) -> Array:
     array.
     """
     shape, *angles = saved
-    _check_view("rope.backward", "dy", dy)
+    check.last_axis("rope.backward", "dy", dy)
     if out is not None:
-        _check_view("rope.backward", "out", out, written=True)
+        check.last_axis("rope.backward", "out", out)
+        check.writable("rope.backward", "out", out)
     dx = empty(shape, dy) if out is None else out
     kernels(dy).rope_backward(dx, dy, *angles)
     return dx

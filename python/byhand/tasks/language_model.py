@@ -20,10 +20,11 @@ IGNORED = -100  # a target with this value is not counted in the loss
 
 
 class LanguageModel(task.Task):
-    """Batches of "ids" and "targets", each (B, T) int64; a target of -100 does not count.
+    """Batches of "ids" and "targets", each (B, T) int64; a target of -100 does not count. With
+    "sequences", as `byhand.data.pack` makes them, several sequences are packed in a row.
 
-    The model has ``loss(ids, targets, scale)``, ``check(ids, targets)`` and ``backward()``, as
-    `byhand.GPT` has.
+    The model has ``loss(ids, targets, scale, sequences)``, ``check(ids, targets)`` and
+    ``backward()``, as `byhand.GPT` has.
 
     Args:
         tokenizer: needed for ``sample``, which generates a text, and for the losses per character
@@ -54,7 +55,10 @@ class LanguageModel(task.Task):
         return int(np.count_nonzero(self._taken(batch, "targets")[0] != IGNORED))
 
     def loss(self, batch: Batch, scale: Any) -> Array:
-        return self.model.loss(*self._taken(batch, "ids", "targets"), scale)
+        ids, targets = self._taken(batch, "ids", "targets")
+        if "sequences" not in batch:
+            return self.model.loss(ids, targets, scale)
+        return self.model.loss(ids, targets, scale, *self._taken(batch, "sequences"))
 
     def backward(self) -> None:
         self.model.backward()
