@@ -57,7 +57,8 @@ def with_rule(name: str, rule: str, B: int, H: int, T: int, D: int) -> list[Case
     added: dict[str, Any] = {"slopes": slopes[:, None, None] * (at - at[:, None]), "bias": bias[0]}
     seen: dict[str, Any] = {"packed": at[:, None] // (T // 8) == at // (T // 8)}
     mask = added.get(rule, seen.get(rule, options[rule].get("mask")))
-    mask = None if mask is None else torch.from_numpy(np.ascontiguousarray(mask))
+    if mask is not None:
+        mask = torch.from_numpy(mask if mask.dtype == bool else mask.astype(np.float32))
 
     def by_torch(q: Any, k: Any, v: Any) -> Any:
         q, k, v = (a.transpose(1, 2) for a in (q, k, v))

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench import gpu_case, traffic
 from bench.cpu_case import Pair, floats, spec, twin
-from bench.gpu_case import Calls, Maker
+from bench.gpu_case import Calls, Maker, torch_backward, torch_forward
 from bench.lazy import F, torch
 from byhand.ops import linear_attention
 
@@ -19,8 +19,8 @@ def by_torch(causal: bool) -> Any:
     of all weights, because running sums would keep a matrix for each position.
     """
 
-    def attend(qkv: Any) -> Any:
-        q, k, v = (qkv[:, :, i].transpose(1, 2) for i in range(3))
+    def attend(q: Any, k: Any, v: Any) -> Any:
+        q, k, v = (a.transpose(1, 2) for a in (q, k, v))
         q, k = F.elu(q) + 1, F.elu(k) + 1
         if causal:
             w = torch.tril(q @ k.transpose(-1, -2))
@@ -41,7 +41,7 @@ def pair(B: int, H: int, T: int, D: int, causal: bool) -> Pair:
         {"B": B, "H": H, "G": H, "T": T, "S": T, "D": D, "E": D},
         lambda: linear_attention.forward(*parts, causal=causal),
         lambda saved: linear_attention.backward(do, saved, out=out),
-        {"torch": twin(by_torch(causal), qkv)},
+        {"torch": twin(lambda qkv: by_torch(causal)(*qkv.unbind(2)), qkv)},
         do,
     )
 
@@ -52,9 +52,10 @@ def calls(m: Maker, batch: int, length: int, heads: int, depth: int, causal: boo
     norm = m.full(depth * length, batch, heads, length)
     sizes = {"B": batch, "H": heads, "G": heads, "T": length, "S": length, "D": depth, "E": depth}
     inputs = {"q": q, "k": k, "v": v, "o": o, "norm": norm, "causal": causal}
-    for kernel, more in (
-        ("linear_attention_forward", {}),
-        ("linear_attention_backward", {"do_": do, "dq": dq, "dk": dk, "dv": dv}),
+    back = {"do_": do, "dq": dq, "dk": dk, "dv": dv}
+    for kernel, more, rival in (
+        ("linear_attention_forward", {}, torch_forward),
+        ("linear_attention_backward", back, torch_backward),
     ):
         yield gpu_case.Case(
             f"{kernel}{', causal' if causal else ''}",
@@ -62,7 +63,7 @@ def calls(m: Maker, batch: int, length: int, heads: int, depth: int, causal: boo
             m.dtype,
             traffic.bytes_moved(kernel, sizes, itemsize=q.dtype.itemsize),
             ((kernel, {**inputs, **more}),),
-            None,
+            rival(m.dtype, by_torch(causal), shape, shape, shape),
             traffic.operations(kernel, sizes),
         )
 
