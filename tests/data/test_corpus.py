@@ -130,6 +130,7 @@ def test_blocks_are_the_text(text: str, size: int, marked: bool):
 
 @given(st.binary(min_size=1, max_size=40), st.integers(3, 9))
 def test_the_first_byte_that_is_not_utf8_is_named(data: bytes, size: int):
+    data = data.replace(b"\0", b"\1")  # a 0 has a sentence of its own
     try:
         data.decode("utf-8")
         return
