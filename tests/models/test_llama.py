@@ -35,7 +35,7 @@ EVERY_KIND = pytest.mark.parametrize(
 @relatives
 def test_gradients_match_finite_differences(relative: str) -> None:
     if "ReLU" not in relative:  # which has kinks
-        # In this batch no token's choice of experts is so near to a tie that a small step changes it.
+        # In this batch no choice of experts is so near to a tie that a small step changes it.
         gradcheck(made(relative, num_hidden_layers=2), *batch(1))
 
 
