@@ -54,6 +54,7 @@ from byhand.nn import (
 )
 from byhand.nn.activation import NAMES as ACTIVATIONS
 from byhand.nn.experts import balance
+from byhand.nn.protocol import converted
 
 
 @config
@@ -371,8 +372,8 @@ class Llama(CausalLM[LlamaConfig]):
     def loss(
         self, ids: Array, targets: Array, scale: Any = None, sequences: Array | None = None
     ) -> Array:
-        loss = super().loss(ids, targets, scale, sequences)
-        c = self.config
+        (ids, targets), _ = converted("Llama", self.loss, (ids, targets), {})
+        loss, c = super().loss(ids, targets, scale, sequences), self.config
         if c.num_local_experts is None:
             return loss
         gradients: list[Any] = [None] * c.num_hidden_layers
@@ -380,8 +381,7 @@ class Llama(CausalLM[LlamaConfig]):
             weight = c.router_aux_loss_coef
             if scale is not None:
                 weight = weight * scale * (targets != causal_lm.IGNORED).sum()
-            routings = [block.ffn.routing for block in self.decoder.blocks]
-            value, of_each = balance(routings)
+            value, of_each = balance([block.ffn.routing for block in self.decoder.blocks])
             loss += (weight * value).astype(loss.dtype)
             gradients = [(weight * g).astype(g.dtype) for g in of_each]
         self.push(_Balanced(gradients))
