@@ -26,7 +26,6 @@ from byhand.nn import (
     FeedForward,
     KeyValueCache,
     LayerNorm,
-    Linear,
     Module,
     MultiHeadAttention,
     init,
@@ -191,13 +190,8 @@ class Bloom(CausalLM[BloomConfig]):
         draw: bool = True,
     ):
         self._config = require_config("Bloom", config, BloomConfig)
-        self.decoder = Decoder(config, recompute)
-        drawn = init.Normal(config.initializer_range)
-        self.head = Linear(config.hidden_size, config.vocab_size, False, weight_init=drawn)
-        if config.tie_word_embeddings:
-            self.head.weight = self.decoder.tokens.weight
-        self.precision = precision
-        self.build(seed, draw=draw)
+        decoder, drawn = Decoder(config, recompute), init.Normal(config.initializer_range)
+        self._assemble(decoder, drawn, config.tie_word_embeddings, precision, seed, draw)
 
 
 Config, Model = BloomConfig, Bloom

@@ -16,6 +16,7 @@ from byhand import backend
 from byhand.backend import Array
 from byhand.nn import Embedding, KeyValueCache, Linear, Module
 from byhand.nn.cache import DecoderCache
+from byhand.nn.init import Init
 from byhand.nn.protocol import contiguous, converted, own_copy, require_ids, require_sizes
 from byhand.ops import check, cross_entropy, linear_cross_entropy
 
@@ -30,6 +31,8 @@ class Sizes(Protocol):
     def vocabulary_size(self) -> int: ...
     @property
     def context_size(self) -> int: ...
+    @property
+    def embedding_dim(self) -> int: ...
 
 
 C = TypeVar("C", bound=Sizes)
@@ -137,12 +140,24 @@ class CausalLM(Module, Generic[C]):
         loss = model.loss(ids, targets)     # targets (B, T) int64 -> 0-d array
         model.backward()                    # adds the loss's gradient to every Parameter.grad
 
-    A subclass sets ``_config``, ``decoder`` and ``head``, and builds itself.
+    A subclass sets ``_config`` and calls ``_assemble`` with its decoder.
     """
 
     _config: C
     decoder: Decoder
     head: Linear
+
+    def _assemble(
+        self, decoder: Decoder, head_init: Init, tied: bool, precision: str, seed: int, draw: bool
+    ) -> None:
+        """Adds the head, which shares the matrix of the tokens if it is tied, and builds."""
+        c = self._config
+        self.decoder = decoder
+        self.head = Linear(c.embedding_dim, c.vocabulary_size, False, weight_init=head_init)
+        if tied:
+            self.head.weight = decoder.tokens.weight
+        self.precision = precision
+        self.build(seed, draw=draw)
 
     @property
     def config(self) -> C:

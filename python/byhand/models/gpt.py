@@ -29,7 +29,6 @@ from byhand.nn import (
     KeyValueCache,
     LayerNorm,
     LearnedPositions,
-    Linear,
     LinearAttention,
     Module,
     MultiHeadAttention,
@@ -256,14 +255,8 @@ class GPT(CausalLM[GPTConfig]):
         draw: bool = True,
     ):
         self._config = require_config("GPT", config, GPTConfig)
-        self.decoder = Decoder(config, recompute)
-        self.head = Linear(
-            config.embedding_dim, config.vocabulary_size, False, weight_init=init.Normal(0.02)
-        )
-        if config.tie_weights:
-            self.head.weight = self.decoder.tokens.weight
-        self.precision = precision
-        self.build(seed, draw=draw)
+        decoder, drawn = Decoder(config, recompute), init.Normal(0.02)
+        self._assemble(decoder, drawn, config.tie_weights, precision, seed, draw)
 
 
 Config, Model = GPTConfig, GPT

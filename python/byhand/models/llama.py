@@ -43,7 +43,6 @@ from byhand.nn import (
     FeedForward,
     KeyValueCache,
     LayerNorm,
-    Linear,
     MixtureOfExperts,
     Module,
     MultiHeadAttention,
@@ -361,13 +360,8 @@ class Llama(CausalLM[LlamaConfig]):
         draw: bool = True,
     ):
         self._config = require_config("Llama", config, LlamaConfig)
-        self.decoder = Decoder(config, recompute)
-        drawn = init.Normal(config.initializer_range)
-        self.head = Linear(config.hidden_size, config.vocab_size, False, weight_init=drawn)
-        if config.tie_word_embeddings:
-            self.head.weight = self.decoder.tokens.weight
-        self.precision = precision
-        self.build(seed, draw=draw)
+        decoder, drawn = Decoder(config, recompute), init.Normal(config.initializer_range)
+        self._assemble(decoder, drawn, config.tie_word_embeddings, precision, seed, draw)
 
     def loss(
         self, ids: Array, targets: Array, scale: Any = None, sequences: Array | None = None
