@@ -7,9 +7,11 @@
 #include <limits>
 #include <queue>
 #include <stdexcept>
+#include <unordered_map>
 #include <vector>
 
 #include "text/hash.h"
+#include "text/pages.h"
 
 namespace byhand::text {
 
@@ -85,7 +87,9 @@ class BpeLearner {
     void begin_word(std::uint64_t weight) {
         drop_short_word();
         starts_.push_back(static_cast<std::uint32_t>(symbols_.size()));
-        weights_.push_back(weight);
+        const auto stored = static_cast<std::uint32_t>(std::min<std::uint64_t>(weight, kLarge));
+        if (stored == kLarge) large_weights_[weights_.size()] = weight;
+        weights_.push_back(stored);
     }
     void add_unit(Token unit) { symbols_.push_back(static_cast<Symbol>(unit)); }
     void end_words() {
@@ -131,6 +135,7 @@ class BpeLearner {
 
   private:
     static constexpr std::uint32_t kBlock = 32;
+    static constexpr std::uint32_t kLarge = 0xFFFFFFFFu;
 
     struct Pair {
         Token left, right;
@@ -184,7 +189,11 @@ class BpeLearner {
     std::uint64_t weight_at(std::uint32_t position) const {
         std::uint32_t word = blocks_[position / kBlock];
         while (word + 1 < starts_.size() && starts_[word + 1] <= position) ++word;
-        return weights_[word];
+        return weight_of(word);
+    }
+
+    std::uint64_t weight_of(std::size_t word) const {
+        return weights_[word] == kLarge ? large_weights_.at(word) : weights_[word];
     }
 
     // f(position, left, right, weight) for all neighbours.
@@ -192,12 +201,13 @@ class BpeLearner {
     void each_pair(F f) const {
         const Symbol* symbols = symbols_.data();
         for (std::size_t word = 0; word < starts_.size(); ++word) {
+            const std::uint64_t weight = weight_of(word);
             std::uint32_t at = starts_[word];
             for (Symbol left = symbols[at];;) {
                 const std::uint32_t next = at + lengths_[left];
                 const Symbol right = symbols[next];
                 if (right == kEdge) break;
-                f(at, Token{left}, Token{right}, weights_[word]);
+                f(at, Token{left}, Token{right}, weight);
                 at = next;
                 left = right;
             }
@@ -216,7 +226,7 @@ class BpeLearner {
         // Sums of the counts of all pairs with the same hash, so no lower than a pair's count.
         std::size_t size = 4096;
         while (size < symbols_.size() / 2 && size < std::size_t{1} << 22) size *= 2;
-        std::vector<std::uint64_t> sums(size, 0);
+        Pages<std::uint64_t> sums(size, 0);
         each_pair([&](std::uint32_t, Token left, Token right, std::uint64_t weight) {
             if (allowed(left, right)) sums[hash_number(key(left, right)) & (size - 1)] += weight;
         });
@@ -236,7 +246,7 @@ class BpeLearner {
             pairs_[place].count += weight;
             ++occurrences[place];
         });
-        std::vector<std::uint64_t>().swap(sums);
+        Pages<std::uint64_t>().swap(sums);
         for (std::size_t i = 0; i < pairs_.size(); ++i) {
             if (pairs_[i].count >= threshold_) {
                 pairs_[i].positions.reserve(occurrences[i]);
@@ -353,9 +363,10 @@ class BpeLearner {
 
     static constexpr std::uint64_t kStep = 8;  // from one threshold to the next
 
-    std::vector<Symbol> symbols_;
-    std::vector<std::uint32_t> starts_, blocks_;  // of words; the word where each block begins
-    std::vector<std::uint64_t> weights_;
+    Pages<Symbol> symbols_;
+    Pages<std::uint32_t> starts_, blocks_;  // of words; the word where each block begins
+    Pages<std::uint32_t> weights_;          // of words; kLarge: it is in large_weights_
+    std::unordered_map<std::size_t, std::uint64_t> large_weights_;
     std::vector<std::uint32_t> lengths_;  // of tokens, in units
     std::vector<Pair> pairs_;
     PairIndex index_, refused_;

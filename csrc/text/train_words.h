@@ -11,11 +11,6 @@
 
 namespace byhand::text {
 
-struct Counted {
-    std::string_view word;
-    std::uint64_t count;
-};
-
 // The words, ordered by their bytes. They stay in `counts`. std::invalid_argument if it is empty.
 std::vector<Counted> sorted_words(const WordCounts& counts);
 
