@@ -225,14 +225,18 @@ class BpeLearner {
         index_ = PairIndex();
         // Sums of the counts of all pairs with the same hash, so no lower than a pair's count.
         std::size_t size = 4096;
-        while (size < symbols_.size() / 2 && size < std::size_t{1} << 22) size *= 2;
+        while (size < symbols_.size() / 2 && size < std::size_t{1} << 21) size *= 2;
         Pages<std::uint64_t> sums(size, 0);
         each_pair([&](std::uint32_t, Token left, Token right, std::uint64_t weight) {
             if (allowed(left, right)) sums[hash_number(key(left, right)) & (size - 1)] += weight;
         });
         const std::uint64_t highest =
             std::min(*std::max_element(sums.begin(), sums.end()), threshold_ - 1);
-        threshold_ = std::max(min_count, highest / kStep);
+        const auto known = [&](std::uint64_t sum) { return sum >= threshold_; };
+        for (std::uint64_t step = kStep; step > 1; step /= 2) {
+            threshold_ = std::max(min_count, highest / step);
+            if (std::count_if(sums.begin(), sums.end(), known) <= kManyPairs) break;
+        }
         std::vector<std::uint32_t> occurrences;
         each_pair([&](std::uint32_t, Token left, Token right, std::uint64_t weight) {
             if (sums[hash_number(key(left, right)) & (size - 1)] < threshold_) return;
@@ -247,6 +251,7 @@ class BpeLearner {
             ++occurrences[place];
         });
         Pages<std::uint64_t>().swap(sums);
+        raise_threshold(occurrences);
         for (std::size_t i = 0; i < pairs_.size(); ++i) {
             if (pairs_[i].count >= threshold_) {
                 pairs_[i].positions.reserve(occurrences[i]);
@@ -261,6 +266,27 @@ class BpeLearner {
             }
         });
         for (std::uint32_t place = 0; place < pairs_.size(); ++place) requeue(place);
+    }
+
+    // Makes it so high that the known pairs take at most as much memory as a quarter of the units
+    // would if each had a position, or 16 MB; at least the most frequent pair stays.
+    void raise_threshold(const std::vector<std::uint32_t>& occurrences) {
+        std::vector<std::uint32_t> order(pairs_.size());
+        for (std::uint32_t i = 0; i < order.size(); ++i) order[i] = i;
+        std::sort(order.begin(), order.end(), [this](std::uint32_t a, std::uint32_t b) {
+            return pairs_[a].count > pairs_[b].count;
+        });
+        const std::size_t most = std::max(symbols_.size() / 4, kFewPositions);
+        constexpr std::size_t kOfPair = 128 / sizeof(std::uint32_t);  // what a pair takes beside
+        std::size_t sum = 0;
+        for (const std::uint32_t place : order) {
+            if (pairs_[place].count < threshold_) return;
+            sum += occurrences[place] + kOfPair;
+            if (sum > most && pairs_[place].count < pairs_[order[0]].count) {
+                threshold_ = pairs_[place].count + 1;
+                return;
+            }
+        }
     }
 
     void forget(Pair& pair) {
@@ -361,7 +387,9 @@ class BpeLearner {
         queue_.push({change.gained, left, right, place});
     }
 
-    static constexpr std::uint64_t kStep = 8;  // from one threshold to the next
+    static constexpr std::uint64_t kStep = 8;  // from one threshold to the next, at most
+    static constexpr std::size_t kFewPositions = std::size_t{1} << 22;
+    static constexpr std::ptrdiff_t kManyPairs = std::ptrdiff_t{1} << 17;
 
     Pages<Symbol> symbols_;
     Pages<std::uint32_t> starts_, blocks_;  // of words; the word where each block begins
