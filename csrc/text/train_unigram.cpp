@@ -38,7 +38,7 @@ class Trainer {
         // Expected counts are sums of integers, for integers have the same sum in any order. No sum
         // passes the number of characters of all words.
         int exponent = 0;
-        std::frexp(alphabet.total, &exponent);
+        std::frexp(static_cast<double>(alphabet.total), &exponent);
         scale_ = std::ldexp(1.0, std::min(61 - exponent, 40));
 
         std::vector<Seed> found = seeds(segments, options);
@@ -323,14 +323,13 @@ void check(const UnigramTraining& options, const Alphabet& alphabet) {
 
 }  // namespace
 
-std::vector<std::pair<std::string, double>> train_unigram(const WordCounts& counts,
+std::vector<std::pair<std::string, double>> train_unigram(WordCounts& counts,
                                                           const UnigramTraining& options,
                                                           const Progress& progress) {
-    const std::vector<Counted> words = sorted_words(counts);
-    const Alphabet alphabet(words, options.character_coverage, static_cast<std::size_t>(-1),
+    const Alphabet alphabet(counts, options.character_coverage, static_cast<std::size_t>(-1),
                             options.initial_alphabet);
     check(options, alphabet);
-    const Segments segments(words, alphabet);
+    const Segments segments(counts, alphabet);
     double done = 0;
     const Tick tick = [&] { progress(static_cast<std::int64_t>(1000 * done), 1000); };
     tick();

@@ -29,7 +29,7 @@ struct UnigramTraining {
 // Tokens with their log probabilities: special ones, bytes, and the others by descending score. The
 // same for any number of threads. There are fewer than vocabulary_size if the words have fewer.
 // Throws std::invalid_argument if vocabulary_size is smaller than the alphabet.
-std::vector<std::pair<std::string, double>> train_unigram(const WordCounts& counts,
+std::vector<std::pair<std::string, double>> train_unigram(WordCounts& counts,
                                                           const UnigramTraining& options,
                                                           const Progress& progress);
 
@@ -37,7 +37,8 @@ std::vector<std::pair<std::string, double>> train_unigram(const WordCounts& coun
 
 // The words as one text, divided where a character is not in the alphabet.
 struct Segments {
-    Segments(const std::vector<Counted>& words, const Alphabet& alphabet);
+    // Leaves `words` empty.
+    Segments(WordCounts& words, const Alphabet& alphabet);
     std::size_t size() const { return counts.size(); }
     std::string_view operator[](std::size_t i) const {
         return std::string_view(text).substr(begins[i], begins[i + 1] - begins[i]);

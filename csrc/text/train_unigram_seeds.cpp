@@ -11,7 +11,8 @@
 
 namespace byhand::text {
 
-Segments::Segments(const std::vector<Counted>& words, const Alphabet& alphabet) {
+Segments::Segments(WordCounts& words, const Alphabet& alphabet) {
+    text.reserve(words.bytes());
     const auto close = [&](std::uint64_t count) {
         if (text.size() > std::numeric_limits<std::uint32_t>::max()) {
             throw std::invalid_argument("the distinct words have more than 4294967295 bytes");
@@ -21,19 +22,22 @@ Segments::Segments(const std::vector<Counted>& words, const Alphabet& alphabet) 
         counts.push_back(count);
     };
     begins.push_back(0);
-    for (const Counted& counted : words) {
-        for (std::size_t i = 0; i < counted.word.size();) {
-            const std::size_t length = character_length(counted.word, i);
-            const std::string_view character = counted.word.substr(i, length);
+    // In order, neighbouring words take the same ways through a trie.
+    const auto before = [](const Counted& a, const Counted& b) { return a.word < b.word; };
+    const auto add = [&](std::string_view word, std::uint64_t count) {
+        for (std::size_t i = 0; i < word.size();) {
+            const std::size_t length = character_length(word, i);
+            const std::string_view character = word.substr(i, length);
             if (alphabet.has(character)) {
                 text += character;
             } else {
-                close(counted.count);
+                close(count);
             }
             i += length;
         }
-        close(counted.count);
-    }
+        close(count);
+    };
+    words.drain_sorted(words.size(), before, add);
 }
 
 namespace {

@@ -36,9 +36,9 @@ struct WordPieceTraining {
 
 // The special tokens, the characters in the order of their bytes, the joined tokens in their order.
 // Of pairs with equal scores the one whose left, then right token has the lesser bytes comes first.
-// There are fewer than vocabulary_size if no pair is left. Throws std::invalid_argument if
+// There are fewer than vocabulary_size if no pair is left. `counts` is left empty. Throws std::invalid_argument if
 // vocabulary_size is smaller than the alphabet.
-std::vector<std::string> train_wordpiece(const WordCounts& counts, const WordPieceTraining& options,
+std::vector<std::string> train_wordpiece(WordCounts& counts, const WordPieceTraining& options,
                                          const Progress& progress);
 
 }  // namespace byhand::text
