@@ -1,6 +1,7 @@
 #include "text/trie.h"
 
 #include <algorithm>
+#include <deque>
 #include <stdexcept>
 
 namespace byhand::text {
@@ -8,24 +9,24 @@ namespace byhand::text {
 // Places the nodes of sorted keys, parents before children.
 class Trie::Builder {
   public:
-    explicit Builder(std::vector<Unit>& units) : units_(units) {
+    explicit Builder(Pages<Unit>& units) : units_(units) {
         grow();
         take(kRoot);
     }
 
     void build(const std::vector<std::string_view>& keys, std::vector<std::int32_t>& order) {
         struct Range {
-            std::size_t begin, end, depth;  // keys that share their first `depth` bytes
+            std::uint32_t begin, end, depth;  // keys that share their first `depth` bytes
             Node node;
         };
-        std::vector<Range> open;
-        if (!order.empty()) open.push_back({0, order.size(), 0, kRoot});
+        std::deque<Range> open;
+        if (!order.empty()) open.push_back({0, static_cast<std::uint32_t>(order.size()), 0, kRoot});
         std::vector<unsigned char> bytes;
-        std::vector<std::size_t> begins;
+        std::vector<std::uint32_t> begins;
         // A queue: nodes near the root, which every lookup visits, lie side by side.
-        for (std::size_t next = 0; next < open.size(); ++next) {
-            const Range range = open[next];
-            std::size_t i = range.begin;
+        for (; !open.empty(); open.pop_front()) {
+            const Range range = open.front();
+            std::uint32_t i = range.begin;
             if (keys[at(order, i)].size() == range.depth) {
                 units_[range.node].value = order[i];
                 while (i < range.end && keys[at(order, i)].size() == range.depth) ++i;
@@ -47,11 +48,12 @@ class Trie::Builder {
                 const Node child = base ^ bytes[c];
                 take(child);
                 units_[child].parent = range.node;
-                open.push_back({begins[c], begins[c + 1], range.depth + 1, child});
-            }
-            if (next >= 65536 && next * 2 > open.size()) {  // memory: drop what is done
-                open.erase(open.begin(), open.begin() + static_cast<std::ptrdiff_t>(next + 1));
-                next = static_cast<std::size_t>(-1);
+                const std::uint32_t first = begins[c];
+                if (first + 1 == begins[c + 1] && keys[at(order, first)].size() == range.depth + 1) {
+                    units_[child].value = order[first];  // a leaf
+                } else {
+                    open.push_back({first, begins[c + 1], range.depth + 1, child});
+                }
             }
         }
     }
@@ -116,8 +118,8 @@ class Trie::Builder {
         return base;
     }
 
-    std::vector<Unit>& units_;
-    std::vector<Link> links_;
+    Pages<Unit>& units_;
+    Pages<Link> links_;
     std::vector<bool> taken_;
     Node first_ = kEnd, last_ = kEnd;
 };

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "text/pages.h"
 #include "text/text.h"
 
 namespace byhand::text {
@@ -53,7 +54,7 @@ class Trie {
         std::int32_t value = kNoValue;
     };
     class Builder;
-    std::vector<Unit> units_;
+    Pages<Unit> units_;
 };
 
 // The trie of a vocabulary, whose values are ids, without the tokens of the ids in `special`: no
