@@ -226,7 +226,7 @@ class BpeLearner {
         // Sums of the counts of all pairs with the same hash, so no lower than a pair's count.
         std::size_t size = 4096;
         while (size < symbols_.size() / 2 && size < std::size_t{1} << 21) size *= 2;
-        Pages<std::uint64_t> sums(size, 0);
+        std::vector<std::uint64_t> sums(size, 0);
         each_pair([&](std::uint32_t, Token left, Token right, std::uint64_t weight) {
             if (allowed(left, right)) sums[hash_number(key(left, right)) & (size - 1)] += weight;
         });
@@ -250,7 +250,7 @@ class BpeLearner {
             pairs_[place].count += weight;
             ++occurrences[place];
         });
-        Pages<std::uint64_t>().swap(sums);
+        std::vector<std::uint64_t>().swap(sums);
         raise_threshold(occurrences);
         for (std::size_t i = 0; i < pairs_.size(); ++i) {
             if (pairs_[i].count >= threshold_) {

@@ -21,7 +21,15 @@ void WordCounts::add(std::string_view word, std::uint64_t count) {
     std::size_t i = table.first(tag);
     for (; table.slots[i].place != kEmpty; i = i + 1 == size ? 0 : i + 1) {
         const Slot slot = table.slots[i];
-        if (slot.tag != tag || word_of(record_at(slot.place)) != word) continue;
+        if (slot.tag != tag) continue;
+        char* const record = record_at(slot.place);
+        if (word_of(record) != word) continue;
+        const std::uint32_t stored = count_of(record);
+        if (count < kLarge - stored) {
+            const auto sum = static_cast<std::uint32_t>(stored + count);
+            std::memcpy(record, &sum, 4);
+            return;
+        }
         const std::uint64_t before = at(slot.place).count;
         const std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
         set_count(slot.place, count > most - before ? most : before + count);
@@ -50,7 +58,8 @@ std::uint32_t WordCounts::append(std::string_view word) {
             throw std::invalid_argument("the text has more than 16 GiB of distinct words");
         }
         chunks_.emplace_back();
-        chunks_.back().reserve(std::max(needed, kChunk));
+        const std::size_t usual = chunks_.size() == 1 ? kFirstChunk : kChunk;
+        chunks_.back().reserve(std::max(needed, usual));
         // A chunk with one long word is full at once: go on with the one before it.
         if (!alone || chunks_.size() == 1) open_ = chunks_.size() - 1;
     }
@@ -73,7 +82,8 @@ std::uint32_t WordCounts::append(std::string_view word) {
 
 void WordCounts::Table::grow() {
     const std::size_t size = slots.size();
-    Pages<Slot> old(std::max<std::size_t>(size + size / 2, 8), Slot{0, kEmpty});
+    const std::size_t more = size < 1024 ? std::max<std::size_t>(size, 32) : size / 2;
+    Pages<Slot> old(size + more, Slot{0, kEmpty});
     old.swap(slots);
     for (const Slot slot : old) {
         if (slot.place == kEmpty) continue;

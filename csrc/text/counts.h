@@ -85,6 +85,7 @@ class WordCounts {
     // a record that needs more has a chunk of its own. The place of a record is the chunk and the
     // offset / 4.
     static constexpr std::size_t kChunk = std::size_t{1} << 20;
+    static constexpr std::size_t kFirstChunk = std::size_t{448} << 10;  // small: by malloc, faster
     static constexpr std::uint32_t kLarge = 0xFFFFFFFFu;
     static constexpr unsigned char kLong = 255;
     struct Slot {
@@ -101,7 +102,7 @@ class WordCounts {
             return static_cast<std::size_t>(std::uint64_t{tag} * slots.size() >> 32);
         }
     };
-    static constexpr int kTableBits = 6;
+    static constexpr int kTableBits = 4;
 
     char* record_at(std::uint32_t place) { return &chunks_[place >> 18][offset_of(place)]; }
     const char* record_at(std::uint32_t place) const {

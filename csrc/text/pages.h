@@ -45,7 +45,7 @@ struct PageAllocator {
     bool operator!=(const PageAllocator&) const { return false; }
 
   private:
-    static constexpr std::size_t kLarge = std::size_t{1} << 16;  // bytes
+    static constexpr std::size_t kLarge = std::size_t{1} << 19;  // bytes
 };
 
 template <class T>

@@ -30,6 +30,9 @@ struct UnigramTraining {
 
 // Tokens with their log probabilities: special ones, bytes, and the others by descending score. The
 // same for any number of threads. There are fewer than vocabulary_size if the words have fewer.
+// Memory: the distinct words and 8 bytes for each; while seeds are sought, 16 bytes for each suffix
+// of a part of them (an eighth, or a million, or all that begin with the same two bytes); for each
+// token to begin with about 70 bytes, and 8 for each thread. `counts` is left empty.
 // Throws std::invalid_argument if vocabulary_size is smaller than the alphabet.
 std::vector<std::pair<std::string, double>> train_unigram(WordCounts& counts,
                                                           const UnigramTraining& options,
