@@ -169,10 +169,7 @@ class Trainer {
 
     void index() {
         trie_ = Trie();
-        std::vector<std::string_view> keys;
-        keys.reserve(tokens.size());
-        for (const Token& token : tokens) keys.push_back(text(token));
-        trie_ = Trie(keys);
+        trie_ = Trie(tokens.size(), [this](std::size_t t) { return text(tokens[t]); });
         size_ = tokens.size();
         probabilities();
     }

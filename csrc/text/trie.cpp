@@ -9,12 +9,15 @@ namespace byhand::text {
 // Places the nodes of sorted keys, parents before children.
 class Trie::Builder {
   public:
-    explicit Builder(Pages<Unit>& units) : units_(units) {
+    Builder(Pages<Unit>& units, std::size_t keys) : units_(units) {
+        // Most keys have a unit of their own. Pages that stay unused cost nothing.
+        units_.reserve(2 * keys + 256);
+        links_.reserve(2 * keys + 256);
         grow();
         take(kRoot);
     }
 
-    void build(const std::vector<std::string_view>& keys, std::vector<std::int32_t>& order) {
+    void build(const Key& key, std::vector<std::int32_t>& order) {
         struct Range {
             std::uint32_t begin, end, depth;  // keys that share their first `depth` bytes
             Node node;
@@ -27,14 +30,14 @@ class Trie::Builder {
         for (; !open.empty(); open.pop_front()) {
             const Range range = open.front();
             std::uint32_t i = range.begin;
-            if (keys[at(order, i)].size() == range.depth) {
+            if (key(at(order, i)).size() == range.depth) {
                 units_[range.node].value = order[i];
-                while (i < range.end && keys[at(order, i)].size() == range.depth) ++i;
+                while (i < range.end && key(at(order, i)).size() == range.depth) ++i;
             }
             bytes.clear();
             begins.clear();
             for (; i < range.end; ++i) {
-                const auto byte = static_cast<unsigned char>(keys[at(order, i)][range.depth]);
+                const auto byte = static_cast<unsigned char>(key(at(order, i))[range.depth]);
                 if (bytes.empty() || bytes.back() != byte) {
                     bytes.push_back(byte);
                     begins.push_back(i);
@@ -49,7 +52,7 @@ class Trie::Builder {
                 take(child);
                 units_[child].parent = range.node;
                 const std::uint32_t first = begins[c];
-                if (first + 1 == begins[c + 1] && keys[at(order, first)].size() == range.depth + 1) {
+                if (first + 1 == begins[c + 1] && key(at(order, first)).size() == range.depth + 1) {
                     units_[child].value = order[first];  // a leaf
                 } else {
                     open.push_back({first, begins[c + 1], range.depth + 1, child});
@@ -124,22 +127,21 @@ class Trie::Builder {
     Node first_ = kEnd, last_ = kEnd;
 };
 
-Trie::Trie(const std::vector<std::string_view>& keys) {
+Trie::Trie(std::size_t count, const Key& key) {
     std::vector<std::int32_t> order;
-    order.reserve(keys.size());
-    for (std::size_t i = 0; i < keys.size(); ++i) {
-        if (!keys[i].empty()) order.push_back(static_cast<std::int32_t>(i));
+    order.reserve(count);
+    for (std::size_t i = 0; i < count; ++i) {
+        if (!key(i).empty()) order.push_back(static_cast<std::int32_t>(i));
     }
     const auto less = [&](std::int32_t a, std::int32_t b) {
         const int order_of =
-            keys[static_cast<std::size_t>(a)].compare(keys[static_cast<std::size_t>(b)]);
+            key(static_cast<std::size_t>(a)).compare(key(static_cast<std::size_t>(b)));
         return order_of != 0 ? order_of < 0 : a < b;
     };
     if (!std::is_sorted(order.begin(), order.end(), less)) {
         std::sort(order.begin(), order.end(), less);
     }
-    Builder(units_).build(keys, order);
-    units_.shrink_to_fit();
+    Builder(units_, order.size()).build(key, order);
 }
 
 Trie trie_of(const std::vector<std::string>& tokens, const std::vector<Id>& special) {
