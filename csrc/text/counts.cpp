@@ -52,8 +52,7 @@ void WordCounts::set_count(std::uint32_t place, std::uint64_t count) {
 std::uint32_t WordCounts::append(std::string_view word) {
     const std::size_t needed = record_size(word.size());
     const bool alone = needed > kChunk;
-    if (chunks_.empty() || alone ||
-        chunks_[open_].size() + needed > chunks_[open_].capacity()) {
+    if (chunks_.empty() || alone || chunks_[open_].size() + needed > chunks_[open_].capacity()) {
         if (chunks_.size() >= std::size_t{1} << 14) {
             throw std::invalid_argument("the text has more than 16 GiB of distinct words");
         }

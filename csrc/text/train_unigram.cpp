@@ -13,10 +13,10 @@ namespace byhand::text {
 namespace {
 
 struct Token {
-    std::uint32_t begin;   // in Segments::text
-    std::uint32_t size;    // in bytes
-    double score;          // log probability
-    double expected;       // how often it occurs in the words, as the last E step found
+    std::uint32_t begin;  // in Segments::text
+    std::uint32_t size;   // in bytes
+    double score;         // log probability
+    double expected;      // how often it occurs in the words, as the last E step found
 };
 
 constexpr double kDropped = -std::numeric_limits<double>::infinity();  // a score
