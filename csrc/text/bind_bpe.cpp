@@ -22,6 +22,19 @@ void bind_bpe(py::module_& module) {
             },
             py::arg("word"), py::arg("count") = 1)
         .def("merge", &WordCounts::merge, py::arg("other"))
+        .def(
+            "take_most_frequent",
+            [](WordCounts& counts, std::size_t most, std::uint64_t min_count) {
+                py::list words;
+                const auto before = [](const Counted& a, const Counted& b) {
+                    return a.count != b.count ? a.count > b.count : a.word < b.word;
+                };
+                counts.drain_sorted(most, before, [&](std::string_view word, std::uint64_t count) {
+                    if (count >= min_count) words.append(py::bytes(word.data(), word.size()));
+                });
+                return words;
+            },
+            py::arg("most"), py::arg("min_count"))
         .def("items", [](const WordCounts& counts) {
             py::list items;
             for (const CountedWord& counted : counts.items()) {

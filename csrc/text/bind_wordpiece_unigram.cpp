@@ -43,7 +43,7 @@ void bind_training(py::module_& module) {
     using Limit = std::optional<std::int64_t>;
     module.def(
         "train_wordpiece",
-        [](const WordCounts& counts, std::int64_t vocabulary_size, const Strings& special_tokens,
+        [](WordCounts& counts, std::int64_t vocabulary_size, const Strings& special_tokens,
            const std::string& prefix, const std::string& score, std::uint64_t min_frequency,
            Limit limit_alphabet, const Strings& initial_alphabet, Limit max_token_length,
            std::int64_t max_characters, const py::object& progress) {
@@ -76,7 +76,7 @@ void bind_training(py::module_& module) {
         py::arg("progress") = py::none());
     module.def(
         "train_unigram",
-        [](const WordCounts& counts, std::int64_t vocabulary_size, const Strings& special_tokens,
+        [](WordCounts& counts, std::int64_t vocabulary_size, const Strings& special_tokens,
            bool byte_fallback, double character_coverage, const Strings& initial_alphabet,
            std::int64_t seed_size, std::int64_t max_token_length, double shrinking,
            std::int64_t em_steps, std::int64_t threads, const py::object& progress) {

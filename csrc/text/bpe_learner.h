@@ -7,9 +7,11 @@
 #include <limits>
 #include <queue>
 #include <stdexcept>
+#include <unordered_map>
 #include <vector>
 
 #include "text/hash.h"
+#include "text/pages.h"
 
 namespace byhand::text {
 
@@ -85,7 +87,9 @@ class BpeLearner {
     void begin_word(std::uint64_t weight) {
         drop_short_word();
         starts_.push_back(static_cast<std::uint32_t>(symbols_.size()));
-        weights_.push_back(weight);
+        const auto stored = static_cast<std::uint32_t>(std::min<std::uint64_t>(weight, kLarge));
+        if (stored == kLarge) large_weights_[weights_.size()] = weight;
+        weights_.push_back(stored);
     }
     void add_unit(Token unit) { symbols_.push_back(static_cast<Symbol>(unit)); }
     void end_words() {
@@ -131,6 +135,7 @@ class BpeLearner {
 
   private:
     static constexpr std::uint32_t kBlock = 32;
+    static constexpr std::uint32_t kLarge = 0xFFFFFFFFu;
 
     struct Pair {
         Token left, right;
@@ -184,7 +189,11 @@ class BpeLearner {
     std::uint64_t weight_at(std::uint32_t position) const {
         std::uint32_t word = blocks_[position / kBlock];
         while (word + 1 < starts_.size() && starts_[word + 1] <= position) ++word;
-        return weights_[word];
+        return weight_of(word);
+    }
+
+    std::uint64_t weight_of(std::size_t word) const {
+        return weights_[word] == kLarge ? large_weights_.at(word) : weights_[word];
     }
 
     // f(position, left, right, weight) for all neighbours.
@@ -192,12 +201,13 @@ class BpeLearner {
     void each_pair(F f) const {
         const Symbol* symbols = symbols_.data();
         for (std::size_t word = 0; word < starts_.size(); ++word) {
+            const std::uint64_t weight = weight_of(word);
             std::uint32_t at = starts_[word];
             for (Symbol left = symbols[at];;) {
                 const std::uint32_t next = at + lengths_[left];
                 const Symbol right = symbols[next];
                 if (right == kEdge) break;
-                f(at, Token{left}, Token{right}, weights_[word]);
+                f(at, Token{left}, Token{right}, weight);
                 at = next;
                 left = right;
             }
@@ -215,14 +225,18 @@ class BpeLearner {
         index_ = PairIndex();
         // Sums of the counts of all pairs with the same hash, so no lower than a pair's count.
         std::size_t size = 4096;
-        while (size < symbols_.size() / 2 && size < std::size_t{1} << 22) size *= 2;
+        while (size < symbols_.size() / 2 && size < std::size_t{1} << 21) size *= 2;
         std::vector<std::uint64_t> sums(size, 0);
         each_pair([&](std::uint32_t, Token left, Token right, std::uint64_t weight) {
             if (allowed(left, right)) sums[hash_number(key(left, right)) & (size - 1)] += weight;
         });
         const std::uint64_t highest =
             std::min(*std::max_element(sums.begin(), sums.end()), threshold_ - 1);
-        threshold_ = std::max(min_count, highest / kStep);
+        const auto known = [&](std::uint64_t sum) { return sum >= threshold_; };
+        for (std::uint64_t step = kStep; step > 1; step /= 2) {
+            threshold_ = std::max(min_count, highest / step);
+            if (std::count_if(sums.begin(), sums.end(), known) <= kManyPairs) break;
+        }
         std::vector<std::uint32_t> occurrences;
         each_pair([&](std::uint32_t, Token left, Token right, std::uint64_t weight) {
             if (sums[hash_number(key(left, right)) & (size - 1)] < threshold_) return;
@@ -237,6 +251,7 @@ class BpeLearner {
             ++occurrences[place];
         });
         std::vector<std::uint64_t>().swap(sums);
+        raise_threshold(occurrences);
         for (std::size_t i = 0; i < pairs_.size(); ++i) {
             if (pairs_[i].count >= threshold_) {
                 pairs_[i].positions.reserve(occurrences[i]);
@@ -251,6 +266,27 @@ class BpeLearner {
             }
         });
         for (std::uint32_t place = 0; place < pairs_.size(); ++place) requeue(place);
+    }
+
+    // Makes it so high that the known pairs take at most as much memory as a quarter of the units
+    // would if each had a position, or 16 MB; at least the most frequent pair stays.
+    void raise_threshold(const std::vector<std::uint32_t>& occurrences) {
+        std::vector<std::uint32_t> order(pairs_.size());
+        for (std::uint32_t i = 0; i < order.size(); ++i) order[i] = i;
+        std::sort(order.begin(), order.end(), [this](std::uint32_t a, std::uint32_t b) {
+            return pairs_[a].count > pairs_[b].count;
+        });
+        const std::size_t most = std::max(symbols_.size() / 4, kFewPositions);
+        constexpr std::size_t kOfPair = 128 / sizeof(std::uint32_t);  // what a pair takes beside
+        std::size_t sum = 0;
+        for (const std::uint32_t place : order) {
+            if (pairs_[place].count < threshold_) return;
+            sum += occurrences[place] + kOfPair;
+            if (sum > most && pairs_[place].count < pairs_[order[0]].count) {
+                threshold_ = pairs_[place].count + 1;
+                return;
+            }
+        }
     }
 
     void forget(Pair& pair) {
@@ -351,11 +387,14 @@ class BpeLearner {
         queue_.push({change.gained, left, right, place});
     }
 
-    static constexpr std::uint64_t kStep = 8;  // from one threshold to the next
+    static constexpr std::uint64_t kStep = 8;  // from one threshold to the next, at most
+    static constexpr std::size_t kFewPositions = std::size_t{1} << 22;
+    static constexpr std::ptrdiff_t kManyPairs = std::ptrdiff_t{1} << 17;
 
-    std::vector<Symbol> symbols_;
-    std::vector<std::uint32_t> starts_, blocks_;  // of words; the word where each block begins
-    std::vector<std::uint64_t> weights_;
+    Pages<Symbol> symbols_;
+    Pages<std::uint32_t> starts_, blocks_;  // of words; the word where each block begins
+    Pages<std::uint32_t> weights_;          // of words; kLarge: it is in large_weights_
+    std::unordered_map<std::size_t, std::uint64_t> large_weights_;
     std::vector<std::uint32_t> lengths_;  // of tokens, in units
     std::vector<Pair> pairs_;
     PairIndex index_, refused_;

@@ -13,60 +13,82 @@ void WordCounts::add(std::string_view word, std::uint64_t count) {
     if (word.size() > std::numeric_limits<std::uint32_t>::max()) {
         throw std::invalid_argument("a word of 4 GiB or more cannot be counted");
     }
-    if ((size_ + 1) * 5 > slots_.size() * 4) grow();
-    const std::size_t mask = slots_.size() - 1;
-    const auto tag = static_cast<std::uint32_t>(hash_bytes(word));
-    std::size_t i = tag & mask;
-    for (; slots_[i].place != kEmpty; i = (i + 1) & mask) {
-        if (slots_[i].tag != tag) continue;
-        char* record = record_at(slots_[i].place);
-        if (size_of(record) != word.size()) continue;
-        if (std::memcmp(record + kHead, word.data(), word.size()) != 0) continue;
-        const std::uint64_t before = count_of(record);
-        const std::uint64_t sum = before + count;
+    const std::uint64_t hash = hash_bytes(word);
+    const auto tag = static_cast<std::uint32_t>(hash);
+    Table& table = tables_[hash >> (64 - kTableBits)];
+    if ((table.used + 1) * 5 > table.slots.size() * 4) table.grow();
+    const std::size_t size = table.slots.size();
+    std::size_t i = table.first(tag);
+    for (; table.slots[i].place != kEmpty; i = i + 1 == size ? 0 : i + 1) {
+        const Slot slot = table.slots[i];
+        if (slot.tag != tag) continue;
+        char* const record = record_at(slot.place);
+        if (word_of(record) != word) continue;
+        const std::uint32_t stored = count_of(record);
+        if (count < kLarge - stored) {
+            const auto sum = static_cast<std::uint32_t>(stored + count);
+            std::memcpy(record, &sum, 4);
+            return;
+        }
+        const std::uint64_t before = at(slot.place).count;
         const std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
-        const std::uint64_t after = sum < before ? most : sum;
-        std::memcpy(record, &after, 8);
+        set_count(slot.place, count > most - before ? most : before + count);
         return;
     }
-    slots_[i] = {tag, append(word, count)};
+    const std::uint32_t place = append(word);
+    set_count(place, count);
+    table.slots[i] = {tag, place};
+    ++table.used;
     ++size_;
     bytes_ += word.size();
 }
 
-std::uint32_t WordCounts::append(std::string_view word, std::uint64_t count) {
-    const std::size_t needed = (kHead + word.size() + 3) / 4 * 4;
+void WordCounts::set_count(std::uint32_t place, std::uint64_t count) {
+    const auto stored = static_cast<std::uint32_t>(std::min<std::uint64_t>(count, kLarge));
+    if (stored == kLarge) large_[place] = count;
+    std::memcpy(record_at(place), &stored, 4);
+}
+
+std::uint32_t WordCounts::append(std::string_view word) {
+    const std::size_t needed = record_size(word.size());
     const bool alone = needed > kChunk;
-    if (chunks_.empty() || alone || chunks_[open_].used + needed > chunks_[open_].capacity) {
+    if (chunks_.empty() || alone || chunks_[open_].size() + needed > chunks_[open_].capacity()) {
         if (chunks_.size() >= std::size_t{1} << 14) {
             throw std::invalid_argument("the text has more than 16 GiB of distinct words");
         }
-        const std::size_t capacity = std::max(needed, kChunk);
-        chunks_.push_back({std::unique_ptr<char[]>(new char[capacity]), 0, capacity});
+        chunks_.emplace_back();
+        const std::size_t usual = chunks_.size() == 1 ? kFirstChunk : kChunk;
+        chunks_.back().reserve(std::max(needed, usual));
         // A chunk with one long word is full at once: go on with the one before it.
         if (!alone || chunks_.size() == 1) open_ = chunks_.size() - 1;
     }
     const std::size_t which = alone ? chunks_.size() - 1 : open_;
-    Chunk& chunk = chunks_[which];
-    const std::size_t at = chunk.used;
-    char* record = chunk.bytes.get() + at;
-    const auto size = static_cast<std::uint32_t>(word.size());
-    std::memcpy(record, &count, 8);
-    std::memcpy(record + 8, &size, 4);
-    std::memcpy(record + kHead, word.data(), word.size());
-    chunk.used += needed;
+    Pages<char>& chunk = chunks_[which];
+    const std::size_t at = chunk.size();
+    chunk.resize(at + needed);
+    char* const record = &chunk[at];
+    if (word.size() < kLong) {
+        record[4] = static_cast<char>(word.size());
+        std::memcpy(record + 5, word.data(), word.size());
+    } else {
+        const auto size = static_cast<std::uint32_t>(word.size());
+        record[4] = static_cast<char>(kLong);
+        std::memcpy(record + 5, &size, 4);
+        std::memcpy(record + 9, word.data(), word.size());
+    }
     return static_cast<std::uint32_t>(which << 18 | at / 4);
 }
 
-void WordCounts::grow() {
-    std::vector<Slot> old(std::max<std::size_t>(slots_.size() * 2, 256), Slot{0, kEmpty});
-    old.swap(slots_);
-    const std::size_t mask = slots_.size() - 1;
+void WordCounts::Table::grow() {
+    const std::size_t size = slots.size();
+    const std::size_t more = size < 1024 ? std::max<std::size_t>(size, 32) : size / 2;
+    Pages<Slot> old(size + more, Slot{0, kEmpty});
+    old.swap(slots);
     for (const Slot slot : old) {
         if (slot.place == kEmpty) continue;
-        std::size_t i = slot.tag & mask;
-        while (slots_[i].place != kEmpty) i = (i + 1) & mask;
-        slots_[i] = slot;
+        std::size_t i = first(slot.tag);
+        while (slots[i].place != kEmpty) i = i + 1 == slots.size() ? 0 : i + 1;
+        slots[i] = slot;
     }
 }
 
@@ -77,7 +99,8 @@ void WordCounts::merge(const WordCounts& other) {
 
 void WordCounts::clear() {
     chunks_.clear();
-    std::vector<Slot>().swap(slots_);
+    tables_ = {};
+    large_.clear();
     size_ = open_ = 0;
     bytes_ = 0;
 }

@@ -35,8 +35,9 @@ struct LearnedBpe {
 //
 // Of pairs with equal counts the one with the lower ids is merged (first that of the left token).
 // Two neighbours of a run such as "aaa" count as two pairs. The result depends on nothing else: not
-// on the order of the words, nor on threads. Memory: up to about 3 bytes for each byte of the
-// distinct words and 20 for each word, beside tables of at most 40 MB; `counts` is left empty.
+// on the order of the words, nor on threads. Memory: 2 bytes for each unit of the distinct words (4
+// if there are more than 65,000 tokens) and 10 for each word, then 1 more for each unit, or 16 MB,
+// and tables of about 20 MB; `counts` is left empty.
 // Throws std::invalid_argument if the vocabulary is too small for the alphabet or nothing is to be
 // learned.
 LearnedBpe train_bpe(WordCounts& counts, const BpeTraining& training, const Progress& progress);

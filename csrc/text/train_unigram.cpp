@@ -13,10 +13,10 @@ namespace byhand::text {
 namespace {
 
 struct Token {
-    std::string_view text;
-    double score;     // log probability
-    double expected;  // how often it occurs in the words, as the last E step found
-    bool character;   // never removed
+    std::uint32_t begin;  // in Segments::text
+    std::uint32_t size;   // in bytes
+    double score;         // log probability
+    double expected;      // how often it occurs in the words, as the last E step found
 };
 
 constexpr double kDropped = -std::numeric_limits<double>::infinity();  // a score
@@ -38,22 +38,12 @@ class Trainer {
         // Expected counts are sums of integers, for integers have the same sum in any order. No sum
         // passes the number of characters of all words.
         int exponent = 0;
-        std::frexp(alphabet.total, &exponent);
+        std::frexp(static_cast<double>(alphabet.total), &exponent);
         scale_ = std::ldexp(1.0, std::min(61 - exponent, 40));
 
-        std::vector<Seed> found = seeds(segments, options);
-        for (const std::string& character : alphabet.characters) found.push_back({character, 0});
-        std::sort(found.begin(), found.end(),
-                  [](const Seed& a, const Seed& b) { return a.token < b.token; });
-        std::vector<double> occurrences = count_characters(alphabet);
-        std::size_t next = 0;
+        add_tokens(alphabet);
         double sum = 0;
-        for (Seed& seed : found) {
-            const bool character = seed.count == 0;
-            if (character) seed.count = std::max(occurrences[next++], 1.0);
-            tokens.push_back({seed.token, 0, seed.count, character});
-            sum += seed.count;
-        }
+        for (const Token& token : tokens) sum += token.expected;
         for (Token& token : tokens) token.score = std::log(token.expected / sum);
         least_ = alphabet.characters.size();
         index();
@@ -69,7 +59,7 @@ class Trainer {
         size_ = 0;
         for (Token& token : tokens) {
             if (token.score == kDropped) continue;
-            if (!token.character && drop && token.expected < 0.5) {
+            if (drop && !is_character(token) && token.expected < 0.5) {
                 token.score = kDropped;
                 token.expected = 0;
                 continue;
@@ -96,7 +86,7 @@ class Trainer {
                      tokens.end());
         index();
         if (tokens.size() <= wanted) return;
-        std::vector<double> loss(tokens.size());
+        Pages<double> loss(tokens.size());
         double sum = 0;
         for (const Token& token : tokens) sum += token.expected;
         run_on_threads(
@@ -107,36 +97,59 @@ class Trainer {
                 for (std::size_t block = task(); block * 4096 < tokens.size(); block = task()) {
                     const std::size_t end = std::min(tokens.size(), (block + 1) * 4096);
                     for (std::size_t t = block * 4096; t < end; ++t) {
-                        loss[t] = tokens[t].character ? 0 : loss_without(t, sum, best, last);
+                        loss[t] = is_character(tokens[t]) ? 0 : loss_without(t, sum, best, last);
                     }
                     tick();
                 }
             });
-        std::vector<std::size_t> order;
-        for (std::size_t t = 0; t < tokens.size(); ++t) {
-            if (!tokens[t].character) order.push_back(t);
+        Pages<std::uint32_t> order;
+        for (std::uint32_t t = 0; t < tokens.size(); ++t) {
+            if (!is_character(tokens[t])) order.push_back(t);
         }
         const std::size_t keep = wanted > least_ ? wanted - least_ : 0;
         if (keep < order.size()) {
             std::nth_element(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(keep),
-                             order.end(), [&](std::size_t a, std::size_t b) {
+                             order.end(), [&](std::uint32_t a, std::uint32_t b) {
                                  return loss[a] != loss[b] ? loss[a] > loss[b] : a < b;
                              });
             order.resize(keep);
         }
         std::vector<bool> kept(tokens.size(), false);
-        for (const std::size_t t : order) kept[t] = true;
+        for (const std::uint32_t t : order) kept[t] = true;
         std::size_t next = 0;
         for (std::size_t t = 0; t < tokens.size(); ++t) {
-            if (kept[t] || tokens[t].character) tokens[next++] = tokens[t];
+            if (kept[t] || is_character(tokens[t])) tokens[next++] = tokens[t];
         }
         tokens.resize(next);
         index();
     }
 
-    std::vector<Token> tokens;  // ordered by their bytes: the trie need not sort
+    std::string_view text(const Token& token) const {
+        return {segments_.text.data() + token.begin, token.size};
+    }
+
+    Pages<Token> tokens;  // ordered by their bytes: the trie need not sort
 
   private:
+    // Characters of the alphabet are never removed.
+    bool is_character(const Token& token) const { return token.begin >= segments_.begins.back(); }
+
+    void add_tokens(const Alphabet& alphabet) {
+        Pages<Seed> found = seeds(segments_, options_);
+        const std::vector<double> occurrences = count_characters(alphabet);
+        std::uint32_t begin = segments_.begins.back();
+        for (std::size_t c = 0; c < occurrences.size(); ++c) {
+            const auto size = static_cast<std::uint32_t>(alphabet.characters[c].size());
+            found.push_back({begin, size, std::max(occurrences[c], 1.0)});
+            begin += size;
+        }
+        std::sort(found.begin(), found.end(), [this](const Seed& a, const Seed& b) {
+            return a.token(segments_) < b.token(segments_);
+        });
+        tokens.reserve(found.size());
+        for (const Seed& seed : found) tokens.push_back({seed.begin, seed.size, 0, seed.count});
+    }
+
     std::vector<double> count_characters(const Alphabet& alphabet) const {
         std::vector<double> counts(alphabet.characters.size(), 0);
         for (std::size_t s = 0; s < segments_.size(); ++s) {
@@ -147,7 +160,7 @@ class Trainer {
                     std::lower_bound(alphabet.characters.begin(), alphabet.characters.end(),
                                      segment.substr(i, length));
                 counts[static_cast<std::size_t>(found - alphabet.characters.begin())] +=
-                    static_cast<double>(segments_.counts[s]);
+                    static_cast<double>(segments_.count(s));
                 i += length;
             }
         }
@@ -155,10 +168,8 @@ class Trainer {
     }
 
     void index() {
-        std::vector<std::string_view> keys;
-        keys.reserve(tokens.size());
-        for (const Token& token : tokens) keys.push_back(token.text);
-        trie_ = Trie(keys);
+        trie_ = Trie();
+        trie_ = Trie(tokens.size(), [this](std::size_t t) { return text(tokens[t]); });
         size_ = tokens.size();
         probabilities();
     }
@@ -182,13 +193,13 @@ class Trainer {
         std::vector<double> forward, backward;
         std::vector<std::int32_t> shift;
         std::vector<Edge> edges;
-        std::vector<std::int64_t> sums;
+        Pages<std::int64_t> sums;
     };
     static constexpr double kTiny = 0x1p-250, kHuge = 0x1p250;
 
     void expect() {
         constexpr std::size_t kBlock = 512;
-        std::vector<std::int64_t> sums(tokens.size(), 0);
+        Pages<std::int64_t> sums;
         std::mutex lock;
         const std::size_t blocks = (segments_.size() + kBlock - 1) / kBlock;
         run_on_threads(blocks, options_.threads, tick_, [&](const Next& task, const Tick& tick) {
@@ -197,11 +208,12 @@ class Trainer {
             for (std::size_t block = task(); block < blocks; block = task()) {
                 const std::size_t end = std::min(segments_.size(), (block + 1) * kBlock);
                 for (std::size_t s = block * kBlock; s < end; ++s) {
-                    expect(segments_[s], static_cast<double>(segments_.counts[s]), work);
+                    expect(segments_[s], static_cast<double>(segments_.count(s)), work);
                 }
                 tick();
             }
             const std::lock_guard<std::mutex> guard(lock);
+            if (sums.empty()) return sums.swap(work.sums);
             for (std::size_t t = 0; t < sums.size(); ++t) sums[t] += work.sums[t];
         });
         for (std::size_t t = 0; t < sums.size(); ++t) {
@@ -273,14 +285,15 @@ class Trainer {
     double loss_without(std::size_t t, double sum, std::vector<double>& best,
                         std::vector<std::pair<std::uint32_t, std::int32_t>>& last) const {
         const Token& token = tokens[t];
-        const std::size_t size = token.text.size();
+        const std::string_view own = text(token);
+        const std::size_t size = own.size();
         best.assign(size + 1, -1e300);
         last.assign(size + 1, {0, -1});
         best[0] = 0;
-        for (std::size_t begin = 0; begin < size; begin += character_length(token.text, begin)) {
+        for (std::size_t begin = 0; begin < size; begin += character_length(own, begin)) {
             Trie::Node node = Trie::kRoot;
             for (std::size_t i = begin; i < size; ++i) {
-                if (!trie_.step(node, static_cast<unsigned char>(token.text[i]))) break;
+                if (!trie_.step(node, static_cast<unsigned char>(own[i]))) break;
                 const std::int32_t id = trie_.value(node);
                 if (id < 0 || static_cast<std::size_t>(id) == t) continue;
                 const double score = best[begin] + tokens[static_cast<std::size_t>(id)].score;
@@ -305,7 +318,7 @@ class Trainer {
     const UnigramTraining& options_;
     const Tick& tick_;
     Trie trie_;
-    std::vector<double> probability_;
+    Pages<double> probability_;
     double scale_ = 1;
     std::size_t least_ = 0, size_ = 0;
 };
@@ -323,14 +336,13 @@ void check(const UnigramTraining& options, const Alphabet& alphabet) {
 
 }  // namespace
 
-std::vector<std::pair<std::string, double>> train_unigram(const WordCounts& counts,
+std::vector<std::pair<std::string, double>> train_unigram(WordCounts& counts,
                                                           const UnigramTraining& options,
                                                           const Progress& progress) {
-    const std::vector<Counted> words = sorted_words(counts);
-    const Alphabet alphabet(words, options.character_coverage, static_cast<std::size_t>(-1),
+    const Alphabet alphabet(counts, options.character_coverage, static_cast<std::size_t>(-1),
                             options.initial_alphabet);
     check(options, alphabet);
-    const Segments segments(words, alphabet);
+    const Segments segments(counts, alphabet);
     double done = 0;
     const Tick tick = [&] { progress(static_cast<std::int64_t>(1000 * done), 1000); };
     tick();
@@ -357,10 +369,10 @@ std::vector<std::pair<std::string, double>> train_unigram(const WordCounts& coun
     for (std::size_t byte = 0; options.byte_fallback && byte < 256; ++byte) {
         vocabulary.emplace_back(byte_token(byte), 0);
     }
-    std::vector<Token>& tokens = trainer.tokens;
+    Pages<Token>& tokens = trainer.tokens;
     std::stable_sort(tokens.begin(), tokens.end(),
                      [](const Token& a, const Token& b) { return a.score > b.score; });
-    for (const Token& token : tokens) vocabulary.emplace_back(token.text, token.score);
+    for (const Token& token : tokens) vocabulary.emplace_back(trainer.text(token), token.score);
     progress(1000, 1000);
     return vocabulary;
 }

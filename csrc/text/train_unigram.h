@@ -5,9 +5,11 @@
 
 #include <cstdint>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "text/pages.h"
 #include "text/threads.h"
 #include "text/train_words.h"
 
@@ -28,8 +30,11 @@ struct UnigramTraining {
 
 // Tokens with their log probabilities: special ones, bytes, and the others by descending score. The
 // same for any number of threads. There are fewer than vocabulary_size if the words have fewer.
+// Memory: the distinct words and 8 bytes for each; while seeds are sought, 16 bytes for each suffix
+// of a part of them (an eighth, or a million, or all that begin with the same two bytes); for each
+// token to begin with about 70 bytes, and 8 for each thread. `counts` is left empty.
 // Throws std::invalid_argument if vocabulary_size is smaller than the alphabet.
-std::vector<std::pair<std::string, double>> train_unigram(const WordCounts& counts,
+std::vector<std::pair<std::string, double>> train_unigram(WordCounts& counts,
                                                           const UnigramTraining& options,
                                                           const Progress& progress);
 
@@ -37,23 +42,32 @@ std::vector<std::pair<std::string, double>> train_unigram(const WordCounts& coun
 
 // The words as one text, divided where a character is not in the alphabet.
 struct Segments {
-    Segments(const std::vector<Counted>& words, const Alphabet& alphabet);
+    // Leaves `words` empty.
+    Segments(WordCounts& words, const Alphabet& alphabet);
     std::size_t size() const { return counts.size(); }
     std::string_view operator[](std::size_t i) const {
-        return std::string_view(text).substr(begins[i], begins[i + 1] - begins[i]);
+        return {text.data() + begins[i], begins[i + 1] - begins[i]};
     }
-    std::string text;
-    std::vector<std::uint32_t> begins;  // size() + 1
-    std::vector<std::uint64_t> counts;
+    std::uint64_t count(std::size_t i) const {
+        return counts[i] == kLarge ? large_counts.at(i) : counts[i];
+    }
+    static constexpr std::uint32_t kLarge = 0xFFFFFFFFu;
+    Pages<char> text;             // the segments, and then the alphabet
+    Pages<std::uint32_t> begins;  // size() + 1
+    Pages<std::uint32_t> counts;  // kLarge: it is in large_counts
+    std::unordered_map<std::size_t, std::uint64_t> large_counts;
 };
 
 struct Seed {
-    std::string_view token;  // in Segments::text
+    std::uint32_t begin, size;  // in Segments::text
     double count;
+    std::string_view token(const Segments& segments) const {
+        return {segments.text.data() + begin, size};
+    }
 };
 // The strings of 2 .. max_token_length characters that occur at least twice, without those that
 // would occur as often with one more character before or behind; at most seed_size, those with the
-// greatest count * length. Ordered by their bytes.
-std::vector<Seed> seeds(const Segments& segments, const UnigramTraining& options);
+// greatest count * length. In any order.
+Pages<Seed> seeds(const Segments& segments, const UnigramTraining& options);
 
 }  // namespace byhand::text

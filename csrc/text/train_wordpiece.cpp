@@ -2,44 +2,49 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 #include <unordered_map>
 #include <unordered_set>
 
 #include "text/hash.h"
+#include "text/pages.h"
 #include "text/trie.h"
 
 namespace byhand::text {
 
 namespace {
 
-using Symbol = std::int32_t;
-constexpr Symbol kBarrier = -1;  // a character that is not in the alphabet: joined with nothing
 using PairIndex = std::uint32_t;
-constexpr std::uint32_t kNotInHeap = 0xFFFFFFFF;
+constexpr PairIndex kNoPair = 0xFFFFFFFF;
+constexpr std::uint32_t kNotInHeap = 0xFFFFFFFF, kLarge = 0xFFFFFFFF;
 
 double entropy_term(double count) { return count > 0 ? count * std::log(count) : 0; }
 
+// Symbol: of 16 bits if there are few enough tokens, or of 32.
+template <class Symbol>
 class Trainer {
   public:
-    Trainer(const std::vector<Counted>& words, const WordPieceTraining& options)
-        : options_(options), alphabet_(words, 2, options.limit_alphabet, options.initial_alphabet) {
-        add_alphabet(words);
-        for (const Counted& counted : words) add_word(counted);
+    // Leaves `counts` empty.
+    Trainer(WordCounts& counts, const WordPieceTraining& options)
+        : options_(options),
+          alphabet_(counts, 2, options.limit_alphabet, options.initial_alphabet) {
+        add_alphabet(counts);
+        counts_.reserve(counts.size());
+        begins_.reserve(counts.size() + 1);
+        counts.drain([this](std::string_view word, std::uint64_t count) { add_word(word, count); });
+        begins_.push_back(static_cast<std::uint32_t>(sequence_.size()));
+        add_pairs();
         total_ = scored_total_ = count_symbols();
         for (PairIndex p = 0; p < pairs_.size(); ++p) rescore(p);
     }
 
+    static constexpr Symbol kEnd = std::numeric_limits<Symbol>::max();  // after a word's symbols
+    static constexpr Symbol kBarrier = kEnd - 1;  // not in the alphabet: joined with nothing
+
     std::vector<std::string> run(const Progress& progress) {
         std::size_t size = options_.special_tokens.size() + symbols_.size();
         const std::size_t first = size;
-        if (size > options_.vocabulary_size) {
-            throw std::invalid_argument(
-                "a vocabulary of " + std::to_string(options_.vocabulary_size) +
-                " tokens is too small for " + std::to_string(options_.special_tokens.size()) +
-                " special tokens and the alphabet of " + std::to_string(symbols_.size()) +
-                ": it needs at least " + std::to_string(size));
-        }
         const auto wanted = static_cast<std::int64_t>(options_.vocabulary_size - first);
         for (std::size_t merges = 0; size < options_.vocabulary_size && !heap_.empty(); ++merges) {
             if (merges % 64 == 0) progress(static_cast<std::int64_t>(size - first), wanted);
@@ -77,16 +82,21 @@ class Trainer {
         return found.first->second;
     }
 
-    void add_alphabet(const std::vector<Counted>& words) {
+    void add_alphabet(const WordCounts& counts) {
         std::vector<std::string> tokens;
         std::unordered_set<std::string_view> inside, at_begin;
-        for (const Counted& counted : words) {
-            for (std::size_t i = 0; i < counted.word.size();) {
-                const std::size_t length = character_length(counted.word, i);
-                (i == 0 ? at_begin : inside).insert(counted.word.substr(i, length));
+        std::size_t characters = 0;
+        counts.each([&](std::string_view word, std::uint64_t) {
+            for (std::size_t i = 0; i < word.size(); ++characters) {
+                const std::size_t length = character_length(word, i);
+                (i == 0 ? at_begin : inside).insert(word.substr(i, length));
                 i += length;
             }
+        });
+        if (characters > std::numeric_limits<std::uint32_t>::max()) {
+            throw std::invalid_argument("the distinct words have more than 4294967295 characters");
         }
+        sequence_.reserve(characters);
         for (const std::string& character : options_.initial_alphabet) {
             at_begin.insert(character);
             inside.insert(character);
@@ -95,36 +105,67 @@ class Trainer {
             if (at_begin.count(character) != 0) tokens.push_back(character);
             if (inside.count(character) != 0) tokens.push_back(options_.prefix + character);
         }
+        const std::size_t special = options_.special_tokens.size();
+        if (special + tokens.size() > options_.vocabulary_size) {
+            throw std::invalid_argument(
+                "a vocabulary of " + std::to_string(options_.vocabulary_size) +
+                " tokens is too small for " + std::to_string(special) +
+                " special tokens and the alphabet of " + std::to_string(tokens.size()) +
+                ": it needs at least " + std::to_string(special + tokens.size()));
+        }
         std::sort(tokens.begin(), tokens.end());
         for (const std::string& token : tokens) symbol_of(token, 1);
     }
 
-    void add_word(const Counted& counted) {
-        std::vector<Symbol> symbols;
+    void add_word(std::string_view word, std::uint64_t count) {
+        const std::size_t begin = sequence_.size();
         std::string token;
-        std::size_t characters = 0;
-        for (std::size_t i = 0; i < counted.word.size(); ++characters) {
-            const std::size_t length = character_length(counted.word, i);
-            const std::string_view character = counted.word.substr(i, length);
+        for (std::size_t i = 0; i < word.size();) {
+            const std::size_t length = character_length(word, i);
+            const std::string_view character = word.substr(i, length);
             if (alphabet_.has(character)) {
                 token = i == 0 ? std::string() : options_.prefix;
                 token += character;
-                symbols.push_back(by_token_.at(token));
+                sequence_.push_back(by_token_.at(token));
             } else {
-                symbols.push_back(kBarrier);
+                sequence_.push_back(kBarrier);
             }
             i += length;
         }
-        if (characters > options_.max_characters) return;
-        const auto word = static_cast<std::uint32_t>(counts_.size());
-        counts_.push_back(counted.count);
-        begins_.push_back(sequence_.size());
-        sizes_.push_back(static_cast<std::uint32_t>(symbols.size()));
-        sequence_.insert(sequence_.end(), symbols.begin(), symbols.end());
-        for (std::size_t i = 0; i < symbols.size(); ++i) {
-            if (symbols[i] == kBarrier) continue;
-            symbols_[index(symbols[i])].count += counted.count;
-            if (i > 0) add_pair(symbols[i - 1], symbols[i], word);
+        if (sequence_.size() - begin > options_.max_characters) {
+            sequence_.resize(begin);
+            return;
+        }
+        const auto stored = static_cast<std::uint32_t>(std::min<std::uint64_t>(count, kLarge));
+        if (stored == kLarge) large_counts_[static_cast<std::uint32_t>(counts_.size())] = count;
+        counts_.push_back(stored);
+        begins_.push_back(static_cast<std::uint32_t>(begin));
+    }
+
+    std::uint64_t count_of(std::uint32_t word) const {
+        return counts_[word] == kLarge ? large_counts_.at(word) : counts_[word];
+    }
+
+    // Counts the symbols and pairs of all words.
+    void add_pairs() {
+        std::vector<std::uint32_t> occurrences;
+        for (std::uint32_t word = 0; word < counts_.size(); ++word) {
+            const std::uint64_t count = count_of(word);
+            for (std::uint32_t i = begins_[word]; i < begins_[word + 1]; ++i) {
+                if (sequence_[i] != kBarrier) symbols_[index(sequence_[i])].count += count;
+                if (i == begins_[word]) continue;
+                const PairIndex p = count_pair(sequence_[i - 1], sequence_[i], count);
+                if (p == kNoPair) continue;
+                occurrences.resize(pairs_.size());
+                ++occurrences[p];
+            }
+        }
+        for (PairIndex p = 0; p < pairs_.size(); ++p) pairs_[p].words.reserve(occurrences[p]);
+        for (std::uint32_t word = 0; word < counts_.size(); ++word) {
+            for (std::uint32_t i = begins_[word] + 1; i < begins_[word + 1]; ++i) {
+                if (sequence_[i - 1] == kBarrier || sequence_[i] == kBarrier) continue;
+                add_word_of(pairs_[by_pair_.at(key(sequence_[i - 1], sequence_[i]))], word);
+            }
         }
     }
 
@@ -149,8 +190,8 @@ class Trainer {
         changed_.push_back(p);
     }
 
-    void add_pair(Symbol left, Symbol right, std::uint32_t word) {
-        if (left == kBarrier || right == kBarrier) return;
+    PairIndex count_pair(Symbol left, Symbol right, std::uint64_t count) {
+        if (left == kBarrier || right == kBarrier) return kNoPair;
         const auto found =
             by_pair_.emplace(key(left, right), static_cast<PairIndex>(pairs_.size()));
         const PairIndex p = found.first->second;
@@ -160,15 +201,24 @@ class Trainer {
             symbols_[index(left)].pairs.push_back(p);
             if (right != left) symbols_[index(right)].pairs.push_back(p);
         }
-        pair.count += counts_[word];
-        if (pair.words.empty() || pair.words.back() != word) pair.words.push_back(word);
+        pair.count += count;
         touch(p);
+        return p;
+    }
+
+    static void add_word_of(Pair& pair, std::uint32_t word) {
+        if (pair.words.empty() || pair.words.back() != word) pair.words.push_back(word);
+    }
+
+    void add_pair(Symbol left, Symbol right, std::uint32_t word) {
+        const PairIndex p = count_pair(left, right, count_of(word));
+        if (p != kNoPair) add_word_of(pairs_[p], word);
     }
 
     void remove_pair(Symbol left, Symbol right, std::uint32_t word) {
         if (left == kBarrier || right == kBarrier) return;
         const PairIndex p = by_pair_.at(key(left, right));
-        pairs_[p].count -= counts_[word];
+        pairs_[p].count -= count_of(word);
         touch(p);
     }
 
@@ -208,7 +258,9 @@ class Trainer {
 
     void join_in_word(std::uint32_t word, Symbol left, Symbol right, Symbol joined) {
         Symbol* const symbols = sequence_.data() + begins_[word];
-        const std::size_t size = sizes_[word];
+        std::size_t size = begins_[word + 1] - begins_[word];
+        while (size > 0 && symbols[size - 1] == kEnd) --size;
+        const std::uint64_t count = count_of(word);
         std::size_t out = 0;
         for (std::size_t i = 0; i < size;) {
             if (symbols[i] != left || i + 1 == size || symbols[i + 1] != right) {
@@ -222,14 +274,14 @@ class Trainer {
             remove_pair(right, after, word);
             add_pair(before, joined, word);
             add_pair(joined, after, word);
-            symbols_[index(left)].count -= counts_[word];
-            symbols_[index(right)].count -= counts_[word];
-            symbols_[index(joined)].count += counts_[word];
-            total_ -= counts_[word];
+            symbols_[index(left)].count -= count;
+            symbols_[index(right)].count -= count;
+            symbols_[index(joined)].count += count;
+            total_ -= count;
             symbols[out++] = joined;
             i += 2;
         }
-        sizes_[word] = static_cast<std::uint32_t>(out);
+        std::fill(symbols + out, symbols + size, kEnd);
     }
 
     void rescore_pairs_of(Symbol symbol) {
@@ -345,10 +397,11 @@ class Trainer {
     Alphabet alphabet_;
     std::vector<Piece> symbols_;
     std::unordered_map<std::string, Symbol> by_token_;
-    std::vector<Symbol> sequence_;  // word w: sizes_[w] symbols from begins_[w] on
-    std::vector<std::size_t> begins_;
-    std::vector<std::uint32_t> sizes_;
-    std::vector<std::uint64_t> counts_;
+    // The symbols of word w are those from begins_[w] to begins_[w + 1], without kEnd.
+    Pages<Symbol> sequence_;
+    Pages<std::uint32_t> begins_;
+    Pages<std::uint32_t> counts_;  // of words; kLarge: it is in large_counts_
+    std::unordered_map<std::uint32_t, std::uint64_t> large_counts_;
     std::vector<Pair> pairs_;
     std::unordered_map<std::uint64_t, PairIndex, PairHash> by_pair_;
     std::vector<PairIndex> heap_;
@@ -359,9 +412,12 @@ class Trainer {
 
 }  // namespace
 
-std::vector<std::string> train_wordpiece(const WordCounts& counts, const WordPieceTraining& options,
+std::vector<std::string> train_wordpiece(WordCounts& counts, const WordPieceTraining& options,
                                          const Progress& progress) {
-    return Trainer(sorted_words(counts), options).run(progress);
+    if (options.vocabulary_size < Trainer<std::uint16_t>::kBarrier) {
+        return Trainer<std::uint16_t>(counts, options).run(progress);
+    }
+    return Trainer<std::uint32_t>(counts, options).run(progress);
 }
 
 }  // namespace byhand::text

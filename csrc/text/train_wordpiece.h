@@ -36,9 +36,11 @@ struct WordPieceTraining {
 
 // The special tokens, the characters in the order of their bytes, the joined tokens in their order.
 // Of pairs with equal scores the one whose left, then right token has the lesser bytes comes first.
-// There are fewer than vocabulary_size if no pair is left. Throws std::invalid_argument if
-// vocabulary_size is smaller than the alphabet.
-std::vector<std::string> train_wordpiece(const WordCounts& counts, const WordPieceTraining& options,
+// There are fewer than vocabulary_size if no pair is left. Memory: for each character of the
+// distinct words 6 bytes (8 if there are more than 65,000 tokens), for each word 8, and what the
+// pairs take: few are made anew by likelihood; by frequency, random words make many. `counts` is
+// left empty. Throws std::invalid_argument if vocabulary_size is smaller than the alphabet.
+std::vector<std::string> train_wordpiece(WordCounts& counts, const WordPieceTraining& options,
                                          const Progress& progress);
 
 }  // namespace byhand::text

@@ -11,43 +11,32 @@
 
 namespace byhand::text {
 
-std::vector<Counted> sorted_words(const WordCounts& counts) {
-    std::vector<Counted> words;
-    words.reserve(counts.size());
-    counts.each([&](std::string_view word, std::uint64_t count) {
-        if (!word.empty() && count > 0) words.push_back({word, count});
-    });
-    if (words.empty()) {
+Alphabet::Alphabet(const WordCounts& words, double coverage, std::size_t most,
+                   const std::vector<std::string>& always) {
+    if (words.size() == 0) {
         throw std::invalid_argument("there is nothing to train on: the text has no words");
     }
-    std::sort(words.begin(), words.end(),
-              [](const Counted& a, const Counted& b) { return a.word < b.word; });
-    return words;
-}
-
-Alphabet::Alphabet(const std::vector<Counted>& words, double coverage, std::size_t most,
-                   const std::vector<std::string>& always) {
     struct Hash {
         std::size_t operator()(std::string_view bytes) const { return hash_bytes(bytes); }
     };
     constexpr std::uint64_t kMost = std::numeric_limits<std::uint64_t>::max();
     std::unordered_map<std::string_view, std::uint64_t, Hash> found;
-    for (const Counted& counted : words) {
-        for (std::size_t i = 0; i < counted.word.size();) {
-            const std::size_t length = character_length(counted.word, i);
-            std::uint64_t& count = found[counted.word.substr(i, length)];
-            count += std::min(counted.count, kMost - count);
-            total += static_cast<double>(counted.count);
+    words.each([&](std::string_view word, std::uint64_t times) {
+        for (std::size_t i = 0; i < word.size();) {
+            const std::size_t length = character_length(word, i);
+            std::uint64_t& count = found[word.substr(i, length)];
+            count += std::min(times, kMost - count);
+            total += std::min(times, kMost - total);
             i += length;
         }
-    }
+    });
     std::vector<std::pair<std::string_view, std::uint64_t>> order(found.begin(), found.end());
     std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
         return a.second != b.second ? a.second > b.second : a.first < b.first;
     });
     double covered = 0;
     for (const auto& [character, count] : order) {
-        if (characters.size() >= most || covered >= coverage * total) break;
+        if (characters.size() >= most || covered >= coverage * static_cast<double>(total)) break;
         characters.emplace_back(character);
         covered += static_cast<double>(count);
     }

@@ -11,23 +11,16 @@
 
 namespace byhand::text {
 
-struct Counted {
-    std::string_view word;
-    std::uint64_t count;
-};
-
-// The words, ordered by their bytes. They stay in `counts`. std::invalid_argument if it is empty.
-std::vector<Counted> sorted_words(const WordCounts& counts);
-
 struct Alphabet {
     // Characters of the words by descending count, ties by their bytes: as many as make up
-    // `coverage` of all, at most `most` of them; and those of `always`.
-    Alphabet(const std::vector<Counted>& words, double coverage, std::size_t most,
+    // `coverage` of all, at most `most` of them; and those of `always`. std::invalid_argument if
+    // there are no words.
+    Alphabet(const WordCounts& words, double coverage, std::size_t most,
              const std::vector<std::string>& always);
     bool has(std::string_view character) const;
 
     std::vector<std::string> characters;  // ordered by their bytes
-    double total = 0;                     // all characters of the words, counted
+    std::uint64_t total = 0;              // all characters of the words, counted; at most 2^64 - 1
 };
 
 }  // namespace byhand::text

@@ -1,6 +1,7 @@
 #include "text/trie.h"
 
 #include <algorithm>
+#include <deque>
 #include <stdexcept>
 
 namespace byhand::text {
@@ -8,32 +9,35 @@ namespace byhand::text {
 // Places the nodes of sorted keys, parents before children.
 class Trie::Builder {
   public:
-    explicit Builder(std::vector<Unit>& units) : units_(units) {
+    Builder(Pages<Unit>& units, std::size_t keys) : units_(units) {
+        // Most keys have a unit of their own. Pages that stay unused cost nothing.
+        units_.reserve(2 * keys + 256);
+        links_.reserve(2 * keys + 256);
         grow();
         take(kRoot);
     }
 
-    void build(const std::vector<std::string_view>& keys, std::vector<std::int32_t>& order) {
+    void build(const Key& key, std::vector<std::int32_t>& order) {
         struct Range {
-            std::size_t begin, end, depth;  // keys that share their first `depth` bytes
+            std::uint32_t begin, end, depth;  // keys that share their first `depth` bytes
             Node node;
         };
-        std::vector<Range> open;
-        if (!order.empty()) open.push_back({0, order.size(), 0, kRoot});
+        std::deque<Range> open;
+        if (!order.empty()) open.push_back({0, static_cast<std::uint32_t>(order.size()), 0, kRoot});
         std::vector<unsigned char> bytes;
-        std::vector<std::size_t> begins;
+        std::vector<std::uint32_t> begins;
         // A queue: nodes near the root, which every lookup visits, lie side by side.
-        for (std::size_t next = 0; next < open.size(); ++next) {
-            const Range range = open[next];
-            std::size_t i = range.begin;
-            if (keys[at(order, i)].size() == range.depth) {
+        for (; !open.empty(); open.pop_front()) {
+            const Range range = open.front();
+            std::uint32_t i = range.begin;
+            if (key(at(order, i)).size() == range.depth) {
                 units_[range.node].value = order[i];
-                while (i < range.end && keys[at(order, i)].size() == range.depth) ++i;
+                while (i < range.end && key(at(order, i)).size() == range.depth) ++i;
             }
             bytes.clear();
             begins.clear();
             for (; i < range.end; ++i) {
-                const auto byte = static_cast<unsigned char>(keys[at(order, i)][range.depth]);
+                const auto byte = static_cast<unsigned char>(key(at(order, i))[range.depth]);
                 if (bytes.empty() || bytes.back() != byte) {
                     bytes.push_back(byte);
                     begins.push_back(i);
@@ -47,11 +51,12 @@ class Trie::Builder {
                 const Node child = base ^ bytes[c];
                 take(child);
                 units_[child].parent = range.node;
-                open.push_back({begins[c], begins[c + 1], range.depth + 1, child});
-            }
-            if (next >= 65536 && next * 2 > open.size()) {  // memory: drop what is done
-                open.erase(open.begin(), open.begin() + static_cast<std::ptrdiff_t>(next + 1));
-                next = static_cast<std::size_t>(-1);
+                const std::uint32_t first = begins[c];
+                if (first + 1 == begins[c + 1] && key(at(order, first)).size() == range.depth + 1) {
+                    units_[child].value = order[first];  // a leaf
+                } else {
+                    open.push_back({first, begins[c + 1], range.depth + 1, child});
+                }
             }
         }
     }
@@ -116,28 +121,27 @@ class Trie::Builder {
         return base;
     }
 
-    std::vector<Unit>& units_;
-    std::vector<Link> links_;
+    Pages<Unit>& units_;
+    Pages<Link> links_;
     std::vector<bool> taken_;
     Node first_ = kEnd, last_ = kEnd;
 };
 
-Trie::Trie(const std::vector<std::string_view>& keys) {
+Trie::Trie(std::size_t count, const Key& key) {
     std::vector<std::int32_t> order;
-    order.reserve(keys.size());
-    for (std::size_t i = 0; i < keys.size(); ++i) {
-        if (!keys[i].empty()) order.push_back(static_cast<std::int32_t>(i));
+    order.reserve(count);
+    for (std::size_t i = 0; i < count; ++i) {
+        if (!key(i).empty()) order.push_back(static_cast<std::int32_t>(i));
     }
     const auto less = [&](std::int32_t a, std::int32_t b) {
         const int order_of =
-            keys[static_cast<std::size_t>(a)].compare(keys[static_cast<std::size_t>(b)]);
+            key(static_cast<std::size_t>(a)).compare(key(static_cast<std::size_t>(b)));
         return order_of != 0 ? order_of < 0 : a < b;
     };
     if (!std::is_sorted(order.begin(), order.end(), less)) {
         std::sort(order.begin(), order.end(), less);
     }
-    Builder(units_).build(keys, order);
-    units_.shrink_to_fit();
+    Builder(units_, order.size()).build(key, order);
 }
 
 Trie trie_of(const std::vector<std::string>& tokens, const std::vector<Id>& special) {

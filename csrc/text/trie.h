@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "text/pages.h"
 #include "text/text.h"
 
 namespace byhand::text {
@@ -19,7 +21,10 @@ class Trie {
 
     // Values are 0, 1, ... in the order of `keys`. Empty keys are left out. Of equal keys the first
     // one counts.
-    explicit Trie(const std::vector<std::string_view>& keys);
+    explicit Trie(const std::vector<std::string_view>& keys)
+        : Trie(keys.size(), [&keys](std::size_t i) { return keys[i]; }) {}
+    using Key = std::function<std::string_view(std::size_t)>;
+    Trie(std::size_t count, const Key& key);  // of key(0) ... key(count - 1)
     Trie() : Trie(std::vector<std::string_view>{}) {}
 
     // Goes from `node` along one byte. False, with `node` unchanged, if no key continues so.
@@ -53,7 +58,7 @@ class Trie {
         std::int32_t value = kNoValue;
     };
     class Builder;
-    std::vector<Unit> units_;
+    Pages<Unit> units_;
 };
 
 // The trie of a vocabulary, whose values are ids, without the tokens of the ids in `special`: no

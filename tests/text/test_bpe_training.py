@@ -339,6 +339,34 @@ def test_counts_stay_at_their_largest_value():
         counts.merge(counts)
 
 
+def test_counts_of_more_than_32_bits():
+    """Trainers keep them apart from the others."""
+    words = {b"ab": 2**32 - 1, b"bc": 2**40, b"cd": 2**32 - 2, b"de": 2**40 + 1, b"e": 3}
+    counts = _text.WordCounts()
+    for word, count in words.items():
+        counts.add(word, count - 2)
+        counts.add(word, 2)
+    twice = _text.WordCounts()
+    for _ in range(2):
+        twice.merge(counts)
+    assert twice.items() == [(word, 2 * count) for word, count in words.items()]
+    assert counts.items() == list(words.items())
+    merges = _text.train_bpe(twice, 300)[1]
+    assert merges == [(b"d", b"e"), (b"b", b"c"), (b"a", b"b"), (b"c", b"d")]
+    counts.merge(twice)  # left empty
+    assert counts.take_most_frequent(3, 1) == [b"de", b"bc", b"ab"]
+    assert len(counts) == 0
+    for word, count in words.items():
+        counts.add(word, count)
+    learned = _text.train_wordpiece(counts, 20, score="frequency")
+    assert learned[-4:] == [b"de", b"bc", b"ab", b"cd"]
+    for word, count in words.items():
+        counts.add(word, count)
+    scores = dict(_text.train_unigram(counts, 13, em_steps=1))
+    assert scores[b"de"] > scores[b"bc"] > scores[b"ab"] > scores[b"cd"]
+    assert counts.take_most_frequent(3, 1) == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

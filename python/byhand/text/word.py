@@ -66,15 +66,6 @@ class WordTokenizer(TrainedTokenizer):
             "invert": not lossless,
         }
         normalizer = {"type": "Lowercase"} if lowercase else None
-        counts = count_words(texts, normalizer, split, threads).items()
-        words = [(-count, word) for word, count in counts if count >= min_frequency]
-        if not words:
-            raise UserError(
-                "the text has no words"
-                + (f" that occur {min_frequency} times" if min_frequency > 1 else "")
-            )
-        words.sort()
-        vocabulary = dict.fromkeys([*special, *(word.decode() for _, word in words)])
         if not isinstance(vocabulary_size, int | None):
             raise UserError(f"vocabulary_size is a whole number, not {vocabulary_size!r}")
         if vocabulary_size is not None and vocabulary_size <= len(special):
@@ -82,6 +73,18 @@ class WordTokenizer(TrainedTokenizer):
                 f"a vocabulary of {vocabulary_size} tokens has no room for words after "
                 f"{len(special)} special tokens"
             )
+        if not isinstance(min_frequency, int):
+            raise UserError(f"min_frequency is a whole number, not {min_frequency!r}")
+        counts = count_words(texts, normalizer, split, threads)
+        # As many words as tokens: some may be spelled like a special one.
+        most = len(counts) if vocabulary_size is None else vocabulary_size
+        words = counts.take_most_frequent(most, max(min_frequency, 0))
+        if not words:
+            raise UserError(
+                "the text has no words"
+                + (f" that occur {min_frequency} times" if min_frequency > 1 else "")
+            )
+        vocabulary = dict.fromkeys([*special, *map(bytes.decode, words)])
         if progress is not None:
             progress(1, 1)
         return cls(
