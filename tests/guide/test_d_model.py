@@ -169,8 +169,8 @@ def gpt_by_hand(weights: dict[str, np.ndarray], ids: np.ndarray, heads: int) -> 
 
 
 def without_the_second_residual(right):
-    def forward(block, x, cache=None, sequences=None):
-        x = block.attention(block.norm1(x), add=x, again=block.norm1.again, cache=cache)
+    def forward(block, x, **options):
+        x = block.attention(block.norm1(x), add=x, again=block.norm1.again, **options)
         return block.ffn(block.norm2(x), again=block.norm2.again)
 
     return forward

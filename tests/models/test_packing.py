@@ -125,5 +125,5 @@ def test_models_name_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="Llama: packed sequences cannot continue"):
         model(ids, model.new_cache(2), ids)
     linear = GPT(GPTConfig(V, **SIZES, attention="linear"))
-    with pytest.raises(ValueError, match="GPT: packed sequences need softmax attention"):
+    with pytest.raises(ValueError, match="LinearAttention: several sequences cannot be packed"):
         linear(ids, sequences=ids)

@@ -24,7 +24,6 @@ from byhand.nn import (
     Dropout,
     Embedding,
     FeedForward,
-    KeyValueCache,
     LayerNorm,
     Module,
     MultiHeadAttention,
@@ -113,7 +112,9 @@ class BloomConfig(ConfigBase):
 
 
 class Block(Module):
-    """x + attention(norm1(x)), then x + ffn(norm2(x)). Shapes: (B, T, C) in and out."""
+    """x + attention(norm1(x)), then x + ffn(norm2(x)). Shapes: (B, T, C) in and out. The options
+    are those of attention: cache, sequences.
+    """
 
     def __init__(self, c: BloomConfig):
         C, drawn = c.hidden_size, init.Normal(c.initializer_range)
@@ -140,10 +141,7 @@ class Block(Module):
             bias_init=init.zeros,
         )
 
-    def forward(
-        self, x: Array, cache: KeyValueCache | None = None, sequences: Array | None = None
-    ) -> Array:
-        options: dict[str, Any] = {"cache": cache, "sequences": sequences}
+    def forward(self, x: Array, **options: Any) -> Array:
         x = self.attention(self.norm1(x), add=x, again=self.norm1.again, **options)
         return self.ffn(self.norm2(x), add=x, again=self.norm2.again)
 

@@ -53,8 +53,8 @@ def positions_within(sequences: Array) -> Array:
 class Decoder(Module):
     """ids (B, T) int64 -> hidden states (B, T, C): ``embed``, then the blocks, then ``norm``.
 
-    A subclass sets ``tokens``, ``blocks`` (each called as block(x, cache, sequences)) and ``norm``
-    (None: no norm after the last block), and writes ``embed`` and ``embed_backward``.
+    A subclass sets ``tokens``, ``blocks`` (called as block(x, cache=..., sequences=...)) and
+    ``norm`` (None: no norm after the last block), and writes ``embed`` and ``embed_backward``.
 
     With ``recompute`` a forward pass saves only the input of each block, and ``backward`` runs the
     block's forward pass again (Chen et al., "Training deep nets with sublinear memory cost", 2016).
@@ -97,9 +97,10 @@ class Decoder(Module):
             if self.recompute and self._saving:
                 self.push((x, self.generator.count, own_copy(sequences)))
                 with block.no_save():
-                    x = block(x, None, sequences)
+                    x = block(x, sequences=sequences)
             else:
-                x = block(x, None if cache is None else cache.layers[i], sequences)
+                layer = None if cache is None else cache.layers[i]
+                x = block(x, cache=layer, sequences=sequences)
         return x if self.norm is None else self.norm(x)
 
     def backward(self, dy: Array) -> None:
@@ -108,7 +109,7 @@ class Decoder(Module):
             if self.recompute:
                 x, draws, sequences = self.pop()
                 with self.generator.replay_from(draws):
-                    block(x, None, sequences)
+                    block(x, sequences=sequences)
             d = block.backward(d)
         self.embed_backward(d)
 

@@ -26,7 +26,6 @@ from byhand.nn import (
     Dropout,
     Embedding,
     FeedForward,
-    KeyValueCache,
     LayerNorm,
     LearnedPositions,
     LinearAttention,
@@ -140,7 +139,8 @@ class GPTConfig(ConfigBase):
 
 class Block(Module):
     """x + attention(norm1(x)), then x + ffn(norm2(x)); with ``norm`` "post" it is
-    norm1(x + attention(x)), then norm2(x + ffn(x)). Shapes: (B, T, C) in and out.
+    norm1(x + attention(x)), then norm2(x + ffn(x)). Shapes: (B, T, C) in and out. The options are
+    those of attention: cache, sequences.
     """
 
     def __init__(self, c: GPTConfig, positions: RotaryPositions | None = None):
@@ -177,12 +177,7 @@ class Block(Module):
             bias_init=init.zeros,
         )
 
-    def forward(
-        self, x: Array, cache: KeyValueCache | None = None, sequences: Array | None = None
-    ) -> Array:
-        options: dict[str, Any] = {"cache": cache}
-        if sequences is not None:
-            options["sequences"] = sequences
+    def forward(self, x: Array, **options: Any) -> Array:
         if not self.norm_first:
             x = self.norm1(self.attention(x, add=x, **options))
             return self.norm2(self.ffn(x, add=x, again=self.norm1.again))
@@ -222,8 +217,6 @@ class Decoder(causal_lm.Decoder):
         self.norm = LayerNorm(C, bias=c.use_bias) if c.norm == "pre" else None
 
     def embed(self, ids: Array, start: int, sequences: Array | None) -> Array:
-        if sequences is not None and self.config.attention == "linear":
-            raise ValueError("GPT: packed sequences need softmax attention, not linear attention")
         x = self.tokens(ids)
         if self.positions is not None:
             where = None if sequences is None else causal_lm.positions_within(sequences)

@@ -41,7 +41,6 @@ from byhand.nn import (
     Dropout,
     Embedding,
     FeedForward,
-    KeyValueCache,
     LayerNorm,
     MixtureOfExperts,
     Module,
@@ -258,7 +257,8 @@ def _norm(c: LlamaConfig) -> Module:
 
 class Block(Module):
     """x + attention(norm1(x)), then x + ffn(norm2(x)); with ``parallel_residual`` it is
-    x + attention(norm1(x)) + ffn(norm2(x)). Shapes: (B, T, C) in and out.
+    x + attention(norm1(x)) + ffn(norm2(x)). Shapes: (B, T, C) in and out. The options are those of
+    attention: cache, sequences.
     """
 
     def __init__(self, c: LlamaConfig, positions: RotaryPositions):
@@ -299,10 +299,7 @@ class Block(Module):
             bias_init=init.zeros,
         )
 
-    def forward(
-        self, x: Array, cache: KeyValueCache | None = None, sequences: Array | None = None
-    ) -> Array:
-        options: dict[str, Any] = {"cache": cache, "sequences": sequences}
+    def forward(self, x: Array, **options: Any) -> Array:
         y = self.attention(self.norm1(x), add=x, again=self.norm1.again, **options)
         return self.ffn(self.norm2(x if self.parallel else y), add=y, again=self.norm2.again)
 

@@ -28,7 +28,7 @@ class LinearAttention(Module):
         residual_dropout: the probability of zeroing an element of the result, before ``add``.
 
     Call options: ``lengths`` (B,) int64, how many keys each batch entry has; ``cache`` for
-    decoding, with causal attention.
+    decoding, with causal attention. ``sequences`` must be None.
 
     Raises ValueError unless num_heads divides dim.
     """
@@ -68,7 +68,10 @@ class LinearAttention(Module):
         add: Array | None = None,
         again: Again = None,
         cache: KeyValueCache | None = None,
+        sequences: Array | None = None,
     ) -> Array:
+        if sequences is not None:
+            raise ValueError("LinearAttention: several sequences cannot be packed in a row")
         if not backend.is_array(x):
             raise check.not_an_array("LinearAttention", "x", x)
         if x.ndim != 3 or x.shape[2] != self.dim:
