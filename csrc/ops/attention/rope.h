@@ -1,8 +1,7 @@
 // Rotary position embedding: each head's vector is rotated, pair by pair, by angles that grow with
 // its position, so that a product of a query and a key depends on the distance of the two only.
 //
-// MATH     y_a = x_a cos - x_b sin,  y_b = x_b cos + x_a sin                 (Su et al. 2021, eq.
-// 34)
+// MATH     y_a = x_a cos - x_b sin,  y_b = x_b cos + x_a sin             (Su et al. 2021, eq. 34)
 //          backward is the transpose, the rotation by the negative angle:
 //          dx_a = dy_a cos + dy_b sin,  dx_b = dy_b cos - dy_a sin
 // SHAPES   x,y,dy,dx (B,T,H,D) T, strided, last dimension contiguous
