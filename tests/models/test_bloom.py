@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from byhand import Bloom, BloomConfig, gradcheck, optim
+from byhand import Bloom, BloomConfig, _host, gradcheck, optim
 from byhand.generation import generate
 from byhand.models.bloom import HF, PRESETS
 from byhand.models.weight_names import from_hugging_face, to_hugging_face
@@ -129,6 +129,24 @@ def test_recomputed_blocks_give_the_same_bits() -> None:
         model.backward()
         grads.append(model.storage.grads.tobytes())
     assert grads[0] == grads[1]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_estimate_of_the_activations_is_nearly_what_is_kept(recompute: bool) -> None:
+    config = BloomConfig(7, 128, 6, 4, 64)
+    model = Bloom(config, recompute=recompute)
+    ids = np.zeros((8, 64), np.int64)
+    model.loss(ids, ids)
+    model.backward()
+    before = _host.pool_stats()["in_use"]
+    loss = model.loss(ids, ids)
+    allocated = _host.pool_stats()["in_use"] - before
+    model.backward()
+    estimate = 4 * config.saved_activations(8 * 64, recompute)
+    if recompute:  # the forward pass keeps the inputs; one block at a time comes in backward
+        estimate -= 4 * 10 * 8 * 64 * 128
+    assert 0.9 * allocated <= estimate <= allocated
+    del loss
 
 
 def test_one_batch_is_overfit() -> None:
