@@ -2,10 +2,11 @@
 // the keys are one matrix for all queries, or with causality running sums.
 //
 // MATH     phi(x) = elu(x) + 1,  w_ij = phi(q_i) . phi(k_j) for the keys that are seen,
-//          norm_i = sum_j w_ij,  o_i = sum_j w_ij v_j / norm_i  (Katharopoulos et al. 2020, eq.
-//          4-9) backward with g = do / norm, c = -(do . o) / norm: dphi(q_i) = sum_j (g_i . v_j +
-//          c_i) phi(k_j),  dv_j = sum_i w_ij g_i, dphi(k_j) = sum_i (g_i . v_j + c_i) phi(q_i),  dx
-//          = dphi * min(phi(x), 1)
+//          norm_i = sum_j w_ij,  o_i = sum_j w_ij v_j / norm_i
+//          (Katharopoulos et al. 2020, equations 4 to 9)
+//          backward, with g = do / norm and c = -(do . o) / norm:
+//          dphi(q_i) = sum_j (g_i . v_j + c_i) phi(k_j),  dv_j = sum_i w_ij g_i,
+//          dphi(k_j) = sum_i (g_i . v_j + c_i) phi(q_i),  dx = dphi(x) min(phi(x), 1)
 // SHAPES   q,dq (B,T,H,D) T   k,dk (B,S,G,D) T   v,dv (B,S,G,E) T   strided, last dimension
 //          contiguous; head h reads head h / (H/G) of the keys and values
 //          o,do (B,T,H,E) T   norm (B,H,T) f32   contiguous
