@@ -126,7 +126,7 @@ def test_an_error_inside_a_parallel_kernel_reaches_the_caller_and_leaves_the_poo
     y = np.empty((4000, 300), np.float32)
     bad = np.full(4000, 60)
     with pytest.raises(IndexError, match="60"):
-        backend.cpu().embedding_forward(y, table, bad, None)
+        backend.cpu().embedding_forward(y, table, bad, None, 1.0)
     assert work() == work()
 
 

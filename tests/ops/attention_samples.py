@@ -32,6 +32,7 @@ def sample(
     bias: str = "",
     softcap: float = 0.0,
     sequences: tuple[tuple[int, ...], ...] | None = None,
+    frozen: str = "",
 ) -> Sample:
     """mask: one letter an axis of (B, H, T, S), "v" where it varies, or "none seen". bias: the
     same for (B, H). sequences: how many positions each of a row's sequences has.
@@ -44,6 +45,7 @@ def sample(
     label += f"{'-slopes' if slopes else ''}{f'-bias {bias}' if bias else ''}"
     label += f"-softcap {softcap:g}" if softcap else ""
     label += f"-sequences {'/'.join(','.join(map(str, n)) for n in sequences)}" if sequences else ""
+    label += f"-frozen {frozen}" if frozen else ""
     rng = generator("attention", label)
     groups = h if groups is None else groups
     seen = None
@@ -75,6 +77,7 @@ def sample(
             "seed": 0x1234_5678_9ABC_DEF0,
             "offset": 0xFEDC_BA98_7654_3210,
         },
+        frozen=frozenset(frozen.split()),
         smooth=size == 1,
         layout=layout,
     )

@@ -20,8 +20,9 @@ def public(c: Call):
     options = {n: a[n] for n in ("lengths", "slopes", "bias", "sequences")}
     options |= {n: v or None if n in ("window", "softcap") else v for n, v in c.options.items()}
     o, saved = ops.attention.forward(a["q"], a["k"], a["v"], a["mask"], **options)
-    wanted = a["bias"] is not None
-    found = ops.attention.backward(c.upstream["do_"], saved, need_dbias=wanted)
+    found = ops.attention.backward(
+        c.upstream["do_"], saved, need_dbias=a["bias"] is not None and "dbias" not in c.into
+    )
     return {"o": o, **dict(zip(("dq", "dk", "dv", "dbias"), found, strict=False))}
 
 
@@ -96,6 +97,18 @@ OP = Op(
     backward="attention_backward",
     samples=(
         sample(
+            6,
+            5,
+            7,
+            3,
+            4,
+            mask="vvvv",
+            lengths=(7, 0, 4, 6, 1, 5),
+            slopes=True,
+            bias="vv",
+            softcap=2.0,
+        ),
+        sample(
             4,
             7,
             7,
@@ -108,7 +121,6 @@ OP = Op(
             softcap=2.0,
             sequences=((7,), (2, 5), (1, 3, 3), (5, 2)),
         ),
-        sample(6, 5, 7, 3, 4, mask="vvvv", lengths=(7, 0, 4, 6, 1, 5)),
         sample(0, 2, 3, 4, 5),
         sample(2, 0, 3, 4, 5),
         sample(2, 3, 0, 4, 5),
@@ -151,7 +163,7 @@ OP = Op(
         sample(2, 33, 40, 3, 8, bias="vv", dropout=0.3),
         sample(3, 65, 130, 2, 16, bias="1v", causal=True, layout="transposed"),
         sample(2, 70, 300, 2, 8, bias="11", mask="111v", lengths=(290, 3)),
-        sample(2, 9, 70, 2, 8, bias="v1", scale=-0.3),
+        sample(2, 9, 70, 2, 8, bias="v1", scale=-0.3, frozen="dbias"),
         sample(2, 31, 70, 2, 16, softcap=0.5, causal=True),
         sample(2, 70, 31, 4, 8, groups=2, softcap=3.0, slopes=True, bias="1v", size=3.0),
         sample(2, 70, 70, 2, 16, sequences=((30, 1, 39), (70,))),

@@ -120,7 +120,7 @@ def test_without_memory_for_a_forward_pass_gradients_are_examined(monkeypatch):
     task, batches = made()
     model = task.model
 
-    def full(*arguments: Any) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
         raise MemoryError
 
     monkeypatch.setattr(model.decoder.blocks[1], "forward", full)

@@ -223,8 +223,9 @@ void attention_backward(StridedOut dq, StridedOut dk, StridedOut dv, Maybe<Out> 
             lse.as<float>(), work.as<float>(), false};
         a.packed = a.packed && packable<T>(a.D, g.dout.data);
         g.packed = a.D % kPack<T> == 0 && g.dq.packed() && g.dk.packed() && g.dv.packed();
+        T* const to_bias = dbias ? dbias.as<T>() : nullptr;  // checks its dtype before any write
         backward(a, g, work, o, stream);
-        if (dbias) bias_gradient(a, g, dbias, stream);
+        if (dbias) bias_gradient(a, g, to_bias, dbias.shape, stream);
     });
 }
 

@@ -105,8 +105,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 template <class T>
-void bias_gradient(const Attention<T>& a, const Gradients<T>& g, const Out& dbias, Stream stream) {
-    const auto batches = static_cast<int>(dbias.shape[0]), heads = static_cast<int>(dbias.shape[1]);
+void bias_gradient(const Attention<T>& a, const Gradients<T>& g, T* dbias, const int64_t* shape,
+                   Stream stream) {
+    const auto batches = static_cast<int>(shape[0]), heads = static_cast<int>(shape[1]);
     for_depth<T>(a.D, [&](auto cols) {
         using F = BiasTile<T, cols()>;
         const int64_t tiles = int64_t{(a.queries + F::kRows - 1) / F::kRows} *
@@ -114,8 +115,8 @@ void bias_gradient(const Attention<T>& a, const Gradients<T>& g, const Out& dbia
         const int64_t blocks = tiles * batches * heads;
         if (blocks == 0) return;
         launch_shared("attention_backward", attention_bias_tiles<T, cols()>,
-                      dim3(blocks_for(blocks, 1)), dim3(kThreads), F::kShared, stream, a, g,
-                      dbias.as<T>(), batches, heads);
+                      dim3(blocks_for(blocks, 1)), dim3(kThreads), F::kShared, stream, a, g, dbias,
+                      batches, heads);
     });
 }
 

@@ -20,7 +20,7 @@ CONTEXT = 48
 
 
 class ContextWindow(demo.Demo):
-    about = "a context of 48 tokens: what happens when a text is longer, and tokens per word"
+    about = "a context of 48 tokens: what becomes of a longer text, and tokens per word"
     rows = ("C31",)
 
     def __init__(self) -> None:
