@@ -28,9 +28,8 @@ void apply(const Out& y, const In& x, F f) {
         const auto word = [=](std::int64_t i, std::int64_t lanes) {
             return f(Vec::load(source + i, lanes));
         };
-        write_words(to + begin, end - begin, place, word, [=](std::int64_t i) {
-            __builtin_prefetch(source + i + kAhead);
-        });
+        write_words(to + begin, end - begin, place, word,
+                    [=](std::int64_t i) { __builtin_prefetch(source + i + kAhead); });
         stream_fence();
     });
 }
