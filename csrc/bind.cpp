@@ -51,8 +51,7 @@ void bind_operations(Registry& registry) {
     KERNEL(grad_norm, "norm work g");
     OP(layernorm, "y s mean rstd x w b add eps", "dx dw db work dy x w mean rstd ds");
     OP(linear, "y x w b add bf16", "dx dw db dy x w bf16");
-    OP(linear_attention, "o norm q k v lengths causal",
-       "dq dk dv do_ q k v o norm lengths causal");
+    OP(linear_attention, "o norm q k v lengths causal", "dq dk dv do_ q k v o norm lengths causal");
     KERNEL(linear_cross_entropy_forward,
            "loss count dx dw work x w dloss targets ignore_index smoothing mean bf16");
     OP(log_softmax, "y x", "dx dy y");
