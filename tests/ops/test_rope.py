@@ -94,7 +94,7 @@ CUDA = Cuda(
 BUGS = (
     Bug("turned the other way", "rope_forward", "a * cos - b * sin", "a * cos + b * sin",
         "_rotated"),
-    Bug("other pairs", "rope_forward", "if interleaved:", "if not interleaved:", "_pairs"),
+    Bug("other pairs", "rope_forward", "[-1], interleaved)", "[-1], not interleaved)", "_rotated"),
     Bug("start ignored", "rope_forward", "np.arange(start, start + x.shape[1])",
         "np.arange(x.shape[1])", "_rows"),
     Bug("positions ignored", "rope_forward", "_rows(x, positions, start)",
