@@ -52,7 +52,7 @@ def bert_base(precision: str) -> tuple[Step, Step]:
         if name not in ("head", "num_labels", "normalize", "labels")
     }
     twin = transformers.BertForMaskedLM(transformers.BertConfig(**their_sizes))
-    load(twin, to_hugging_face(bert.HF(config), model.state_dict()))
+    load(twin, to_hugging_face(bert.HF(model.config), model.state_dict()))
     return steps(model, twin, precision, ids, labels, labels)
 
 
