@@ -49,19 +49,19 @@ CUDA = Cuda(
 
 BUGS = (
     Bug("heads mixed up", "attention_forward",
-        "_heads_first(p @ _for_every_head(v, q.shape[2], lengths))",
-        "(p @ _for_every_head(v, q.shape[2], lengths)).reshape(o.shape)"),
+        "heads_first(p @ for_every_head(v, q.shape[2], lengths))",
+        "(p @ for_every_head(v, q.shape[2], lengths)).reshape(o.shape)"),
     Bug("lse without maximum", "attention_forward", "top + np.log(total)", "np.log(total)"),
     Bug("no 1/(1-p)", "attention_forward", " * p.dtype.type(philox.rule(dropout)[1])", "",
         "_dropout_scale"),
     Bug("lengths ignored", "attention_forward", "mask, lengths,", "mask, None,"),
     Bug("window one-sided", "attention_forward", "abs(_positions(queries, keys))",
         "_positions(queries, keys)", "_hidden"),
-    Bug("another group", "attention_forward", "np.repeat(_heads_first(a), heads // groups if "
-        "groups else 1, axis=1)", "np.tile(_heads_first(a), (1, heads // groups if groups else 1, "
-        "1, 1))", "_for_every_head"),
-    Bug("dk doubled", "attention_backward", "_for_every_group(ds.swapaxes",
-        "_for_every_group(2 * ds.swapaxes"),
+    Bug("another group", "attention_forward", "np.repeat(heads_first(a), heads // groups if "
+        "groups else 1, axis=1)", "np.tile(heads_first(a), (1, heads // groups if groups else 1, "
+        "1, 1))", "for_every_head"),
+    Bug("dk doubled", "attention_backward", "for_every_group(ds.swapaxes",
+        "for_every_group(2 * ds.swapaxes"),
     Bug("scale missing", "attention_backward", "ds = scale * ds", "ds = ds"),
     Bug("delta missing", "attention_backward", "(dp - delta)", "dp"),
     Bug("mask ignored", "attention_backward", "(s, mask,", "(s, None,"),
@@ -71,7 +71,7 @@ BUGS = (
         "causal, window + (window > 0))"),
     Bug("lengths one longer", "attention_backward", "mask, lengths,",
         "mask, lengths if lengths is None else lengths + 1,"),
-    Bug("a head missing", "attention_backward", ".sum(2))", "[:, :, 0])", "_for_every_group"),
+    Bug("a head missing", "attention_backward", ".sum(2))", "[:, :, 0])", "for_every_group"),
     Bug("another dropout", "attention_backward", "seed, offset)", "seed, offset - 1)"),
     Bug("dv not dropped", "attention_backward", "dp * z, p * z", "dp * z, p"),
     Bug("slopes of another head", "attention_forward", "slopes[:, None, None]",

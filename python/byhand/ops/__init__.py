@@ -19,7 +19,7 @@ from typing import Any
 
 from byhand.backend.reference import reference
 
-_SHARED = {"check", "declare", "philox", "precision"}  # what several operations use
+_SHARED = {"check", "declare", "heads", "philox", "precision"}  # what several operations use
 
 __all__ = sorted(
     stem

@@ -38,32 +38,14 @@ from byhand.backend import (
 from byhand.ops import check, philox
 from byhand.ops.check import Saved
 from byhand.ops.declare import op
+from byhand.ops.heads import for_every_group, for_every_head, heads_first
 from byhand.ops.philox import Offset
 from byhand.ops.softmax import masked_scores
 
 
-def _heads_first(a: Array) -> Array:
-    return a.transpose(0, 2, 1, 3)
-
-
-def _for_every_head(a: Array, heads: int, lengths: Array | None) -> Array:
-    """k or v (B, S, G, D) as (B, H, S, D): head h reads head h // (H // G); 0 for padding."""
-    if lengths is not None:
-        there = np.arange(a.shape[1]) < lengths[:, None]
-        a = np.where(there[:, :, None, None], a, a.dtype.type(0))
-    groups = a.shape[2]
-    return np.repeat(_heads_first(a), heads // groups if groups else 1, axis=1)
-
-
-def _for_every_group(a: Array, groups: int) -> Array:
-    """Sums (B, H, S, D) over the heads of each group -> (B, S, G, D)."""
-    b, h, s, d = a.shape
-    return _heads_first(a.reshape(b, groups, h // groups if groups else 1, s, d).sum(2))
-
-
 def _products(q: Array, k: Array, lengths: Array | None, scale: float) -> Array:
-    keys = _for_every_head(k, q.shape[2], lengths)
-    return scale * (_heads_first(q) @ keys.swapaxes(-1, -2))
+    keys = for_every_head(k, q.shape[2], lengths)
+    return scale * (heads_first(q) @ keys.swapaxes(-1, -2))
 
 
 def _positions(queries: int, keys: int) -> Array:
@@ -142,7 +124,7 @@ def attention_forward(
         lse[...] = (top + np.log(total))[..., 0]
     if dropout > 0:
         p = p * _dropout_scale(p, dropout, seed, offset)
-    o[...] = _heads_first(p @ _for_every_head(v, q.shape[2], lengths))
+    o[...] = heads_first(p @ for_every_head(v, q.shape[2], lengths))
 
 
 @reference_kernel
@@ -176,13 +158,13 @@ def attention_backward(
     s = _adjusted(products, slopes, bias, softcap)
     s = _hidden(s, mask, lengths, sequences, causal, window)
     p = np.exp(s - np.where(lse == -np.inf, 0, lse)[..., None])
-    g = _heads_first(do_)
-    dp = g @ _for_every_head(v, q.shape[2], lengths).swapaxes(-1, -2)
+    g = heads_first(do_)
+    dp = g @ for_every_head(v, q.shape[2], lengths).swapaxes(-1, -2)
     used = p
     if dropout > 0:
         z = _dropout_scale(p, dropout, seed, offset)
         dp, used = dp * z, p * z
-    delta = (g * _heads_first(o)).sum(axis=-1, keepdims=True)
+    delta = (g * heads_first(o)).sum(axis=-1, keepdims=True)
     ds = p * (dp - delta)
     if dbias is not None:
         shared = tuple(axis for axis in (0, 1) if dbias.shape[axis] == 1)
@@ -191,9 +173,9 @@ def attention_backward(
         slope = 1 - np.tanh(products / softcap) ** 2
         ds = ds * np.where(p == 0, 0, slope)  # a NaN does not spread from what is not seen
     ds = scale * ds
-    dq[...] = _heads_first(ds @ _for_every_head(k, q.shape[2], lengths))
-    dk[...] = _for_every_group(ds.swapaxes(-1, -2) @ _heads_first(q), k.shape[2])
-    dv[...] = _for_every_group(used.swapaxes(-1, -2) @ g, k.shape[2])
+    dq[...] = heads_first(ds @ for_every_head(k, q.shape[2], lengths))
+    dk[...] = for_every_group(ds.swapaxes(-1, -2) @ heads_first(q), k.shape[2])
+    dv[...] = for_every_group(used.swapaxes(-1, -2) @ g, k.shape[2])
 
 
 # For a few queries the keys are divided among the multiprocessors, in pieces: attention_few.cuh.

@@ -34,10 +34,7 @@ from byhand.backend import (
 from byhand.ops import check
 from byhand.ops.check import Saved
 from byhand.ops.declare import op
-
-
-def _heads_first(a: Array) -> Array:
-    return a.transpose(0, 2, 1, 3)
+from byhand.ops.heads import for_every_group, for_every_head, heads_first
 
 
 def _phi(x: Array) -> Array:
@@ -46,21 +43,6 @@ def _phi(x: Array) -> Array:
 
 def _dphi(x: Array) -> Array:
     return np.exp(np.minimum(x, 0))
-
-
-def _for_every_head(a: Array, heads: int, lengths: Array | None) -> Array:
-    """k or v (B, S, G, D) as (B, H, S, D): head h reads head h // (H // G); 0 for padding."""
-    if lengths is not None:
-        there = np.arange(a.shape[1]) < lengths[:, None]
-        a = np.where(there[:, :, None, None], a, a.dtype.type(0))
-    groups = a.shape[2]
-    return np.repeat(_heads_first(a), heads // groups if groups else 1, axis=1)
-
-
-def _for_every_group(a: Array, groups: int) -> Array:
-    """Sums (B, H, S, D) over the heads of each group -> (B, S, G, D)."""
-    b, h, s, d = a.shape
-    return _heads_first(a.reshape(b, groups, h // groups if groups else 1, s, d).sum(2))
 
 
 def _seen(w: Array, lengths: Array | None, causal: bool) -> Array:
@@ -83,12 +65,12 @@ def linear_attention_forward(
     lengths: In[np.int64] | None,
     causal: bool,
 ) -> None:
-    keys = _phi(_for_every_head(k, q.shape[2], lengths))
-    w = _seen(_phi(_heads_first(q)) @ keys.swapaxes(-1, -2), lengths, causal)
+    keys = _phi(for_every_head(k, q.shape[2], lengths))
+    w = _seen(_phi(heads_first(q)) @ keys.swapaxes(-1, -2), lengths, causal)
     total = w.sum(-1, keepdims=True)
     norm[...] = total[..., 0]
-    sums = w @ _for_every_head(v, q.shape[2], lengths)
-    o[...] = _heads_first(sums / np.where(total == 0, 1, total))
+    sums = w @ for_every_head(v, q.shape[2], lengths)
+    o[...] = heads_first(sums / np.where(total == 0, 1, total))
 
 
 @reference_kernel
@@ -105,17 +87,17 @@ def linear_attention_backward(
     lengths: In[np.int64] | None,
     causal: bool,
 ) -> None:
-    queries, heads = _heads_first(q), q.shape[2]
-    keys = _for_every_head(k, heads, lengths)
+    queries, heads = heads_first(q), q.shape[2]
+    keys = for_every_head(k, heads, lengths)
     total = np.where(norm == 0, 1, norm)[..., None]
-    g = np.where(norm[..., None] == 0, 0, _heads_first(do_) / total)
-    c = -(g * _heads_first(o)).sum(-1, keepdims=True)
-    values = _for_every_head(v, heads, lengths)
+    g = np.where(norm[..., None] == 0, 0, heads_first(do_) / total)
+    c = -(g * heads_first(o)).sum(-1, keepdims=True)
+    values = for_every_head(v, heads, lengths)
     dw = _seen(g @ values.swapaxes(-1, -2) + c, lengths, causal)
     w = _seen(_phi(queries) @ _phi(keys).swapaxes(-1, -2), lengths, causal)
-    dq[...] = _heads_first(dw @ _phi(keys) * _dphi(queries))
-    dk[...] = _for_every_group(dw.swapaxes(-1, -2) @ _phi(queries) * _dphi(keys), k.shape[2])
-    dv[...] = _for_every_group(w.swapaxes(-1, -2) @ g, k.shape[2])
+    dq[...] = heads_first(dw @ _phi(keys) * _dphi(queries))
+    dk[...] = for_every_group(dw.swapaxes(-1, -2) @ _phi(queries) * _dphi(keys), k.shape[2])
+    dv[...] = for_every_group(w.swapaxes(-1, -2) @ g, k.shape[2])
 
 
 @op(q="B T H D", k="B S G D", v="B S G E", lengths="B?")
