@@ -9,6 +9,7 @@ import numpy as np
 from byhand import backend
 from byhand.backend import Array
 from byhand.models.bert_inputs import check_inputs
+from byhand.models.block_stack import BlockStack
 from byhand.nn import (
     Dropout,
     Embedding,
@@ -18,7 +19,6 @@ from byhand.nn import (
     MultiHeadAttention,
     init,
 )
-from byhand.nn.protocol import own_copy
 
 if TYPE_CHECKING:
     from byhand.models.bert import BertConfig
@@ -65,13 +65,8 @@ class Block(Module):
         return dx
 
 
-class Encoder(Module):
-    """All of a BERT but the pooler and the head: ids (B, T) int64 -> (B, T, C).
-
-    With ``recompute`` a forward pass saves only the input of each block, and ``backward`` runs the
-    block's forward pass again (Chen et al., "Training deep nets with sublinear memory cost", 2016),
-    with the same bits.
-    """
+class Encoder(BlockStack):
+    """All of a BERT but the pooler and the head: ids (B, T) int64 -> (B, T, C)."""
 
     def __init__(self, c: BertConfig, recompute: bool = False):
         self.config = c
@@ -92,24 +87,10 @@ class Encoder(Module):
         positions, first = self._constants(ids)
         x = self.segments(first if segments is None else segments, add=self.tokens(ids))
         x = self.dropout(self.norm(self.positions(positions, add=x)))
-        lengths = own_copy(lengths)
-        for block in self.blocks:
-            if self.recompute and self._saving:
-                self.push((x, lengths, self.generator.count))
-                with block.no_save():
-                    x = block(x, lengths)
-            else:
-                x = block(x, lengths)
-        return x
+        return self.through_blocks(x, lengths=lengths)
 
     def backward(self, dy: Array) -> None:
-        d = dy
-        for block in reversed(self.blocks):
-            if self.recompute:
-                x, lengths, draws = self.pop()
-                with self.generator.replay_from(draws):
-                    block(x, lengths)
-            d = block.backward(d)
+        d = self.back_through_blocks(dy)
         d = self.norm.backward(self.dropout.backward(d))
         self.positions.backward(d)
         self.segments.backward(d)

@@ -15,7 +15,7 @@ from typing import Any
 
 from byhand.backend import Array
 from byhand.config import Config as ConfigBase
-from byhand.config import config, flag, positive, positive_int, probability, require_config
+from byhand.config import config, flag, positive, positive_int, probability
 from byhand.models import causal_lm
 from byhand.models.causal_lm import CausalLM
 from byhand.models.preset import Preset
@@ -100,6 +100,7 @@ class BloomConfig(ConfigBase):
     context_size = property(lambda self: self.seq_length)
     embedding_dim = property(lambda self: self.hidden_size)
     num_layers = property(lambda self: self.n_layer)
+    tie_weights = property(lambda self: self.tie_word_embeddings)
     num_heads = property(lambda self: self.n_head)
 
     def saved_activations(self, tokens: int, recompute: bool = False) -> int:
@@ -173,23 +174,13 @@ class Decoder(causal_lm.Decoder):
 
 class Bloom(CausalLM[BloomConfig]):
     """A BLOOM with float32 parameters drawn from ``seed``; ``precision`` is "float32" or "bf16"
-    (see `Module.precision`), ``recompute`` saves memory (see `causal_lm.Decoder`).
+    (see `Module.precision`), ``recompute`` saves memory (see `BlockStack`).
 
     Weights start as N(0, initializer_range²), biases at zero. ``draw=False`` leaves them undefined,
     for weights that will be loaded.
     """
 
-    def __init__(
-        self,
-        config: BloomConfig,
-        seed: int = 0,
-        precision: str = "float32",
-        recompute: bool = False,
-        draw: bool = True,
-    ):
-        self._config = require_config("Bloom", config, BloomConfig)
-        decoder, drawn = Decoder(config, recompute), init.Normal(config.initializer_range)
-        self._assemble(decoder, drawn, config.tie_word_embeddings, precision, seed, draw)
+    _parts = BloomConfig, Decoder
 
 
 Config, Model = BloomConfig, Bloom

@@ -6,7 +6,6 @@ pass, the key-value cache and the checks of ids and targets are here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -14,10 +13,11 @@ import numpy as np
 
 from byhand import backend
 from byhand.backend import Array
+from byhand.config import require_config
+from byhand.models.block_stack import BlockStack
 from byhand.nn import Embedding, KeyValueCache, Linear, Module
 from byhand.nn.cache import DecoderCache
-from byhand.nn.init import Init
-from byhand.nn.protocol import contiguous, converted, own_copy, require_ids, require_sizes
+from byhand.nn.protocol import contiguous, converted, require_ids, require_sizes
 from byhand.ops import check, cross_entropy, linear_cross_entropy
 
 _FORWARD = "forward"  # saved by a forward pass without a loss
@@ -32,7 +32,7 @@ class Sizes(Protocol):
     @property
     def context_size(self) -> int: ...
     @property
-    def embedding_dim(self) -> int: ...
+    def tie_weights(self) -> bool: ...
 
 
 C = TypeVar("C", bound=Sizes)
@@ -50,20 +50,14 @@ def positions_within(sequences: Array) -> Array:
     return backend.to_device_of(index - starts, sequences)
 
 
-class Decoder(Module):
+class Decoder(BlockStack):
     """ids (B, T) int64 -> hidden states (B, T, C): ``embed``, then the blocks, then ``norm``.
 
     A subclass sets ``tokens``, ``blocks`` (called as block(x, cache=..., sequences=...)) and
     ``norm`` (None: no norm after the last block), and writes ``embed`` and ``embed_backward``.
-
-    With ``recompute`` a forward pass saves only the input of each block, and ``backward`` runs the
-    block's forward pass again (Chen et al., "Training deep nets with sublinear memory cost", 2016).
-    The results have the same bits, a step takes about a third longer, and only the activations of
-    one block are in memory at a time.
     """
 
     tokens: Embedding
-    blocks: Sequence[Any]
     norm: Any
 
     def __init__(self, config: Sizes, recompute: bool = False):
@@ -93,24 +87,13 @@ class Decoder(Module):
         if sequences is not None:
             self._check_sequences(ids, sequences, cache)
         x = self.embed(ids, start, sequences)
-        for i, block in enumerate(self.blocks):
-            if self.recompute and self._saving:
-                self.push((x, self.generator.count, own_copy(sequences)))
-                with block.no_save():
-                    x = block(x, sequences=sequences)
-            else:
-                layer = None if cache is None else cache.layers[i]
-                x = block(x, cache=layer, sequences=sequences)
+        layers = None if cache is None else cache.layers
+        x = self.through_blocks(x, layers, sequences=sequences)
         return x if self.norm is None else self.norm(x)
 
     def backward(self, dy: Array) -> None:
         d = dy if self.norm is None else self.norm.backward(dy)
-        for block in reversed(self.blocks):
-            if self.recompute:
-                x, draws, sequences = self.pop()
-                with self.generator.replay_from(draws):
-                    block(x, sequences=sequences)
-            d = block.backward(d)
+        d = self.back_through_blocks(d)
         self.embed_backward(d)
 
     @property
@@ -141,22 +124,32 @@ class CausalLM(Module, Generic[C]):
         loss = model.loss(ids, targets)     # targets (B, T) int64 -> 0-d array
         model.backward()                    # adds the loss's gradient to every Parameter.grad
 
-    A subclass sets ``_config`` and calls ``_assemble`` with its decoder.
+    The head starts as the token embedding does; with ``tie_weights`` it is the same matrix. A
+    subclass names the classes of its configuration and of its decoder.
     """
 
+    _parts: tuple[type[Any], type[Any]]
     _config: C
     decoder: Decoder
     head: Linear
 
-    def _assemble(
-        self, decoder: Decoder, head_init: Init, tied: bool, precision: str, seed: int, draw: bool
-    ) -> None:
-        """Adds the head, which shares the matrix of the tokens if it is tied, and builds."""
-        c = self._config
-        self.decoder = decoder
-        self.head = Linear(c.embedding_dim, c.vocabulary_size, False, weight_init=head_init)
-        if tied:
-            self.head.weight = decoder.tokens.weight
+    def __init__(
+        self,
+        config: C,
+        seed: int = 0,
+        precision: str = "float32",
+        recompute: bool = False,
+        draw: bool = True,
+    ):
+        kind, decoder = self._parts
+        self._config = require_config(self._name, config, kind)
+        self.decoder = decoder(config, recompute)
+        table = self.decoder.tokens.weight
+        assert table.init is not None
+        size, width = table.shape
+        self.head = Linear(width, size, False, weight_init=table.init)
+        if config.tie_weights:
+            self.head.weight = table
         self.precision = precision
         self.build(seed, draw=draw)
 

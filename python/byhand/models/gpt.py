@@ -18,7 +18,7 @@ from typing import Any
 
 from byhand.backend import Array
 from byhand.config import Config as ConfigBase
-from byhand.config import choice, config, flag, positive_int, probability, require_config
+from byhand.config import choice, config, flag, positive_int, probability
 from byhand.models import causal_lm
 from byhand.models.causal_lm import CausalLM
 from byhand.models.preset import Preset
@@ -232,24 +232,14 @@ class Decoder(causal_lm.Decoder):
 
 class GPT(CausalLM[GPTConfig]):
     """A GPT with float32 parameters drawn from ``seed``; ``precision`` is "float32" or "bf16"
-    (see `Module.precision`), ``recompute`` saves memory (see `causal_lm.Decoder`).
+    (see `Module.precision`), ``recompute`` saves memory (see `BlockStack`).
 
     Weights start as N(0, 0.02²), those that write into the residual stream scaled down by
     1/sqrt(2 * num_layers) (Radford et al., 2019, section 2.3); biases at zero. ``draw=False``
     leaves them undefined, for weights that will be loaded.
     """
 
-    def __init__(
-        self,
-        config: GPTConfig,
-        seed: int = 0,
-        precision: str = "float32",
-        recompute: bool = False,
-        draw: bool = True,
-    ):
-        self._config = require_config("GPT", config, GPTConfig)
-        decoder, drawn = Decoder(config, recompute), init.Normal(0.02)
-        self._assemble(decoder, drawn, config.tie_weights, precision, seed, draw)
+    _parts = GPTConfig, Decoder
 
 
 Config, Model = GPTConfig, GPT

@@ -31,7 +31,6 @@ from byhand.config import (
     positive,
     positive_int,
     probability,
-    require_config,
 )
 from byhand.models import causal_lm
 from byhand.models.causal_lm import CausalLM
@@ -199,6 +198,7 @@ class LlamaConfig(ConfigBase):
     context_size = property(lambda self: self.max_position_embeddings)
     embedding_dim = property(lambda self: self.hidden_size)
     num_layers = property(lambda self: self.num_hidden_layers)
+    tie_weights = property(lambda self: self.tie_word_embeddings)
     num_heads = property(lambda self: self.num_attention_heads)
 
     @property
@@ -338,7 +338,7 @@ class _Balanced(NamedTuple):
 
 class Llama(CausalLM[LlamaConfig]):
     """A Llama with float32 parameters drawn from ``seed``; ``precision`` is "float32" or "bf16"
-    (see `Module.precision`), ``recompute`` saves memory (see `causal_lm.Decoder`).
+    (see `Module.precision`), ``recompute`` saves memory (see `BlockStack`).
 
     Weights start as N(0, initializer_range²), those that write into the residual stream scaled down
     by 1/sqrt(2 * num_hidden_layers) (Radford et al., 2019, section 2.3); biases at zero.
@@ -348,17 +348,7 @@ class Llama(CausalLM[LlamaConfig]):
     load-balance loss added; with ``scale``, times the sum's scale and the targets that count.
     """
 
-    def __init__(
-        self,
-        config: LlamaConfig,
-        seed: int = 0,
-        precision: str = "float32",
-        recompute: bool = False,
-        draw: bool = True,
-    ):
-        self._config = require_config("Llama", config, LlamaConfig)
-        decoder, drawn = Decoder(config, recompute), init.Normal(config.initializer_range)
-        self._assemble(decoder, drawn, config.tie_word_embeddings, precision, seed, draw)
+    _parts = LlamaConfig, Decoder
 
     def loss(
         self, ids: Array, targets: Array, scale: Any = None, sequences: Array | None = None
