@@ -84,10 +84,9 @@ def classified(
         a = _plain(tokenizer, example["text"])
         b = _plain(tokenizer, example["text_pair"]) if "text_pair" in example else None
         if b is not None:
-            room = width - 3
-            keep = max(room // 2, room - len(b))
-            a = a[:keep]
-            b = b[: room - len(a)]
+            most = width - 3  # tokens of both
+            a = a[: max(most // 2, most - len(b))]
+            b = b[: most - len(a)]
         a = a[: width - 2]
         rows.append(np.concatenate([[cls], a, [sep], *([] if b is None else [b, [sep]])]))
         segments.append(np.repeat([0, 1], [len(a) + 2, 0 if b is None else len(b) + 1]))
@@ -180,22 +179,22 @@ class QuestionDataset(SequenceDataset):
             question = _plain(tokenizer, example["question"])[: width // 2]
             context = _plain(tokenizer, example["context"])
             places = np.asarray(tokenizer.offsets(example["context"], add_special_tokens=False))
-            room = width - 3 - len(question)
-            if stride >= room:
+            size = width - 3 - len(question)  # of a window, in tokens of the context
+            if stride >= size:
                 raise UserError(
                     f"the stride {stride} leaves no room in a window: with the question of example "
-                    f"{i} of {self.examples.name} it holds {room} tokens of the context"
+                    f"{i} of {self.examples.name} it holds {size} tokens of the context"
                 )
             start, end = _tokens_of(example, places)
-            for first in range(0, max(len(context) - stride, 1), room - stride):
-                part = context[first : first + room]
+            for first in range(0, max(len(context) - stride, 1), size - stride):
+                part = context[first : first + size]
                 before = len(question) + 2
                 rows.append(np.concatenate([[cls], question, [sep], part, [sep]]))
                 segments.append(np.repeat([0, 1], [before, len(part) + 1]))
                 inside = 0 <= start and first <= start and end < first + len(part)
                 labels.append([start - first + before, end - first + before] if inside else [0, 0])
                 of.append(i)
-                offsets.append((before, places[first : first + room]))
+                offsets.append((before, places[first : first + size]))
         super().__init__(
             rows,
             pad,
@@ -215,17 +214,22 @@ class QuestionDataset(SequenceDataset):
         return made
 
     def batches_of_questions(self, batch_size: int) -> Iterable[Batch]:
-        """All rows in order, for an evaluation: all windows of a question are in one batch, which
-        has more rows than `batch_size` only if one question has.
+        """The batches of `parts_of_questions`."""
+        return (self.batch(part) for part in self.parts_of_questions(batch_size))
+
+    def parts_of_questions(self, batch_size: int) -> list[Ids]:
+        """The numbers of all rows in order, in parts for an evaluation: all windows of a question
+        are in one part, which has more rows than `batch_size` only if one question has.
         """
+        parts = []
         counts = np.bincount(self.question_of, minlength=len(self.examples))
         begin = end = 0
         for count in counts.tolist():
             if end > begin and end + count - begin > batch_size:
-                yield self.batch(np.arange(begin, end))
+                parts.append(np.arange(begin, end))
                 begin = end
             end += count
-        yield self.batch(np.arange(begin, end))
+        return [*parts, np.arange(begin, end)]
 
     def context_of(self, window: int) -> tuple[int, int]:
         """The positions of the context in a row: first, and one after the last."""

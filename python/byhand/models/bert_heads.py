@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from byhand import backend
 from byhand.backend import Array
 from byhand.nn import Dropout, LayerNorm, Linear, Module, Tanh, activation, init
-from byhand.nn.protocol import contiguous, own_copy
+from byhand.nn.protocol import contiguous, copied, own_copy
 from byhand.ops import attention, cross_entropy, embedding, pointwise_loss, rmsnorm
 
 if TYPE_CHECKING:
@@ -26,13 +26,6 @@ PADDING = -1e9  # a logit of padding: its probability is exactly 0
 def linear(c: BertConfig, outputs: int) -> Linear:
     weights = init.Normal(c.initializer_range)
     return Linear(c.hidden_size, outputs, weight_init=weights, bias_init=init.zeros)
-
-
-def copied(a: Array, dtype: Any = None) -> Array:
-    """A contiguous copy of an array or a view."""
-    made = backend.empty(a.shape, a, dtype)
-    made[...] = a
-    return made
 
 
 def _times(scale: Any, number: float, like: Array) -> Any:

@@ -17,6 +17,7 @@ from byhand.nn.patterns import alibi_slopes
 from byhand.nn.positions import RotaryPositions
 from byhand.nn.protocol import (
     Again,
+    copied,
     own_copy,
     require_like,
     require_sizes,
@@ -41,13 +42,6 @@ def _check_positions(positions: Any, head_dim: int) -> None:
 
 def _slopes(rng: Any, shape: tuple[int, ...]) -> Any:
     return alibi_slopes(*shape)
-
-
-def _contiguous(a: Array) -> Array:
-    """A copy of one part of a packed array: norms take arrays without gaps."""
-    copied = backend.empty(a.shape, a)
-    copied[...] = a
-    return copied
 
 
 class MultiHeadAttention(Module):
@@ -274,7 +268,8 @@ class MultiHeadAttention(Module):
         layer may need it.
         """
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(_contiguous(q)), self.k_norm(_contiguous(k))
+            # Norms take arrays without gaps, not parts of a packed one.
+            q, k = self.q_norm(copied(q)), self.k_norm(copied(k))
         if self.positions is None or qkv is None:
             return q, k
         start = 0 if cache is None else cache.length
@@ -297,8 +292,8 @@ class MultiHeadAttention(Module):
                 self.positions.backward(dk, out=dk)
                 self.positions.backward(dq, out=dq)
         if self.q_norm is not None and self.k_norm is not None:
-            dk[...] = self.k_norm.backward(_contiguous(dk))
-            dq[...] = self.q_norm.backward(_contiguous(dq))
+            dk[...] = self.k_norm.backward(copied(dk))
+            dq[...] = self.q_norm.backward(copied(dq))
 
     # --- Cross-attention -----------------------------------------------------------------------
 

@@ -121,6 +121,13 @@ def own_copy(a: Array | None) -> Array | None:
     return a.copy() if isinstance(a, np.ndarray) else a
 
 
+def copied(a: Array, dtype: Any = None) -> Array:
+    """A contiguous copy of an array or a view, on its device."""
+    made = backend.empty(a.shape, a, dtype)
+    made[...] = a
+    return made
+
+
 def contiguous(a: Array) -> Array:
     """A small numpy array without gaps, as kernels need it."""
     return a.copy() if isinstance(a, np.ndarray) and not a.flags.c_contiguous else a

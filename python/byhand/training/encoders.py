@@ -56,14 +56,12 @@ class EncoderData:
         num_validation_batches: of `validation`.
     """
 
-    def __init__(
-        self, train: Dataset, validation: Callable[[], Iterable[Batch]], batches: int, about: str
-    ):
-        self.train, self._validation = train, validation
-        self.num_validation_batches, self.about = batches, about
+    def __init__(self, train: Dataset, held_out: Dataset, batches: Sequence[Any], about: str):
+        self.train, self._held_out, self._batches = train, held_out, batches
+        self.num_validation_batches, self.about = len(batches), about
 
     def validation(self) -> Iterable[Batch]:
-        return self._validation()
+        return (self._held_out.batch(part) for part in self._batches)
 
 
 Parts = tuple[EncoderData, "Sampler", "Callable[[Any], Task]"]
@@ -140,9 +138,7 @@ def _masked(
         return MaskedLM(model, tokenizer, samples)
 
     about = f"{len(parts[0]):,} tokens to learn from, {len(parts[1]):,} to validate"
-    data = EncoderData(
-        train, lambda: (held_out.batch(part) for part in batches), len(batches), about
-    )
+    data = EncoderData(train, held_out, batches, about)
     return data, RandomSampler(len(train), size, settings.seed), task
 
 
@@ -164,17 +160,12 @@ def _labelled(
         for part in (order[held:], order[:held])
     ]
     train, held_out = (_rows(model, tokenizer, part, width, fixed) for part in parts)
-    count = min(len(held_out), settings.eval_batches * size)
-
-    def validation() -> Iterable[Batch]:
-        if isinstance(held_out, QuestionDataset):
-            for number, batch in enumerate(held_out.batches_of_questions(size)):
-                if number < settings.eval_batches:
-                    yield batch
-            return
+    if isinstance(held_out, QuestionDataset):
+        batches = held_out.parts_of_questions(size)[: settings.eval_batches]
+    else:
+        count = min(len(held_out), settings.eval_batches * size)
         chosen = np.arange(count) * len(held_out) // count
-        for i in range(0, count, size):
-            yield held_out.batch(chosen[i : i + size])
+        batches = [chosen[i : i + size] for i in range(0, count, size)]
 
     def task(model: Any) -> Task:
         samples = held_out if settings.sample_tokens else None
@@ -187,8 +178,7 @@ def _labelled(
     of = "windows" if examples.kind == "span" else "examples"
     about = f"{len(train):,} {of} to learn from, {len(held_out):,} to validate"
     sampler = LengthSampler(train.lengths, min(size, len(train)), settings.seed, drop_last=True)
-    batches = sum(1 for _ in validation())
-    return EncoderData(train, validation, batches, about), sampler, task
+    return EncoderData(train, held_out, batches, about), sampler, task
 
 
 def _rows(model: BertConfig, tokenizer: Any, examples: Examples, width: int, fixed: bool) -> Any:
