@@ -45,8 +45,10 @@ struct Linear {
         if (lengths == nullptr) return keys;
         return static_cast<int>(max(int64_t{0}, min(int64_t{keys}, lengths[b])));
     }
-    // The float32 numbers of shared memory that a block needs.
-    int room() const { return D * (E + 1) + kChunk * (3 * D + 3 * (E + 1)) + 2 * kChunk * kChunk; }
+    // How many float32 numbers of shared memory a block needs.
+    int shared_floats() const {
+        return D * (E + 1) + kChunk * (3 * D + 3 * (E + 1)) + 2 * kChunk * kChunk;
+    }
 };
 
 template <class T>
@@ -138,6 +140,21 @@ BYHAND_DEVICE void accumulate(float* sum, const float* a, const float* b, int D,
     });
 }
 
+// The sums that the first chunk of queries begins with: 0, or without causality those of all keys.
+template <class T>
+BYHAND_DEVICE void begin_sums(const Parts<T>& s, const Linear<T>& p, const Rows<const T>& k,
+                              const Rows<const T>& v, int end) {
+    const int E1 = p.E + 1;
+    for_elements(p.D, E1, [&](int d, int e) { s.sum[d * E1 + e] = 0.0f; });
+    for (int j0 = 0; !p.causal && j0 < end; j0 += kChunk) {
+        load_features(s.k, k, j0, end, p.D);
+        load_values(s.v, v, j0, end, p.E);
+        sync_block();
+        accumulate(s.sum, s.k, s.v, p.D, E1);
+        sync_block();
+    }
+}
+
 // w[i][j] = a[i] . b[j], 0 where key j comes after query i.
 BYHAND_DEVICE void causal_weights(float* w, const float* a, const float* b, int depth) {
     for_elements(kChunk, kChunk, [&](int i, int j) {
@@ -155,14 +172,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int b = static_cast<int>(blockIdx.x) / p.H, h = static_cast<int>(blockIdx.x) % p.H;
     const int E1 = p.E + 1, end = p.keys_of(b);
     const auto q = p.q.of(b, h), k = p.k.of(b, h / p.group), v = p.v.of(b, h / p.group);
-    for_elements(p.D, E1, [&](int d, int e) { s.sum[d * E1 + e] = 0.0f; });
-    for (int j0 = 0; !p.causal && j0 < end; j0 += kChunk) {
-        load_features(s.k, k, j0, end, p.D);
-        load_values(s.v, v, j0, end, p.E);
-        sync_block();
-        accumulate(s.sum, s.k, s.v, p.D, E1);
-        sync_block();
-    }
+    begin_sums(s, p, k, v, end);
     for (int i0 = 0; i0 < p.queries; i0 += kChunk) {
         sync_block();
         load_features(s.q, q, i0, p.queries, p.D);
@@ -207,14 +217,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int E1 = p.E + 1, end = p.keys_of(b);
     const auto q = p.q.of(b, h), k = p.k.of(b, h / p.group), v = p.v.of(b, h / p.group);
     const auto dq = g.dq.of(b, h);
-    for_elements(p.D, E1, [&](int d, int e) { s.sum[d * E1 + e] = 0.0f; });
-    for (int j0 = 0; !p.causal && j0 < end; j0 += kChunk) {
-        load_features(s.k, k, j0, end, p.D);
-        load_values(s.v, v, j0, end, p.E);
-        sync_block();
-        accumulate(s.sum, s.k, s.v, p.D, E1);
-        sync_block();
-    }
+    begin_sums(s, p, k, v, end);
     for (int i0 = 0; i0 < p.queries; i0 += kChunk) {
         sync_block();
         load_features(s.q, q, i0, p.queries, p.D);
@@ -320,7 +323,7 @@ void run(const char* name, Kernel kernel, const Linear<T>& p, int heads, Stream 
     const int64_t blocks = int64_t{p.B} * heads;
     if (blocks == 0) return;
     launch_shared(name, kernel, dim3(blocks_for(blocks, 1)), dim3(kThreads),
-                  p.room() * static_cast<int>(sizeof(float)), stream, p, arguments...);
+                  p.shared_floats() * static_cast<int>(sizeof(float)), stream, p, arguments...);
 }
 
 }  // namespace
