@@ -75,10 +75,10 @@ def run(args: argparse.Namespace) -> int:
     flags.require_device(args.device)
     flags.use_threads(args.threads)
     trained = load_trained(args.run_folder, args.checkpoint, args.precision, args.device)
-    if trained.config.kind == "bert" and trained.tokenizer is not None:
-        return _of_encoder(args, trained, trained.tokenizer)
-    if trained.tokenizer is None or trained.config.task != "language_model":
+    if trained.tokenizer is None:
         raise UserError(f"the model in {args.run_folder} does not predict text")
+    if trained.config.task != "language_model":
+        return _of_encoder(args, trained, trained.tokenizer)
     longest = trained.config.model.context_size  # type: ignore[attr-defined]
     context = args.context or longest
     if context > longest:

@@ -94,7 +94,7 @@ def _from_flags(args: argparse.Namespace) -> New:
     name = args.corpus or "python-docs"
     text = open_corpus(name)
     sizes = dict(chosen.model) | given(args, page.Config)
-    if kind == "bert":
+    if hasattr(page, "FROM_DATA"):
         from byhand.cli.encoders import parts_of
 
         tokenizer, task, fields = parts_of(args.tokenizer, text)
@@ -122,7 +122,7 @@ def _from_run(args: argparse.Namespace) -> New:
     assert isinstance(former.data, Corpus)
     name = args.corpus or former.data.name
     text = open_corpus(name)
-    if former.kind == "bert":
+    if former.task != "language_model":
         from byhand.cli.encoders import require_task
 
         require_task(former.task, text)

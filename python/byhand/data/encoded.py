@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from byhand.data.dataset import Batch
 from byhand.data.examples import Examples, checked_examples
-from byhand.data.sequences import IGNORED, SequenceDataset
+from byhand.data.sequences import SequenceDataset
 from byhand.errors import UserError, suggestion
+from byhand.ops.check import IGNORED
 from byhand.values import require_whole_number
 
 Ids = npt.NDArray[np.int64]

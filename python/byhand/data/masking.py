@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from byhand.data.dataset import Batch, Dataset, checked_indices
-from byhand.data.sequences import IGNORED
 from byhand.errors import UserError
 from byhand.ops import philox
+from byhand.ops.check import IGNORED
 from byhand.values import require_whole_number
 
 _WORDS = 2.0**32

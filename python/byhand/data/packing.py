@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from byhand.data.sequences import IGNORED
 from byhand.errors import UserError
+from byhand.ops.check import IGNORED
 from byhand.values import require_whole_number
 
 

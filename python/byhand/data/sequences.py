@@ -11,10 +11,10 @@ import numpy.typing as npt
 from byhand.data.dataset import Batch, checked_indices
 from byhand.data.sampler import EpochSampler
 from byhand.errors import UserError
+from byhand.ops.check import IGNORED
 from byhand.values import require_whole_number
 
 Ids = npt.NDArray[np.int64]
-IGNORED = -100  # a label with this value is not counted in the loss
 
 
 class SequenceDataset:

@@ -15,11 +15,11 @@ from byhand.backend import Array
 from byhand.nn import Dropout, LayerNorm, Linear, Module, Tanh, activation, init
 from byhand.nn.protocol import contiguous, copied, own_copy
 from byhand.ops import attention, cross_entropy, embedding, pointwise_loss, rmsnorm
+from byhand.ops.check import IGNORED
 
 if TYPE_CHECKING:
     from byhand.models.bert import BertConfig
 
-IGNORED = -100  # a label with this value is not counted in the loss
 PADDING = -1e9  # a logit of padding: its probability is exactly 0
 
 

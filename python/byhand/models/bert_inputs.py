@@ -8,8 +8,8 @@ import numpy as np
 
 from byhand import backend
 from byhand.backend import Array
-from byhand.models.bert_heads import IGNORED
 from byhand.ops import check
+from byhand.ops.check import IGNORED
 
 if TYPE_CHECKING:
     from byhand.models.bert import BertConfig

@@ -19,9 +19,9 @@ from byhand.nn import Embedding, KeyValueCache, Linear, Module
 from byhand.nn.cache import DecoderCache
 from byhand.nn.protocol import contiguous, converted, require_ids, require_sizes
 from byhand.ops import check, cross_entropy, linear_cross_entropy
+from byhand.ops.check import IGNORED
 
 _FORWARD = "forward"  # saved by a forward pass without a loss
-IGNORED = -100  # a target with this value is not counted in the loss
 
 
 class Sizes(Protocol):

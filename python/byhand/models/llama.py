@@ -52,6 +52,7 @@ from byhand.nn import (
 from byhand.nn.activation import NAMES as ACTIVATIONS
 from byhand.nn.experts import balance
 from byhand.nn.protocol import converted
+from byhand.ops import check
 
 
 @config
@@ -361,7 +362,7 @@ class Llama(CausalLM[LlamaConfig]):
         if self.training and c.router_aux_loss_coef > 0:
             weight = c.router_aux_loss_coef
             if scale is not None:
-                weight = weight * scale * (targets != causal_lm.IGNORED).sum()
+                weight = weight * scale * (targets != check.IGNORED).sum()
             value, of_each = balance([block.ffn.routing for block in self.decoder.blocks])
             loss += (weight * value).astype(loss.dtype)
             gradients = [(weight * g).astype(g.dtype) for g in of_each]

@@ -24,6 +24,10 @@ _BOOL = np.dtype(np.bool_)
 _FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 
 
+# A target with this value is not counted in a loss: PyTorch's ignore_index.
+IGNORED = -100
+
+
 def not_an_array(op: str, name: str, value: Any) -> TypeError:
     """The error of a value that should be an array."""
     return TypeError(f"{op}: {name} must be an array, got {type(value).__name__}")

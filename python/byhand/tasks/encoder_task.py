@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from byhand.backend import Array
+from byhand.ops.check import IGNORED
 from byhand.tasks import task
 from byhand.tasks.task import Batch
-
-IGNORED = -100  # a label with this value is not counted in the loss
 
 
 class EncoderTask(task.Task):

@@ -8,6 +8,7 @@ import numpy as np
 
 from byhand import backend
 from byhand.backend import Array
+from byhand.ops.check import IGNORED
 from byhand.tasks import task
 from byhand.tasks.task import Batch
 from byhand.text.lengths import Lengths, token_lengths
@@ -15,8 +16,6 @@ from byhand.text.tokenizer import plain_ids
 
 if TYPE_CHECKING:
     from byhand.text.tokenizer import Tokenizer
-
-IGNORED = -100  # a target with this value is not counted in the loss
 
 
 class LanguageModel(task.Task):

@@ -8,7 +8,8 @@ import numpy as np
 
 from byhand import backend
 from byhand.backend import Array
-from byhand.tasks.encoder_task import IGNORED, EncoderTask
+from byhand.ops.check import IGNORED
+from byhand.tasks.encoder_task import EncoderTask
 from byhand.tasks.task import Batch
 
 if TYPE_CHECKING:
