@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from byhand import GPT, Bloom, BloomConfig, GPTConfig, Llama, LlamaConfig, optim
-from byhand.data import pack
+from byhand.data import MaskedDataset, PackedDataset, SequenceDataset, pack
 from byhand.errors import UserError
-from byhand.tasks import LanguageModel
+from byhand.tasks import LanguageModel, MaskedLM, TokenClassification
+from tests.models import bert_batches
 
 V, CONTEXT = 19, 16
 SIZES: dict[str, Any] = dict(context_size=CONTEXT, embedding_dim=12, num_heads=3, num_layers=2)
@@ -127,3 +128,132 @@ def test_models_name_what_does_not_fit() -> None:
     linear = GPT(GPTConfig(V, **SIZES, attention="linear"))
     with pytest.raises(ValueError, match="LinearAttention: several sequences cannot be packed"):
         linear(ids, sequences=ids)
+
+
+# --- BERT -----------------------------------------------------------------------------------------
+
+BERT_LENGTHS, WIDTH = (4, 11, 7, 1, 6, 3), 11
+berts = pytest.mark.parametrize("head", ["mlm", "tokens"])
+
+
+def bert_rows(head: str) -> SequenceDataset:
+    rng = np.random.default_rng(5)
+    most = bert_batches.LABELS if head == "tokens" else bert_batches.SIZES["vocab_size"]
+    rows = [rng.integers(1, 19, n) for n in BERT_LENGTHS]
+    labels = [np.where(rng.random(n) < 0.4, -100, rng.integers(0, most, n)) for n in BERT_LENGTHS]
+    segments = [rng.integers(0, 2, n) for n in BERT_LENGTHS]
+    return SequenceDataset(rows, 0, segments, token_labels=labels)
+
+
+def test_a_packed_data_set_has_every_row_once() -> None:
+    rows = bert_rows("tokens")
+    packed = PackedDataset(rows, WIDTH)
+    batch = packed.batch(np.arange(len(packed)))
+    assert len(packed) == 3  # 32 tokens
+    assert batch["lengths"].sum() == sum(BERT_LENGTHS)
+    assert (batch["sequences"][:, 1:] >= batch["sequences"][:, :-1]).all()
+    found = []
+    for row, length in enumerate(batch["lengths"]):
+        numbers = batch["sequences"][row, :length]
+        assert (batch["sequences"][row, length:] == numbers[-1] + 1).all()
+        assert (batch["labels"][row, length:] == -100).all()
+        assert (batch["ids"][row, length:] == 0).all()
+        for number in np.unique(numbers):
+            at = numbers == number
+            names = "ids", "segments", "labels"
+            found.append(tuple(tuple(batch[name][row, :length][at].tolist()) for name in names))
+    wanted = []
+    for i, n in enumerate(BERT_LENGTHS):
+        one = rows.batch([i])
+        wanted.append(tuple(tuple(one[k][0, :n].tolist()) for k in ("ids", "segments", "labels")))
+    assert sorted(found) == sorted(wanted)
+    again = packed.batch([2, 0])
+    for name, a in again.items():
+        assert np.array_equal(a, batch[name][[2, 0]]), name
+
+
+@berts
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_packed_bert_has_the_loss_and_gradients_of_its_rows(head: str, recompute: bool) -> None:
+    rows = bert_rows(head)
+    model = bert_batches.make(head, recompute=recompute)
+    packed = PackedDataset(rows, WIDTH)
+    grads = []
+    losses = []
+    for data in (rows, packed):
+        total = 0.0
+        for i in range(len(data)):
+            batch = data.batch([i])
+            if (batch["labels"] != -100).any():
+                total += float(model.loss(**batch, scale=1.0))
+                model.backward()
+        losses.append(total)
+        grads.append(model.storage.grads.copy())
+        model.zero_grad()
+    assert abs(losses[0] - losses[1]) < 1e-10 * losses[0]
+    np.testing.assert_allclose(grads[0], grads[1], rtol=0, atol=1e-10)
+
+
+@berts
+def test_another_row_of_a_packed_bert_moves_no_bit(head: str) -> None:
+    model = bert_batches.make(head, dtype="float32").inference()
+    packed = PackedDataset(bert_rows(head), WIDTH)
+    batch = packed.batch(np.arange(len(packed)))
+    given = {name: batch[name] for name in ("lengths", "segments", "sequences")}
+    before = model(batch["ids"], **given).copy()
+    first = batch["sequences"] == 0
+    after = model(np.where(first, batch["ids"], (batch["ids"] + 1) % 19), **given)
+    assert np.array_equal(before[first], after[first])
+    there = np.arange(WIDTH) < batch["lengths"][:, None]
+    assert not np.array_equal(before[~first & there], after[~first & there])
+
+
+def test_masks_of_packed_rows_leave_out_padding_and_are_learned() -> None:
+    rows = SequenceDataset([np.arange(3, 3 + n) for n in BERT_LENGTHS])
+    data = MaskedDataset(PackedDataset(rows, WIDTH), 2, 19, (0, 1), probability=0.3)
+    task = MaskedLM(bert_batches.make("mlm", dtype="float32"))
+    optimizer = optim.AdamW(task.model, lr=1e-2, weight_decay=0.0)
+    batch = data.batch(np.arange(6))
+    padding = np.arange(WIDTH) >= batch["lengths"][:, None]
+    assert (batch["labels"][padding] == -100).all()
+    losses = []
+    for _ in range(60):
+        task.model.zero_grad()
+        losses.append(float(task.loss(batch, 1 / task.count(batch))))
+        task.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0] / 2
+    found = task.metrics(batch)
+    assert found["accuracy"][0] > found["accuracy"][1] / 2
+
+
+def test_entities_of_packed_rows_end_with_their_row() -> None:
+    """Two rows of one name each, I-X I-X: packed beside each other they are no longer name."""
+    rows = SequenceDataset([[1, 5, 6, 2]] * 2, token_labels=[[-100, 1, 1, -100]] * 2)
+    model = bert_batches.make("tokens", num_labels=5, labels=("O", "I-X", "a", "b", "c"))
+    model.head.classifier.bias.value[1] = 1e3  # always I-X
+    task = TokenClassification(model)
+    apart = task.metrics(rows.batch([0, 1]))["f1"]
+    packed = task.metrics(PackedDataset(rows, WIDTH).batch([0]))["f1"]
+    assert apart == packed == (4.0, 4)
+
+
+def test_bert_names_what_cannot_be_packed() -> None:
+    ids = np.ones((2, 4), np.int64)
+    for head in (None, "pretraining", "classification", "span", "embedding"):
+        model = bert_batches.make(head)
+        with pytest.raises(
+            ValueError, match="Bert: sequences are for the heads 'mlm' and 'tokens'"
+        ):
+            model(ids, sequences=ids)
+    model = bert_batches.make("mlm")
+    with pytest.raises(ValueError, match=r"Bert: sequences must have shape \(2, 4\)"):
+        model(ids, sequences=ids[:, :3].copy())
+    with pytest.raises(TypeError, match="Bert: sequences must be int64"):
+        model(ids, sequences=ids.astype(np.int32))
+    with pytest.raises(UserError, match="a row has 4 tokens, which do not fit the width 3"):
+        PackedDataset(SequenceDataset(ids), 3)
+    with pytest.raises(UserError, match="only rows with labels of tokens"):
+        PackedDataset(SequenceDataset(ids, labels=[0, 1]), 8)
+    with pytest.raises(UserError, match="the width must be at least 1"):
+        PackedDataset(SequenceDataset(ids), 0)

@@ -12,7 +12,7 @@ from byhand.data.examples import (
     texts_of,
 )
 from byhand.data.masking import MaskedDataset
-from byhand.data.packing import pack
+from byhand.data.packing import PackedDataset, pack
 from byhand.data.pairs import SentencePairs, split_documents
 from byhand.data.sampler import EpochSampler, RandomSampler, Sampler
 from byhand.data.sequences import LengthSampler, SequenceDataset
@@ -28,6 +28,7 @@ __all__ = [
     "FramedWindows",
     "LengthSampler",
     "MaskedDataset",
+    "PackedDataset",
     "QuestionDataset",
     "RandomSampler",
     "Sampler",

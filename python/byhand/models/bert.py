@@ -173,7 +173,10 @@ class Bert(Module):
     ``lengths`` (B,) int64 says how many positions of each row are no padding; None: all.
     ``segments`` (B, T) int64 says which text a token is of; None: 0. What padding holds changes no
     bit of any other output, nor of the loss and its gradients. For that the softmax of the head
-    "span" leaves the padding out, where Hugging Face's has it in.
+    "span" leaves the padding out, where Hugging Face's has it in. ``sequences`` (B, T) int64, never
+    decreasing in a row, number several sequences that are packed in a row, as `data.PackedDataset`
+    makes them, for the heads "mlm" and "tokens": no position sees another sequence, and the
+    positions of each begin at 0.
 
     ``head`` and ``num_labels``, where given, replace those of the configuration. A model with one
     label is no regression, as it is with Hugging Face, but a classifier of yes and no.
@@ -211,14 +214,18 @@ class Bert(Module):
         return batch, self.config.max_position_embeddings
 
     def forward(
-        self, ids: Array, lengths: Array | None = None, segments: Array | None = None
+        self,
+        ids: Array,
+        lengths: Array | None = None,
+        segments: Array | None = None,
+        sequences: Array | None = None,
     ) -> Any:
         """The outputs of the head, see the class. Raises ValueError for a wrong shape, more tokens
         than the context holds or a row of nothing but padding, TypeError for ids that are not
         int64, IndexError for an unknown id.
         """
         with self.discard_on_error():
-            hidden = self.encoder(ids, lengths, segments)
+            hidden = self.encoder(ids, lengths, segments, sequences)
             y = self.head(hidden, lengths, self.encoder.there(ids, lengths))
             self.push(_FORWARD)
         return y
@@ -257,6 +264,7 @@ class Bert(Module):
         next_sentence_label: Array | None = None,
         positions: Array | None = None,
         scale: Any = None,
+        sequences: Array | None = None,
     ) -> Array:
         """The mean loss in nats, a 0-d array: over the labels that count; of "span" over the starts
         and the ends; of "pretraining" the sum of the means over the masked tokens and over the
@@ -273,16 +281,16 @@ class Bert(Module):
         ValueError, TypeError and IndexError name what is wrong. A call that raises one has changed
         nothing.
         """
-        names = ids, labels, lengths, segments, next_sentence_label, positions, scale
-        arguments, _ = converted("Bert", self.loss, names, {})
-        ids, labels, lengths, segments, next_sentence_label, positions, scale = arguments
-        self.check(ids, labels, lengths, segments, next_sentence_label, positions)
+        given = ids, labels, lengths, segments, next_sentence_label, positions, scale, sequences
+        given, _ = converted("Bert", self.loss, given, {})
+        ids, labels, lengths, segments, next_sentence_label, positions, scale, sequences = given
+        self.check(ids, labels, lengths, segments, next_sentence_label, positions, sequences)
         if getattr(scale, "shape", ()) != () or isinstance(scale, (str, list, tuple)):
             raise TypeError(f"Bert: scale must be a number or a 0-d array, got {scale!r}")
         if scale is None and labels.dtype == np.int64:
             require_counted(labels)
         with self.discard_on_error():
-            hidden = self.encoder(ids, lengths, segments)
+            hidden = self.encoder(ids, lengths, segments, sequences)
             if isinstance(self.head, Masked):
                 rest = next_sentence_label, positions, scale
                 loss, gradients = self.head.loss(hidden, labels, *rest)
@@ -298,12 +306,13 @@ class Bert(Module):
         positions: Array,
         lengths: Array | None = None,
         segments: Array | None = None,
+        sequences: Array | None = None,
     ) -> Array:
         """The logits (N, V) of the tokens at positions (N,) int64, b * T + t, of a model with the
         head "mlm" or "pretraining"; saves nothing.
         """
         with self.no_save():
-            return self.head.logits_at(self.encoder(ids, lengths, segments), positions)
+            return self.head.logits_at(self.encoder(ids, lengths, segments, sequences), positions)
 
     def next_sentence_logits(
         self, ids: Array, lengths: Array | None = None, segments: Array | None = None
@@ -321,9 +330,10 @@ class Bert(Module):
         segments: Any = None,
         next_sentence_label: Any = None,
         positions: Any = None,
+        sequences: Any = None,
     ) -> None:
         """The errors of ``loss``; values are checked in numpy arrays only."""
-        check_inputs(self.config, ids, lengths, segments)
+        check_inputs(self.config, ids, lengths, segments, sequences)
         check.ids("Bert", "ids", ids, self.config.vocab_size)
         check_labels(self.config, ids, labels, lengths, positions, next_sentence_label)
 

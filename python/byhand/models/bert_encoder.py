@@ -19,6 +19,7 @@ from byhand.nn import (
     MultiHeadAttention,
     init,
 )
+from byhand.nn.positions import positions_within
 
 if TYPE_CHECKING:
     from byhand.models.bert import BertConfig
@@ -51,8 +52,10 @@ class Block(Module):
         )
         self.norm2 = LayerNorm(C, eps)
 
-    def forward(self, x: Array, lengths: Array | None = None) -> Array:
-        x = self.norm1(self.attention(x, lengths=lengths, add=x))
+    def forward(
+        self, x: Array, lengths: Array | None = None, sequences: Array | None = None
+    ) -> Array:
+        x = self.norm1(self.attention(x, lengths=lengths, sequences=sequences, add=x))
         return self.norm2(self.ffn(x, add=x, again=self.norm1.again))
 
     def backward(self, dy: Array) -> Array:
@@ -81,13 +84,19 @@ class Encoder(BlockStack):
         self._made: dict[tuple[int, ...], tuple[Array, Array]] = {}
 
     def forward(
-        self, ids: Array, lengths: Array | None = None, segments: Array | None = None
+        self,
+        ids: Array,
+        lengths: Array | None = None,
+        segments: Array | None = None,
+        sequences: Array | None = None,
     ) -> Array:
-        check_inputs(self.config, ids, lengths, segments)
+        check_inputs(self.config, ids, lengths, segments, sequences)
         positions, first = self._constants(ids)
+        if sequences is not None:
+            positions = positions_within(sequences)
         x = self.segments(first if segments is None else segments, add=self.tokens(ids))
         x = self.dropout(self.norm(self.positions(positions, add=x)))
-        return self.through_blocks(x, lengths=lengths)
+        return self.through_blocks(x, lengths=lengths, sequences=sequences)
 
     def backward(self, dy: Array) -> None:
         d = self.back_through_blocks(dy)

@@ -27,7 +27,9 @@ def check_ids(c: BertConfig, ids: Any) -> None:
         )
 
 
-def check_inputs(c: BertConfig, ids: Any, lengths: Any, segments: Any) -> None:
+def check_inputs(
+    c: BertConfig, ids: Any, lengths: Any, segments: Any, sequences: Any = None
+) -> None:
     """The errors of the arguments of a forward pass. Values are checked in numpy arrays only:
     reading a cupy array would wait for the device.
     """
@@ -43,6 +45,14 @@ def check_inputs(c: BertConfig, ids: Any, lengths: Any, segments: Any) -> None:
         _require_int64("segments", segments)
         _require_shape("segments", segments, ids.shape)
         check.ids("Bert", "segments", segments, c.type_vocab_size, of="the segments")
+    if sequences is not None:
+        if c.head not in ("mlm", "tokens"):
+            raise ValueError(
+                f"Bert: sequences are for the heads 'mlm' and 'tokens', not for {c.head!r}, which "
+                "needs a row for each sequence"
+            )
+        _require_int64("sequences", sequences)
+        _require_shape("sequences", sequences, ids.shape)
 
 
 def check_labels(

@@ -11,7 +11,6 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from byhand import backend
 from byhand.backend import Array
 from byhand.config import require_config
 from byhand.models.block_stack import BlockStack
@@ -36,18 +35,6 @@ class Sizes(Protocol):
 
 
 C = TypeVar("C", bound=Sizes)
-
-
-def positions_within(sequences: Array) -> Array:
-    """The position of each element within its sequence: (B, T) int64 like sequences. Those of one
-    sequence are neighbours.
-    """
-    numbers = backend.to_numpy(sequences)
-    index = np.broadcast_to(np.arange(numbers.shape[1]), numbers.shape)
-    begins = np.ones(numbers.shape, bool)
-    begins[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
-    starts = np.maximum.accumulate(np.where(begins, index, 0), axis=1)
-    return backend.to_device_of(index - starts, sequences)
 
 
 class Decoder(BlockStack):

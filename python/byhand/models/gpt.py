@@ -35,6 +35,7 @@ from byhand.nn import (
     SinusoidalPositions,
     init,
 )
+from byhand.nn.positions import positions_within
 
 
 @config
@@ -219,7 +220,7 @@ class Decoder(causal_lm.Decoder):
     def embed(self, ids: Array, start: int, sequences: Array | None) -> Array:
         x = self.tokens(ids)
         if self.positions is not None:
-            where = None if sequences is None else causal_lm.positions_within(sequences)
+            where = None if sequences is None else positions_within(sequences)
             x = self.positions(x, where, start)
         return self.dropout(x)
 

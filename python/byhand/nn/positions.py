@@ -193,6 +193,18 @@ def sinusoids(length: int, dim: int, base: float = 10000.0, start: int = 0) -> n
     return np.where(columns % 2, np.cos(angles), np.sin(angles))
 
 
+def positions_within(sequences: Array) -> Array:
+    """The position of each element within its sequence: (B, T) int64 like sequences. Those of one
+    sequence are neighbours.
+    """
+    numbers = backend.to_numpy(sequences)
+    index = np.broadcast_to(np.arange(numbers.shape[1]), numbers.shape)
+    begins = np.ones(numbers.shape, bool)
+    begins[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
+    starts = np.maximum.accumulate(np.where(begins, index, 0), axis=1)
+    return backend.to_device_of(index - starts, sequences)
+
+
 class _AddedPositions(Module):
     """y = x + a row of a table for each position. Shapes: x, y (B, T, dim)."""
 

@@ -20,6 +20,7 @@ class EncoderTask(task.Task):
     head = ""
     required: tuple[str, ...] = ("ids", "labels")
     optional: tuple[str, ...] = ("lengths", "segments")
+    inputs: tuple[str, ...] = ("ids", "lengths", "segments")  # of the model
 
     def __init__(self, model: Any):
         has = getattr(getattr(model, "config", None), "head", None)
@@ -37,7 +38,7 @@ class EncoderTask(task.Task):
         return dict(zip(names, self._taken(batch, *names), strict=True))
 
     def _inputs(self, fields: dict[str, Array]) -> dict[str, Array]:
-        return {n: fields[n] for n in ("ids", "lengths", "segments") if n in fields}
+        return {n: fields[n] for n in self.inputs if n in fields}
 
     def check(self, batch: Batch) -> None:
         self.model.check(**self._fields(batch))

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class MaskedLM(EncoderTask):
     """Batches of "ids" and "labels", (B, T) int64, as `data.MaskedDataset` makes them: the former
     ids of the masked tokens, else -100; "lengths" (B,) and "segments" (B, T) where there are any;
-    "positions" where only these have labels. The model is a `byhand.Bert` with the head "mlm".
+    "positions" where only these have labels; "sequences" (B, T) of packed rows. The model is a
+    `byhand.Bert` with the head "mlm".
 
     The unit is a masked token: a batch without one counts 0. Metrics: loss, and accuracy, the part
     of the masked tokens that are predicted.
@@ -30,7 +31,8 @@ class MaskedLM(EncoderTask):
     """
 
     head = "mlm"
-    optional = ("lengths", "segments", "positions")
+    optional = ("lengths", "segments", "positions", "sequences")
+    inputs = ("ids", "lengths", "segments", "sequences")
     unit = "masked token"
     loss_unit = "nats per masked token"
 
@@ -45,7 +47,8 @@ class MaskedLM(EncoderTask):
 
     def metrics(self, batch: Batch) -> dict[str, tuple[float, int]]:
         found = super().metrics(batch)
-        right = masked_right(self.model, self._fields(batch), self.on_device(batch))
+        inputs = self._inputs(self.on_device(batch))
+        right = masked_right(self.model, self._fields(batch), inputs)
         found["accuracy"] = (float(right), self.count(batch))
         return found
 
@@ -63,9 +66,7 @@ class MaskedLM(EncoderTask):
             labels[batch["positions"][0][counted]] = kept[counted]
         at = np.flatnonzero(labels != IGNORED)
         there = self.on_device({**batch, "positions": at})
-        logits = self.model.logits_at(
-            there["ids"], there["positions"], there.get("lengths"), there.get("segments")
-        )
+        logits = self.model.logits_at(**self._inputs(there), positions=there["positions"])
         best = dict(zip(at.tolist(), backend.to_numpy(logits).argmax(-1).tolist(), strict=True))
         length = int(batch["lengths"][0]) if "lengths" in batch else len(ids)
         return self._shown(ids[:length], labels, best)
@@ -86,21 +87,17 @@ class MaskedLM(EncoderTask):
         return " ".join(pieces)
 
 
-def masked_right(model: Any, host: dict[str, Array], there: dict[str, Array]) -> int:
-    """How many masked tokens of a batch, which is on the host and on the device, the model
-    predicts.
+def masked_right(model: Any, host: dict[str, Array], inputs: dict[str, Array]) -> int:
+    """How many masked tokens of a batch, which is on the host, the model predicts from its inputs,
+    which are on the device.
     """
     labels = backend.to_numpy(host["labels"]).reshape(-1)
     at = np.flatnonzero(labels != IGNORED)
     if not len(at):
         return 0
     positions = backend.to_numpy(host["positions"]).reshape(-1)[at] if "positions" in host else at
-    logits = model.logits_at(
-        there["ids"],
-        backend.to_device_of(positions, there["ids"]),
-        there.get("lengths"),
-        there.get("segments"),
-    )
+    positions = backend.to_device_of(positions, inputs["ids"])
+    logits = model.logits_at(**inputs, positions=positions)
     return int((backend.to_numpy(logits).argmax(-1) == labels[at]).sum())
 
 

@@ -28,10 +28,11 @@ class Pretraining(EncoderTask):
         return len(self._fields(batch)["ids"])
 
     def metrics(self, batch: Batch) -> dict[str, tuple[float, int]]:
-        found, host, there = super().metrics(batch), self._fields(batch), self.on_device(batch)
-        right = masked_right(self.model, host, there)
+        found, host = super().metrics(batch), self._fields(batch)
+        inputs = self._inputs(self.on_device(batch))
+        right = masked_right(self.model, host, inputs)
         found["masked_accuracy"] = (float(right), super().count(batch))
-        logits = backend.to_numpy(self.model.next_sentence_logits(**self._inputs(there)))
+        logits = backend.to_numpy(self.model.next_sentence_logits(**inputs))
         right = int((logits.argmax(-1) == host["next_sentence_label"]).sum())
         found["next_sentence_accuracy"] = (float(right), len(logits))
         return found

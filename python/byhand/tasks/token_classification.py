@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from byhand import backend
+from byhand.backend import Array
 from byhand.ops.check import IGNORED
 from byhand.tasks.encoder_task import EncoderTask
 from byhand.tasks.task import Batch
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 class TokenClassification(EncoderTask):
     """Batches of "ids" and "labels", (B, T) int64, as `data.tagged` makes them: the number of the
-    tag of a word at its first token, else -100; and "lengths" (B,). The model is a `byhand.Bert`
-    with the head "tokens".
+    tag of a word at its first token, else -100; "lengths" (B,), and "sequences" (B, T) of packed
+    rows. The model is a `byhand.Bert` with the head "tokens".
 
     The unit is a word. Metrics: loss, accuracy of the words and, where the names of the tags are
     given and are of the form B-X, I-X and O, f1: of whole entities, each of which must have the
@@ -28,10 +29,13 @@ class TokenClassification(EncoderTask):
     Args:
         labels: the names of the tags, in the order of their numbers; None: those of the model's
             configuration.
-        tokenizer, samples: needed for ``sample``, which shows a text of this data set.
+        tokenizer, samples: needed for ``sample``, which shows a text of this data set, whose rows
+            are not packed.
     """
 
     head = "tokens"
+    optional = ("lengths", "segments", "sequences")
+    inputs = ("ids", *optional)
     unit = "word"
     loss_unit = "nats per word"
 
@@ -61,9 +65,9 @@ class TokenClassification(EncoderTask):
         found["accuracy"] = (float(right), int(counted.sum()))
         if self.labels is not None and any(name[:2] in ("B-", "I-") for name in self.labels):
             both, sizes = 0, 0
-            for row, of_row in enumerate(counted):
+            for words in _texts(counted, self._fields(batch).get("sequences")):
                 there, here = (
-                    entities([self.labels[i] for i in tags[row][of_row].tolist()])
+                    entities([self.labels[i] for i in tags[words].tolist()])
                     for tags in (labels, best)
                 )
                 both += len(there & here)
@@ -90,6 +94,15 @@ class TokenClassification(EncoderTask):
             if tag != was:
                 words[-1] += f" (it was {was})"
         return " ".join(words)
+
+
+def _texts(counted: Array, sequences: Array | None) -> Iterator[Array]:
+    """The words of each text, as masks (B, T)."""
+    numbers = np.zeros(counted.shape, np.int64) if sequences is None else sequences
+    rows = np.arange(len(counted))[:, None]
+    for row in range(len(counted)):
+        for number in np.unique(numbers[row, counted[row]]):
+            yield counted & (rows == row) & (numbers == number)
 
 
 def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
