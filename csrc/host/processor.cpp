@@ -3,6 +3,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace byhand {
 
 #define BYHAND_AVX2 "avx2 fma"
@@ -12,6 +18,7 @@ namespace byhand {
 #define BYHAND_EACH_FEATURE(use)                                                                   \
     use("sse4.2") use("avx") use("avx2") use("fma") use("avx512f") use("avx512bw") use("avx512dq") \
         use("avx512vl") use("avx512bf16")
+#define BYHAND_AMX_NAME "amx_bf16"  // no back end needs it; gemm_amx.h uses it where it is
 const Backend kBackends[] = {
     {"cpu_base", "", "SSE2"},
     {"cpu_avx2", BYHAND_AVX2, "AVX2 and FMA"},
@@ -28,7 +35,11 @@ const Backend kBackends[] = {{"cpu_base", "", "its baseline instructions"}};
 const int kBackendCount = sizeof(kBackends) / sizeof(kBackends[0]);
 
 #define BYHAND_NAME(name) name,
-const char* const kFeatures[] = {BYHAND_EACH_FEATURE(BYHAND_NAME)};
+const char* const kFeatures[] = {BYHAND_EACH_FEATURE(BYHAND_NAME)
+#if defined(__x86_64__) || defined(__i386__)
+                                     BYHAND_AMX_NAME
+#endif
+};
 const int kFeatureCount = sizeof(kFeatures) / sizeof(kFeatures[0]);
 
 namespace {
@@ -44,6 +55,21 @@ bool lists(const char* list, const char* word, size_t length) {
     return false;
 }
 
+// Whether the processor has the tile registers of AMX and their product of bfloat16, and the system
+// lets this process use them: Linux must be asked first.
+bool amx_allowed() {
+#if defined(__x86_64__) && defined(__linux__)
+    constexpr unsigned kBfloat16 = 1u << 22, kTile = 1u << 24;
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    if ((d & kBfloat16) == 0 || (d & kTile) == 0) return false;
+    constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+#else
+    return false;
+#endif
+}
+
 bool present(const char* name, size_t length) {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_cpu_init();
@@ -53,7 +79,7 @@ bool present(const char* name, size_t length) {
         return __builtin_cpu_supports(known);                              \
     }
     BYHAND_EACH_FEATURE(BYHAND_ASK)
-    return false;
+    return length == sizeof(BYHAND_AMX_NAME) - 1 && memcmp(name, BYHAND_AMX_NAME, length) == 0 && amx_allowed();
 #else
     return lists(kFeatures[0], name, length);  // part of the architecture
 #endif
