@@ -47,8 +47,10 @@ using AllTiles = std::make_index_sequence<kRows * kPanelVecs>;
 template <class Operand, bool rows_adjacent>
 constexpr auto kMicroKernels = micro_kernels<Operand, rows_adjacent>(AllTiles{});
 
-template <class Operand>
-void multiply_tile(Operand, const MicroTile& t, int rows) {
+// One tile of C of this many rows. prefetch(i) prefetches what its row i needs at the end.
+template <class Operand, class Prefetch>
+void multiply_tile(Operand, const MicroTile& t, int rows, Prefetch prefetch) {
+    for (int i = 0; i < rows; ++i) prefetch(i);
     const auto& kernels =
         t.a.col_stride == 1 ? kMicroKernels<Operand, false> : kMicroKernels<Operand, true>;
     const std::int64_t vecs = (t.cols + Vec::width - 1) / Vec::width;
@@ -81,17 +83,17 @@ struct Block {
     bool in_place;
 };
 
-// Prefetches the rows of A that are needed next into the second-level cache, a part at each tile,
-// so that memory is busy while the micro-kernel computes.
+// Prefetches the rows of A that are needed next into the second-level cache, a part with each row of
+// a tile, so that memory is busy while the micro-kernel computes.
 class Ahead {
   public:
-    // Prefetches the first `rows` x `cols` elements of a during the next `tiles` tiles.
-    Ahead(Matrix a, std::int64_t rows, std::int64_t cols, std::int64_t tiles)
+    // Prefetches the first `rows` x `cols` elements of a in so many parts.
+    Ahead(Matrix a, std::int64_t rows, std::int64_t cols, std::int64_t parts)
         : row_(a.data),
           stride_(a.row_stride),
           rows_(rows),
           cols_(cols),
-          share_(ceil_div(rows * ceil_div(cols, kLineFloats), tiles)) {}
+          share_(ceil_div(rows * ceil_div(cols, kLineFloats), parts)) {}
 
     void fetch() {
         for (std::int64_t i = 0; i < share_ && rows_ > 0; ++i) {
@@ -134,16 +136,16 @@ void multiply_rows(const Problem& p, Range rows, const Block& block, Matrix a, A
         t.add = !first ? t.c : p.epilogue.add ? p.epilogue.add + at : nullptr;
         // The tile of C is needed only after K steps, so there is time to prefetch it, and what the
         // activation reads.
-        for (std::int64_t i = 0; i < count; ++i) {
+        const auto prefetch = [&](int i) {
             for (std::int64_t j = 0; j < t.cols; j += 16) {
                 __builtin_prefetch(t.c + i * p.N + j, 1);
                 if (!activates) continue;
                 if (p.epilogue.saved) __builtin_prefetch(p.epilogue.saved + at + i * p.N + j);
                 if (p.epilogue.up) __builtin_prefetch(p.epilogue.up + at + i * p.N + j);
             }
-        }
-        ahead.fetch();
-        multiply_tile(Operand{}, t, static_cast<int>(count));
+            ahead.fetch();
+        };
+        multiply_tile(Operand{}, t, static_cast<int>(count), prefetch);
         if (activates) finish(p, rows, {n, n + t.cols});
     }
 }
@@ -242,7 +244,7 @@ class Worker {
             if (!plan_.a_in_place) pack_a(m0, K, m1 - m0);
             // The rows after these are probably this thread's next.
             Ahead ahead(p_.a.at(m1, ks_.begin), a_along() ? std::min(most, p_.M - m1) : 0, K,
-                        panels);
+                        panels * std::min(most, rows.end - m0));
             for (std::int64_t m = m0; m < m1; m += Operand::rows) {
                 multiply_rows<Operand>(p_, {m, std::min(m + Operand::rows, m1)}, block_,
                                        plan_.a_in_place ? p_.a.at(m, ks_.begin) : packed_a(m - m0),

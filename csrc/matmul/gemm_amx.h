@@ -71,9 +71,10 @@ struct TiledBfloat16 : Bfloat16 {
 
 // Sums of up to 2 tiles of rows, each of kTileRows rows, and up to 2 tiles of columns. t.a holds
 // rows along k, and both operands as many rows and columns as fill the tiles; what lies beyond those
-// of C is multiplied and not stored.
-template <int row_tiles, int col_tiles>
-BYHAND_AMX_FUNCTION void tile_kernel(const MicroTile& t, int rows) {
+// of C is multiplied and not stored. The rows are prefetched one after the other: all at once would
+// keep the tiles of B, which come from the second-level cache, waiting.
+template <int row_tiles, int col_tiles, class Prefetch>
+BYHAND_AMX_FUNCTION void tile_kernel(const MicroTile& t, int rows, Prefetch prefetch) {
     constexpr bool low = row_tiles == 2, right = col_tiles == 2;
     const std::int64_t a_bytes = 4 * t.a.row_stride, b_bytes = 4 * t.b_stride;
     const float *a = t.a.data, *b = t.b;
@@ -84,7 +85,9 @@ BYHAND_AMX_FUNCTION void tile_kernel(const MicroTile& t, int rows) {
     if constexpr (right) _tile_zero(1);
     if constexpr (low) _tile_zero(2);
     if constexpr (low && right) _tile_zero(3);
+    int prefetched = 0;
     for (std::int64_t k = 0; k < t.steps; k += kTileWords) {
+        for (; prefetched * t.steps < (k + kTileWords) * rows; ++prefetched) prefetch(prefetched);
         const float* const row = b + k * t.b_stride;
         _tile_loadd(4, a + k, a_bytes);
         _tile_loadd(6, row, b_bytes);
@@ -110,11 +113,12 @@ BYHAND_AMX_FUNCTION void tile_kernel(const MicroTile& t, int rows) {
     store_masked(t, sums, rows, stride);
 }
 
-inline void multiply_tile(TiledBfloat16, const MicroTile& t, int rows) {
+template <class Prefetch>
+void multiply_tile(TiledBfloat16, const MicroTile& t, int rows, Prefetch prefetch) {
     if (rows > kTileRows) {
-        t.cols > kTileWords ? tile_kernel<2, 2>(t, rows) : tile_kernel<2, 1>(t, rows);
+        t.cols > kTileWords ? tile_kernel<2, 2>(t, rows, prefetch) : tile_kernel<2, 1>(t, rows, prefetch);
     } else {
-        t.cols > kTileWords ? tile_kernel<1, 2>(t, rows) : tile_kernel<1, 1>(t, rows);
+        t.cols > kTileWords ? tile_kernel<1, 2>(t, rows, prefetch) : tile_kernel<1, 1>(t, rows, prefetch);
     }
 }
 

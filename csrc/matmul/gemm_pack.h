@@ -55,6 +55,26 @@ void pack_contiguous(float* to, const float* from, std::int64_t stride, std::int
     }
 }
 
+// The square of words at step `s` of up to Vec::width contiguous columns, transposed: vector i is
+// step s + i of these columns.
+template <class Operand>
+BYHAND_INLINE void transposed_words(Vec (&square)[Vec::width], const float* from,
+                                    std::int64_t stride, std::int64_t n, int columns) {
+    constexpr int W = Vec::width;
+    if (columns == W && n >= W * Operand::depth) {
+        BYHAND_UNROLL
+        for (int i = 0; i < W; ++i) {
+            square[i] = Operand::along(from + i * stride, W * Operand::depth);
+        }
+    } else {
+        BYHAND_UNROLL
+        for (int i = 0; i < W; ++i) {
+            square[i] = i < columns ? Operand::along(from + i * stride, n) : Vec::zero();
+        }
+    }
+    transpose(square);
+}
+
 // Packs contiguous columns, by transposing squares of words.
 template <class Operand>
 void pack_transposed(float* to, const float* from, std::int64_t stride, std::int64_t K,
@@ -67,13 +87,13 @@ void pack_transposed(float* to, const float* from, std::int64_t stride, std::int
         for (std::int64_t s = 0; s < steps; s += W) {
             const std::int64_t k = s * depth;
             Vec square[W];
-            BYHAND_UNROLL
-            for (int i = 0; i < W; ++i) {
-                square[i] =
-                    i < filled ? Operand::along(from + (j + i) * stride + k, K - k) : Vec::zero();
-            }
-            transpose(square);
+            transposed_words<Operand>(square, from + j * stride + k, stride, K - k, filled);
             const int left = static_cast<int>(std::min<std::int64_t>(W, steps - s));
+            if (left == W) {
+                BYHAND_UNROLL
+                for (int i = 0; i < W; ++i) square[i].store(panel + (s + i) * kPanel);
+                continue;
+            }
             BYHAND_UNROLL
             for (int i = 0; i < W; ++i) {
                 if (i < left) square[i].store(panel + (s + i) * kPanel);
