@@ -49,7 +49,7 @@ constexpr auto kMicroKernels = micro_kernels<Operand, rows_adjacent>(AllTiles{})
 
 // One tile of C of this many rows. prefetch(i) prefetches what its row i needs at the end.
 template <class Operand, class Prefetch>
-void multiply_tile(Operand, const MicroTile& t, int rows, Prefetch prefetch) {
+void multiply_tile(Operand, const MicroTile& t, int rows, const Prefetch& prefetch) {
     for (int i = 0; i < rows; ++i) prefetch(i);
     const auto& kernels =
         t.a.col_stride == 1 ? kMicroKernels<Operand, false> : kMicroKernels<Operand, true>;
@@ -83,8 +83,8 @@ struct Block {
     bool in_place;
 };
 
-// Prefetches the rows of A that are needed next into the second-level cache, a part with each row of
-// a tile, so that memory is busy while the micro-kernel computes.
+// Prefetches the rows of A that are needed next into the second-level cache, a part with each row
+// of a tile, so that memory is busy while the micro-kernel computes.
 class Ahead {
   public:
     // Prefetches the first `rows` x `cols` elements of a in so many parts.
@@ -205,7 +205,8 @@ Plan make_plan(const Problem& p) {
     const auto cached =
         static_cast<std::int64_t>(kCachePart * second_level_cache() / sizeof(float));
     const std::int64_t most = std::max<std::int64_t>(kPanel, cached / steps / kPanel * kPanel);
-    return {grid, ceil_div(cols, most), std::clamp<std::int64_t>(rows / Operand::chunk_rows, 1, kChunks),
+    return {grid, ceil_div(cols, most),
+            std::clamp<std::int64_t>(rows / Operand::chunk_rows, 1, kChunks),
             // A transposed A is packed several tiles at a time.
             p.a.col_stride != 1 && rows >= 4 * Operand::packed_rows ? Operand::packed_rows
                                                                     : Operand::rows,
@@ -237,8 +238,7 @@ class Worker {
         if (strip != packed_) pack(packed_ = strip);
         if (block_.cols.begin == block_.cols.end) return;
         const std::int64_t panels = ceil_div(block_.cols.end - block_.cols.begin, kPanel);
-        const std::int64_t most =
-            plan_.a_in_place && !a_along() ? rows.end - rows.begin : height();
+        const std::int64_t most = plan_.a_in_place && !a_along() ? rows.end - rows.begin : height();
         for (std::int64_t m0 = rows.begin; m0 < rows.end; m0 += most) {
             const std::int64_t m1 = std::min(m0 + most, rows.end), K = ks_.end - ks_.begin;
             if (!plan_.a_in_place) pack_a(m0, K, m1 - m0);
@@ -351,7 +351,7 @@ void gemm(float* c, Matrix a, Matrix b, std::int64_t M, std::int64_t N, std::int
     if (M == 0 || N == 0) return;
     const Problem p{c, a, b, M, N, K, epilogue};
     if (!bf16) return multiply_all<Float32>(p);
-#if defined(BYHAND_AMX)
+#if defined(BYHAND_TILES)
     if (has_tiles()) return multiply_all<TiledBfloat16>(p);
 #endif
     multiply_all<Bfloat16>(p);

@@ -1,64 +1,23 @@
-// The micro-kernel of gemm.h on the tile registers of AMX, for products in bf16 precision.
+// The micro-kernel of gemm.h on the tile registers of AMX (simd/tiles.h), for bf16 precision.
 //
-// A tile is 16 rows of 64 bytes. tdpbf16ps multiplies a tile of 16 rows of A, 32 numbers along k in
-// each, by a tile of 16 words along k and 16 columns of B, and adds the product to a tile of 16 x 16
-// float32 sums: 8192 multiply-adds, in as many cycles as dot_pairs needs for 512. The kernel keeps
-// 2 x 2 tiles of sums. The words are those of Bfloat16; only the number of words along k is rounded
-// up to whole tiles, with zeros.
+// It keeps 2 x 2 tiles of sums, for 32 rows of A and a panel of B. The words are those of Bfloat16,
+// a word of B for each step and column and a word of A for each row and step; their number along k
+// is rounded up to whole tiles, with zeros.
 //
-// Subnormal numbers count as zero, in operands and in sums, and all is rounded to nearest, as in
-// vdpbf16ps. The sums of a tile have another order than those of vdpbf16ps.
-//
-// The compiler must not use these registers elsewhere: the system saves and restores their 8 KB at
-// each context switch, unless they were released. So no flag of the compiler names AMX, and each
-// thread configures the registers at the begin of its part of a product and releases them at the
-// end. The system must have allowed them: has_feature asks for that.
+// Subnormal numbers count as zero, in operands and in sums, and sums are rounded to nearest, as in
+// vdpbf16ps; their order differs from that of vdpbf16ps.
 #pragma once
 
 #include "matmul/gemm_kernel.h"
 #include "matmul/gemm_operand.h"
+#include "simd/tiles.h"
 
-#if defined(BYHAND_BF16_PAIRS) && defined(__x86_64__) && defined(__linux__) && \
-    (defined(__clang__) || __GNUC__ >= 11)
-#define BYHAND_AMX
-
-#include <immintrin.h>
+#if defined(BYHAND_TILES)
 
 #include <atomic>
 #include <cstdint>
 
-#include "host/processor.h"
-
-#define BYHAND_AMX_FUNCTION __attribute__((target("amx-tile,amx-bf16")))
-
 namespace byhand {
-
-inline constexpr int kTileRows = 16, kTileBytes = 64;
-inline constexpr int kTileWords = kTileBytes / 4;  // words along k, and columns of B and C
-
-inline bool has_tiles() {
-    static const bool found = has_feature("amx_bf16");
-    return found;
-}
-
-// A configuration of the tile registers: all eight in full size.
-struct alignas(64) TileConfig {
-    std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    std::uint16_t bytes[16] = {kTileBytes, kTileBytes, kTileBytes, kTileBytes,
-                               kTileBytes, kTileBytes, kTileBytes, kTileBytes};
-    std::uint8_t rows[16] = {kTileRows, kTileRows, kTileRows, kTileRows,
-                             kTileRows, kTileRows, kTileRows, kTileRows};
-};
-inline constexpr TileConfig kTileConfig{};
-
-// The tile registers of this thread, in use while this object exists.
-class Tiles {
-  public:
-    BYHAND_AMX_FUNCTION Tiles() { _tile_loadconfig(&kTileConfig); }
-    BYHAND_AMX_FUNCTION ~Tiles() { _tile_release(); }
-    Tiles(const Tiles&) = delete;
-    Tiles& operator=(const Tiles&) = delete;
-};
 
 // As Bfloat16, with its words in whole tiles.
 struct TiledBfloat16 : Bfloat16 {
@@ -69,12 +28,29 @@ struct TiledBfloat16 : Bfloat16 {
     using Registers = Tiles;
 };
 
+// As store_masked for a tile of `width` columns, all of which are in C.
+template <int width>
+inline void store_whole(const MicroTile& t, const float* sums, int rows) {
+    const float *const bias = t.bias, *add = t.add;
+    float* c = t.c;
+    for (int i = 0; i < rows; ++i, c += t.c_stride, sums += width) {
+        BYHAND_UNROLL
+        for (int j = 0; j < width; j += Vec::width) {
+            Vec x = Vec::load(sums + j);
+            if (bias) x += Vec::load(bias + j);
+            if (add) x += Vec::load(add + j);
+            x.store(c + j);
+        }
+        if (add) add += t.c_stride;
+    }
+}
+
 // Sums of up to 2 tiles of rows, each of kTileRows rows, and up to 2 tiles of columns. t.a holds
-// rows along k, and both operands as many rows and columns as fill the tiles; what lies beyond those
-// of C is multiplied and not stored. The rows are prefetched one after the other: all at once would
-// keep the tiles of B, which come from the second-level cache, waiting.
+// rows along k, and both operands as many rows and columns as fill the tiles; what lies beyond
+// those of C is multiplied and not stored. The rows are prefetched one after the other: all at once
+// would keep the tiles of B, which come from the second-level cache, waiting.
 template <int row_tiles, int col_tiles, class Prefetch>
-BYHAND_AMX_FUNCTION void tile_kernel(const MicroTile& t, int rows, Prefetch prefetch) {
+BYHAND_TILE_FUNCTION void tile_kernel(const MicroTile& t, int rows, const Prefetch& prefetch) {
     constexpr bool low = row_tiles == 2, right = col_tiles == 2;
     const std::int64_t a_bytes = 4 * t.a.row_stride, b_bytes = 4 * t.b_stride;
     const float *a = t.a.data, *b = t.b;
@@ -102,23 +78,30 @@ BYHAND_AMX_FUNCTION void tile_kernel(const MicroTile& t, int rows, Prefetch pref
         }
         if constexpr (low && right) _tile_dpbf16ps(3, 5, 7);
     }
-    constexpr int stride = col_tiles * kTileWords;
-    alignas(64) float sums[row_tiles * kTileRows * stride];
-    _tile_stored(0, sums, 4 * stride);
-    if constexpr (right) _tile_stored(1, sums + kTileWords, 4 * stride);
-    if constexpr (low) _tile_stored(2, sums + kTileRows * stride, 4 * stride);
+    constexpr int width = col_tiles * kTileWords;
+    alignas(64) float sums[row_tiles * kTileRows * width];
+    const bool whole = t.cols == width;
+    const bool direct = whole && rows == row_tiles * kTileRows && !t.bias && !t.add;
+    float* const to = direct ? t.c : sums;
+    const std::int64_t stride = direct ? t.c_stride : width;
+    _tile_stored(0, to, 4 * stride);
+    if constexpr (right) _tile_stored(1, to + kTileWords, 4 * stride);
+    if constexpr (low) _tile_stored(2, to + kTileRows * stride, 4 * stride);
     if constexpr (low && right) {
-        _tile_stored(3, sums + kTileRows * stride + kTileWords, 4 * stride);
+        _tile_stored(3, to + kTileRows * stride + kTileWords, 4 * stride);
     }
-    store_masked(t, sums, rows, stride);
+    if (direct) return;
+    whole ? store_whole<width>(t, sums, rows) : store_masked(t, sums, rows, width);
 }
 
 template <class Prefetch>
-void multiply_tile(TiledBfloat16, const MicroTile& t, int rows, Prefetch prefetch) {
+void multiply_tile(TiledBfloat16, const MicroTile& t, int rows, const Prefetch& prefetch) {
     if (rows > kTileRows) {
-        t.cols > kTileWords ? tile_kernel<2, 2>(t, rows, prefetch) : tile_kernel<2, 1>(t, rows, prefetch);
+        t.cols > kTileWords ? tile_kernel<2, 2>(t, rows, prefetch)
+                            : tile_kernel<2, 1>(t, rows, prefetch);
     } else {
-        t.cols > kTileWords ? tile_kernel<1, 2>(t, rows, prefetch) : tile_kernel<1, 1>(t, rows, prefetch);
+        t.cols > kTileWords ? tile_kernel<1, 2>(t, rows, prefetch)
+                            : tile_kernel<1, 1>(t, rows, prefetch);
     }
 }
 

@@ -15,9 +15,9 @@ namespace byhand {
 
 // What all operands have unless they define it otherwise.
 struct AnyOperand {
-    static constexpr int rows = kRows;      // of A, in one tile of C
-    static constexpr int step_unit = 1;     // the number of words along k is a multiple of it
-    static constexpr bool packed_along = false;    // packed rows of A are contiguous along k always
+    static constexpr int rows = kRows;           // of A, in one tile of C
+    static constexpr int step_unit = 1;          // the number of words along k is a multiple of it
+    static constexpr bool packed_along = false;  // packed rows of A are contiguous along k always
     static constexpr int packed_rows = 8 * kRows;  // of a transposed A, at a time
     static constexpr int chunk_rows = 8 * kRows;   // the fewest rows of a chunk
     static constexpr int packing = 16;  // multiply-adds in the time of packing one element of B,
