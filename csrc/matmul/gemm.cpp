@@ -23,10 +23,9 @@ constexpr std::int64_t kBlockK = Vec::width == 16 ? 384 : 320;
 // The fraction of the second-level cache that a block of B fills; rows of A and of C pass through
 // the rest. The width of a block does not affect the result, because each sum runs along K.
 constexpr double kCachePart = 0.6;
-// The kernel for few rows is used up to this many rows, and up to K / 32: packing B costs about as
-// much as multiplying it by this many rows, and the sum across lanes at the end of each dot product
-// must be small beside K.
-constexpr std::int64_t kFewRows = 16;
+// The kernel for few rows is used up to Operand::few_rows rows, and up to this part of K: the sum
+// across lanes at the end of each dot product must be small beside K.
+constexpr std::int64_t kFewRowsPart = 32;
 // Packing is worth its cost only if each element is read often enough. Up to this many rows, a B
 // whose rows are contiguous is read in place; up to this many columns, so is a transposed A. Of its
 // cache lines, six rows use less than fourteen, so packing pays earlier with AVX2.
@@ -319,7 +318,8 @@ void multiply(const Problem& p, const Plan& plan, Range ks, Range strips) {
 template <class Operand>
 void multiply_all(const Problem& p) {
     const std::int64_t M = p.M, N = p.N, K = p.K;
-    if (M <= std::min(kFewRows, K / 32) && p.a.col_stride == 1 && p.b.row_stride == 1) {
+    const std::int64_t few = std::min<std::int64_t>(Operand::few_rows, K / kFewRowsPart);
+    if (M <= few && p.a.col_stride == 1 && p.b.row_stride == 1) {
         parallel_for(
             N, std::max<std::int64_t>(kDotCols, kThreadWork / 4 / std::max<std::int64_t>(1, M * K)),
             [&](std::int64_t begin, std::int64_t end) {

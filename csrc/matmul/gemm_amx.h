@@ -23,7 +23,7 @@ namespace byhand {
 struct TiledBfloat16 : Bfloat16 {
     static constexpr int rows = 2 * kTileRows, step_unit = kTileWords;
     static constexpr bool packed_along = true;
-    static constexpr int packed_rows = 128, chunk_rows = 512;
+    static constexpr int packed_rows = 128, chunk_rows = 512, few_rows = 4;
     static constexpr int packing = 256, reading = 64, reading_transposed = 128;
     using Registers = Tiles;
 };
