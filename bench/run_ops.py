@@ -33,7 +33,7 @@ class Probes:
     def __init__(self) -> None:
         # Long enough for the threads of the previous contestant to have gone to sleep.
         self.multiply_adds = roofline.multiply_adds(seconds=0.02)
-        self.bf16_dots = roofline.bf16_dots(seconds=0.02)
+        self.bf16_products = roofline.bf16_products(seconds=0.02)
         size = roofline.outside_caches()
         self.streams = {name: stream(size) for name, stream in roofline.STREAMS.items()}
         self.cache = backend.last_level_cache()
@@ -41,7 +41,7 @@ class Probes:
     def limit_of(self, case: Case) -> roofline.Probe | None:
         """What limits a case; None when it runs in the caches or the machine has no such unit."""
         if case.flops:
-            return self.bf16_dots if case.bf16 else self.multiply_adds
+            return self.bf16_products if case.bf16 else self.multiply_adds
         # Four times the caches: of arrays only just larger, a part always stays in them.
         return self.streams[case.stream] if case.bytes > 4 * self.cache else None
 

@@ -64,7 +64,7 @@ def roofline(found: dict[str, Result]) -> str:
         ["limit", "measured"],
         [
             ["float32 multiply-adds", f"{best('gflops')} GFLOP/s"],
-            ["bfloat16 dot products", f"{best('bf16_gflops')} GFLOP/s"],
+            ["bfloat16 products", f"{best('bf16_gflops')} GFLOP/s"],
             *([f"memory, {name}", f"{best(name)} GB/s"] for name in ("read", "update")),
             *([f"memory, {name}", f"{best(name)} GB/s"] for name in ("copy", "triad")),
         ],

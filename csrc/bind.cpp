@@ -84,6 +84,7 @@ void bind_probes(Registry& registry) {
     KERNEL(read_probe, "sums x");
     KERNEL(triad_probe, "y a b s");
     if (multiplies_bf16()) KERNEL(bf16_dot_probe, "y s t rounds");
+    if (multiplies_tiles()) KERNEL(bf16_tile_probe, "y s t rounds");
 }
 #endif
 

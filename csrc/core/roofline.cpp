@@ -1,8 +1,11 @@
 #include "core/roofline.h"
 
+#include <algorithm>
+#include <atomic>
 #include <stdexcept>
 
 #include "core/rows.h"
+#include "simd/tiles.h"
 #include "simd/vec.h"
 #include "threads/threads.h"
 
@@ -78,6 +81,67 @@ bool multiplies_bf16() { return false; }
 
 void bf16_dot_probe(Mut, double, double, std::int64_t, Stream) {
     throw std::logic_error("this back end has no instruction for bfloat16");
+}
+#endif
+
+#if defined(BYHAND_TILES)
+bool multiplies_tiles() { return has_tiles(); }
+
+namespace {
+
+// Four tiles of sums, enough to hide the latency of the multiplication.
+constexpr std::int64_t kTileFloats = kTileRows * kTileWords, kTileChains = 4 * kTileFloats;
+
+BYHAND_TILE_FUNCTION void iterate_tiles(float* sums, const float* pairs, std::int64_t rounds) {
+    std::atomic_signal_fence(std::memory_order_seq_cst);  // see gemm_amx.h
+    _tile_loadd(0, sums, kTileBytes);
+    _tile_loadd(1, sums + kTileFloats, kTileBytes);
+    _tile_loadd(2, sums + 2 * kTileFloats, kTileBytes);
+    _tile_loadd(3, sums + 3 * kTileFloats, kTileBytes);
+    _tile_loadd(4, pairs, kTileBytes);
+    _tile_loadd(5, pairs, kTileBytes);
+    for (std::int64_t round = 0; round < rounds; ++round) {
+        _tile_dpbf16ps(0, 4, 5);
+        _tile_dpbf16ps(1, 4, 5);
+        _tile_dpbf16ps(2, 4, 5);
+        _tile_dpbf16ps(3, 4, 5);
+    }
+    _tile_stored(0, sums, kTileBytes);
+    _tile_stored(1, sums + kTileFloats, kTileBytes);
+    _tile_stored(2, sums + 2 * kTileFloats, kTileBytes);
+    _tile_stored(3, sums + 3 * kTileFloats, kTileBytes);
+}
+
+}  // namespace
+
+void bf16_tile_probe(Mut y, double s, double t, std::int64_t rounds, Stream) {
+    alignas(64) float pairs[kTileFloats];
+    const Vec even = Vec::set(static_cast<float>(s)), odd = Vec::set(static_cast<float>(t));
+    for (std::int64_t i = 0; i < kTileFloats; i += Vec::width) {
+        pairs_across(even, odd).store(pairs + i);
+    }
+    float* const data = y.as<float>();
+    const std::int64_t cols = y.cols();
+    parallel_for(y.rows(), 1, [&](std::int64_t begin, std::int64_t end) {
+        const Tiles registers;
+        alignas(64) float sums[kTileChains];
+        for (std::int64_t r = begin; r < end; ++r) {
+            for (std::int64_t i = 0; i < cols; i += kTileChains) {
+                float* const from = data + r * cols + i;
+                const std::int64_t n = std::min(kTileChains, cols - i);
+                std::copy(from, from + n, sums);
+                std::fill(sums + n, sums + kTileChains, 0.0f);
+                iterate_tiles(sums, pairs, rounds);
+                std::copy(sums, sums + n, from);
+            }
+        }
+    });
+}
+#else
+bool multiplies_tiles() { return false; }
+
+void bf16_tile_probe(Mut, double, double, std::int64_t, Stream) {
+    throw std::logic_error("this back end has no tile registers");
 }
 #endif
 

@@ -31,6 +31,18 @@ bool multiplies_bf16();
 // TRAFFIC  4RC rounds operations
 void bf16_dot_probe(Mut y, double s, double t, std::int64_t rounds, Stream stream);
 
+// Whether this back end has the instruction that bf16_tile_probe measures, and may use it.
+bool multiplies_tiles();
+
+// MATH     y = y + 16 (s * s + t * t), `rounds` times over, s and t rounded to bfloat16: the
+// product
+//          of two tiles, which is a sum of 16 such pairs for each float of its result
+// SHAPES   y (R,C) f32
+// EFFECTS  reads and writes y
+// NUMERICS as tdpbf16ps: products and sums of normal numbers, rounded to nearest
+// TRAFFIC  64RC rounds operations
+void bf16_tile_probe(Mut y, double s, double t, std::int64_t rounds, Stream stream);
+
 // Three access patterns of memory. They write as the kernels do: results larger than the caches are
 // written with non-temporal stores, so the old contents are not read first.
 //

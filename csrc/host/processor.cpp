@@ -3,6 +3,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace byhand {
 
 #define BYHAND_AVX2 "avx2 fma"
@@ -12,6 +18,8 @@ namespace byhand {
 #define BYHAND_EACH_FEATURE(use)                                                                   \
     use("sse4.2") use("avx") use("avx2") use("fma") use("avx512f") use("avx512bw") use("avx512dq") \
         use("avx512vl") use("avx512bf16")
+// No back end needs this one; cpu_avx512bf16 uses it where it may.
+#define BYHAND_OTHER_FEATURES "amx_bf16"
 const Backend kBackends[] = {
     {"cpu_base", "", "SSE2"},
     {"cpu_avx2", BYHAND_AVX2, "AVX2 and FMA"},
@@ -20,15 +28,17 @@ const Backend kBackends[] = {
 };
 #elif defined(__aarch64__)
 #define BYHAND_EACH_FEATURE(use) use("neon")
+#define BYHAND_OTHER_FEATURES
 const Backend kBackends[] = {{"cpu_base", "", "NEON"}, {"cpu_neon", "neon", "NEON"}};
 #else
 #define BYHAND_EACH_FEATURE(use) use("baseline")
+#define BYHAND_OTHER_FEATURES
 const Backend kBackends[] = {{"cpu_base", "", "its baseline instructions"}};
 #endif
 const int kBackendCount = sizeof(kBackends) / sizeof(kBackends[0]);
 
 #define BYHAND_NAME(name) name,
-const char* const kFeatures[] = {BYHAND_EACH_FEATURE(BYHAND_NAME)};
+const char* const kFeatures[] = {BYHAND_EACH_FEATURE(BYHAND_NAME) BYHAND_OTHER_FEATURES};
 const int kFeatureCount = sizeof(kFeatures) / sizeof(kFeatures[0]);
 
 namespace {
@@ -44,6 +54,21 @@ bool lists(const char* list, const char* word, size_t length) {
     return false;
 }
 
+// Whether the processor has the tile registers of AMX and their product of bfloat16, and the system
+// lets this process use them: Linux must be asked first.
+bool tiles_allowed() {
+#if defined(__x86_64__) && defined(__linux__)
+    constexpr unsigned kBfloat16 = 1u << 22, kTile = 1u << 24;
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    if ((d & kBfloat16) == 0 || (d & kTile) == 0) return false;
+    constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+#else
+    return false;
+#endif
+}
+
 bool present(const char* name, size_t length) {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_cpu_init();
@@ -53,7 +78,7 @@ bool present(const char* name, size_t length) {
         return __builtin_cpu_supports(known);                              \
     }
     BYHAND_EACH_FEATURE(BYHAND_ASK)
-    return false;
+    return lists(BYHAND_OTHER_FEATURES, name, length) && tiles_allowed();
 #else
     return lists(kFeatures[0], name, length);  // part of the architecture
 #endif

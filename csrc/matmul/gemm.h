@@ -21,6 +21,8 @@
 //   registers The micro-kernel keeps kRows x kPanel sums in registers, and for each k multiplies
 //             kRows broadcast numbers of A with one row of the panel: many multiply-adds for few
 //             loads.
+//   tiles     In bf16 precision on a processor with AMX the sums lie in tile registers instead, and
+//             the rows of A are packed along k (gemm_amx.h).
 //
 // The order of every sum depends on M, N and K alone: blocks of K have a fixed length, within a
 // block each element of C is one chain of multiply-adds in the order of k, and block sums are added

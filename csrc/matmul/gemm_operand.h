@@ -8,11 +8,26 @@
 
 #include <cstdint>
 
+#include "matmul/gemm_kernel.h"
 #include "simd/vec.h"
 
 namespace byhand {
 
-struct Float32 {
+// What all operands have unless they define it otherwise.
+struct AnyOperand {
+    static constexpr int rows = kRows;           // of A, in one tile of C
+    static constexpr int step_unit = 1;          // the number of words along k is a multiple of it
+    static constexpr bool packed_along = false;  // packed rows of A are contiguous along k always
+    static constexpr int packed_rows = 8 * kRows;  // of a transposed A, at a time
+    static constexpr int chunk_rows = 8 * kRows;   // the fewest rows of a chunk
+    static constexpr int few_rows = 16;  // packing B costs as much as multiplying it by so many
+    static constexpr int packing = 16;  // multiply-adds in the time of packing one element of B,
+    static constexpr int reading = 2;   // and of reading one of A, or one of a transposed A
+    static constexpr int reading_transposed = 8;
+    struct Registers {};  // what a thread prepares before it multiplies
+};
+
+struct Float32 : AnyOperand {
     static constexpr int depth = 1;         // numbers along k in one word
     static constexpr bool in_place = true;  // a matrix in memory consists of words already
 
@@ -23,7 +38,7 @@ struct Float32 {
     static BYHAND_INLINE Vec multiply_add(Vec a, Vec b, Vec sum) { return fma(a, b, sum); }
 };
 
-struct Bfloat16 {
+struct Bfloat16 : AnyOperand {
     static constexpr bool in_place = false;
 #if defined(BYHAND_BF16_PAIRS)
     static constexpr int depth = 2;
@@ -44,5 +59,12 @@ struct Bfloat16 {
     static BYHAND_INLINE Vec multiply_add(Vec a, Vec b, Vec sum) { return fma(a, b, sum); }
 #endif
 };
+
+// The words of K numbers along k.
+template <class Operand>
+constexpr std::int64_t steps_of(std::int64_t K) {
+    constexpr std::int64_t numbers = Operand::depth * Operand::step_unit;
+    return (K + numbers - 1) / numbers * Operand::step_unit;
+}
 
 }  // namespace byhand

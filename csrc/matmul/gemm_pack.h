@@ -27,7 +27,7 @@ void pack_contiguous(float* to, const float* from, std::int64_t stride, std::int
                      std::int64_t cols, std::int64_t readable) {
     constexpr int W = Vec::width, kAhead = 16, depth = Operand::depth;
     constexpr std::int64_t kTogether = together * width;
-    const std::int64_t steps = (K + depth - 1) / depth;
+    const std::int64_t steps = steps_of<Operand>(K);
     for (std::int64_t begin = 0; begin < cols; begin += kTogether) {
         const std::int64_t end = std::min(begin + kTogether, cols);
         for (std::int64_t s = 0; s < steps; ++s) {
@@ -55,25 +55,45 @@ void pack_contiguous(float* to, const float* from, std::int64_t stride, std::int
     }
 }
 
+// The square of words at step `s` of up to Vec::width contiguous columns, transposed: vector i is
+// step s + i of these columns.
+template <class Operand>
+BYHAND_INLINE void transposed_words(Vec (&square)[Vec::width], const float* from,
+                                    std::int64_t stride, std::int64_t n, int columns) {
+    constexpr int W = Vec::width;
+    if (columns == W && n >= W * Operand::depth) {
+        BYHAND_UNROLL
+        for (int i = 0; i < W; ++i) {
+            square[i] = Operand::along(from + i * stride, W * Operand::depth);
+        }
+    } else {
+        BYHAND_UNROLL
+        for (int i = 0; i < W; ++i) {
+            square[i] = i < columns ? Operand::along(from + i * stride, n) : Vec::zero();
+        }
+    }
+    transpose(square);
+}
+
 // Packs contiguous columns, by transposing squares of words.
 template <class Operand>
 void pack_transposed(float* to, const float* from, std::int64_t stride, std::int64_t K,
                      std::int64_t cols) {
     constexpr int W = Vec::width, depth = Operand::depth;
-    const std::int64_t steps = (K + depth - 1) / depth;
+    const std::int64_t steps = steps_of<Operand>(K);
     for (std::int64_t j = 0; j < cols; j += W) {
         float* panel = to + j / kPanel * panel_stride<kPanel>(steps) + j % kPanel;
         const int filled = static_cast<int>(std::min<std::int64_t>(W, cols - j));
         for (std::int64_t s = 0; s < steps; s += W) {
             const std::int64_t k = s * depth;
             Vec square[W];
-            BYHAND_UNROLL
-            for (int i = 0; i < W; ++i) {
-                square[i] =
-                    i < filled ? Operand::along(from + (j + i) * stride + k, K - k) : Vec::zero();
-            }
-            transpose(square);
+            transposed_words<Operand>(square, from + j * stride + k, stride, K - k, filled);
             const int left = static_cast<int>(std::min<std::int64_t>(W, steps - s));
+            if (left == W) {
+                BYHAND_UNROLL
+                for (int i = 0; i < W; ++i) square[i].store(panel + (s + i) * kPanel);
+                continue;
+            }
             BYHAND_UNROLL
             for (int i = 0; i < W; ++i) {
                 if (i < left) square[i].store(panel + (s + i) * kPanel);
@@ -93,15 +113,12 @@ void pack_panels(float* to, Matrix b, std::int64_t K, std::int64_t cols) {
     }
 }
 
-// Rows of A that are packed at a time when its columns are contiguous, in panels: a few whole cache
-// lines of each column.
-inline constexpr int kRowPanels = 8;
-
 // Packs `rows` rows of a, whose columns are contiguous, into panels of kRows. `readable` rows exist
 // from here.
 template <class Operand>
 void pack_rows(float* to, Matrix a, std::int64_t K, std::int64_t rows, std::int64_t readable) {
-    pack_contiguous<Operand, kRows, kRowPanels>(to, a.data, a.col_stride, K, rows, readable);
+    constexpr int together = Operand::packed_rows / kRows;  // a few whole cache lines of a column
+    pack_contiguous<Operand, kRows, together>(to, a.data, a.col_stride, K, rows, readable);
 }
 
 // The distance between packed rows. One extra vector keeps rows whose length is a power of two from
@@ -114,12 +131,39 @@ constexpr std::int64_t row_stride(std::int64_t steps) {
 template <class Operand>
 void pack_rows_along(float* to, Matrix a, std::int64_t K, std::int64_t rows) {
     constexpr int W = Vec::width, depth = Operand::depth;
-    const std::int64_t steps = (K + depth - 1) / depth;
+    const std::int64_t steps = steps_of<Operand>(K);
     for (std::int64_t i = 0; i < rows; ++i) {
         const float* x = a.data + i * a.row_stride;
         float* words = to + i * row_stride(steps);
         for (std::int64_t s = 0; s < steps; s += W) {
             Operand::along(x + s * depth, K - s * depth).store(words + s);
+        }
+    }
+}
+
+// The same for rows of a whose columns are contiguous, by transposing squares of words.
+template <class Operand>
+void pack_rows_across(float* to, Matrix a, std::int64_t K, std::int64_t rows) {
+    constexpr int W = Vec::width, depth = Operand::depth;
+    const std::int64_t steps = steps_of<Operand>(K);
+    for (std::int64_t s = 0; s < steps; s += W) {
+        for (std::int64_t i = 0; i < rows; i += W) {
+            Vec square[W];
+            BYHAND_UNROLL
+            for (int j = 0; j < W; ++j) {
+                Vec columns[depth];
+                BYHAND_UNROLL
+                for (int d = 0; d < depth; ++d) {
+                    const std::int64_t k = (s + j) * depth + d;
+                    columns[d] =
+                        k < K ? Vec::load(a.data + k * a.col_stride + i, rows - i) : Vec::zero();
+                }
+                square[j] = Operand::across(columns);
+            }
+            transpose(square);
+            float* const words = to + i * row_stride(steps) + s;
+            BYHAND_UNROLL
+            for (int j = 0; j < W; ++j) square[j].store(words + j * row_stride(steps));
         }
     }
 }

@@ -18,7 +18,9 @@ from byhand import backend
 
 _LARGEST = 256 << 20  # bytes of one array: larger than any usual cache, and fits a laptop
 _SHORT = 0.005  # seconds
-_CHAIN = 12 * 16  # floats in a row of the chains: whole vectors of any width, see roofline.cpp
+# Floats in a row of the chains, see roofline.cpp: whole vectors of any width, and four tiles.
+_CHAIN = 12 * 16
+_TILES = 4 * 16 * 16
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ class Probe:
 class Roofline:
     """The limits of one CPU back end on all its threads.
 
-    ``gflops`` are float32 multiply-adds (two operations each), ``bf16_gflops`` those of the
-    bfloat16 dot product with float32 sums, None where the back end has no such instruction.
+    ``gflops`` are float32 multiply-adds (two operations each), ``bf16_gflops`` those of bfloat16
+    products with float32 sums: of tiles where the processor has them, else of the dot product;
+    None where the back end has neither instruction.
 
     The streams of memory are in GB/s over arrays of ``array_bytes`` each, far larger than the
     ``cache_bytes`` of the last-level caches: ``copy`` y = a, ``read`` the sum of a, ``triad``
@@ -63,7 +66,7 @@ def measure(array_bytes: int | None = None, runs: int = 12) -> Roofline:
     turns between the stream and the kernel it is compared with.
     """
     size = array_bytes or outside_caches()
-    bf16 = bf16_dots()
+    bf16 = bf16_products()
     return Roofline(
         backend=backend.cpu().name,
         threads=backend.get_num_threads(),
@@ -80,10 +83,15 @@ def multiply_adds(seconds: float = _SHORT) -> Probe:
     return _chains(backend.cpu().multiply_add_probe, 2, seconds)
 
 
-def bf16_dots(seconds: float = _SHORT) -> Probe | None:
-    """Bfloat16 dot products on all threads; None where the back end has no instruction for them."""
-    probe = getattr(backend.cpu(), "bf16_dot_probe", None)
-    return None if probe is None else _chains(probe, 4, seconds)
+def bf16_products(seconds: float = _SHORT) -> Probe | None:
+    """Bfloat16 products with float32 sums on all threads, by the fastest instruction that the back
+    end uses; None where it has none for them.
+    """
+    kernels = backend.cpu()
+    if tiles := getattr(kernels, "bf16_tile_probe", None):
+        return _chains(tiles, 64, seconds, _TILES)
+    dots = getattr(kernels, "bf16_dot_probe", None)
+    return None if dots is None else _chains(dots, 4, seconds)
 
 
 def copy(size: int) -> Probe:
@@ -131,8 +139,10 @@ def _arrays(count: int, size: int) -> list[np.ndarray]:
     return arrays
 
 
-def _chains(kernel: Callable[..., None], operations: int, seconds: float) -> Probe:
-    y = np.ones((backend.get_num_threads(), _CHAIN), np.float32)
+def _chains(
+    kernel: Callable[..., None], operations: int, seconds: float, floats: int = _CHAIN
+) -> Probe:
+    y = np.ones((backend.get_num_threads(), floats), np.float32)
 
     def probe(rounds: int) -> Probe:
         return Probe(lambda: kernel(y, 0.5, 0.5, rounds), float(operations * y.size * rounds))

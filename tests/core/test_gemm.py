@@ -7,12 +7,15 @@ second block of the inner dimension or a second panel.
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import byhand
-from byhand import backend
+from byhand import _host, backend
 from byhand.ops.precision import round_bf16
 
 # (M, N, K): few rows, rows that read B in place, both packed; one block of K and several; ragged
@@ -24,6 +27,8 @@ SHAPES = [
     (29, 70, 1153),
     (113, 1, 64),
     (127, 131, 3),
+    (64, 96, 1600),
+    (300, 48, 65),
     (130, 200, 1030),
     (257, 67, 129),
     (3, 5, 0),
@@ -128,3 +133,17 @@ def test_output_may_be_the_residual(kernels, bf16):
     x, w = (round_bf16(x), round_bf16(w)) if bf16 else (x, w)
     exact = x.astype(np.float64) @ w.T + b + add
     np.testing.assert_allclose(apart, exact, rtol=0, atol=1e-3)
+
+
+@pytest.mark.skipif("amx_bf16" not in _host.instruction_sets(), reason="this machine has no tiles")
+def test_products_without_tile_registers():
+    """The same tests where BYHAND_CPU_FEATURES leaves out AMX."""
+    others = [name for name in _host.instruction_sets() if name != "amx_bf16"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-k", "bf16", __file__],
+        env={**os.environ, "BYHAND_CPU_FEATURES": ",".join(others)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout

@@ -92,7 +92,11 @@ def test_a_module_refuses_a_processor_without_its_instructions(best: str) -> Non
 
 
 def test_features_cannot_be_added() -> None:
-    every = "sse4.2,avx,avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16" if X86 else "neon"
+    every = (
+        "sse4.2,avx,avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx_bf16"
+        if X86
+        else "neon"
+    )
     assert run(BYHAND_CPU_FEATURES=every) == run()
 
 

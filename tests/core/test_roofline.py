@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from byhand import backend, roofline
+from byhand import _host, backend, roofline
 
 SIZES = (0, 1, 15, 16, 17, 193, 16385, 70001)
 
@@ -42,6 +42,24 @@ def test_every_element_is_a_chain_of_dot_products(kernels, shape, rounds):
     expected = y.astype(np.float64) + rounds * (0.75**2 + 0.3125**2)  # exact in bfloat16
     kernels.bf16_dot_probe(y, 0.75, 0.3125, rounds)
     np.testing.assert_allclose(y, expected, rtol=0, atol=3e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1300)])
+@pytest.mark.parametrize("rounds", [0, 1, 7])
+def test_every_element_is_a_chain_of_products_of_tiles(kernels, shape, rounds):
+    if not hasattr(kernels, "bf16_tile_probe"):
+        pytest.skip(f"{kernels.name} has no tile registers here")
+    y = floats(*shape)
+    expected = y.astype(np.float64) + 16 * rounds * (0.75**2 + 0.3125**2)
+    kernels.bf16_tile_probe(y, 0.75, 0.3125, rounds)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=7 * 16 * 4e-6)  # a rounding each
+
+
+def test_tiles_are_the_bf16_roofline_where_they_are_used():
+    used = "amx_bf16" in _host.instruction_sets() and backend.cpu().name == "cpu_avx512bf16"
+    assert hasattr(backend.cpu(), "bf16_tile_probe") == used
+    if used:
+        assert roofline.bf16_products(1e-4).amount % (64 * 1024) == 0
 
 
 @pytest.mark.parametrize("size", SIZES)
