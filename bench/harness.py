@@ -20,7 +20,7 @@ import byhand
 from byhand import roofline
 from byhand.cli.turns import take_turns
 
-RESULTS = Path(__file__).parent / "results"  # a folder for each kind of processor
+RESULTS = Path(__file__).parent / "results"  # see home_of
 SAME = ("processor", "cpu_backend", "threads", "torch")  # what rows of one file have in common
 # Keys of result files written before 2026-12, and what they are called now.
 RENAMED = {"roof": "roofline", "percent_of_roof": "percent_of_roofline", "door": "call"}
@@ -85,6 +85,15 @@ def folder_of(processor: str) -> Path:
     return RESULTS / re.sub(r"[^a-z0-9]+", "-", processor.lower()).strip("-")
 
 
+def home_of(about: dict[str, Any]) -> Path:
+    """The folder for results of these circumstances: that of the processor, or one beside it for a
+    back end that the environment chose in place of the processor's best one.
+    """
+    chosen = any(os.environ.get(name) for name in ("BYHAND_CPU", "BYHAND_CPU_FEATURES"))
+    name = about["cpu_backend"].removeprefix("cpu_")
+    return folder_of(f"{about['processor']} {name}" if chosen else about["processor"])
+
+
 def write_whole(path: Path, text: str) -> None:
     """Writes a file such that it holds the old text or the new one, whenever the program ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +153,7 @@ def record(name: str, rows: list[dict[str, Any]], key: str) -> Path:
     its `key`, and says when and of which commit it was taken.
     """
     about = circumstances()
-    path = folder_of(about["processor"]) / f"{name}.json"
+    path = home_of(about) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     taken = {row[key]: {**row, "date": about["date"], "commit": about["commit"]} for row in rows}
     old = load(path) if path.exists() else {"rows": []}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.harness import load
+from bench.harness import RESULTS, load
 from byhand.models.gpt import PRESETS
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -98,6 +98,59 @@ def train_step(found: dict[str, Result]) -> str:
     return table([*head, "tokens/s", "GFLOP/s"], rows) + "\n\n" + origin(found["train_step"])
 
 
+def instruction_sets(kind: str) -> str:
+    """Every recorded machine whose back end for AVX2 was measured too: rows of AVX2 beside those of
+    its best back end. `kind` is the name of the files.
+    """
+    parts = []
+    for folder in sorted(RESULTS.glob("*-avx2")):
+        smaller, best = folder / f"{kind}.json", RESULTS / folder.name.removesuffix("-avx2")
+        if not smaller.exists() or not (best / f"{kind}.json").exists():
+            continue
+        both = [load(smaller), load(best / f"{kind}.json")]
+        key = {"train_step": "case", "ops": "op"}[kind]
+        rows = {row[key]: row for row in both[1]["rows"]}
+        pairs = [(row, rows[row[key]]) for row in both[0]["rows"] if row[key] in rows]
+        cells = train_step_cells if kind == "train_step" else op_cells
+        head = ["byhand", "times PyTorch", "rate", "of the roofline"]
+        parts += [
+            table(
+                [
+                    {"train_step": "training step", "ops": "op"}[kind],
+                    *(f"AVX2: {head[0]}", *head[1:]),
+                    *(f"AVX-512: {head[0]}", *head[1:]),
+                ],
+                [[row[key], *cells(row), *cells(other)] for row, other in pairs],
+            ),
+            *(origin(result) for result in both),
+        ]
+    return "\n\n".join(parts) or NOTHING
+
+
+def percent(row: dict[str, Any]) -> str:
+    share = row.get("percent_of_roofline")
+    return "" if share is None else f"{share:.0f} %"
+
+
+def train_step_cells(row: dict[str, Any]) -> list[str]:
+    ours = row["results"][f"byhand {row['precision']}"]
+    return [
+        f"{number(ours['step_ms'])} ms",
+        number(row["times_torch_speed"], 2),
+        f"{ours['gflops']:,.0f} GFLOP/s",
+        percent(row),
+    ]
+
+
+def op_cells(row: dict[str, Any]) -> list[str]:
+    return [
+        microseconds(row["us"]["byhand"]),
+        number(row["times_torch_speed"], 2),
+        f"{row['rate']:,.0f} {row['unit']}",
+        percent(row),
+    ]
+
+
 def memory(found: dict[str, Result]) -> str:
     if "footprint" not in found:
         return NOTHING
@@ -186,6 +239,8 @@ def step_overhead(found: dict[str, Result]) -> str:
 TABLES: dict[str, Callable[[dict[str, Result]], str]] = {
     "roofline": roofline,
     "training steps": train_step,
+    "AVX2 steps": lambda found: instruction_sets("train_step"),
+    "AVX2 ops": lambda found: instruction_sets("ops"),
     "memory": memory,
     "footprint": footprint,
     "arithmetic": lambda found: ops(found, ("arithmetic",)),

@@ -14,6 +14,7 @@
 #else
 #include "core/cache.h"
 #include "core/roofline.h"
+#include "core/zero.h"
 #include "simd/vecmath_probe.h"
 #include "threads/threads.h"
 #endif
@@ -100,6 +101,11 @@ PYBIND11_MODULE(BYHAND_MODULE, module) {
     bind_gemm(module);
 #else
     bind_probes(registry);
+    module.def("zero", [](const py::buffer& y) {
+        const py::buffer_info view = y.request(true);
+        const py::gil_scoped_release release;
+        zero(static_cast<float*>(view.ptr), view.size);
+    });
     module.def("num_threads", &num_threads);
     module.def("set_num_threads", &set_num_threads);
     module.def("last_level_cache", &last_level_cache);

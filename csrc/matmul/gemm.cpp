@@ -70,9 +70,8 @@ struct Range {
 };
 
 void finish(const Problem& p, Range rows, Range cols) {
-    for (std::int64_t i = rows.begin; i < rows.end; ++i) {
-        activate(p.c, p.epilogue, i * p.N + cols.begin, cols.end - cols.begin);
-    }
+    activate(p.c, p.epilogue,
+             {rows.begin * p.N + cols.begin, p.N, rows.end - rows.begin, cols.end - cols.begin});
 }
 
 // The current block of B. Its panels are packed, or complete panels are read in place.

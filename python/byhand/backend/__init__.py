@@ -29,6 +29,7 @@ from byhand.backend.cpu import (
     has_bf16,
     last_level_cache,
     set_num_threads,
+    set_zero,
     use_cpu,
 )
 from byhand.backend.cuda import (
@@ -92,6 +93,7 @@ __all__ = [
     "reference",
     "reference_kernel",
     "set_num_threads",
+    "set_zero",
     "statistics",
     "to_device_of",
     "to_numpy",

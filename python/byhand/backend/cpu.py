@@ -11,6 +11,7 @@ import numpy as np
 from byhand import _host
 from byhand.backend import native
 from byhand.backend.native import Kernels, state
+from byhand.backend.types import Array
 
 
 def _runnable() -> list[str]:
@@ -99,3 +100,11 @@ def set_num_threads(n: int) -> None:
 def last_level_cache() -> int:
     """Bytes of the last-level caches that the threads of the CPU kernels use together."""
     return native.load(cpu().name).last_level_cache()
+
+
+def set_zero(array: Array) -> None:
+    """Writes zeros into a contiguous array; into one of float32 on the CPU on all threads."""
+    if isinstance(array, np.ndarray) and array.dtype == np.float32 and array.flags.c_contiguous:
+        native.load(cpu().name).zero(array)
+    else:
+        array.fill(0)

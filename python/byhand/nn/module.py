@@ -237,7 +237,7 @@ class Module(Passes):
         if waiting := self.waiting():
             raise RuntimeError(waiting)
         if self.is_root:
-            self.storage.grads.fill(0)
+            backend.set_zero(self.storage.grads)
             return
         for p in self.parameters():
             if p.grad is not None:
