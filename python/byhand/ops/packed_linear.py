@@ -25,11 +25,11 @@ There is no backward pass: packed weights are not trained.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args, Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from byhand.backend import Array, In, Out, empty, is_cupy, kernels, reference_kernel, to_numpy
+from byhand.backend import Array, In, Mut, Out, empty, is_cupy, kernels, reference_kernel, to_numpy
 from byhand.errors import suggestion
 from byhand.ops import check
 from byhand.ops.declare import op
@@ -107,9 +107,7 @@ def _round_away(a: np.ndarray) -> np.ndarray:
     return np.copysign(below + np.floor(2 * (magnitude - below)), a)
 
 
-def _quantised(
-    w: np.ndarray, format: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _quantised(w: np.ndarray, format: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """w (N, K) in float32 -> q (N, G, 32), scale (N, G), minimum (N, G) or None.
 
     As ggml-quants.c of llama.cpp computes them. q is signed in int8, 0..15 in the others.
@@ -203,7 +201,11 @@ class _Unpacked:
         self.minimum = halves_at(2 * _COLS) if format == "int4_1" else np.zeros_like(self.scale)
         head = 4 * _COLS if format == "int4_1" else 2 * _COLS
         per_column = _GROUP if format == "int8" else _GROUP // 2
-        quads = blocks[..., head:].reshape(panels, groups, per_column // 4, _COLS, 4).transpose(0, 3, 1, 2, 4)
+        quads = (
+            blocks[..., head:]
+            .reshape(panels, groups, per_column // 4, _COLS, 4)
+            .transpose(0, 3, 1, 2, 4)
+        )
         numbers = quads.reshape(panels * _COLS, groups, per_column)[:n]
         if format == "int8":
             self.q = numbers.astype(np.float32) - 128
@@ -238,7 +240,7 @@ def packed_linear_forward(
 
 
 @reference_kernel
-def packed_linear_pack(words: Out[np.int64], w: In, format: int) -> None:
+def packed_linear_pack(words: Mut[np.int64], w: In, format: int) -> None:
     words[...] = _bytes_of(w.astype(np.float32), FORMATS[format]).view(np.int64)
 
 
@@ -280,9 +282,7 @@ def unpack(weights: PackedWeights) -> np.ndarray:
 
 
 @op(x="... K", b="*?", add="*?")
-def forward(
-    x: Array, w: PackedWeights, b: Array | None = None, add: Array | None = None
-) -> Array:
+def forward(x: Array, w: PackedWeights, b: Array | None = None, add: Array | None = None) -> Array:
     """x (..., K), w packed from (N, K), b (N,) or None, add (..., N) or None -> y (..., N).
 
     The same bits for each row of x, whatever the other rows are. ValueError for a shape, TypeError
