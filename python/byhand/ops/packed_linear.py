@@ -33,6 +33,7 @@ from byhand.backend import Array, In, Mut, Out, empty, is_cupy, kernels, referen
 from byhand.errors import suggestion
 from byhand.ops import check
 from byhand.ops.declare import op
+from byhand.ops.linear import as_rows
 from byhand.ops.precision import round_bf16
 
 Format = Literal["float32", "bf16", "int8", "int4", "int4_1"]
@@ -96,8 +97,8 @@ def _groups(a: np.ndarray) -> np.ndarray:
 
 
 def _inverse(scale: np.ndarray) -> np.ndarray:
-    one = np.float32(1)
-    return np.where(np.abs(scale) < _LEAST, np.float32(0), one / np.where(scale == 0, one, scale))
+    some = np.abs(scale) >= _LEAST
+    return np.where(some, np.float32(1) / np.where(some, scale, np.float32(1)), np.float32(0))
 
 
 def _round_away(a: np.ndarray) -> np.ndarray:
@@ -119,8 +120,7 @@ def _quantised(w: np.ndarray, format: str) -> tuple[np.ndarray, np.ndarray, np.n
     if format == "int4":
         at = np.abs(groups).argmax(axis=-1)[..., None]
         scale = np.take_along_axis(groups, at, axis=-1)[..., 0] / np.float32(-8)
-        inverse = _inverse(scale)[..., None]
-        q = np.trunc(groups.astype(np.float64) * inverse.astype(np.float64) + 8.5)
+        q = np.trunc(groups * _inverse(scale)[..., None] + np.float32(8.5))
         return np.minimum(q, 15), scale, None
     minimum = groups.min(axis=-1)
     scale = (groups.max(axis=-1) - minimum) / np.float32(15)
@@ -154,7 +154,7 @@ def _bytes_of(w: np.ndarray, format: str) -> np.ndarray:
         packed = padded[:, :k].reshape(panels, _COLS, k).transpose(0, 2, 1)
     elif format == "bf16":
         halves = (round_bf16(padded).view(np.uint32) >> 16).astype(np.uint16)
-        packed = halves.reshape(panels, _COLS, -1, 2).transpose(0, 2, 1, 3)
+        packed = halves.reshape(panels, _COLS, (k + 1) // 2, 2).transpose(0, 2, 1, 3)
     else:
         q, scale, minimum = _quantised(padded[:, :k], format)
         if format == "int8":
@@ -220,7 +220,7 @@ def packed_linear_forward(
     y: Out, x: In, w: In[np.int64], b: In | None, add: In | None, format: int
 ) -> None:
     k, n = x.shape[-1], y.shape[-1]
-    rows, dtype = x.reshape(y.size // n if n else 0, k), x.dtype
+    rows, dtype = as_rows(x), x.dtype
     unpacked = _Unpacked(w, (n, k), FORMATS[format])
     if unpacked.w is not None:
         sums = rows @ unpacked.w.T.astype(dtype)
@@ -278,7 +278,7 @@ def unpack(weights: PackedWeights) -> np.ndarray:
     if unpacked.w is not None:
         return unpacked.w
     numbers = unpacked.scale[..., None] * unpacked.q + unpacked.minimum[..., None]
-    return numbers.reshape(n, -1)[:, :k]
+    return numbers.reshape(n, numbers.shape[1] * _GROUP)[:, :k]
 
 
 @op(x="... K", b="*?", add="*?")
