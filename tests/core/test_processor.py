@@ -25,8 +25,8 @@ WIDE = {
     "cpu_avx2": ("avx2 fma", "AVX2 and FMA"),
     "cpu_avx512": ("avx2 fma avx512f avx512bw avx512dq avx512vl", "AVX-512 (F, BW, DQ, VL)"),
     "cpu_avx512bf16": (
-        "avx2 fma avx512f avx512bw avx512dq avx512vl avx512bf16",
-        "AVX-512 (F, BW, DQ, VL, BF16)",
+        "avx2 fma avx512f avx512bw avx512dq avx512vl avx512bf16 avx512vnni",
+        "AVX-512 (F, BW, DQ, VL, BF16, VNNI)",
     ),
 }
 # One kernel on the back end in use, its name, and then what becomes of importing each module.
@@ -92,11 +92,8 @@ def test_a_module_refuses_a_processor_without_its_instructions(best: str) -> Non
 
 
 def test_features_cannot_be_added() -> None:
-    every = (
-        "sse4.2,avx,avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx_bf16"
-        if X86
-        else "neon"
-    )
+    x86 = "sse4.2,avx,avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,amx_bf16"
+    every = x86 if X86 else "neon"
     assert run(BYHAND_CPU_FEATURES=every) == run()
 
 
