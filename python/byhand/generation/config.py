@@ -244,7 +244,7 @@ class GenerationConfig(Config):
             changed.insert(0, "temperature")
         if changed:
             name = changed[0]
-            raise self.error(f"{name}={getattr(self, name)} acts only with do_sample=True")
+            raise self.error(f"{name}={getattr(self, name)} acts only with do_sample")
 
     @property
     def samples(self) -> bool:

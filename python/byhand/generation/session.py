@@ -15,9 +15,10 @@ A strategy that has a file of its own is a function
 
 which gets a session with one row for each prompt, and returns num_return_sequences texts for each
 prompt, those of one prompt side by side: (T,) int64 with the prompt and without padding. The
-processors (see `processors`) are applied one after the other to the scores; ``stops(ids)`` says of
-each row whether a stop string ends it with its last token (see `stopping`); end tokens are
-``config.eos_ids``, and row r has at most ``session.limits[r]`` new tokens.
+processors are applied to the scores by `processors.apply`; ``stops(new)`` says whether a stop
+string ends with the last token of each row, given its tokens after the prompt (see `stopping`); end
+tokens are ``config.eos_ids``, and row r has at most ``session.limits[r]`` new tokens. Random
+numbers are those of `sampling`.
 """
 
 from __future__ import annotations
@@ -110,6 +111,16 @@ class Session:
     def ids(self) -> list[Row]:
         """The tokens of each row, prompt included: views (T,) int64, to be read."""
         return [row[:n] for row, n in zip(self._ids, self.lengths, strict=True)]
+
+    @property
+    def new_ids(self) -> list[Row]:
+        """The tokens of each row after its prompt: views (T,) int64, to be read."""
+        return [row[n:] for row, n in zip(self.ids, self.prompt_lengths, strict=True)]
+
+    @property
+    def last_tokens(self) -> Row:
+        """The last token of each row, (R,)."""
+        return self._ids[np.arange(len(self)), self.lengths - 1]
 
     @property
     def logits(self) -> npt.NDArray[np.floating]:

@@ -278,6 +278,18 @@ class CausalLM(Module, Generic[C]):
             [KeyValueCache(batch_size, capacity, a.num_kv_heads, a.head_dim, like) for a in layers]
         )
 
+    def generate(self, ids: Any, config: Any = None, **options: Any) -> np.ndarray:
+        """The prompts and the tokens that follow them: int64 (B * num_return_sequences, T).
+
+            model.generate(ids, max_new_tokens=100, do_sample=True, temperature=0.8, top_p=0.9)
+
+        ids: (T,), (B, T), or a list of prompts. The settings are those of `GenerationConfig`, with
+        Hugging Face's names; see `byhand.generation.generate` for the others and for the errors.
+        """
+        from byhand.generation import generate
+
+        return generate(self, ids, config, **options)
+
     def check(self, ids: np.ndarray, targets: np.ndarray) -> None:
         """The errors of ``loss`` for ids and targets that are still on the host."""
         self._check_targets(ids, targets)
