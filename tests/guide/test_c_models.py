@@ -207,6 +207,8 @@ def test_c31_more_tokens_than_the_context_are_an_error_or_a_moving_window():
             window.append(int(token))
             if len(window) > CONTEXT:
                 window = window[-CONTEXT // 2 :]
+    with pytest.raises(ValueError, match="40 tokens and 9 new ones do not fit the context of 48"):
+        shown.model.generate(shown.ids[:40], max_new_tokens=9)
     per_word = list(shown.per_word.values())
     assert per_word == sorted(per_word, reverse=True), "a larger vocabulary has fewer tokens"
     assert "tokens per word" in shown.text()
