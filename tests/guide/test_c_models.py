@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 
 from byhand import GPT, Bert, BertConfig, GPTConfig, data, gradcheck, nn, optim
 from byhand.demos.context_window import CONTEXT, ContextWindow
