@@ -56,6 +56,8 @@ void bind_operations(Registry& registry) {
            "loss count dx dw work x w dloss targets ignore_index smoothing mean bf16");
     OP(log_softmax, "y x", "dx dy y");
     OP(matmul, "c a b transpose_a transpose_b bf16", "da db dc a b transpose_a transpose_b bf16");
+    KERNEL(packed_linear_forward, "y x w b add format");
+    KERNEL(packed_linear_pack, "words w format");
     OP(pointwise_loss, "loss losses prediction target function a mean",
        "dx dloss dlosses prediction target function a mean");
     OP(rmsnorm, "y s rstd x w add eps", "dx dw work dy x w rstd ds");

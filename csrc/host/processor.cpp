@@ -11,12 +11,13 @@ namespace byhand {
 #if defined(__x86_64__) || defined(__i386__)
 #define BYHAND_EACH_FEATURE(use)                                                                   \
     use("sse4.2") use("avx") use("avx2") use("fma") use("avx512f") use("avx512bw") use("avx512dq") \
-        use("avx512vl") use("avx512bf16")
+        use("avx512vl") use("avx512bf16") use("avx512vnni")
 const Backend kBackends[] = {
     {"cpu_base", "", "SSE2"},
     {"cpu_avx2", BYHAND_AVX2, "AVX2 and FMA"},
     {"cpu_avx512", BYHAND_AVX512, "AVX-512 (F, BW, DQ, VL)"},
-    {"cpu_avx512bf16", BYHAND_AVX512 " avx512bf16", "AVX-512 (F, BW, DQ, VL, BF16)"},
+    {"cpu_avx512bf16", BYHAND_AVX512 " avx512bf16 avx512vnni",
+     "AVX-512 (F, BW, DQ, VL, BF16, VNNI)"},
 };
 #elif defined(__aarch64__)
 #define BYHAND_EACH_FEATURE(use) use("neon")

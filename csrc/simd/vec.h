@@ -34,6 +34,19 @@
 //   round_bf16(x)                    to the nearest bfloat16, ties to even, still as floats
 //   swap_neighbours(x)               lanes 1 0 3 2 5 4 ...
 //   transpose(Vec (&)[width])        a square of width vectors, for packing
+//   widen_first(x) widen_second(x)   the lower or upper half of each lane, a bfloat16, as a float
+//   load_halves(const uint16_t* p)   width numbers of 16 bits (IEEE binary16)
+//   store_bytes(x, int8_t* p)        x whole numbers of -127..127, p aligned to width bytes
+//
+// `Ints` has as many lanes of 32 bits, or four times as many bytes:
+//
+//   Ints::set(s) load(const void* p)
+//   to_float(a)                      lane by lane, exact below 2^24
+//   low_nibbles(a) high_nibbles(a)   the lower or upper four bits of each byte
+//   dot_bytes(q, a, sum)             lane by lane sum + the four products of the unsigned bytes of
+//                                    q, less 128 - kExcess each, with the signed bytes of a. It is
+//                                    exact for a > -128: no part of it overflows or saturates
+//   dot_nibbles(q, a, sum)           the same for bytes of q of at most 15, less nothing
 //
 // Where the processor multiplies bfloat16 itself (BYHAND_BF16_PAIRS is then defined), a vector may
 // also hold pairs of bfloat16, the first of a pair in the lower half of each lane:

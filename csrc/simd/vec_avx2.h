@@ -156,4 +156,52 @@ BYHAND_INLINE void transpose(Vec (&r)[8]) {
     for (int i = 0; i < 8; ++i) r[i].v = t[i];
 }
 
+BYHAND_INLINE Vec widen_first(Vec pairs) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pairs.v), 16))};
+}
+BYHAND_INLINE Vec widen_second(Vec pairs) {
+    return {_mm256_castsi256_ps(
+        _mm256_and_si256(_mm256_castps_si256(pairs.v), _mm256_set1_epi32(-0x10000)))};
+}
+// The bits of a half, moved to their places in a float, are 2^-112 of its value, subnormal or not.
+BYHAND_INLINE Vec load_halves(const std::uint16_t* p) {
+    const __m256i bits =
+        _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m256i magnitude =
+        _mm256_slli_epi32(_mm256_and_si256(bits, _mm256_set1_epi32(0x7fff)), 13);
+    const __m256i sign = _mm256_slli_epi32(_mm256_and_si256(bits, _mm256_set1_epi32(0x8000)), 16);
+    const __m256 value = _mm256_mul_ps(_mm256_castsi256_ps(magnitude), _mm256_set1_ps(0x1p112f));
+    return {_mm256_or_ps(value, _mm256_castsi256_ps(sign))};
+}
+
+struct Ints {
+    __m256i v;
+    static BYHAND_INLINE Ints set(std::int32_t s) { return {_mm256_set1_epi32(s)}; }
+    static BYHAND_INLINE Ints load(const void* p) {
+        return {_mm256_loadu_si256(static_cast<const __m256i*>(p))};
+    }
+};
+BYHAND_INLINE Vec to_float(Ints a) { return {_mm256_cvtepi32_ps(a.v)}; }
+BYHAND_INLINE Ints low_nibbles(Ints a) { return {_mm256_and_si256(a.v, _mm256_set1_epi8(15))}; }
+BYHAND_INLINE Ints high_nibbles(Ints a) {
+    return {_mm256_and_si256(_mm256_srli_epi32(a.v, 4), _mm256_set1_epi8(15))};
+}
+// Sums of two products of bytes must fit into 16 bits, where this instruction saturates.
+BYHAND_INLINE Ints dot_nibbles(Ints q, Ints a, Ints sum) {  // 2 * 15 * 127
+    const __m256i pairs = _mm256_maddubs_epi16(q.v, a.v);
+    return {_mm256_add_epi32(sum.v, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))};
+}
+inline constexpr int kExcess = 0;
+BYHAND_INLINE Ints dot_bytes(Ints q, Ints a, Ints sum) {  // 2 * 128 * 127: |w| (a sign(w))
+    const __m256i w = _mm256_xor_si256(q.v, _mm256_set1_epi8(-128));
+    return dot_nibbles({_mm256_abs_epi8(w)}, {_mm256_sign_epi8(a.v, w)}, sum);
+}
+
+BYHAND_INLINE void store_bytes(Vec a, std::int8_t* p) {
+    const __m256i whole = _mm256_cvtps_epi32(a.v);
+    const __m128i shorts =
+        _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(shorts, shorts));
+}
+
 }  // namespace byhand

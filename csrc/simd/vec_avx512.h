@@ -178,4 +178,51 @@ BYHAND_INLINE void transpose(Vec (&r)[16]) {
     }
 }
 
+BYHAND_INLINE Vec widen_first(Vec pairs) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pairs.v), 16))};
+}
+BYHAND_INLINE Vec widen_second(Vec pairs) {
+    return {_mm512_castsi512_ps(
+        _mm512_and_si512(_mm512_castps_si512(pairs.v), _mm512_set1_epi32(-0x10000)))};
+}
+BYHAND_INLINE Vec load_halves(const std::uint16_t* p) {
+    return {_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+
+struct Ints {
+    __m512i v;
+    static BYHAND_INLINE Ints set(std::int32_t s) { return {_mm512_set1_epi32(s)}; }
+    static BYHAND_INLINE Ints load(const void* p) { return {_mm512_loadu_si512(p)}; }
+};
+BYHAND_INLINE Vec to_float(Ints a) { return {_mm512_maskz_cvtepi32_ps(0xffff, a.v)}; }
+BYHAND_INLINE Ints low_nibbles(Ints a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+BYHAND_INLINE Ints high_nibbles(Ints a) {
+    return {_mm512_and_si512(_mm512_srli_epi32(a.v, 4), _mm512_set1_epi8(15))};
+}
+#if defined(__AVX512VNNI__)
+inline constexpr int kExcess = 128;
+BYHAND_INLINE Ints dot_bytes(Ints q, Ints a, Ints sum) {
+    return {_mm512_dpbusd_epi32(sum.v, q.v, a.v)};
+}
+BYHAND_INLINE Ints dot_nibbles(Ints q, Ints a, Ints sum) { return dot_bytes(q, a, sum); }
+#else
+// Sums of two products of bytes must fit into 16 bits, where this instruction saturates.
+BYHAND_INLINE Ints dot_nibbles(Ints q, Ints a, Ints sum) {  // 2 * 15 * 127
+    const __m512i pairs = _mm512_maddubs_epi16(q.v, a.v);
+    return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
+}
+inline constexpr int kExcess = 0;
+BYHAND_INLINE Ints dot_bytes(Ints q, Ints a, Ints sum) {  // 2 * 128 * 127: |w| (a sign(w))
+    const __m512i w = _mm512_xor_si512(q.v, _mm512_set1_epi8(-128));
+    const __mmask64 negative = _mm512_movepi8_mask(w);
+    const __m512i with_sign = _mm512_mask_sub_epi8(a.v, negative, _mm512_setzero_si512(), a.v);
+    return dot_nibbles({_mm512_abs_epi8(w)}, {with_sign}, sum);
+}
+#endif
+
+BYHAND_INLINE void store_bytes(Vec a, std::int8_t* p) {
+    const __m512i whole = _mm512_maskz_cvtps_epi32(0xffff, a.v);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_maskz_cvtepi32_epi8(0xffff, whole));
+}
+
 }  // namespace byhand

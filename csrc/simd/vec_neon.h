@@ -128,4 +128,52 @@ BYHAND_INLINE void transpose(Vec (&r)[4]) {
     r[3].v = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
 }
 
+BYHAND_INLINE Vec widen_first(Vec pairs) {
+    return {vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(pairs.v), 16))};
+}
+BYHAND_INLINE Vec widen_second(Vec pairs) {
+    const uint32x4_t bits = vreinterpretq_u32_f32(pairs.v);
+    return {vreinterpretq_f32_u32(vandq_u32(bits, vdupq_n_u32(0xffff0000u)))};
+}
+BYHAND_INLINE Vec load_halves(const std::uint16_t* p) {
+    return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))};
+}
+
+struct Ints {
+    int32x4_t v;
+    static BYHAND_INLINE Ints set(std::int32_t s) { return {vdupq_n_s32(s)}; }
+    static BYHAND_INLINE Ints load(const void* p) {
+        return {vreinterpretq_s32_u8(vld1q_u8(static_cast<const std::uint8_t*>(p)))};
+    }
+};
+BYHAND_INLINE Vec to_float(Ints a) { return {vcvtq_f32_s32(a.v)}; }
+BYHAND_INLINE Ints low_nibbles(Ints a) {
+    return {vreinterpretq_s32_u8(vandq_u8(vreinterpretq_u8_s32(a.v), vdupq_n_u8(15)))};
+}
+BYHAND_INLINE Ints high_nibbles(Ints a) {
+    return {vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(a.v), 4))};
+}
+// Nibbles are signed bytes too.
+BYHAND_INLINE Ints dot_nibbles(Ints q, Ints a, Ints sum) {
+    const int8x16_t x = vreinterpretq_s8_s32(q.v), y = vreinterpretq_s8_s32(a.v);
+#if defined(__ARM_FEATURE_DOTPROD)
+    return {vdotq_s32(sum.v, x, y)};
+#else
+    const int16x8_t low = vmull_s8(vget_low_s8(x), vget_low_s8(y));
+    const int16x8_t high = vmull_s8(vget_high_s8(x), vget_high_s8(y));
+    return {vaddq_s32(sum.v, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)))};
+#endif
+}
+inline constexpr int kExcess = 0;
+BYHAND_INLINE Ints dot_bytes(Ints q, Ints a, Ints sum) {
+    return dot_nibbles({veorq_s32(q.v, vdupq_n_s32(static_cast<std::int32_t>(0x80808080u)))}, a,
+                       sum);
+}
+
+BYHAND_INLINE void store_bytes(Vec a, std::int8_t* p) {
+    const int16x4_t shorts = vmovn_s32(vcvtnq_s32_f32(a.v));
+    const int8x8_t bytes = vmovn_s16(vcombine_s16(shorts, shorts));
+    vst1_lane_s32(reinterpret_cast<std::int32_t*>(p), vreinterpret_s32_s8(bytes), 0);
+}
+
 }  // namespace byhand

@@ -133,4 +133,44 @@ BYHAND_INLINE void transpose(Vec (&r)[4]) {
     for (int i = 0; i < 4; ++i) r[i].v = Vec::Lanes{a[i], b[i], c[i], d[i]};
 }
 
+BYHAND_INLINE Vec widen_first(Vec pairs) { return floats(bits(pairs) << 16); }
+BYHAND_INLINE Vec widen_second(Vec pairs) { return floats(bits(pairs) & -0x10000); }
+// The bits of a half, moved to their places in a float, are 2^-112 of its value, subnormal or not.
+BYHAND_INLINE Vec load_halves(const std::uint16_t* p) {
+    const Mask::Lanes half = {p[0], p[1], p[2], p[3]};
+    const Vec value = floats((half & 0x7fff) << 13) * Vec::set(0x1p112f);
+    return floats(bits(value) | (half & 0x8000) << 16);
+}
+
+struct Ints {
+    Mask::Lanes v;
+    static BYHAND_INLINE Ints set(std::int32_t s) { return {Mask::Lanes{s, s, s, s}}; }
+    static BYHAND_INLINE Ints load(const void* p) {
+        Ints r;
+        std::memcpy(&r.v, p, sizeof(r.v));
+        return r;
+    }
+};
+BYHAND_INLINE Vec to_float(Ints a) { return {__builtin_convertvector(a.v, Vec::Lanes)}; }
+BYHAND_INLINE Ints low_nibbles(Ints a) { return {a.v & 0x0f0f0f0f}; }
+BYHAND_INLINE Ints high_nibbles(Ints a) { return {(a.v >> 4) & 0x0f0f0f0f}; }
+// A product of an unsigned and a signed byte fits into 16 bits; sums are 32 bits long.
+inline constexpr int kExcess = 128;
+BYHAND_INLINE Ints dot_bytes(Ints q, Ints a, Ints sum) {
+    typedef std::int16_t Shorts __attribute__((vector_size(16)));
+    const auto shorts = [](Mask::Lanes x) { return reinterpret_cast<Shorts>(x); };
+    const auto sum_of_pair = [](Shorts x) {
+        const Mask::Lanes pair = reinterpret_cast<Mask::Lanes>(x);
+        return (pair << 16 >> 16) + (pair >> 16);
+    };
+    const Shorts even = shorts(q.v & 0x00ff00ff) * (shorts(a.v << 8) >> 8);
+    const Shorts odd = shorts(q.v >> 8 & 0x00ff00ff) * (shorts(a.v) >> 8);
+    return {sum.v + sum_of_pair(even) + sum_of_pair(odd)};
+}
+BYHAND_INLINE Ints dot_nibbles(Ints q, Ints a, Ints sum) { return dot_bytes(q, a, sum); }
+
+BYHAND_INLINE void store_bytes(Vec a, std::int8_t* p) {
+    for (int i = 0; i < 4; ++i) p[i] = static_cast<std::int8_t>(a.v[i]);
+}
+
 }  // namespace byhand

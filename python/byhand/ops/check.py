@@ -275,3 +275,15 @@ def all_in_0_to_1(op: str, name: str, array: Array) -> None:
         return
     if found := first_where(name, array, (array < 0) | (array > 1)):
         raise ValueError(f"{op}: {found} is outside 0..1")
+
+
+def all_up_to(op: str, name: str, array: Array, most: float, where: str) -> None:
+    """ValueError unless every element is a number of at most this size, checking numpy arrays of
+    float32 and float64 only, as above. `where` says where no larger one is allowed.
+    """
+    if not isinstance(array, np.ndarray) or array.dtype not in _FLOATS:
+        return
+    if _host.all_within(array, -most, most):
+        return
+    if found := first_where(name, array, ~(np.abs(array) <= most)):
+        raise ValueError(f"{op}: {found} is not a number of at most {most:.6g} {where}")
