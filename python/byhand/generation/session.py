@@ -249,7 +249,8 @@ class Session:
         if kind == "window":
             self._starts = np.maximum(self.lengths - context, 0)
         elif kind == "truncate":
-            kept = np.minimum(self.lengths, np.maximum(context - self.limits, 1))
+            room = np.minimum(self.limits, context // 2)
+            kept = np.minimum(self.lengths, context - room)
             self._starts = self.lengths - kept
             self.limits = np.minimum(self.limits, context - kept)
         elif (self.lengths + self.limits > context).any():
