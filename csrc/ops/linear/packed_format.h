@@ -113,8 +113,8 @@ BYHAND_HD inline float from_half(std::uint16_t half) {
 
 // --- Groups of 32 numbers ------------------------------------------------------------------------
 //
-// The arithmetic of llama.cpp's reference, ggml-quants.c, by which other programs read the result;
-// half of a unit is rounded away from zero.
+// The arithmetic of llama.cpp's reference, ggml-quants.c: products are rounded before they are
+// added to, and half of a unit is rounded away from zero.
 
 // Below this a scale has no inverse; its group counts as zeros.
 inline constexpr float kLeastScale = 1.17549435e-38f;
@@ -142,9 +142,9 @@ BYHAND_HD inline float quantise_int4(std::uint8_t* q, const float* x) {
         if (fabsf(x[i]) > fabsf(largest)) largest = x[i];
     }
     const float scale = largest / -8.0f;
-    const double inverse = fabsf(scale) < kLeastScale ? 0.0f : 1.0f / scale;
+    const float inverse = fabsf(scale) < kLeastScale ? 0.0f : 1.0f / scale;
     for (int i = 0; i < kPackedGroup; ++i) {
-        const auto above = static_cast<int>(static_cast<double>(x[i]) * inverse + 8.5);
+        const auto above = static_cast<int>(x[i] * inverse + 8.5f);
         q[i] = static_cast<std::uint8_t>(above > 15 ? 15 : above);
     }
     return scale;

@@ -169,7 +169,7 @@ void packed_linear_forward(Out y, In x, In w, Maybe<In> b, Maybe<In> add, std::i
     }
 }
 
-void packed_linear_pack(Out words, In w, std::int64_t format, Stream) {
+void packed_linear_pack(Mut words, In w, std::int64_t format, Stream) {
     const std::int64_t N = w.rows(), K = w.cols();
     const PackedFormat as = packed_format(format, words, N, K);
     auto* const to = reinterpret_cast<std::uint8_t*>(words.as<std::int64_t>());

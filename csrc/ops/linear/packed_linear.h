@@ -21,9 +21,9 @@ void packed_linear_forward(Out y, In x, In w, Maybe<In> b, Maybe<In> add, std::i
 
 // MATH     words = w (N,K) in a format
 // SHAPES   words (panels,words) i64   w (N,K) T
-// EFFECTS  writes words
+// EFFECTS  writes every word
 // NUMERICS bf16: to nearest, ties to even; int8, int4, int4_1: as llama.cpp's Q8_0, Q4_0, Q4_1
 // TRAFFIC  2NK elements
-void packed_linear_pack(Out words, In w, std::int64_t format, Stream stream);
+void packed_linear_pack(Mut words, In w, std::int64_t format, Stream stream);
 
 }  // namespace byhand

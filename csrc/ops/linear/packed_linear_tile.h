@@ -93,7 +93,7 @@ BYHAND_INLINE void multiply_add(Vec (&sum)[rows][vecs], const float* x, std::int
 
 template <int rows, int vecs>
 BYHAND_INLINE void prefetch(const std::uint8_t* weights) {
-    if (rows > 4) return;  // there the hardware has enough time
+    if (rows > 8) return;  // there the hardware has enough time
     BYHAND_UNROLL
     for (int at = 0; at < vecs * Vec::width * 4; at += 64) {
         __builtin_prefetch(weights + kPackedAhead + at);
@@ -272,22 +272,23 @@ void multiply_tiles(int rows, const PackedTile& panel) {
     }
 }
 
-// The most rows of a tile. A few rows leave registers for more columns.
+// The most rows of a tile. A few rows leave registers for more columns. Integers need registers for
+// the sums of a group too.
 template <class Weights>
 inline constexpr bool kIsInts = Weights::depth == kPackedGroup;
 template <class Weights>
 constexpr int packed_rows() {
-    if (kIsInts<Weights>) return Vec::width == 16 ? 8 : 4;
+    if (kIsInts<Weights>) return Vec::width == 16 ? 6 : 4;
     return Vec::width == 16 ? 14 : 6;
 }
 
 template <class Weights>
 void multiply_panel(int rows, const PackedTile& panel) {
     constexpr int most = packed_rows<Weights>(), wide = kPackedCols / Vec::width;
-    constexpr int few = Vec::width == 16 ? 4 : Vec::width == 8 && !kIsInts<Weights> ? 2 : 1;
+    constexpr int few = Vec::width == 16 ? most : Vec::width == 8 && !kIsInts<Weights> ? 2 : 1;
     constexpr int vecs = kIsInts<Weights> ? 1 : 2;
     if (rows <= few) return multiply_tiles<Weights, few, wide>(rows, panel);
-    multiply_tiles<Weights, most, vecs>(rows, panel);
+    if constexpr (few < most) multiply_tiles<Weights, most, vecs>(rows, panel);
 }
 
 }  // namespace byhand

@@ -25,14 +25,15 @@ There is no backward pass: packed weights are not trained.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args, Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from byhand.backend import Array, In, Out, empty, is_cupy, kernels, reference_kernel, to_numpy
+from byhand.backend import Array, In, Mut, Out, empty, is_cupy, kernels, reference_kernel, to_numpy
 from byhand.errors import suggestion
 from byhand.ops import check
 from byhand.ops.declare import op
+from byhand.ops.linear import as_rows
 from byhand.ops.precision import round_bf16
 
 Format = Literal["float32", "bf16", "int8", "int4", "int4_1"]
@@ -96,8 +97,8 @@ def _groups(a: np.ndarray) -> np.ndarray:
 
 
 def _inverse(scale: np.ndarray) -> np.ndarray:
-    one = np.float32(1)
-    return np.where(np.abs(scale) < _LEAST, np.float32(0), one / np.where(scale == 0, one, scale))
+    some = np.abs(scale) >= _LEAST
+    return np.where(some, np.float32(1) / np.where(some, scale, np.float32(1)), np.float32(0))
 
 
 def _round_away(a: np.ndarray) -> np.ndarray:
@@ -107,9 +108,7 @@ def _round_away(a: np.ndarray) -> np.ndarray:
     return np.copysign(below + np.floor(2 * (magnitude - below)), a)
 
 
-def _quantised(
-    w: np.ndarray, format: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _quantised(w: np.ndarray, format: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """w (N, K) in float32 -> q (N, G, 32), scale (N, G), minimum (N, G) or None.
 
     As ggml-quants.c of llama.cpp computes them. q is signed in int8, 0..15 in the others.
@@ -121,8 +120,7 @@ def _quantised(
     if format == "int4":
         at = np.abs(groups).argmax(axis=-1)[..., None]
         scale = np.take_along_axis(groups, at, axis=-1)[..., 0] / np.float32(-8)
-        inverse = _inverse(scale)[..., None]
-        q = np.trunc(groups.astype(np.float64) * inverse.astype(np.float64) + 8.5)
+        q = np.trunc(groups * _inverse(scale)[..., None] + np.float32(8.5))
         return np.minimum(q, 15), scale, None
     minimum = groups.min(axis=-1)
     scale = (groups.max(axis=-1) - minimum) / np.float32(15)
@@ -156,7 +154,7 @@ def _bytes_of(w: np.ndarray, format: str) -> np.ndarray:
         packed = padded[:, :k].reshape(panels, _COLS, k).transpose(0, 2, 1)
     elif format == "bf16":
         halves = (round_bf16(padded).view(np.uint32) >> 16).astype(np.uint16)
-        packed = halves.reshape(panels, _COLS, -1, 2).transpose(0, 2, 1, 3)
+        packed = halves.reshape(panels, _COLS, (k + 1) // 2, 2).transpose(0, 2, 1, 3)
     else:
         q, scale, minimum = _quantised(padded[:, :k], format)
         if format == "int8":
@@ -203,7 +201,11 @@ class _Unpacked:
         self.minimum = halves_at(2 * _COLS) if format == "int4_1" else np.zeros_like(self.scale)
         head = 4 * _COLS if format == "int4_1" else 2 * _COLS
         per_column = _GROUP if format == "int8" else _GROUP // 2
-        quads = blocks[..., head:].reshape(panels, groups, per_column // 4, _COLS, 4).transpose(0, 3, 1, 2, 4)
+        quads = (
+            blocks[..., head:]
+            .reshape(panels, groups, per_column // 4, _COLS, 4)
+            .transpose(0, 3, 1, 2, 4)
+        )
         numbers = quads.reshape(panels * _COLS, groups, per_column)[:n]
         if format == "int8":
             self.q = numbers.astype(np.float32) - 128
@@ -218,7 +220,7 @@ def packed_linear_forward(
     y: Out, x: In, w: In[np.int64], b: In | None, add: In | None, format: int
 ) -> None:
     k, n = x.shape[-1], y.shape[-1]
-    rows, dtype = x.reshape(y.size // n if n else 0, k), x.dtype
+    rows, dtype = as_rows(x), x.dtype
     unpacked = _Unpacked(w, (n, k), FORMATS[format])
     if unpacked.w is not None:
         sums = rows @ unpacked.w.T.astype(dtype)
@@ -238,7 +240,7 @@ def packed_linear_forward(
 
 
 @reference_kernel
-def packed_linear_pack(words: Out[np.int64], w: In, format: int) -> None:
+def packed_linear_pack(words: Mut[np.int64], w: In, format: int) -> None:
     words[...] = _bytes_of(w.astype(np.float32), FORMATS[format]).view(np.int64)
 
 
@@ -276,13 +278,11 @@ def unpack(weights: PackedWeights) -> np.ndarray:
     if unpacked.w is not None:
         return unpacked.w
     numbers = unpacked.scale[..., None] * unpacked.q + unpacked.minimum[..., None]
-    return numbers.reshape(n, -1)[:, :k]
+    return numbers.reshape(n, numbers.shape[1] * _GROUP)[:, :k]
 
 
 @op(x="... K", b="*?", add="*?")
-def forward(
-    x: Array, w: PackedWeights, b: Array | None = None, add: Array | None = None
-) -> Array:
+def forward(x: Array, w: PackedWeights, b: Array | None = None, add: Array | None = None) -> Array:
     """x (..., K), w packed from (N, K), b (N,) or None, add (..., N) or None -> y (..., N).
 
     The same bits for each row of x, whatever the other rows are. ValueError for a shape, TypeError
