@@ -1,36 +1,42 @@
 """What a model computes row by row gives a row the same bits beside any number of other rows."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
-from byhand import backend
-from byhand.ops import activation, embedding, layernorm, log_softmax, rmsnorm, rope, softmax
+from byhand import backend, nn
+from byhand.ops import activation
 
 ROWS, WIDTH = 37, 83
 
 
 def rotated(x: np.ndarray, first: int) -> np.ndarray:
     """Row i is at position first + i."""
-    angles = np.arange(ROWS)[:, None] * np.linspace(0.01, 3, 20)
-    tables = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     heads = np.ascontiguousarray(x[:, :80]).reshape(1, -1, 2, 40)
-    return rope.forward(heads, *tables, start=first)[0].reshape(-1, 80)
+    return nn.RotaryPositions(40)(heads, start=first).reshape(-1, 80)
 
 
 def embedded(x: np.ndarray, first: int) -> np.ndarray:
     ids = (np.abs(x[:, 0]) * 1000).astype(np.int64) % 50
-    table = np.random.default_rng(2).normal(size=(50, WIDTH)).astype(np.float32)
-    return embedding.forward(ids, table, x, 1.7)[0]
+    return LAYERS["embedding"](ids, x)
 
 
-W, B = np.random.default_rng(1).normal(size=(2, WIDTH)).astype(np.float32)
-FUNCTIONS = {
-    "layernorm": lambda x, first: layernorm.forward(x, W, B, 1e-5)[0],
-    "rmsnorm": lambda x, first: rmsnorm.forward(x, W, 1e-5)[0],
-    "softmax": lambda x, first: softmax.forward(x)[0],
-    "log_softmax": lambda x, first: log_softmax.forward(x)[0],
-    "rope": rotated,
+LAYERS: dict[str, Any] = {
+    "layer norm": nn.LayerNorm(WIDTH),
+    "rms norm": nn.RMSNorm(WIDTH),
+    "embedding": nn.Embedding(50, WIDTH),
+}
+for layer in LAYERS.values():
+    layer.build().inference()
+    for parameter in layer.parameters():
+        parameter.value = np.random.default_rng(1).normal(size=parameter.shape)
+FUNCTIONS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "layer norm": lambda x, first: LAYERS["layer norm"](x),
+    "rms norm": lambda x, first: LAYERS["rms norm"](x),
     "embedding": embedded,
+    "rotary positions": rotated,
 }
 FUNCTIONS |= {
     name: lambda x, first, name=name: activation.forward(x, name)[0] for name in activation.NAMES
