@@ -200,6 +200,13 @@ class Passes:
         self._decoding = made
         return self
 
+    @property
+    def decoding_bytes(self) -> int:
+        """The bytes of the packed weights, which a step of writing text reads once; 0 without
+        ``quantize``.
+        """
+        return 0 if self._decoding is None else self._decoding.nbytes
+
     def in_decoding(self) -> Decoding:
         """``in_inference``, with the packed weights that text is written with. On the CPU each row
         of a result then has the same bits whatever the other rows of its batch are.
