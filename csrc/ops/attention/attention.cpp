@@ -9,7 +9,8 @@
 //     attention_bias.h      the gradient of the bias
 //
 // This file divides the work among the threads. No sum is shared between two threads, and the order
-// of every sum depends on the shape alone, so the bits do not depend on the number of threads.
+// of the sums of a query depends on its keys alone, so its bits do not depend on the number of
+// threads, on the other queries, or on how many of them there are.
 #include "ops/attention/attention.h"
 
 #include "ops/attention/attention_bias.h"
@@ -96,22 +97,30 @@ void forward_packed(const Out& o, const Out& lse, const Problem& p) {
 }
 
 void forward_few(const Out& o, const Out& lse, const Problem& p) {
-    const int64_t chunks = std::max<int64_t>(blocks_of(p.S, kChunk), 1);
-    const int64_t size = partial_size(p.T, p.D);
-    float* memory = scratch(static_cast<std::size_t>(p.heads() * chunks * size), 1);
-    const double flops = 4.0 * p.T * std::min(p.S, kChunk) * p.D;
-    parallel_for(p.heads() * chunks, grain(flops), [&](int64_t begin, int64_t end) {
-        for (int64_t u = begin; u < end; ++u) {
-            const int64_t j = u % chunks * kChunk;
-            forward_few(p, u / chunks, j, std::min(j + kChunk, p.S), partial(memory + u * size));
+    const int64_t chunks = std::max<int64_t>(blocks_of(p.S, kChunk), 1), size = partial_size(p);
+    float* memory = scratch(static_cast<std::size_t>(p.groups() * chunks * size), 1);
+    const int64_t begin = p.first_tile(p.whole(0), 0);
+    const auto end = [&](int64_t bg) { return p.keys_end(p.first_head(bg), p.T - 1); };
+    const double flops = 4.0 * p.shared * p.T * std::min(p.S, kChunk) * p.D;
+    parallel_for(p.groups() * chunks, grain(flops), [&](int64_t u, int64_t u_end) {
+        for (; u < u_end; ++u) {
+            const int64_t bg = u / chunks, j = u % chunks * kChunk;
+            forward_few(p, bg, std::max(j, begin), std::min(j + kChunk, end(bg)),
+                        partial(p, memory + u * size));
         }
     });
-    for (int64_t bh = 0; bh < p.heads(); ++bh) {
-        const Running run = partial(memory + bh * chunks * size);
-        for (int64_t n = 1; n < chunks; ++n) {
-            merge(run, partial(memory + (bh * chunks + n) * size), p.T, p.D);
+    for (int64_t bg = 0; bg < p.groups(); ++bg) {
+        const int64_t first = begin / kChunk, last = blocks_of(end(bg), kChunk);
+        const auto chunk = [&](int64_t c) {
+            return partial(p, memory + (bg * chunks + c) * size);
+        };
+        for (int64_t n = 0; n < p.shared; ++n) {
+            const Running run = of_head(p, chunk(first), n);
+            for (int64_t c = first + 1; c < last; ++c) {
+                merge(run, of_head(p, chunk(c), n), p.T, p.D);
+            }
+            finish(o, lse, p, p.first_head(bg) + n, 0, p.T, run);
         }
-        finish(o, lse, p, bh, 0, p.T, run);
     }
 }
 

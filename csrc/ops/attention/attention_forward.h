@@ -7,14 +7,20 @@
 // changed only when a score exceeds it by more than kSlack.
 //
 // All blocks of a range of queries are multiplied by one tile of keys before the next one is
-// packed.
+// packed. After every kChunk keys the sums begin anew and are merged with those of the chunks
+// before, so that in attention_few.h several threads can divide the keys of a query.
 #pragma once
+
+#include <utility>
 
 #include "ops/attention/attention_adjust.h"
 #include "threads/threads.h"
 
 namespace byhand {
 namespace tiles {
+
+// The keys whose sums are computed one after the other.
+constexpr int64_t kChunk = 16 * kTile;
 
 // exp(kSlack) is far from the limits of a float's range.
 constexpr float kSlack = 8.0f;
@@ -47,6 +53,30 @@ inline void finish(const Out& o, const Out& lse, const Problem& p, int64_t bh, i
     }
 }
 
+// Adds the next chunk's results to those of the chunks before it.
+inline void merge(const Running& into, const Running& from, int64_t queries, int64_t D) {
+    const int64_t width = padded(D);
+    for (int64_t i = 0; i < queries; i += Vec::width) {
+        const Vec before = Vec::load(into.m + i), next = Vec::load(from.m + i);
+        const Vec m = max(before, next);
+        const Vec base = select(m == Vec::set(kMinusInfinity), Vec::zero(), m);
+        const Vec kept = exp_score(before - base), added = exp_score(next - base);
+        m.store(into.m + i);
+        (Vec::load(into.l + i) * kept + Vec::load(from.l + i) * added).store(into.l + i);
+        float of_before[Vec::width], of_next[Vec::width];
+        kept.store(of_before);
+        added.store(of_next);
+        for (int64_t n = 0; n < std::min<int64_t>(Vec::width, queries - i); ++n) {
+            const Vec x = Vec::set(of_before[n]), y = Vec::set(of_next[n]);
+            float* sum = into.o + (i + n) * width;
+            const float* o = from.o + (i + n) * width;
+            for (int64_t c = 0; c < width; c += Vec::width) {
+                (Vec::load(sum + c) * x + Vec::load(o + c) * y).store(sum + c);
+            }
+        }
+    }
+}
+
 // The queries [i_begin, i_end) of one head, of one piece of its row.
 struct Range {
     int64_t bh, i_begin, i_end;
@@ -59,7 +89,18 @@ struct Block {
     int64_t i0, queries;
     int64_t j_begin, j_end;  // no query sees a key outside [j_begin, j_end)
     float* q;                // (D, queries), multiplied by the scale
-    Running run;
+    Running run, before;     // of the present chunk of keys, and of the chunks before it
+
+    // Adds the sums of the present chunk to those before it.
+    void end_chunk(int64_t D) {
+        if (run.fresh) return;
+        if (before.fresh) {
+            std::swap(run, before);
+        } else {
+            merge(before, run, queries, D);
+        }
+        run.start();
+    }
 };
 
 // The most blocks of a range: enough to make the cost of packing the keys small.
@@ -72,14 +113,19 @@ struct ForwardScratch {
     float* shrink;          // per query
     float *factors, *work;  // one tile, two tiles
 
-    explicit ForwardScratch(int64_t D) {
+    ForwardScratch(int64_t D, bool chunks) {
         const int64_t turned = kTile * D, rows = kTile * padded(D);
         const int64_t keys = kTile * padded(D), tile = kTile * kTile;
-        Carver carver(scratch(static_cast<std::size_t>(kBlocks * (turned + rows + 2 * kTile) +
-                                                       2 * keys + kTile + 4 * tile)));
+        const int64_t block = turned + (chunks ? 2 : 1) * (rows + 2 * kTile);
+        Carver carver(
+            scratch(static_cast<std::size_t>(kBlocks * block + 2 * keys + kTile + 4 * tile)));
+        const auto running = [&]() -> Running {
+            return {carver.take(kTile), carver.take(kTile), carver.take(rows), true};
+        };
         for (Block& b : blocks) {
             b.q = carver.take(turned);
-            b.run = {carver.take(kTile), carver.take(kTile), carver.take(rows), true};
+            b.run = running();
+            b.before = chunks ? running() : Running{nullptr, nullptr, nullptr, true};
         }
         s = carver.take(tile);
         k = carver.take(keys);
@@ -189,11 +235,14 @@ inline Ahead what_follows(const Out& o, const Problem& p, const Range& range, in
 
 inline void forward_range(const Out& o, const Out& lse, const Problem& p, const Range& range,
                           const Range* next) {
-    ForwardScratch w(p.D);
+    ForwardScratch w(p.D, range.piece.keys() > kChunk);
     start(w, p, range);
     const int64_t blocks = range.blocks(), j_end = w.blocks[blocks - 1].j_end;
     const int64_t bg = p.group_of(range.bh);
     for (int64_t j0 = w.blocks[0].j_begin; j0 < j_end; j0 += kTile) {
+        if ((j0 - range.piece.j_begin) % kChunk == 0) {
+            for (int64_t n = 0; n < blocks; ++n) w.blocks[n].end_chunk(p.D);
+        }
         Ahead ahead = what_follows(o, p, range, j0 + kTile, j_end, next);
         const int64_t keys = std::min(kTile, j_end - j0);
         Rows k = p.group(p.k, bg).from(j0), v = p.group(p.v, bg).from(j0);
@@ -213,8 +262,9 @@ inline void forward_range(const Out& o, const Out& lse, const Problem& p, const 
         }
     }
     for (int64_t n = 0; n < blocks; ++n) {
-        const Block& b = w.blocks[n];
-        finish(o, lse, p, range.bh, b.i0, b.queries, b.run);
+        Block& b = w.blocks[n];
+        if (!b.before.fresh) b.end_chunk(p.D);
+        finish(o, lse, p, range.bh, b.i0, b.queries, b.before.fresh ? b.run : b.before);
     }
 }
 

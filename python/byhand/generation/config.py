@@ -158,6 +158,10 @@ class GenerationConfig(Config):
             "truncate" reads the end of the prompt that leaves room for the new tokens, or for half
             a context of them if they are more, and ends the text where the context is full.
         use_cache: keep keys and values of earlier positions; the text is the same without.
+        prompt_lookup_num_tokens: for one text, guess up to so many tokens from what followed its
+            last tokens where they occurred before, and read them together (see `lookup`); the text
+            is the same. None: no guesses.
+        max_matching_ngram_size: the most last tokens that are looked for.
 
     Raises ValueError or TypeError naming the field that is wrong.
     """
@@ -203,6 +207,10 @@ class GenerationConfig(Config):
         _OVERFLOW, "error", help="if the text does not fit the context: refuse, slide, or cut"
     )
     use_cache: bool = flag(True, help="keep keys and values; the text is the same without")
+    prompt_lookup_num_tokens: int | None = positive_int(
+        None, help="guess so many tokens from the text; it is the same, sooner if it repeats itself"
+    )
+    max_matching_ngram_size: int = positive_int(2, help="last tokens that a guess goes by")
 
     def check(self) -> None:
         self._check_lengths()

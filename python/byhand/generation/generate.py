@@ -12,6 +12,7 @@ from byhand.errors import UserError
 from byhand.generation import processors as scoring
 from byhand.generation.config import GenerationConfig
 from byhand.generation.processors import Processor
+from byhand.generation.prompt_cache import PromptCache
 from byhand.generation.prompts import Row
 from byhand.generation.sampling import draw, row_keys, uniforms
 from byhand.generation.session import Session
@@ -29,6 +30,7 @@ def generate(
     logits_processor: Iterable[Processor] = (),
     streamer: Any = None,
     tokenizer: Any = None,
+    prompt_cache: PromptCache | None = None,
     **names: Any,
 ) -> Ids:
     """The prompts and what follows them: int64 (B * num_return_sequences, T), as Hugging Face's
@@ -47,12 +49,15 @@ def generate(
         streamer: an object with ``put(array)``, which gets the prompts (B, T) and then each step's
             tokens (B,), and ``end()``; not with a search.
         tokenizer: for stop_strings; None: the model's, where it has one.
+        prompt_cache: a prefix that was read before; what the prompts have of it is not read again.
 
     TypeError for an unknown name, ValueError or UserError (which is one) for a setting or a prompt
     that is wrong.
     """
     config = settings(config, names)
-    session, processors, stops = prepare(model, ids, config, lengths, logits_processor, tokenizer)
+    session, processors, stops = prepare(
+        model, ids, config, lengths, logits_processor, tokenizer, prompt_cache
+    )
     padding, count = _padding(session, stops), config.num_return_sequences
     begins = np.repeat(session.prompt_lengths, count)
     if config.num_beams > 1 or config.penalty_alpha is not None:
@@ -93,9 +98,11 @@ def prepare(
     lengths: Any = None,
     own: Iterable[Processor] = (),
     tokenizer: Any = None,
+    prompt_cache: PromptCache | None = None,
 ) -> tuple[Session, list[Processor], Stops]:
     """A session with the prompts, the processors of its scores, and where its texts stop."""
-    session = Session(model, ids, config, lengths, keep_states=config.penalty_alpha is not None)
+    contrastive = config.penalty_alpha is not None
+    session = Session(model, ids, config, lengths, contrastive, prompt_cache)
     if tokenizer is None:
         tokenizer = getattr(model, "tokenizer", None)
     stops = Stops(config.stop_strings, tokenizer)

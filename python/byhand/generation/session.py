@@ -23,6 +23,7 @@ numbers are those of `sampling`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,26 @@ from byhand import backend
 from byhand.backend import Array
 from byhand.errors import UserError
 from byhand.generation.config import GenerationConfig
+from byhand.generation.lookup import guess
+from byhand.generation.prompt_cache import PromptCache
 from byhand.generation.prompts import Row, read_prompts
 from byhand.nn.protocol import copied
+
+
+@dataclass
+class _Guess:
+    """Tokens (N,) that may follow the only row, and what the model says after each of them."""
+
+    tokens: Row
+    hidden: Array  # (N, C)
+    logits: npt.NDArray[np.floating] | None = None  # (N, V)
+
+    def rest(self) -> _Guess | None:
+        """Without the first token."""
+        if len(self.tokens) == 1:
+            return None
+        logits = None if self.logits is None else self.logits[1:]
+        return _Guess(self.tokens[1:], self.hidden[1:], logits)
 
 
 class Session:
@@ -70,6 +89,7 @@ class Session:
         config: GenerationConfig | None = None,
         lengths: Any = None,
         keep_states: bool = False,
+        prompt_cache: PromptCache | None = None,
     ) -> None:
         needed = ("decoder", "head", "new_cache")
         if not all(hasattr(model, name) for name in needed):
@@ -82,7 +102,7 @@ class Session:
         size = model.config.vocabulary_size
         config.check_vocabulary(size)
         self.prompts = read_prompts(prompts, size, lengths, config.pad_token_id, config.eos_ids)
-        self._inference = model.in_inference()
+        self._inference = model.in_decoding()
         self._like = model.storage.values
         self._memory: dict[str, Array] = {}
         rows = self.prompts
@@ -104,6 +124,17 @@ class Session:
         self._logits: npt.NDArray[np.floating] | None = None
         self._states: npt.NDArray[np.floating] | None = None
         self._keep_states = keep_states
+        self._guess: _Guess | None = None
+        if prompt_cache is not None:
+            if not isinstance(prompt_cache, PromptCache):
+                raise UserError(f"prompt_cache must be a PromptCache, not {prompt_cache!r:.60}")
+            if hasattr(model, "encode") or keep_states or not config.use_cache:
+                raise UserError(
+                    "a prompt cache is for decoder-only models with use_cache, and not for "
+                    "penalty_alpha"
+                )
+            prompt_cache.require(model)
+        self._prompt_cache = prompt_cache
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -129,15 +160,24 @@ class Session:
         there is a NaN among them.
         """
         if self._logits is None:
-            hidden = self.hidden
-            with self._inference:
-                scores = backend.to_numpy(self.model.head(hidden[:, None])[:, 0])
-            if scores.dtype not in (np.float32, np.float64):
-                scores = scores.astype(np.float32)
+            scores = self._scores(self.hidden)
             if np.isnan(scores).any():
                 raise UserError("the model's logits are not numbers (NaN): its weights are damaged")
             self._logits = scores
         return self._logits
+
+    def _scores(self, hidden: Array) -> npt.NDArray[np.floating]:
+        """The logits of states (R, C), and of those of a guess in the same product."""
+        guessed = self._guess if self._guess is not None and self._guess.logits is None else None
+        if guessed is not None:
+            hidden = backend.xp(hidden).concatenate([hidden, guessed.hidden])
+        with self._inference:
+            scores = backend.to_numpy(self.model.head(hidden[:, None])[:, 0])
+        if scores.dtype not in (np.float32, np.float64):
+            scores = scores.astype(np.float32)
+        if guessed is not None:
+            guessed.logits = scores[1:]
+        return scores[: len(self)]
 
     @property
     def hidden(self) -> Array:
@@ -161,12 +201,25 @@ class Session:
 
     def extend(self, tokens: npt.ArrayLike) -> None:
         """Adds one token (R,) to each row."""
+        tokens, guessed = np.asarray(tokens), self._guess
+        right = guessed is not None and guessed.tokens[0] == tokens[0]
+        if not right:
+            self._drop_guess()
         if int(self.lengths.max(initial=0)) == self._ids.shape[1]:
             self._ids = np.pad(self._ids, ((0, 0), (0, self._ids.shape[1])))
         self._ids[np.arange(len(self)), self.lengths] = tokens
         self.lengths = self.lengths + 1
         self.steps += 1
         self._hidden = self._logits = None
+        if guessed is not None and right:
+            self._hidden = guessed.hidden[:1]
+            self._logits = None if guessed.logits is None else guessed.logits[:1]
+            self._guess = guessed.rest()
+
+    def _drop_guess(self) -> None:
+        if self._guess is not None:
+            self._guess = None
+            self._cache.set_lengths(self.lengths - self._starts)
 
     def select(self, rows: npt.ArrayLike) -> None:
         """Keeps these rows (integers or bools), in this order; one may be repeated or left out."""
@@ -174,6 +227,7 @@ class Session:
         index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
         if len(index) == len(self) and (index == np.arange(len(self))).all():
             return
+        self._drop_guess()
         for name in ("_ids", "lengths", "prompt_lengths", "limits", "origins", "_starts"):
             setattr(self, name, getattr(self, name)[index])
         for name in ("_logits", "_states"):
@@ -224,6 +278,11 @@ class Session:
 
     # --- The model ------------------------------------------------------------------------------
 
+    def read_cache(self) -> Any:
+        """The keys and values of all tokens of the rows; not to be changed."""
+        _ = self.hidden
+        return self._cache
+
     def _read(self) -> Array:
         """Reads what the cache does not have; the hidden states (R, C) of the last tokens."""
         seen = self.lengths - self._starts
@@ -232,6 +291,9 @@ class Session:
             return self._prefill(everything, seen, None)
         if self._cache is None:
             self._cache = self.model.new_cache(len(self))
+            if self._prompt_cache is not None and not self._starts.any():
+                held = self._prompt_cache.fill(self._cache, self.ids)
+                return self._prefill(everything, seen, self._cache, held)
         unread = seen - self._cache.lengths
         if not self._cache.lengths.any():
             return self._prefill(everything, seen, self._cache)
@@ -244,21 +306,39 @@ class Session:
         count = int(unread[0])
         done = self._cache.lengths
         at = (self._starts + done)[:, None] + np.arange(count)
-        hidden = self._decode(self._ids[everything[:, None], at], everything, self._cache)
+        guessed = self._guessed()
+        ids = np.append(self._ids[everything[:, None], at], guessed, axis=1)
+        hidden = self._decode(ids, everything, self._cache)
+        if guessed.size:
+            self._guess = _Guess(guessed[0], hidden[0, count:])
         self._keep(hidden, everything, done)
-        return hidden[:, 0] if count == 1 else copied(hidden[:, -1])
+        last = hidden[:, count - 1]
+        return last if hidden.shape[1] == 1 else copied(last)
 
-    def _prefill(self, rows: Any, counts: Any, cache: Any) -> Array:
-        """Reads the first ``counts`` tokens that each of these rows sees, padded on the right,
-        where causal attention keeps it from every other token; the states (R, C) of the last ones.
+    def _guessed(self) -> npt.NDArray[np.int64]:
+        """Tokens (R, N) that may follow; N > 0 for a single row only."""
+        config, seen = self.config, int((self.lengths - self._starts)[0])
+        count = config.prompt_lookup_num_tokens or 0
+        if len(self) > 1 or not count or self._keep_states:
+            return np.zeros((len(self), 0), np.int64)
+        count = min(count, int(self.limits[0]) - self.steps - 1)
+        if self.context is not None:
+            count = min(count, self.context - seen)
+        return guess(self.ids[0], max(count, 0), config.max_matching_ngram_size)[None]
+
+    def _prefill(self, rows: Any, counts: Any, cache: Any, held: int = 0) -> Array:
+        """Reads the first ``counts`` tokens that each of these rows sees, but the first ``held``
+        ones, which the cache has, padded on the right, where causal attention keeps it from every
+        other token; the states (R, C) of the last ones.
         """
+        counts = counts - held
         ids = np.zeros((len(rows), int(counts.max())), np.int64)
         for line, row, count in zip(ids, rows, counts, strict=True):
-            start = self._starts[row]
+            start = self._starts[row] + held
             line[:count] = self._ids[row, start : start + count]
         hidden = self._decode(ids, rows, cache)
         if cache is not None:
-            cache.set_lengths(counts)
+            cache.set_lengths(counts + held)
         self._keep(hidden, rows, np.zeros_like(counts))
         first, last = (backend.to_device_of(i, hidden) for i in (np.arange(len(rows)), counts - 1))
         return hidden[first, last]

@@ -11,6 +11,7 @@ from byhand.errors import UserError
 from byhand.generation.config import GenerationConfig
 from byhand.generation.generate import grow, prepare, settings
 from byhand.generation.processors import Processor
+from byhand.generation.prompt_cache import PromptCache
 from byhand.text.pipeline import PipelineTokenizer
 from byhand.text.tokenizer import plain_ids
 
@@ -22,6 +23,7 @@ def stream_ids(
     *,
     logits_processor: Iterable[Processor] = (),
     tokenizer: Any = None,
+    prompt_cache: PromptCache | None = None,
     number: int = 0,
     **names: Any,
 ) -> Iterator[int]:
@@ -36,7 +38,9 @@ def stream_ids(
         raise UserError("a text cannot be streamed with num_beams or penalty_alpha: use generate")
     if config.num_return_sequences > 1:
         raise UserError("one text is streamed, not num_return_sequences: use generate")
-    session, processors, stops = prepare(model, prompt, config, None, logits_processor, tokenizer)
+    session, processors, stops = prepare(
+        model, prompt, config, None, logits_processor, tokenizer, prompt_cache
+    )
     if len(session) != 1:
         raise UserError(f"one prompt is streamed, not {len(session)}: use generate")
     steps = grow(session, processors, stops, [session.ids[0]], number)
@@ -50,6 +54,7 @@ def stream(
     *,
     logits_processor: Iterable[Processor] = (),
     tokenizer: Any = None,
+    prompt_cache: PromptCache | None = None,
     number: int = 0,
     **names: Any,
 ) -> Iterator[str]:
@@ -72,8 +77,16 @@ def stream(
         text, prompt = prompt, plain_ids(tokenizer, prompt)
         if not len(prompt):
             raise UserError(f"the prompt {text!r:.60} has no tokens")
-    own = {"logits_processor": logits_processor, "tokenizer": tokenizer, "number": number}
-    ids = stream_ids(model, prompt, config, **own, **names)
+    ids = stream_ids(
+        model,
+        prompt,
+        config,
+        logits_processor=logits_processor,
+        tokenizer=tokenizer,
+        prompt_cache=prompt_cache,
+        number=number,
+        **names,
+    )
     return _decoded(ids, np.ravel(prompt), tokenizer)
 
 

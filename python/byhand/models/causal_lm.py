@@ -14,7 +14,7 @@ import numpy as np
 from byhand.backend import Array
 from byhand.config import require_config
 from byhand.models.block_stack import BlockStack
-from byhand.nn import Embedding, KeyValueCache, Linear, Module
+from byhand.nn import Embedding, KeyValueCache, Linear, Module, mode
 from byhand.nn.cache import DecoderCache
 from byhand.nn.positions import positions_within
 from byhand.nn.protocol import contiguous, converted, require_ids, require_sizes
@@ -216,8 +216,8 @@ class CausalLM(Module, Generic[C]):
         reduction: Literal["mean", "sum"] = "mean" if scale is None else "sum"
         with self.discard_on_error():
             hidden = self.decoder(ids, None, sequences)
-            if type(self.head) is Linear and self.head.bias is None:
-                weight = self.head.weight
+            weight, plain = self.head.weight, type(self.head) is Linear and self.head.bias is None
+            if plain and mode.packed(weight) is None:
                 loss, dx = linear_cross_entropy.forward(
                     hidden,
                     weight.compute_value,

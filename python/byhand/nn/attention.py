@@ -180,31 +180,36 @@ class MultiHeadAttention(Module):
             q, kv = self._from_both(x, memory)
             k, v = kv[:, :, :G], kv[:, :, G:]
         q, k = self._placed(q, k, qkv if memory is None else None, cache)
-        window = self.window
         if cache is not None:
             k, v = cache.extend(k, v)
-            if cache.ragged:
-                mask, lengths, window = self._seen_in(cache, T, mask, lengths)
+        ragged = cache if cache is not None and cache.ragged else None
+        if ragged and not (mask is None and lengths is None and not return_weights):
+            raise ValueError(
+                "MultiHeadAttention: a cache with rows of different lengths takes no mask and no "
+                "lengths, and gives no weights"
+            )
         dropout: tuple[Any, ...] = ()
         if self.training and self.p > 0:
             dropout = (self.p, *self.generator.next())
         if self._saving:
             mask, lengths, sequences = own_copy(mask), own_copy(lengths), own_copy(sequences)
-        o, saved = attention.forward(
-            q,
-            k,
-            v,
-            mask,
-            None,
-            self.causal,
-            *dropout,
-            lengths=lengths,
-            window=window,
-            slopes=None if self.slopes is None else self.slopes.value,
-            bias=score_bias,
-            softcap=self.softcap,
-            sequences=sequences,
-        )
+        saved: Any = None
+        if ragged:
+            o = self._behind_each_row(q, k, v, ragged.lengths)
+        else:
+            o, saved = attention.forward(
+                q,
+                k,
+                v,
+                mask,
+                None,
+                self.causal,
+                *dropout,
+                lengths=lengths,
+                bias=score_bias,
+                sequences=sequences,
+                **self._rules(),
+            )
         dropped = self.dropout.active
         self.push((saved, memory is not None, score_bias is not None, dropped))
         y = self.project(o.reshape(B, T, H * D), None if dropped else add)
@@ -290,19 +295,24 @@ class MultiHeadAttention(Module):
             return positions(x, start=0 if cache is None else cache.length, out=out)
         return positions(x, cache.positions(x.shape[1]), out=out)
 
-    def _seen_in(
-        self, cache: KeyValueCache, queries: int, mask: Array | None, lengths: Array | None
-    ) -> tuple[Array | None, Array | None, int | None]:
-        """(mask, lengths, window) that let the queries at each row's end see their own row."""
-        if mask is not None or lengths is not None:
-            raise ValueError(
-                "MultiHeadAttention: a cache with rows of different lengths takes no mask and no "
-                "lengths"
+    def _rules(self) -> dict[str, Any]:
+        slopes = None if self.slopes is None else self.slopes.value
+        return {"window": self.window, "slopes": slopes, "softcap": self.softcap}
+
+    def _behind_each_row(self, q: Array, k: Array, v: Array, lengths: Any) -> Array:
+        """The results of queries (B, T, H, D) that are the last ones of rows of these lengths."""
+        rules = self._rules()
+        if q.shape[1] == 1 and self.window is None and self.slopes is None:
+            there = backend.to_device_of(lengths, k)
+            return attention.forward(q, k, v, lengths=there, **rules)[0]
+        o = backend.empty(q.shape, q)
+        for row, length in enumerate(lengths):
+            one = slice(row, row + 1)
+            of_row = attention.forward(
+                q[one], k[one, :length], v[one, :length], causal=self.causal, **rules
             )
-        if queries == 1 and self.window is None:
-            return None, backend.to_device_of(cache.lengths, cache.keys), None
-        seen = cache.visible(queries, self.window)
-        return backend.to_device_of(seen, cache.keys), None, None
+            o[one] = of_row[0]
+        return o
 
     def _backward_placed(self, dq: Array, dk: Array, dqkv: Array | None) -> None:
         """Replaces dq and dk, views of dqkv, by the gradients of what `_placed` was given."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from byhand.backend import Array
+from byhand.nn import mode
 from byhand.nn.activation import function_named
 from byhand.nn.dropout import Dropout
 from byhand.nn.init import Init
@@ -82,7 +83,8 @@ class FeedForward(Module):
     def _fused(self) -> bool:
         """Whether both linear layers and the activation run as one kernel."""
         plain = type(self.up) is Linear and type(self.down) is Linear
-        return plain and function_named("FeedForward", self.activation) in FUSED
+        fused = plain and function_named("FeedForward", self.activation) in FUSED
+        return fused and mode.packed(self.up.weight) is None
 
     def flops(self, x: tuple[int, ...], *shapes: Any) -> tuple[int, int]:
         if not self._fused:

@@ -6,12 +6,12 @@ import math
 from typing import Any
 
 from byhand.backend import Array
-from byhand.nn import init
+from byhand.nn import init, mode
 from byhand.nn.init import Init
 from byhand.nn.module import Module
 from byhand.nn.parameter import Parameter
 from byhand.nn.protocol import Again, input_error, require_sizes, taken_again
-from byhand.ops import linear
+from byhand.ops import linear, packed_linear
 
 
 class Linear(Module):
@@ -42,7 +42,10 @@ class Linear(Module):
 
     def forward(self, x: Array, add: Array | None = None, again: Again = None) -> Array:
         weight, bias = self.weight.compute_value, self.bias
+        packed = mode.packed(self.weight)
         try:
+            if packed is not None:
+                return packed_linear.forward(x, packed, bias and bias.compute_value, add)
             y, saved = linear.forward(x, weight, bias and bias.compute_value, add, self._bf16)
         except (TypeError, ValueError) as error:
             raise input_error(error, "Linear", "x", x, weight.shape[1], weight) from None

@@ -19,6 +19,10 @@ class _Frame(dict[int, list[bool | None]]):
     outer: _Frame | None
 
 
+# Of the innermost block that sets packed weights: {parameter: weights}, and the next outer block.
+_packed: ContextVar[tuple[dict[Any, Any] | None, Any]] = ContextVar(
+    "byhand_packed", default=(None, ())
+)
 _frame: ContextVar[_Frame | None] = ContextVar("byhand_modes", default=None)
 _OWN = "_training", "_saves"  # a module's attributes for its own mode
 _TRAINING, _SAVING = 0, 1
@@ -44,6 +48,22 @@ class Modes:
         frame = _frame.get()
         assert frame is not None
         _frame.set(frame.outer)
+
+
+def enter_packed(weights: dict[Any, Any] | None) -> None:
+    """Begins a block of this thread in which these weights are used; None: none are."""
+    _packed.set((weights, _packed.get()))
+
+
+def leave_packed() -> None:
+    """Ends the innermost of these blocks."""
+    _packed.set(_packed.get()[1])
+
+
+def packed(parameter: Any) -> Any:
+    """The packed weights that take the place of a parameter in this thread, or None."""
+    weights = _packed.get()[0]
+    return None if weights is None else weights.get(parameter)
 
 
 def training(module: Any) -> bool:

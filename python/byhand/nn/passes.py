@@ -6,14 +6,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from byhand.nn import mode
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from byhand.nn.decoding import Decoding, DecodingWeights
     from byhand.nn.module import Module
+    from byhand.ops.packed_linear import Format
 
 
 class PilingUp(UserWarning):
@@ -35,6 +37,7 @@ class Passes:
     _training: bool = True
     _saves: bool = True
     _saved: _Saved | None = None
+    _decoding: DecodingWeights | None = None
 
     if TYPE_CHECKING:
         _root: bool
@@ -174,3 +177,41 @@ class Passes:
         The result may be used for several ``with`` blocks one after the other.
         """
         return mode.Modes((m for _, m in self.named_modules()), False, False)
+
+    # --- Writing text --------------------------------------------------------------------------
+
+    def quantize(self, format: Format | None) -> Self:
+        """Packs the weights of the linear layers for writing text: as "float32", "bf16", "int8"
+        (8.5 bits a weight, as llama.cpp's Q8_0), "int4" (4.5 bits, Q4_0) or "int4_1" (5 bits,
+        Q4_1); see `ops.packed_linear`. They are kept beside the parameters, which stay as they are
+        and can be trained: then the weights are packed again when text is next written. Values that
+        are changed in place, past ``load_state_dict`` and ``Parameter.value =``, are seen after
+        ``storage.refresh()``. Returns the module; None drops what was packed.
+
+        Without it each text packs them anew in the precision of the model.
+
+        ValueError for another format; UserError for weights that it cannot hold.
+        """
+        from byhand.nn.decoding import DecodingWeights
+
+        made = None if format is None else DecodingWeights(cast("Module", self), format)
+        if made is not None:
+            made.packed()
+        self._decoding = made
+        return self
+
+    @property
+    def decoding_bytes(self) -> int:
+        """The bytes of the packed weights, which a step of writing text reads once; 0 without
+        ``quantize``.
+        """
+        return 0 if self._decoding is None else self._decoding.nbytes
+
+    def in_decoding(self) -> Decoding:
+        """``in_inference``, with the packed weights that text is written with. On the CPU each row
+        of a result then has the same bits whatever the other rows of its batch are.
+        """
+        from byhand.nn.decoding import Decoding, default_weights
+
+        module = cast("Module", self)
+        return Decoding(module, self._decoding or default_weights(module))

@@ -36,6 +36,8 @@ class Storage:
         buffers: in the order of the module tree.
         generator: the source of dropout masks.
         version: changes whenever arrays are replaced, so that an optimizer can detect it.
+        changes: counts how often the optimizer or ``refresh`` has changed values, so that copies of
+            them can be made again.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Storage:
         self.buffers = list(buffers)
         self.generator = Generator(seed)
         self.version = 0
+        self.changes = 0
         former = [p.storage for p in params if p.storage is not None]
         self._lay_out(np if like is None else backend.xp(like), dtype, half, seed, draw)
         for storage in former:
@@ -80,7 +83,10 @@ class Storage:
         self.move(half=self.compute_values is not self.values)
 
     def refresh(self) -> None:
-        """Copies the values to ``compute_values``, where that is a copy."""
+        """Must be called after values were changed: copies them to ``compute_values``, where
+        that is a copy.
+        """
+        self.changes += 1
         if self.compute_values is not self.values:
             self.compute_values[...] = self.values
 
@@ -154,7 +160,7 @@ class Storage:
     # A pickle contains the gradients; the values are in the parameters, of which a part of the
     # model may have been pickled alone. `restore` makes the flat buffers again.
     def __getstate__(self) -> dict[str, Any]:
-        state = {"version": self.version, "generator": self.generator}
+        state = {"version": self.version, "changes": 0, "generator": self.generator}
         if not self.valid:
             return state
         return state | {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from byhand.backend import Array
+from byhand.nn import mode
 from byhand.nn.activation import function_named
 from byhand.nn.dropout import Dropout
 from byhand.nn.init import Init
@@ -93,7 +94,8 @@ class SwiGLU(Module):
     def _fused(self) -> bool:
         """Whether the linear layers and the activation run as one kernel."""
         plain = all(type(part) is Linear for part in (self.gate, self.up, self.down))
-        return plain and function_named("SwiGLU", self.activation) in FUSED
+        fused = plain and function_named("SwiGLU", self.activation) in FUSED
+        return fused and mode.packed(self.up.weight) is None
 
     def flops(self, x: tuple[int, ...], *shapes: Any) -> tuple[int, int]:
         if not self._fused:

@@ -339,6 +339,7 @@ class Optimizer:
         gradients, and the arguments by name.
         """
         storage, size = self.model.storage, self.model.storage.grads.size
+        storage.changes += 1
         half = storage.compute_values is not storage.values
         common = {
             "lr": self._settings[0],

@@ -124,6 +124,7 @@ class GraphStep:
                     if i + 1 == len(batches):
                         part, body = self._updating, self._update
                     part.run(body, self._steps, self._block)
+                    storage.changes += 1
                     events.forward()
                     events.loss(None)
                     events.backward()
