@@ -349,11 +349,17 @@ def flag_of(cls: type[Config], name: str) -> str:
     return _names(cls)[name]
 
 
-def add_flags(group: argparse._ActionsContainer, cls: type[Config], *names: str) -> None:
+def add_flags(
+    group: argparse._ActionsContainer,
+    cls: type[Config],
+    *names: str,
+    defaults: Mapping[str, str] | None = None,
+) -> None:
     """Adds a flag for each of these fields (default: all) to a parser or a group of it.
 
     Its names are the declared flag and the one made of the field's name (`--num-layers`), its
-    default is None, so that `given` can tell, and its help is the field's, with the default.
+    default is None, so that `given` can tell, and its help is the field's, with the default;
+    ``defaults`` are other words for it.
     """
     for entry in _fields(cls):
         if names and entry.name not in names:
@@ -361,7 +367,7 @@ def add_flags(group: argparse._ActionsContainer, cls: type[Config], *names: str)
         metadata = entry.metadata
         values: Values = metadata["values"]
         options = dict.fromkeys([_names(cls)[entry.name], "--" + entry.name.replace("_", "-")])
-        shown = metadata["default_text"]
+        shown = (defaults or {}).get(entry.name, metadata["default_text"])
         if shown is None and entry.default not in (_REQUIRED, None):
             shown = str(entry.default)
         keywords: dict[str, Any] = {

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byhand.cli import flags
+from byhand.config import add_flags, given
 from byhand.errors import UserError
+from byhand.generation.config import GenerationConfig
 from byhand.text.tokenizer import plain_ids
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ examples:
   byhand generate runs/first --prompt "The "
   byhand generate runs/s --prompt "ROMEO:" --max-new-tokens 500 --temperature 0.8 --top-k 20
   byhand generate runs/s --prompt-file scene.txt --num-return-sequences 3
+  byhand generate runs/s --prompt "To be" --temperature 0 --repetition-penalty 1.2
+  byhand generate runs/s --prompt "ROMEO:" --top-p 0.9 --stop-strings '["\\n\\n"]'
   fortune | byhand generate runs/s --prompt -
 """
 
@@ -46,46 +50,20 @@ def add_command(commands: Any) -> None:
         metavar="FILE",
         help="a UTF-8 file with the text to continue; a line break at its end is left out",
     )
+    add_flags(command, GenerationConfig, defaults=_DEFAULTS)
     command.add_argument(
-        "--max-new-tokens",
         "--tokens",
+        dest="max_new_tokens",
         type=flags.positive_int,
-        default=300,
         metavar="N",
-        help="how many tokens to generate (default: 300)",
-    )
-    command.add_argument(
-        "--temperature",
-        type=flags.non_negative,
-        default=0.8,
-        metavar="T",
-        help="the logits are divided by it: 1 samples from the model's own distribution, a smaller "
-        "value favours likely tokens, 0 always takes the most likely one (default: 0.8)",
-    )
-    command.add_argument(
-        "--top-k",
-        type=flags.positive_int,
-        metavar="K",
-        help="sample among the K most likely tokens only (default: all)",
-    )
-    command.add_argument(
-        "--num-return-sequences",
-        type=flags.positive_int,
-        default=1,
-        metavar="N",
-        help="how many texts to generate, each from the prompt on (default: 1)",
-    )
-    command.add_argument(
-        "--seed",
-        type=flags.non_negative_int,
-        default=0,
-        metavar="N",
-        help="of the random numbers: the same seed gives the same text (default: 0)",
+        help="the same as --max-new-tokens",
     )
     command.add_argument(
         "--no-cache",
-        action="store_true",
-        help="compute the whole window again for every token: the same text, but slower",
+        dest="use_cache",
+        action="store_false",
+        default=None,
+        help="the same as --no-use-cache",
     )
     flags.add_precision(command, "as in training")
     flags.add_device(command)
@@ -93,46 +71,79 @@ def add_command(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import numpy as np
-
-    from byhand.generation import stream
+    from byhand.generation import generate, stream
     from byhand.runs.load import load_trained
-    from byhand.text.pipeline import PipelineTokenizer
 
+    settings = _settings(args)
     flags.require_device(args.device)
     flags.use_threads(args.threads)
     prompt = _prompt(args)
     trained = load_trained(args.run_folder, args.checkpoint, args.precision, args.device)
+    model: Any = trained.model
     tokenizer = trained.tokenizer
     if tokenizer is None or trained.config.task != "language_model":
         raise UserError(f"the model in {args.run_folder} does not generate text")
     prompt = _with_known_line_ends(prompt, tokenizer)
-    ids, rng = plain_ids(tokenizer, prompt or tokenizer.start), np.random.default_rng(args.seed)
+    ids = plain_ids(tokenizer, prompt or tokenizer.start)
     if not len(ids):
         raise UserError(f"the prompt {prompt!r:.60} has no tokens in {args.run_folder}")
-    for number in range(1, args.num_return_sequences + 1):
-        if args.num_return_sequences > 1:
-            sys.stdout.write(f"--- {number} of {args.num_return_sequences} ---\n")
-        sys.stdout.write(prompt)
-        # A character may consist of several tokens.
-        decoding = tokenizer.stream() if isinstance(tokenizer, PipelineTokenizer) else None
-        if decoding and prompt:
-            decoding.follow(ids)
-        for token in stream(
-            trained.model,
-            ids,
-            args.max_new_tokens,
-            temperature=args.temperature,
-            top_k=args.top_k,
-            rng=rng,
-            cache=not args.no_cache,
-        ):
-            sys.stdout.write(decoding.add(token) if decoding else tokenizer.decode([token]))
-            sys.stdout.flush()
-        if decoding:
-            sys.stdout.write(decoding.finish())
-        sys.stdout.write("\n")
+    if args.overflow is None:
+        _say_if_it_slides(settings, len(ids), model.config.context_size)
+    count = settings.num_return_sequences
+    searches = settings.num_beams > 1 or settings.penalty_alpha is not None
+    try:
+        if searches:
+            texts = generate(model, ids, settings)[:, len(ids) :]
+        for number in range(count):
+            if count > 1:
+                sys.stdout.write(f"--- {number + 1} of {count} ---\n")
+            sys.stdout.write(prompt)
+            if searches:
+                parts = iter([tokenizer.decode(texts[number])])
+            else:
+                one = settings.replace(num_return_sequences=1)
+                parts = stream(model, ids, one, number=number)
+            for part in parts:
+                sys.stdout.write(part)
+                sys.stdout.flush()
+            sys.stdout.write("\n")
+    except UserError as error:
+        raise flags.as_flags(error, [GenerationConfig]) from None
     return 0
+
+
+# What the flags mean if they are not given, where it is not the default of GenerationConfig.
+_DEFAULTS = {
+    "max_length": "",
+    "max_new_tokens": "300, without --max-length",
+    "do_sample": "True, without --num-beams and --penalty-alpha",
+    "temperature": "0.8",
+    "overflow": "window",
+}
+
+
+def _settings(args: argparse.Namespace) -> GenerationConfig:
+    """The settings that the flags give, with the defaults of this command."""
+    values = {"overflow": "window", **given(args, GenerationConfig)}
+    if "max_length" not in values:
+        values.setdefault("max_new_tokens", 300)
+    searches = values.get("num_beams", 1) > 1 or "penalty_alpha" in values
+    if values.setdefault("do_sample", not searches) and not searches:
+        values.setdefault("temperature", 0.8)
+    try:
+        return GenerationConfig(**values)
+    except (TypeError, ValueError) as error:
+        raise flags.as_flags(error, [GenerationConfig]) from None
+
+
+def _say_if_it_slides(settings: GenerationConfig, prompt: int, context: int) -> None:
+    """A note on the standard error if the text may exceed the context."""
+    if prompt + settings.new_tokens(prompt) > context:
+        print(
+            f"byhand: where the text exceeds the context of {context} tokens, the model sees the "
+            "end of it (--overflow window)",
+            file=sys.stderr,
+        )
 
 
 def _prompt(args: argparse.Namespace) -> str:

@@ -8,7 +8,6 @@ import numpy as np
 
 from byhand import GPT, GPTConfig
 from byhand.demos import demo
-from byhand.generation import generate
 from byhand.text import BPETokenizer, CharacterTokenizer
 
 TEXT = (
@@ -41,7 +40,9 @@ class ContextWindow(demo.Demo):
         except ValueError as error:
             self.error = str(error)
         self.answers = {
-            prompt: generate(self.model, self.ids[:prompt], 2 * CONTEXT, temperature=0.0)
+            prompt: self.model.generate(
+                self.ids[:prompt], max_new_tokens=2 * CONTEXT, overflow="window"
+            )[0, prompt:]
             for prompt in (8, 40)
         }
 

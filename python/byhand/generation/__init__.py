@@ -1,6 +1,9 @@
 """Text from a trained model, one token at a time."""
 
-from byhand.generation.generate import generate, stream
-from byhand.generation.sampling import probabilities, sample
+from byhand.generation import processors
+from byhand.generation.config import GenerationConfig
+from byhand.generation.generate import generate
+from byhand.generation.session import Session
+from byhand.generation.stream import stream, stream_ids
 
-__all__ = ["generate", "probabilities", "sample", "stream"]
+__all__ = ["GenerationConfig", "Session", "generate", "processors", "stream", "stream_ids"]

@@ -1,57 +1,52 @@
-"""Sampling the next token from its logits."""
+"""Draws of the next token, the same for a row alone and in a batch.
+
+The random numbers come from a counter-based generator: each depends on the row's key and the number
+of the token only, not on what was drawn before or in other rows. The key depends on the seed, the
+prompt, and the number of the text among those of equal prompts.
+"""
 
 from __future__ import annotations
 
-import math
-import numbers
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from byhand.errors import UserError
-from byhand.values import require_whole_number
+from byhand.generation.processors import Scores
+from byhand.generation.prompts import Row
+from byhand.ops import philox
+
+Keys = npt.NDArray[np.uint64]
 
 
-def check(temperature: float, top_k: int | None) -> None:
-    """UserError if the temperature or top_k is out of range or not a number."""
-    if isinstance(temperature, bool) or not isinstance(temperature, numbers.Real):
-        raise UserError(f"the temperature must be a number, not {temperature!r}")
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise UserError(f"the temperature must be a finite number of at least 0, not {temperature}")
-    if top_k is not None:
-        require_whole_number("top_k", top_k)
-        if top_k < 1:
-            raise UserError(f"top-k must keep at least 1 token, not {top_k}")
-
-
-def probabilities(
-    logits: npt.NDArray[np.floating], temperature: float = 1.0, top_k: int | None = None
-) -> npt.NDArray[np.float64]:
-    """The distribution to draw from: softmax(logits / temperature) over the `top_k` largest logits.
-
-    `logits` and the result have shape (V,). Temperature 0 gives the token with the largest logit
-    the probability 1. Of equal logits the one with the smaller id counts as larger, so exactly
-    `top_k` tokens are kept. UserError for a NaN among the logits, or another shape.
+def row_keys(seed: int, prompts: Sequence[Row], count: int = 1, first: int = 0) -> Keys:
+    """A key for each of ``count`` texts of each prompt: (len(prompts) * count,), those of one
+    prompt side by side, the texts first, first + 1, ... of it. An equal prompt later in the batch
+    has the keys of further texts.
     """
-    check(temperature, top_k)
-    scores = np.asarray(logits, dtype=np.float64)
-    if scores.ndim != 1 or not scores.size:
-        raise UserError(f"the logits of one token must have shape (V,), not {scores.shape}")
-    if np.isnan(scores).any():
-        raise UserError("the model's logits are not numbers (NaN): its weights are damaged")
-    if temperature == 0:
-        top_k, temperature = 1, 1.0
-    # After the shift a tiny temperature can overflow only to -inf, whose exp is 0.
-    with np.errstate(over="ignore"):
-        p = np.exp((scores - scores.max()) / temperature)
-    if top_k is not None and top_k < len(p):
-        p[np.argsort(-scores, kind="stable")[top_k:]] = 0.0
-    return p / p.sum()
+    made: list[int] = []
+    earlier: Counter[bytes] = Counter()
+    for prompt in prompts:
+        of_prompt = np.asarray(prompt, "<i8").tobytes()
+        for _ in range(count):
+            named = f"{seed} {first + earlier[of_prompt]} ".encode() + of_prompt
+            made.append(int.from_bytes(hashlib.sha256(named).digest()[:8], "little"))
+            earlier[of_prompt] += 1
+    return np.array(made, np.uint64)
 
 
-def sample(p: npt.NDArray[np.float64], rng: np.random.Generator) -> int:
-    """A draw from the distribution `p` (V,), by inversion: takes one uniform number of `rng`."""
-    sums = np.cumsum(p)
-    # side="right" never gives a token of probability 0, and rng.random() < 1 keeps the index below
-    # V.
-    return int(np.searchsorted(sums, rng.random() * sums[-1], side="right"))
+def uniforms(keys: Keys, step: int) -> npt.NDArray[np.float64]:
+    """Numbers (R,) uniform in [0, 1), multiples of 2^-53, for token ``step`` of rows with these
+    keys (R,).
+    """
+    drawn = philox.words(np.full(len(keys), step), keys, 0).astype(np.uint64)
+    return ((drawn[:, 0] >> 5) * 2.0**26 + (drawn[:, 1] >> 6)) * 2.0**-53
+
+
+def draw(scores: Scores, u: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Tokens (R,) from the distributions softmax(scores), scores (R, V), by inversion of u (R,)."""
+    sums = np.cumsum(np.exp(scores - scores.max(axis=1, keepdims=True)), axis=1)
+    # u < 1, so that u times the whole sum is below it: a token of probability 0 is never drawn.
+    return (sums <= (u * sums[:, -1])[:, None]).sum(axis=1)

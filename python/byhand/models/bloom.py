@@ -165,7 +165,7 @@ class Decoder(causal_lm.Decoder):
         self.blocks = [Block(c) for _ in range(c.n_layer)]
         self.norm = LayerNorm(c.hidden_size, c.layer_norm_epsilon)
 
-    def embed(self, ids: Array, start: int, sequences: Array | None) -> Array:
+    def embed(self, ids: Array, start: int, positions: Array | None) -> Array:
         return self.dropout(self.embedding_norm(self.tokens(ids)))
 
     def embed_backward(self, d: Array) -> None:

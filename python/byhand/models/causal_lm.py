@@ -58,6 +58,7 @@ class Decoder(BlockStack):
     """
 
     tokens: Embedding
+    positions: Any = None  # a layer that adds them to the embeddings, where there is one
     norm: Any
 
     def __init__(self, config: Sizes, recompute: bool = False):
@@ -69,9 +70,9 @@ class Decoder(BlockStack):
     def _input_shape(self, batch: int) -> tuple[int, ...]:
         return batch, self.config.context_size
 
-    def embed(self, ids: Array, start: int, sequences: Array | None) -> Array:
-        """The input of the first block, (B, T, C), for ids at positions start, start + 1, ...; with
-        sequences the positions of each begin at 0.
+    def embed(self, ids: Array, start: int, positions: Array | None) -> Array:
+        """The input of the first block, (B, T, C), for ids at positions start, start + 1, ..., or
+        at ``positions`` (B, T) int64 where they are given.
         """
         raise NotImplementedError
 
@@ -84,9 +85,13 @@ class Decoder(BlockStack):
     ) -> Array:
         start = 0 if cache is None else cache.length
         self.check_ids("ids", ids, start)
+        positions = None
         if sequences is not None:
             self._check_sequences(ids, sequences, cache)
-        x = self.embed(ids, start, sequences)
+            positions = positions_within(sequences) if self.positions is not None else None
+        elif cache is not None and cache.ragged:
+            positions = cache.layers[0].positions(ids.shape[1])
+        x = self.embed(ids, start, positions)
         layers = None if cache is None else cache.layers
         x = self.through_blocks(x, layers, sequences=sequences)
         return x if self.norm is None else self.norm(x)
@@ -272,6 +277,18 @@ class CausalLM(Module, Generic[C]):
         return DecoderCache(
             [KeyValueCache(batch_size, capacity, a.num_kv_heads, a.head_dim, like) for a in layers]
         )
+
+    def generate(self, ids: Any, config: Any = None, **options: Any) -> np.ndarray:
+        """The prompts and the tokens that follow them: int64 (B * num_return_sequences, T).
+
+            model.generate(ids, max_new_tokens=100, do_sample=True, temperature=0.8, top_p=0.9)
+
+        ids: (T,), (B, T), or a list of prompts. The settings are those of `GenerationConfig`, with
+        Hugging Face's names; see `byhand.generation.generate` for the others and for the errors.
+        """
+        from byhand.generation import generate
+
+        return generate(self, ids, config, **options)
 
     def check(self, ids: np.ndarray, targets: np.ndarray) -> None:
         """The errors of ``loss`` for ids and targets that are still on the host."""

@@ -216,11 +216,10 @@ class Decoder(causal_lm.Decoder):
         self.blocks = [Block(c, rotary) for _ in range(c.num_layers)]
         self.norm = LayerNorm(C, bias=c.use_bias) if c.norm == "pre" else None
 
-    def embed(self, ids: Array, start: int, sequences: Array | None) -> Array:
+    def embed(self, ids: Array, start: int, positions: Array | None) -> Array:
         x = self.tokens(ids)
         if self.positions is not None:
-            where = None if sequences is None else causal_lm.positions_within(sequences)
-            x = self.positions(x, where, start)
+            x = self.positions(x, positions, start)
         return self.dropout(x)
 
     def embed_backward(self, d: Array) -> None:

@@ -324,7 +324,7 @@ class Decoder(causal_lm.Decoder):
         self.blocks = [Block(c, positions) for _ in range(c.num_hidden_layers)]
         self.norm = _norm(c)
 
-    def embed(self, ids: Array, start: int, sequences: Array | None) -> Array:
+    def embed(self, ids: Array, start: int, positions: Array | None) -> Array:
         return self.dropout(self.tokens(ids))
 
     def embed_backward(self, d: Array) -> None:

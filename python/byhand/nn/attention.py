@@ -180,8 +180,11 @@ class MultiHeadAttention(Module):
             q, kv = self._from_both(x, memory)
             k, v = kv[:, :, :G], kv[:, :, G:]
         q, k = self._placed(q, k, qkv if memory is None else None, cache)
+        window = self.window
         if cache is not None:
             k, v = cache.extend(k, v)
+            if cache.ragged:
+                mask, lengths, window = self._seen_in(cache, T, mask, lengths)
         dropout: tuple[Any, ...] = ()
         if self.training and self.p > 0:
             dropout = (self.p, *self.generator.next())
@@ -196,7 +199,7 @@ class MultiHeadAttention(Module):
             self.causal,
             *dropout,
             lengths=lengths,
-            window=self.window,
+            window=window,
             slopes=None if self.slopes is None else self.slopes.value,
             bias=score_bias,
             softcap=self.softcap,
@@ -272,15 +275,34 @@ class MultiHeadAttention(Module):
             q, k = self.q_norm(copied(q)), self.k_norm(copied(k))
         if self.positions is None or qkv is None:
             return q, k
-        start = 0 if cache is None else cache.length
         if self.q_norm is not None:
-            q = self.positions(q, start=start, out=q)
-            return q, self.positions(k, start=start, out=k)
+            return self._rotated(q, cache, q), self._rotated(k, cache, k)
         H, G = q.shape[2], k.shape[2]
         both = qkv[:, :, : H + G]
-        out = both if type(self.qkv) is Linear else None
-        both = self.positions(both, start=start, out=out)
+        both = self._rotated(both, cache, both if type(self.qkv) is Linear else None)
         return both[:, :, :H], both[:, :, H:]
+
+    def _rotated(self, x: Array, cache: KeyValueCache | None, out: Array | None) -> Array:
+        """x (B, T, heads, D) rotated to the positions behind those in the cache."""
+        positions = self.positions
+        assert positions is not None
+        if cache is None or not cache.ragged:
+            return positions(x, start=0 if cache is None else cache.length, out=out)
+        return positions(x, cache.positions(x.shape[1]), out=out)
+
+    def _seen_in(
+        self, cache: KeyValueCache, queries: int, mask: Array | None, lengths: Array | None
+    ) -> tuple[Array | None, Array | None, int | None]:
+        """(mask, lengths, window) that let the queries at each row's end see their own row."""
+        if mask is not None or lengths is not None:
+            raise ValueError(
+                "MultiHeadAttention: a cache with rows of different lengths takes no mask and no "
+                "lengths"
+            )
+        if queries == 1 and self.window is None:
+            return None, backend.to_device_of(cache.lengths, cache.keys), None
+        seen = cache.visible(queries, self.window)
+        return backend.to_device_of(seen, cache.keys), None, None
 
     def _backward_placed(self, dq: Array, dk: Array, dqkv: Array | None) -> None:
         """Replaces dq and dk, views of dqkv, by the gradients of what `_placed` was given."""

@@ -102,7 +102,8 @@ class LinearAttention(Module):
         for t in range(q.shape[1]):
             now = slice(t, t + 1)
             keys, values = cache.extend(k[:, now], v[:, now])
-            o[:, now] = linear_attention.forward(q[:, now], keys, values)[0]
+            lengths = backend.to_device_of(cache.lengths, keys) if cache.ragged else None
+            o[:, now] = linear_attention.forward(q[:, now], keys, values, lengths=lengths)[0]
         return o
 
     def flops(self, x: tuple[int, ...], *shapes: Any) -> tuple[int, int]:

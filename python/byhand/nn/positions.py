@@ -113,7 +113,7 @@ class RotaryPositions(Module):
             cos, sin, start = self._tables_for(start, start + x.shape[1], x)
         else:
             cos, sin, start = self._tables_for(0, self._length(positions), x)
-            positions = contiguous(positions)
+            positions = backend.to_device_of(contiguous(positions), x)
             if self._saving:
                 positions = own_copy(positions)
         y, saved = rope.forward(x, cos, sin, positions, start, self.interleaved, out)
@@ -233,8 +233,9 @@ class SinusoidalPositions(_AddedPositions):
     parameters. The table's mean square is 1/2, so that embeddings of standard deviation 1 have
     about the same size.
 
-    Call options: ``start``, the position of the first vector; ``positions`` (B, T) int64, for
-    packed rows, not on a GPU. ``backward(dy)`` returns dy, which is the gradient of x.
+    Call options: ``start``, the position of the first vector; ``positions`` (B, T) int64, a numpy
+    array, for rows that are packed or of different lengths. ``backward(dy)`` returns dy, which is
+    the gradient of x.
     """
 
     def __init__(self, dim: int, base: float = 10000.0):
@@ -257,7 +258,7 @@ class SinusoidalPositions(_AddedPositions):
             )
         table = self._table_for(int(positions.max(initial=0)) + 1, x)
         check.ids("SinusoidalPositions", "positions", positions, len(table), of="the positions")
-        return embedding.forward(contiguous(positions), table, x)[0]
+        return embedding.forward(backend.to_device_of(contiguous(positions), x), table, x)[0]
 
     def backward(self, dy: Array) -> Array:
         return dy
@@ -309,7 +310,7 @@ class LearnedPositions(_AddedPositions):
         else:
             check.arrays("LearnedPositions", positions=positions)
             check.ids("LearnedPositions", "positions", positions, context, of="the context")
-            ids = contiguous(positions)
+            ids = backend.to_device_of(contiguous(positions), x)
             if self._saving:
                 ids = own_copy(ids)
         y, saved = embedding.forward(ids, weight, x)

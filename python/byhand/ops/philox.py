@@ -28,8 +28,9 @@ _ROUNDS = 7
 ELEMENTS = 8  # of one group
 
 
-def words(groups: Array, seed: int, offset: int, rounds: int = _ROUNDS) -> Array:
-    """The four words of every group: groups (n,) unsigned -> (n, 4) uint32.
+def words(groups: Array, seed: int | Array, offset: int, rounds: int = _ROUNDS) -> Array:
+    """The four words of every group: groups (n,) unsigned -> (n, 4) uint32. The seed is a number or
+    (n,) uint64, one for each group.
 
     32-bit words are kept in 64-bit integers, so that the product of two never overflows.
     """

@@ -40,8 +40,8 @@ def load(
     tokenizer as `model.tokenizer`:
 
         model = byhand.load("runs/first")
-        ids = byhand.generation.generate(model, model.tokenizer.encode("The "), 100)
-        print(model.tokenizer.decode(ids))
+        for text in byhand.generation.stream(model, "The ", max_new_tokens=50, do_sample=True):
+            print(text, end="")
 
     `model.train()` ends inference mode, so that the model can be trained further.
 

@@ -80,11 +80,18 @@ class LanguageModel(task.Task):
         """A text generated from the prompt ``tokenizer.start``; None without a tokenizer."""
         if self.tokenizer is None or not self.sample_tokens:
             return None
-        from byhand.generation import stream
+        from byhand.generation import stream_ids
 
         prompt = plain_ids(self.tokenizer, self.tokenizer.start)
         written = []
-        for token in stream(self.model, prompt, self.sample_tokens, rng=rng):
+        for token in stream_ids(
+            self.model,
+            prompt,
+            max_new_tokens=self.sample_tokens,
+            do_sample=True,
+            seed=int(rng.integers(2**63)),
+            overflow="window",
+        ):
             if stop:
                 break
             written.append(token)
