@@ -2,8 +2,17 @@
 
 from byhand.generation import processors
 from byhand.generation.config import GenerationConfig
+from byhand.generation.constraint import constrain
 from byhand.generation.generate import generate
 from byhand.generation.session import Session
 from byhand.generation.stream import stream, stream_ids
 
-__all__ = ["GenerationConfig", "Session", "generate", "processors", "stream", "stream_ids"]
+__all__ = [
+    "GenerationConfig",
+    "Session",
+    "constrain",
+    "generate",
+    "processors",
+    "stream",
+    "stream_ids",
+]

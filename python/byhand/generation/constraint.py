@@ -21,10 +21,10 @@ from byhand.generation.automata import regex as patterns
 from byhand.generation.automata.expressions import Automaton, Expressions
 from byhand.generation.automata.tokens import TokenAutomaton
 from byhand.generation.automata.utf8 import over_bytes
+from byhand.generation.prompts import Row
 from byhand.text.token_bytes import token_bytes
 
 Scores = npt.NDArray[np.float64]
-Row = npt.NDArray[np.int64]
 
 
 def constrain(
@@ -128,12 +128,18 @@ class Constraint:
 
 
 class BoundConstraint:
-    """A constraint on the texts of a session: a processor, and where its texts end."""
+    """A constraint on the texts of a session: a processor, and where its texts end.
+
+    Attributes:
+        ends_texts: whether a text ends where nothing can follow, because there is no end token that
+            would say so.
+    """
 
     def __init__(self, constraint: Constraint, session: Any) -> None:
         config = session.config
         self._session = session
         self._ends = np.array(config.eos_ids, np.int64)
+        self.ends_texts = not len(self._ends)
         self._automaton = constraint.over_tokens(config.eos_ids)
         self._size = session.model.config.vocabulary_size
         if len(constraint) > self._size:
@@ -160,11 +166,9 @@ class BoundConstraint:
         return masked
 
     def ended(self, new: Sequence[Row], limits: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Whether nothing can follow each of these texts, tokens (T,) after the prompt of which
-        there may be limits (R,), and there is no end token to say so: (R,).
+        """Whether nothing can follow each of these texts, tokens (T,) after the prompt, when each
+        may have at most so many (R,): (R,).
         """
-        if len(self._ends):
-            return np.zeros(len(new), bool)
         left = (int(limit) - len(row) for row, limit in zip(new, limits, strict=True))
         states = map(self._state, new)
         return np.array(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from byhand.errors import UserError
 from byhand.generation import processors as scoring
 from byhand.generation.config import GenerationConfig
+from byhand.generation.constraint import BoundConstraint, Constraint, constrain
 from byhand.generation.processors import Processor
 from byhand.generation.prompts import Row
 from byhand.generation.sampling import draw, row_keys, uniforms
@@ -26,7 +27,7 @@ def generate(
     config: GenerationConfig | None = None,
     *,
     lengths: Any = None,
-    logits_processor: Iterable[Processor] = (),
+    logits_processor: Iterable[Processor | Constraint] = (),
     streamer: Any = None,
     tokenizer: Any = None,
     **names: Any,
@@ -43,7 +44,8 @@ def generate(
         ids: the prompts (see `read_prompts`): (T,), a list of prompts, or (B, T).
         config: the settings; ``names`` are fields of it and replace its values.
         lengths: (B,), the lengths of prompts padded on the right.
-        logits_processor: functions (ids, scores) -> scores of your own (see `processors`).
+        logits_processor: functions (ids, scores) -> scores of your own (see `processors`), and what
+            `constrain` gives.
         streamer: an object with ``put(array)``, which gets the prompts (B, T) and then each step's
             tokens (B,), and ``end()``; not with a search.
         tokenizer: for stop_strings; None: the model's, where it has one.
@@ -91,15 +93,19 @@ def prepare(
     ids: Any,
     config: GenerationConfig,
     lengths: Any = None,
-    own: Iterable[Processor] = (),
+    own: Iterable[Processor | Constraint] = (),
     tokenizer: Any = None,
 ) -> tuple[Session, list[Processor], Stops]:
     """A session with the prompts, the processors of its scores, and where its texts stop."""
     session = Session(model, ids, config, lengths, keep_states=config.penalty_alpha is not None)
     if tokenizer is None:
         tokenizer = getattr(model, "tokenizer", None)
-    stops = Stops(config.stop_strings, tokenizer)
-    return session, scoring.build(config, session, own), stops
+    if config.regex is not None or config.json_schema is not None:
+        asked = {"regex": config.regex, "json_schema": config.json_schema}
+        own = [*own, constrain(model if tokenizer is None else tokenizer, **asked)]
+    processors = scoring.build(config, session, own)
+    constraints = [one for one in processors if isinstance(one, BoundConstraint)]
+    return session, processors, Stops(config.stop_strings, tokenizer, constraints)
 
 
 def grow(
@@ -156,7 +162,7 @@ def _padding(session: Session, stops: Stops) -> int | None:
         if len(set(session.lengths)) > 1:
             reason = "prompts of different lengths"
         elif stops:
-            reason = "several texts with stop_strings"
+            reason = "several texts with stop_strings, or with a constraint and no eos_token_id,"
         if reason:
             raise UserError(f"{reason} need a pad_token_id")
     return config.padding

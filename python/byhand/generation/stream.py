@@ -9,6 +9,7 @@ import numpy as np
 
 from byhand.errors import UserError
 from byhand.generation.config import GenerationConfig
+from byhand.generation.constraint import Constraint
 from byhand.generation.generate import grow, prepare, settings
 from byhand.generation.processors import Processor
 from byhand.text.pipeline import PipelineTokenizer
@@ -20,7 +21,7 @@ def stream_ids(
     prompt: Any,
     config: GenerationConfig | None = None,
     *,
-    logits_processor: Iterable[Processor] = (),
+    logits_processor: Iterable[Processor | Constraint] = (),
     tokenizer: Any = None,
     number: int = 0,
     **names: Any,
@@ -48,7 +49,7 @@ def stream(
     prompt: Any,
     config: GenerationConfig | None = None,
     *,
-    logits_processor: Iterable[Processor] = (),
+    logits_processor: Iterable[Processor | Constraint] = (),
     tokenizer: Any = None,
     number: int = 0,
     **names: Any,
