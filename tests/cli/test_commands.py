@@ -160,6 +160,14 @@ def test_generate_writes_the_prompt_and_continues_it(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ):
     command = ["generate", finished / "run", "--prompt", "to be", "--max-new-tokens", 40]
+    assert main([str(part) for part in command]) == 0
+    text, said = capsys.readouterr()
+    assert said == (
+        "byhand: where the text exceeds the context of 6 tokens, the model sees the end of it "
+        "(--overflow window)\n"
+    )
+    command += ["--overflow", "window"]  # as asked, so nothing is said
+    assert output(capsys, *command) == text
     text = output(capsys, *command)
     assert text.startswith("to be")
     assert len(text) == len("to be") + 40 + 1
@@ -170,7 +178,7 @@ def test_generate_writes_the_prompt_and_continues_it(
     assert output(capsys, *command, "--seed", 1) != text
     greedy = output(capsys, *command, "--temperature", 0)
     assert output(capsys, *command, "--top-k", 1) == greedy
-    assert len(output(capsys, "generate", finished / "run", "--tokens", 7)) == 8
+    assert len(output(capsys, "generate", finished / "run", "--tokens", 5)) == 6
 
 
 def test_eval_is_the_mean_over_every_character(finished: Path, capsys: pytest.CaptureFixture[str]):
@@ -246,8 +254,11 @@ def test_the_commands_load_nothing_heavy_before_they_need_it():
     assert out.stdout.splitlines()[-1] == "[]"
 
 
+SLIDING = ("--overflow", "window")
+
+
 def test_a_closed_pipe_is_not_an_error(finished: Path):
-    process = small.command("generate", finished / "run", "--tokens", "100000")
+    process = small.command("generate", finished / "run", "--tokens", "100000", *SLIDING)
     assert len(process.stdout.read(50)) == 50  # type: ignore[union-attr]
     process.stdout.close()  # type: ignore[union-attr]
     assert process.stderr.read() == ""  # type: ignore[union-attr]
@@ -274,7 +285,7 @@ def test_a_terminal_that_lacks_a_character_shows_a_question_mark(tmp_path: Path)
 
 
 def test_ctrl_c_while_generating_is_one_line(finished: Path):
-    process = small.command("generate", finished / "run", "--tokens", "1000000")
+    process = small.command("generate", finished / "run", "--tokens", "1000000", *SLIDING)
     assert len(process.stdout.read(50)) == 50  # type: ignore[union-attr]
     process.send_signal(2)
     _, err = process.communicate(timeout=60)

@@ -175,12 +175,36 @@ MISTAKES = [
     (["generate", "."], "holds no training run"),
     ([*GENERATE, "--prompt", "toé"], "'é' (U+00E9) at position 2 of the text is not among the"),
     (
-        [*GENERATE, "--max-new-tokens", "0"],
-        "argument --max-new-tokens: must be at least 1",
+        [*GENERATE, "--max-new-tokens", "-1"],
+        "argument --max-new-tokens: must be at least 0, not -1",
     ),
     ([*GENERATE, "--temperature", "-1"], "argument --temperature: must be at least 0, not -1"),
     ([*GENERATE, "--temperature", "inf"], "argument --temperature: must be a number"),
-    ([*GENERATE, "--top-k", "0"], "argument --top-k: must be at least 1"),
+    ([*GENERATE, "--top-k", "-1"], "argument --top-k: must be at least 0, not -1"),
+    ([*GENERATE, "--top-p", "1.5"], "argument --top-p: must be at least 0 and at most 1, not 1.5"),
+    ([*GENERATE, "--top-p", "-1"], "argument --top-p: must be at least 0 and at most 1, not -1"),
+    ([*GENERATE, "--overflow", "slide"], "argument --overflow: invalid choice: 'slide'"),
+    (
+        [*GENERATE, "--bad-words-ids", "5"],
+        "argument --bad-words-ids: must be a sequence of sequences",
+    ),
+    ([*GENERATE, "--stop-strings", ""], "argument --stop-strings: must be a string"),
+    ([*GENERATE, "--stop-strings", "[3]"], "argument --stop-strings: must be a string"),
+    ([*GENERATE, "--eos-token-id", "-1"], "argument --eos-token-id: must be a"),
+    ([*GENERATE, "--eos-token-id", "99"], "--eos-token-id 99 is outside the vocabulary 0.."),
+    ([*GENERATE, "--no-do-sample", "--top-p", "0.5"], "--top-p=0.5 acts only with --do-sample"),
+    (
+        [*GENERATE, "--num-return-sequences", "2", "--no-do-sample"],
+        "--num-return-sequences = 2 needs as many --num-beams, or --do-sample=True without beams",
+    ),
+    (
+        [*GENERATE, "--overflow", "error", "--max-new-tokens", "99"],
+        "and 99 new ones do not fit the context of 6",
+    ),
+    (
+        [*GENERATE, "--max-length", "1"],
+        "--max-length = 1 counts the prompt, which has 1 tokens: give --max-new-tokens",
+    ),
     (
         [*GENERATE, "--prompt-file", "nowhere.txt"],
         "cannot read the prompt from nowhere.txt: No such",
@@ -224,6 +248,8 @@ def flags_that_take(kind: str) -> list[tuple[str, str]]:
     for name, command in parser()[1].items():
         for action in command._actions:
             is_text = action.type is flags.text
+            if action.dest == "stop_strings":  # which no text but an empty one is wrong for
+                continue
             takes_no_value = action.nargs == 0 or action.choices is not None
             if (is_text if kind == "text" else not is_text) and not takes_no_value:
                 found.append((name, action.option_strings[0] if action.option_strings else ""))

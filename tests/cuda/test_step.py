@@ -264,7 +264,7 @@ def test_generate_and_evaluate_give_the_same_on_both_devices(precision, near, cu
     found = []
     for device in ("cpu", "cuda"):
         task, _ = made(device, precision)
-        written = generate(task.model, text[:5], 20, temperature=0)
+        written = generate(task.model, text[:5], max_new_tokens=20, overflow="window")
         loss = evaluate(task, consecutive_windows(text, 12, 4))["loss"]
         found.append((written.tolist(), loss))
     if precision == "float32":

@@ -19,12 +19,13 @@ PROMPTS = 20
 
 
 def twins(sizes: tuple[int, ...], seed: int = 0) -> tuple[GPT, Any]:
-    """A model with weights large enough for varied texts, and transformers' with the same."""
+    """A model whose texts vary, and transformers' with the same weights."""
     vocabulary, context, width, heads, layers = sizes
     model = GPT(GPTConfig(vocabulary, context, width, heads, layers)).to(dtype="float64")
     rng = np.random.default_rng(seed)
     for p in model.parameters():
-        p.value[...] = rng.normal(scale=0.6, size=p.shape)
+        if len(p.shape) > 1:
+            p.value[...] = rng.normal(scale=0.6, size=p.shape)
     config = transformers.GPT2Config(
         vocab_size=vocabulary,
         n_positions=context,
@@ -70,10 +71,10 @@ OPTIONS: list[dict[str, Any]] = [
     {},
     {"repetition_penalty": 1.3},
     {"no_repeat_ngram_size": 2},
-    {"eos_token_id": [3, 7, 11, 12, 13]},
-    {"eos_token_id": [3, 7, 11, 12, 13], "min_new_tokens": 9},
+    {"eos_token_id": [9, 11, 13]},
+    {"eos_token_id": [9, 11, 13], "min_new_tokens": 9},
     {"bad_words_ids": [[5], [9, 4], [20]]},
-    {"repetition_penalty": 0.8, "no_repeat_ngram_size": 3, "eos_token_id": 2, "min_new_tokens": 3},
+    {"repetition_penalty": 0.8, "no_repeat_ngram_size": 3, "eos_token_id": 9, "min_new_tokens": 3},
 ]
 
 

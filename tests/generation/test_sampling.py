@@ -1,97 +1,122 @@
-"""Probabilities against brute force, draws by a chi-square test."""
+"""Draws: their distribution, and random numbers that belong to a row."""
+
+from __future__ import annotations
 
 import math
 from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from byhand.errors import UserError
-from byhand.generation import probabilities, sample
+from byhand import GPT, GPTConfig
+from byhand.generation import GenerationConfig, generate, processors
+from byhand.generation.sampling import draw, row_keys, uniforms
 
-scores = st.lists(st.integers(-20, 20).map(lambda n: n / 4), min_size=1, max_size=12)
-
-
-def brute_force(logits: list[float], temperature: float, top_k: int | None) -> list[float]:
-    """Softmax over the kept tokens, one at a time; ties go to the smaller id."""
-    order = sorted(range(len(logits)), key=lambda i: (-logits[i], i))
-    kept = set(order[: len(logits) if top_k is None else top_k])
-    weights = [math.exp(x / temperature) if i in kept else 0.0 for i, x in enumerate(logits)]
-    return [w / math.fsum(weights) for w in weights]
+DRAWS = 100_000
 
 
-@given(scores, st.sampled_from([0.3, 0.8, 1.0, 2.5]), st.none() | st.integers(1, 14))
-def test_probabilities_equal_brute_force(logits: list[float], temperature: float, top_k: int):
-    p = probabilities(np.array(logits, np.float32), temperature, top_k)
-    expected = brute_force(logits, temperature, top_k)
-    assert p.dtype == np.float64
-    assert [x > 0 for x in p] == [x > 0 for x in expected]
-    np.testing.assert_allclose(p, expected, rtol=1e-12)
-
-
-@given(scores)
-def test_temperature_zero_is_the_first_most_likely_token(logits: list[float]):
-    p = probabilities(np.array(logits), temperature=0)
-    assert p.tolist() == [float(i == int(np.argmax(logits))) for i in range(len(logits))]
-    assert sample(p, np.random.default_rng(0)) == int(np.argmax(logits))
-
-
-@pytest.mark.parametrize("temperature", [1e-300, 1e-3, 1.0, 1e300])
-def test_extreme_scores_stay_a_distribution(temperature: float):
-    p = probabilities(np.array([1e4, -1e4, 1e4 - 1e-3, -np.inf]), temperature)
-    assert np.isfinite(p).all()
-    assert p.sum() == pytest.approx(1.0)
-    assert p.argmax() == 0
-    assert p[3] == 0
-
-
-@pytest.mark.parametrize("top_k", [None, 5])
-def test_draws_follow_the_probabilities(top_k: int | None):
-    rng = np.random.default_rng(12)
-    p = probabilities(rng.normal(size=20), temperature=0.7, top_k=top_k)
-    draws = 100_000
-    counts = np.bincount([sample(p, rng) for _ in range(draws)], minlength=20)
-    assert (counts[p == 0] == 0).all()
-    kept = p > 0
-    chi_square = ((counts[kept] - draws * p[kept]) ** 2 / (draws * p[kept])).sum()
-    freedom = int(kept.sum()) - 1
-    assert freedom == (19 if top_k is None else 4)
-    # The bound for p = 1e-4, by Wilson and Hilferty (1931).
+def chi_square_bound(freedom: int) -> float:
+    """What chi-square exceeds with probability 1e-4, by Wilson and Hilferty (1931)."""
     z = NormalDist().inv_cdf(1 - 1e-4)
-    assert chi_square < freedom * (1 - 2 / (9 * freedom) + z * math.sqrt(2 / (9 * freedom))) ** 3
+    return freedom * (1 - 2 / (9 * freedom) + z * math.sqrt(2 / (9 * freedom))) ** 3
 
 
-class FixedDraw:
-    def __init__(self, value: float) -> None:
-        self.value = value
+def by_brute_force(scores: np.ndarray, names: dict[str, float]) -> np.ndarray:
+    """The distribution, one rule after the other on a sorted list."""
+    p = np.exp((scores - scores.max()) / names.get("temperature", 1.0))
+    p /= p.sum()
+    order = sorted(range(len(p)), key=lambda i: (-p[i], i))
+    if "top_k" in names:
+        p[order[int(names["top_k"]) :]] = 0
+    if "top_p" in names:
+        p /= p.sum()
+        total = 0.0
+        for i in order:
+            if total >= names["top_p"]:
+                p[i] = 0
+            total += p[i]
+    if "min_p" in names:
+        p[p < names["min_p"] * p.max()] = 0
+    if "typical_p" in names:
+        p /= p.sum()
+        entropy = -sum(x * math.log(x) for x in p if x > 0)
+        total = 0.0
+        for i in sorted(
+            range(len(p)), key=lambda i: abs(-math.log(p[i]) - entropy) if p[i] > 0 else math.inf
+        ):
+            if total >= names["typical_p"]:
+                p[i] = 0
+            total += p[i]
+    return p / p.sum()
 
-    def random(self) -> float:
-        return self.value
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {},
+        {"temperature": 0.7},
+        {"temperature": 3.0},
+        {"top_k": 5},
+        {"top_p": 0.8},
+        {"min_p": 0.1},
+        {"typical_p": 0.6},
+        {"temperature": 2.0, "top_k": 9, "top_p": 0.9},
+    ],
+    ids=str,
+)
+def test_draws_of_a_model_have_the_distribution_of_brute_force(names: dict):
+    """100,000 texts of one token through `generate`, by chi-square."""
+    model = GPT(GPTConfig(20, 4, 8, 2, 1), seed=2).to(dtype="float64")
+    model.decoder.norm.weight.value = np.full(8, 20.0)
+    with model.in_inference():
+        scores = model(np.array([[3]]))[0, -1]
+    p = by_brute_force(scores, names)
+    kept = int((p > 0).sum())
+    assert kept == 20 if set(names) <= {"temperature"} else 3 < kept < 12
+    texts = generate(
+        model, [3], max_new_tokens=1, do_sample=True, num_return_sequences=DRAWS, seed=5, **names
+    )
+    counts = np.bincount(texts[:, 1], minlength=20)
+    assert (counts[p == 0] == 0).all()
+    q = p[p > 0]
+    chi_square = ((counts[p > 0] - DRAWS * q) ** 2 / (DRAWS * q)).sum()
+    assert chi_square < chi_square_bound(kept - 1)
+
+
+def test_numbers_of_rows_and_steps_are_uniform_and_independent():
+    keys = row_keys(0, [np.array([n]) for n in range(2000)])
+    assert len(set(keys.tolist())) == 2000
+    u = np.stack([uniforms(keys, step) for step in range(50)])
+    assert u.min() >= 0
+    assert u.max() < 1
+    counts = np.histogram(u, bins=100, range=(0, 1))[0]
+    assert ((counts - 1000) ** 2 / 1000).sum() < chi_square_bound(99)
+    for first, second in ((u[:-1], u[1:]), (u[:, :-1], u[:, 1:])):
+        pairs = np.histogram2d(first.ravel(), second.ravel(), bins=10, range=[[0, 1], [0, 1]])[0]
+        mean = first.size / 100
+        assert ((pairs - mean) ** 2 / mean).sum() < chi_square_bound(99)
+    assert (u * 2.0**53 == np.floor(u * 2.0**53)).all()
+
+
+def test_a_key_belongs_to_seed_prompt_and_number():
+    a, b = np.array([1, 2]), np.array([3])
+    keys = row_keys(7, [a, b], 2).tolist()
+    assert len(set(keys)) == 4
+    assert row_keys(7, [b, a, a]).tolist() == [keys[2], keys[0], keys[1]]
+    assert row_keys(7, [a], 1, first=1).tolist() == keys[1:2]
+    assert not set(keys) & set(row_keys(8, [a, b], 2).tolist())
 
 
 @pytest.mark.parametrize("p", [[0.0, 0.5, 0.5, 0.0], [0.0, 0.1, 0.2, 0.0], [0.0, 1 / 3, 1 / 3, 0]])
 def test_the_ends_of_the_uniform_draw_never_give_a_token_of_probability_0(p: list[float]):
-    for uniform, token in ((0.0, 1), (np.nextafter(1.0, 0.0), 2)):
-        assert sample(np.array(p), FixedDraw(uniform)) == token  # type: ignore[arg-type]
+    with np.errstate(divide="ignore"):
+        scores = np.log(np.array([p, p]))
+    assert draw(scores, np.array([0.0, np.nextafter(1.0, 0.0)])).tolist() == [1, 2]
 
 
-@pytest.mark.parametrize(
-    ("temperature", "top_k", "words"),
-    [
-        (-0.1, None, "temperature must be a finite number of at least 0, not -0.1"),
-        (math.nan, None, "temperature"),
-        (math.inf, None, "temperature"),
-        (1.0, 0, "top-k must keep at least 1 token, not 0"),
-        (1.0, -3, "top-k"),
-    ],
-)
-def test_settings_out_of_range_are_refused(temperature: float, top_k: int | None, words: str):
-    with pytest.raises(UserError, match=words):
-        probabilities(np.zeros(3), temperature, top_k)
-
-
-def test_logits_that_are_nan_are_refused():
-    with pytest.raises(UserError, match="NaN"):
-        probabilities(np.array([0.0, np.nan]))
+def test_temperature_0_is_greedy_and_a_small_one_comes_near_it():
+    scores = np.random.default_rng(3).normal(size=(5, 30))
+    u = np.full(5, 0.999)
+    sharp = processors.temperature(1e-4)([], scores)
+    assert draw(sharp, u).tolist() == scores.argmax(axis=1).tolist()
+    assert not GenerationConfig(do_sample=True, temperature=0).samples

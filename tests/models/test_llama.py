@@ -104,7 +104,7 @@ def test_decoding_with_a_cache_gives_the_same_logits(relative: str, dtype: str) 
 @EVERY_KIND
 def test_generation_is_the_choice_among_the_logits(relative: str) -> None:
     model = made(relative).to(dtype="float32").inference()
-    made_up = generate(model, [1, 2, 3], 8, temperature=0.0)
+    made_up = generate(model, [1, 2, 3], max_new_tokens=8)
     ids = [1, 2, 3]
     for _ in range(8):
         ids.append(int(model(np.array([ids]))[0, -1].argmax()))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from byhand import GPT, GPTConfig, nn, optim
-from byhand.generation import generate, stream
+from byhand.generation import generate, stream_ids
 
 CONFIG = GPTConfig(17, 9, 12, 3, 2, dropout=0.2)
 IDS, TARGETS = np.random.default_rng(0).integers(0, 17, (2, 4, 7))
@@ -55,9 +55,10 @@ def in_thread(work: Callable[[], Any]) -> Any:
 @pytest.mark.parametrize("cache", [True, False])
 def test_streams_by_turns_give_what_each_gives_alone(cache):
     model = GPT(CONFIG, seed=1)
-    alone = [generate(model, [n], 20, rng=n, cache=cache).tolist() for n in range(3)]
+    names = {"max_new_tokens": 20, "do_sample": True, "use_cache": cache, "overflow": "window"}
+    alone = [generate(model, [n], seed=n, **names)[0, 1:].tolist() for n in range(3)]
     before = modes_of(model)
-    streams = [stream(model, [n], 20, rng=n, cache=cache) for n in range(3)]
+    streams = [stream_ids(model, [n], seed=n, **names) for n in range(3)]
     by_turns = list(zip(*streams, strict=True))
     assert [list(ids) for ids in zip(*by_turns, strict=True)] == alone
     assert modes_of(model) == before
@@ -65,9 +66,10 @@ def test_streams_by_turns_give_what_each_gives_alone(cache):
 
 def test_a_stream_left_midway_changes_no_mode():
     model = GPT(CONFIG, seed=1)
-    expected = generate(model, [2], 6, rng=0).tolist()
-    left = stream(model, [1], 20)
-    other = stream(model, [2], 6, rng=0)
+    names = {"do_sample": True, "overflow": "window"}
+    expected = generate(model, [2], max_new_tokens=6, **names)[0, 1:].tolist()
+    left = stream_ids(model, [1], max_new_tokens=20, **names)
+    other = stream_ids(model, [2], max_new_tokens=6, **names)
     found = [next(other)]
     next(left)
     assert all(training and saving for training, saving in modes_of(model))
@@ -82,7 +84,7 @@ def test_a_model_may_be_trained_between_the_tokens_of_a_stream():
     def trained(streaming: bool) -> bytes:
         model = GPT(CONFIG, seed=1)
         optimizer = optim.AdamW(model, lr=1e-2)
-        tokens = stream(model, [1], 20)
+        tokens = stream_ids(model, [1], max_new_tokens=20, overflow="window")
         for _ in range(5):
             if streaming:
                 next(tokens)
@@ -203,7 +205,7 @@ def test_training_while_another_thread_generates_gives_the_same_bits():
     def infer() -> None:
         try:
             while not done.is_set():
-                written.append(generate(model, [1], 8))
+                written.append(generate(model, [1], max_new_tokens=8, overflow="window"))
                 with model.in_inference():
                     model.loss(IDS, TARGETS)
                     with pytest.raises(IndexError):
@@ -226,14 +228,14 @@ def test_training_while_another_thread_generates_gives_the_same_bits():
 
 def test_threads_infer_together():
     model = GPT(CONFIG, seed=1)
-    expected = [generate(model, [n], 15, rng=n).tolist() for n in range(4)]
+
+    def text(n: int) -> list[int]:
+        names = {"max_new_tokens": 15, "do_sample": True, "overflow": "window"}
+        return generate(model, [n], seed=n, **names).tolist()
+
+    expected = [text(n) for n in range(4)]
     results: dict[int, list[int]] = {}
-    threads = [
-        threading.Thread(
-            target=lambda n=n: results.update({n: generate(model, [n], 15, rng=n).tolist()})
-        )
-        for n in range(4)
-    ]
+    threads = [threading.Thread(target=lambda n=n: results.update({n: text(n)})) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -257,5 +259,5 @@ def test_generating_is_not_slowed_by_the_mode():
     calls = []
     walk = nn.Module.walk
     model.walk = lambda: calls.append(1) or walk(model)  # type: ignore[method-assign]
-    generate(model, [1], 30)
+    generate(model, [1], max_new_tokens=30, overflow="window")
     assert len(calls) == 1

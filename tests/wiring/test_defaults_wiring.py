@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from byhand.data import EpochSampler, RandomSampler, TextData, stratified_folds
-from byhand.generation import generate, probabilities, stream
+from byhand.generation import generate, stream_ids
 from byhand.models.gpt import GPT, GPTConfig
 from byhand.models.mlp import MLP, MLPConfig
 from byhand.runs import TrainingSettings, load
@@ -22,7 +22,7 @@ from tests.training import small
 MODEL = GPT(GPTConfig(14, 6, 8, 2, 1), seed=3)
 MODEL.head.weight.value = MODEL.head.weight.value * 30  # its distributions are far from uniform
 PROMPT = np.array([3, 1, 4])
-LOGITS = np.random.default_rng(0).standard_normal(9)
+DRAWN = {"max_new_tokens": 40, "overflow": "window", "do_sample": True}
 
 
 def weights(model: Any) -> list[list[float]]:
@@ -30,15 +30,11 @@ def weights(model: Any) -> list[list[float]]:
 
 
 def generated(**options: Any) -> list[int]:
-    return generate(MODEL, PROMPT, 40, **options).tolist()
+    return generate(MODEL, PROMPT, **{**DRAWN, **options}).ravel().tolist()
 
 
 def streamed(**options: Any) -> list[int]:
-    return list(stream(MODEL, PROMPT, 40, **options))
-
-
-def distribution(**options: Any) -> list[float]:
-    return probabilities(LOGITS, **options).tolist()
+    return list(stream_ids(MODEL, PROMPT, **{**DRAWN, **options}))
 
 
 def drawn(**options: Any) -> list[int]:
@@ -101,13 +97,21 @@ def rng(seed: int) -> Any:
 # A function, one of its options, the value that leaving it out means, and another value.
 ROWS: list[tuple[Callable[..., Any], str, Any, Any]] = [
     (generated, "temperature", 1.0, 2.0),
-    (generated, "top_k", None, 2),
-    (generated, "rng", rng(0), rng(1)),
+    (generated, "top_k", 0, 2),
+    (generated, "top_p", 1.0, 0.3),
+    (generated, "min_p", None, 0.5),
+    (generated, "typical_p", 1.0, 0.3),
+    (generated, "repetition_penalty", 1.0, 2.0),
+    (generated, "no_repeat_ngram_size", 0, 2),
+    (generated, "eos_token_id", None, 3),
+    (generated, "bad_words_ids", None, [[3], [1]]),
+    (generated, "num_return_sequences", 1, 2),
+    (generated, "do_sample", True, False),
+    (generated, "seed", 0, 1),
     (streamed, "temperature", 1.0, 2.0),
-    (streamed, "top_k", None, 2),
-    (streamed, "rng", rng(0), rng(1)),
-    (distribution, "temperature", 1.0, 2.0),
-    (distribution, "top_k", None, 2),
+    (streamed, "top_k", 0, 2),
+    (streamed, "seed", 0, 1),
+    (streamed, "number", 0, 1),
     (drawn, "seed", 0, 1),
     (passes, "seed", 0, 1),
     (passes, "drop_last", False, True),

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from byhand import backend
@@ -300,22 +299,56 @@ GENERATE: dict[str, tuple[list[str], dict[str, Any]]] = {
     "--prompt": (["--prompt", "to be"], {"prompt": "to be"}),
     "--prompt-file": (["--prompt-file", "prompt.txt"], {"prompt": "that is"}),
     "--num-return-sequences": (["--num-return-sequences", "2"], {"count": 2}),
+    "--max-length": (["--max-length", "35"], {"max_length": 35, "max_new_tokens": None}),
     "--max-new-tokens": (["--max-new-tokens", "41"], {"max_new_tokens": 41}),
+    "--min-new-tokens": (
+        ["--min-new-tokens", "30", "--eos-token-id", "0,1,2,3"],
+        {"min_new_tokens": 30, "eos_token_id": (0, 1, 2, 3)},
+    ),
+    "--do-sample": (["--no-do-sample"], {"do_sample": False, "temperature": 1.0}),
     "--temperature": (["--temperature", "2.5"], {"temperature": 2.5}),
     "--top-k": (["--top-k", "2"], {"top_k": 2}),
-    "--seed": (["--seed", "6"], {"rng": 6}),
-    "--no-cache": (["--no-cache"], {"cache": False}),
+    "--top-p": (["--top-p", "0.9"], {"top_p": 0.9}),
+    "--min-p": (["--min-p", "0.05"], {"min_p": 0.05}),
+    "--typical-p": (["--typical-p", "0.2"], {"typical_p": 0.2}),
+    "--repetition-penalty": (["--repetition-penalty", "3"], {"repetition_penalty": 3.0}),
+    "--no-repeat-ngram-size": (["--no-repeat-ngram-size", "4"], {"no_repeat_ngram_size": 4}),
+    "--eos-token-id": (["--eos-token-id", "0,1,2,3"], {"eos_token_id": (0, 1, 2, 3)}),
+    "--pad-token-id": (["--pad-token-id", "3"], {"pad_token_id": 3}),
+    "--bad-words-ids": (["--bad-words-ids", "[[0], [2, 3]]"], {"bad_words_ids": [[0], [2, 3]]}),
+    "--stop-strings": (["--stop-strings", '["x", "nn"]'], {"stop_strings": ["x", "nn"]}),
+    "--seed": (["--seed", "6"], {"seed": 6}),
+    "--overflow": (["--overflow", "truncate"], {"overflow": "truncate"}),
+    "--use-cache": (["--no-use-cache"], {"use_cache": False}),
+    "--tokens": (["--tokens", "42"], {"max_new_tokens": 42}),
+    "--no-cache": (["--no-cache"], {"use_cache": False}),
     "--checkpoint": (["--checkpoint", "last"], {"which": "last"}),
     "--precision": (["--precision", "bf16"], {"precision": "bf16"}),
     "--device": (["--device", "cpu"], {}),
     "--threads": (["--threads", "1"], {}),
 }
-GENERATED = {"prompt": "", "max_new_tokens": 300, "temperature": 0.8, "top_k": None, "rng": 0}
+GENERATED = {
+    "prompt": "",
+    "max_new_tokens": 300,
+    "do_sample": True,
+    "temperature": 0.8,
+    "overflow": "window",
+}
 LOADED = {"which": "best", "precision": "float32"}
+SAME_TEXT = ("--no-cache", "--no-use-cache", "--precision", "--pad-token-id")
+# Flags of searches, which have tests of their own.
+SEARCHES = {
+    "--num-beams",
+    "--num-beam-groups",
+    "--diversity-penalty",
+    "--penalty-alpha",
+    "--length-penalty",
+    "--early-stopping",
+}
 
 
 def test_every_flag_of_generate_has_a_test():
-    assert flags_of("generate") == GENERATE.keys()
+    assert flags_of("generate") == GENERATE.keys() | SEARCHES
 
 
 @pytest.mark.parametrize("flag", GENERATE)
@@ -338,16 +371,17 @@ def test_a_flag_of_generate_changes_the_text_as_the_function_does(
     monkeypatch.chdir(trained)
     assert main(["generate", "run", *arguments]) == 0
     shown = capsys.readouterr().out
-    assert bool(made["cache"]) == changes.get("cache", True)
+    assert bool(made["cache"]) == changes.get("use_cache", True)
     options = {**GENERATED, **LOADED, **changes}
     model = load(trained / "run", options.pop("which"), options.pop("precision"))
     prompt, count = options.pop("prompt"), options.pop("count", 1)
-    tokenizer, rng = model.tokenizer, np.random.default_rng(options.pop("rng"))
+    tokenizer = model.tokenizer
     wanted = ""
     for number in range(count):
         wanted += f"--- {number + 1} of {count} ---\n" if count > 1 else ""
-        tokens = generate(model, tokenizer.encode(prompt or "\n"), rng=rng, **options)
-        wanted += prompt + tokenizer.decode(tokens) + "\n"
+        ids = tokenizer.encode(prompt or "\n")
+        texts = generate(model, ids, num_return_sequences=count, **options)
+        wanted += prompt + tokenizer.decode(texts[number, len(ids) :]) + "\n"
     assert shown == wanted
 
 
@@ -358,10 +392,10 @@ def test_the_generated_texts_differ(
     monkeypatch.chdir(trained)
     texts = set()
     flags = [arguments for arguments, changes in GENERATE.values() if changes]
-    for arguments in [[], *(a for a in flags if a[0] not in ("--no-cache", "--precision"))]:
+    for arguments in [[], *(a for a in flags if a[0] not in SAME_TEXT)]:
         assert main(["generate", "run", *arguments]) == 0
         texts.add(capsys.readouterr().out)
-    assert len(texts) == 9
+    assert len(texts) == 1 + sum(a[0] not in SAME_TEXT for a in flags)
 
 
 EVAL: dict[str, list[list[str]]] = {

@@ -180,8 +180,10 @@ def test_the_seed_reaches_the_weights_the_batches_the_masks_and_the_samples(seed
     trainer.report = lambda metrics, is_best, sample: shown.append(sample)  # type: ignore[method-assign]
     trainer.evaluate()
     prompt = small.TOKENIZER.encode(small.TOKENIZER.start)
-    tokens = generate(model, prompt, 5, rng=np.random.default_rng([seed, 0]))
-    assert shown == [small.TOKENIZER.decode(tokens)]
+    drawn = int(np.random.default_rng([seed, 0]).integers(2**63))
+    names = {"max_new_tokens": 5, "do_sample": True, "overflow": "window", "seed": drawn}
+    text = generate(model, prompt, **names)[0, len(prompt) :]
+    assert shown == [small.TOKENIZER.decode(text)]
 
 
 @pytest.mark.parametrize(("every", "steps"), [(1, [0, 1, 2, 3]), (2, [0, 2, 3]), (9, [0, 3])])

@@ -13,7 +13,7 @@ import pytest
 from byhand.cli.main import main
 from byhand.data import ArrayDataset, EpochSampler
 from byhand.data.splits import Splits
-from byhand.generation import generate, stream
+from byhand.generation import generate, stream_ids
 from byhand.models.gpt import GPT, GPTConfig
 from byhand.models.mlp import MLP, MLPConfig
 from byhand.nn import Buffer, Linear, Module, init
@@ -24,21 +24,23 @@ from byhand.tasks import Classification
 from byhand.training import Trainer
 
 
-@pytest.mark.parametrize("function", [generate, lambda *a, **k: list(stream(*a, **k))])
+@pytest.mark.parametrize("function", [generate, lambda *a, **k: list(stream_ids(*a, **k))])
 def test_the_cache_is_made_unless_it_is_declined(function: Any, monkeypatch: pytest.MonkeyPatch):
     model = GPT(GPTConfig(14, 6, 8, 2, 1))
     made: list[int] = []
     plain = model.new_cache
     monkeypatch.setattr(model, "new_cache", lambda size: made.append(size) or plain(size))
     lengths: list[int] = []
-    forward = model.forward
+    forward = model.decoder.forward
     monkeypatch.setattr(
-        model, "forward", lambda ids, cache: lengths.append(ids.shape[1]) or forward(ids, cache)
+        model.decoder,
+        "forward",
+        lambda ids, **o: lengths.append(ids.shape[1]) or forward(ids, **o),
     )
-    function(model, [1, 2, 3], 3)
+    function(model, [1, 2, 3], max_new_tokens=3)
     assert made == [1]
     assert lengths == [3, 1, 1]
-    function(model, [1, 2, 3], 3, cache=False)
+    function(model, [1, 2, 3], max_new_tokens=3, use_cache=False)
     assert made == [1]
     assert lengths[3:] == [3, 4, 5]
 

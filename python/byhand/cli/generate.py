@@ -87,11 +87,12 @@ def run(args: argparse.Namespace) -> int:
     ids = plain_ids(tokenizer, prompt or tokenizer.start)
     if not len(ids):
         raise UserError(f"the prompt {prompt!r:.60} has no tokens in {args.run_folder}")
-    if args.overflow is None:
-        _say_if_it_slides(settings, len(ids), model.config.context_size)
     count = settings.num_return_sequences
     searches = settings.num_beams > 1 or settings.penalty_alpha is not None
     try:
+        settings.check_vocabulary(model.config.vocabulary_size)
+        if args.overflow is None:
+            _say_if_it_slides(settings, len(ids), model.config.context_size)
         if searches:
             texts = generate(model, ids, settings)[:, len(ids) :]
         for number in range(count):

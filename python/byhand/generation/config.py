@@ -110,6 +110,7 @@ class _EarlyStopping(Values):
 
 _0_to_1 = Number("at least 0 and at most 1", lambda x: 0 <= x <= 1)
 _above_0_to_1 = Number("greater than 0 and at most 1", lambda x: 0 < x <= 1)
+DEFAULT_NEW_TOKENS = 20
 _OVERFLOW = ("error", "window", "truncate")
 # What acts only when tokens are drawn, or only with beams, with its neutral value.
 _OF_SAMPLING = {"top_k": 0, "top_p": 1.0, "min_p": None, "typical_p": 1.0}
@@ -122,8 +123,9 @@ class GenerationConfig(Config):
 
     Attributes:
         max_length: the most tokens of a text, its prompt included. Of a batch each row's own prompt
-            counts, without padding, so that a row is the same alone. None: 20.
-        max_new_tokens: the most tokens after the prompt; if given, max_length has no effect.
+            counts, without padding, so that a row is the same alone.
+        max_new_tokens: the most tokens after the prompt; if given, max_length has no effect. With
+            neither there are 20.
         min_new_tokens: no end token is chosen before so many tokens.
         do_sample: draw from the distribution; otherwise take the most likely token (greedy).
         temperature: the logits are divided by it before the softmax; 0 takes the most likely token.
@@ -156,8 +158,8 @@ class GenerationConfig(Config):
             without cache, on the CPU and on the GPU.
         overflow: what happens if prompt and new tokens do not fit the context: "error" refuses;
             "window" drops the older half of a full context and reads the newer one again;
-            "truncate" reads the end of the prompt that leaves room for the new tokens, and ends the
-            text where the context is full.
+            "truncate" reads the end of the prompt that leaves room for the new tokens, or for half
+            a context of them if they are more, and ends the text where the context is full.
         use_cache: keep keys and values of earlier positions; the text is the same without.
 
     Raises ValueError or TypeError naming the field that is wrong.
@@ -276,13 +278,14 @@ class GenerationConfig(Config):
 
     def new_tokens(self, prompt: int) -> int:
         """The most tokens that follow a prompt of so many. UserError if max_length leaves none."""
+        limit = self.max_length
         if self.max_new_tokens is not None:
             return self.max_new_tokens
-        limit = 20 if self.max_length is None else self.max_length
+        if limit is None:
+            return max(DEFAULT_NEW_TOKENS, self.min_new_tokens)
         if prompt >= limit:
-            given = "the default max_length" if self.max_length is None else "max_length"
             raise UserError(
-                f"{given} = {limit} counts the prompt, which has {prompt} tokens: give "
+                f"max_length = {limit} counts the prompt, which has {prompt} tokens: give "
                 "max_new_tokens, or a larger max_length"
             )
         if self.min_new_tokens > limit - prompt:

@@ -61,7 +61,7 @@ def generate(
         if streamer is not None:
             raise UserError("a streamer is not for num_beams or penalty_alpha, which change texts")
         return _padded(_search(session, processors, stops), begins, padding)
-    texts = [session.ids[row] for row in np.repeat(np.arange(len(session)), count)]
+    texts = [row for row in session.ids for _ in range(count)]
     if streamer is not None:
         streamer.put(_padded(texts, begins, padding))
     try:
@@ -130,8 +130,10 @@ def grow(
         session.select(np.repeat(np.arange(len(session)), config.num_return_sequences))
     while True:
         done = ended(session, stops)
-        for row in np.flatnonzero(done):
-            texts[slots[row]] = session.ids[row].copy()
+        if done.any():
+            ids = session.ids
+            for row in np.flatnonzero(done):
+                texts[slots[row]] = ids[row].copy()
         if done.all():
             return
         session.select(~done)

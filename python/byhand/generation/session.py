@@ -82,7 +82,7 @@ class Session:
         config.check_vocabulary(size)
         self.prompts = read_prompts(prompts, size, lengths, config.pad_token_id, config.eos_ids)
         self._inference = model.in_inference()
-        self._like = next(iter(model.parameters())).compute_value
+        self._like = model.storage.values
         self._memory: dict[str, Array] = {}
         rows = self.prompts
         if hasattr(model, "encode"):
@@ -195,7 +195,8 @@ class Session:
         if kind == "window":
             self._starts = np.maximum(self.lengths - context, 0)
         elif kind == "truncate":
-            kept = np.minimum(self.lengths, np.maximum(context - self.limits, 1))
+            room = np.minimum(self.limits, context // 2)
+            kept = np.minimum(self.lengths, context - room)
             self._starts = self.lengths - kept
             self.limits = np.minimum(self.limits, context - kept)
         elif (self.lengths + self.limits > context).any():
