@@ -18,9 +18,7 @@ class TableModel:
         self.table = np.asarray(table, np.float64)
         size = len(self.table)
         self.config = SimpleNamespace(vocabulary_size=size, context_size=64)
-
-    def parameters(self) -> list[Any]:
-        return [SimpleNamespace(compute_value=self.table)]
+        self.storage = SimpleNamespace(values=self.table)
 
     def new_cache(self, batch_size: int = 1) -> None:
         return None
