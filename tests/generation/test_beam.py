@@ -40,7 +40,7 @@ def test_many_beams_are_exhaustive_search(eos: tuple[int, ...], length_penalty: 
         )  # fmt: skip
         # By their scores: texts of the same pairs in another order are equally probable.
         assert len(set(map(tuple, found.tolist()))) == 5
-        mine = [scores[tuple(text)] for text in found.tolist()]
+        mine = [scores[(*text, *[0] * (4 - len(text)))] for text in found.tolist()]
         np.testing.assert_allclose(mine, sorted(scores.values(), reverse=True)[:5], rtol=1e-12)
 
 
@@ -168,19 +168,11 @@ def test_groups_are_those_written_out_by_hand(penalty: float):
         np.testing.assert_array_equal(found, groups_by_hand(model, 4, 6, 3, penalty))
 
 
-def test_groups_differ_and_a_done_group_suppresses_nothing():
-    model = TableModel(np.log([[0.6, 0.3, 0.1], [0.6, 0.3, 0.1], [0.6, 0.3, 0.1]]))
-    names = {"num_beams": 2, "num_beam_groups": 2, "use_cache": False, "pad_token_id": 0}
-    found = generate(
-        model, [1], max_new_tokens=1, diversity_penalty=9.0, num_return_sequences=2, **names
-    )
-    assert found[:, 1].tolist() == [0, 1], "the second group does without the first one's token"
-    # The first group ends at once; its padding, token 0, is not taken from the second.
-    found = generate(
-        model, [1], max_new_tokens=3, diversity_penalty=1.0, num_return_sequences=2,
-        eos_token_id=0, early_stopping=True, **names,
-    )  # fmt: skip
-    assert found.tolist() == [[1, 0, 0], [1, 1, 0]]
+def test_the_second_group_does_without_the_token_of_the_first():
+    model = TableModel(np.log([[0.6, 0.3, 0.1]] * 3))
+    names = {"num_beams": 2, "num_beam_groups": 2, "diversity_penalty": 9.0, "use_cache": False}
+    found = generate(model, [1], max_new_tokens=1, num_return_sequences=2, **names)
+    assert found[:, 1].tolist() == [0, 1]
 
 
 def test_a_stop_string_finishes_a_beam():

@@ -147,7 +147,7 @@ class BoundConstraint:
                 f"the tokenizer of the constraint has {len(constraint)} tokens, and the model "
                 f"{self._size}"
             )
-        constraint.require_room(self._automaton, int(session.limits.min(initial=0)))
+        constraint.require_room(self._automaton, int(session.limits.min()))
         self._states: dict[bytes, int] = {}  # of the rows of the last call, by their new tokens
 
     def __call__(self, ids: Sequence[Row], scores: Scores) -> Scores:
