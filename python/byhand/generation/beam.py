@@ -52,7 +52,7 @@ def beam_search(
         search = _Search(session, config, processors, stops, np.flatnonzero(begun))
         while len(search.prompts):
             search.step()
-        for number in np.flatnonzero(begun):
+        for number in np.flatnonzero(begun).tolist():
             found[number] = search.best(number, count)
     return [text for texts in found for text in texts]
 
@@ -129,14 +129,14 @@ class _Search:
         parents, tokens = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         done = self.done.copy()
         log_p = _log_softmax(session.logits).reshape(len(self.prompts), self.beams, -1)
-        penalties = np.zeros((len(self.prompts), 1, log_p.shape[2]))
+        penalties = np.zeros((len(self.prompts), log_p.shape[2]))
         for group in range(self.groups):
-            parents[:, group], tokens[:, group] = self._step_of(group, log_p - penalties)
+            parents[:, group], tokens[:, group] = self._step_of(group, log_p - penalties[:, None])
             if group + 1 < self.groups:
                 counted = (self.scores[:, group] > -np.inf) & ~done[:, group, None]
                 prompt, beam = np.nonzero(counted)
                 chosen = tokens[prompt, group, beam]
-                np.add.at(penalties, (prompt, 0, chosen), self.config.diversity_penalty)
+                np.add.at(penalties, (prompt, chosen), self.config.diversity_penalty)
         left = np.flatnonzero(~self.done.all(axis=1))
         if len(left):
             rows = left[:, None] * self.beams + parents[left].reshape(len(left), -1)

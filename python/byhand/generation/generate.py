@@ -101,8 +101,8 @@ def prepare(
     if tokenizer is None:
         tokenizer = getattr(model, "tokenizer", None)
     if config.regex is not None or config.json_schema is not None:
-        asked = {"regex": config.regex, "json_schema": config.json_schema}
-        own = [*own, constrain(model if tokenizer is None else tokenizer, **asked)]
+        given = model if tokenizer is None else tokenizer
+        own = [*own, constrain(given, regex=config.regex, json_schema=config.json_schema)]
     processors = scoring.build(config, session, own)
     constraints = [one for one in processors if isinstance(one, BoundConstraint)]
     return session, processors, Stops(config.stop_strings, tokenizer, constraints)
