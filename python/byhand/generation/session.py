@@ -33,6 +33,7 @@ from byhand.backend import Array
 from byhand.errors import UserError
 from byhand.generation.config import GenerationConfig
 from byhand.generation.prompts import Row, read_prompts
+from byhand.nn.protocol import copied
 
 
 class Session:
@@ -245,7 +246,7 @@ class Session:
         at = (self._starts + done)[:, None] + np.arange(count)
         hidden = self._decode(self._ids[everything[:, None], at], everything, self._cache)
         self._keep(hidden, everything, done)
-        return hidden[:, -1]
+        return hidden[:, 0] if count == 1 else copied(hidden[:, -1])
 
     def _prefill(self, rows: Any, counts: Any, cache: Any) -> Array:
         """Reads the first ``counts`` tokens that each of these rows sees, padded on the right,
