@@ -2,6 +2,7 @@
 
 from byhand.generation import processors
 from byhand.generation.config import GenerationConfig
+from byhand.generation.constraint import constrain
 from byhand.generation.generate import generate
 from byhand.generation.prompt_cache import PromptCache
 from byhand.generation.session import Session
@@ -11,6 +12,7 @@ __all__ = [
     "GenerationConfig",
     "PromptCache",
     "Session",
+    "constrain",
     "generate",
     "processors",
     "stream",

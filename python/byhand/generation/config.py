@@ -13,6 +13,7 @@ from byhand.config import (
     config,
     field,
     flag,
+    json_object,
     non_negative,
     non_negative_int,
     number,
@@ -20,7 +21,7 @@ from byhand.config import (
     positive_int,
 )
 from byhand.errors import UserError
-from byhand.values import Number, Values, WholeNumber, WholeNumbers
+from byhand.values import Number, Text, Values, WholeNumber, WholeNumbers
 
 
 class _TokenIds(Values):
@@ -151,6 +152,8 @@ class GenerationConfig(Config):
             None: the first end token.
         bad_words_ids: sequences of tokens that are never generated.
         stop_strings: a text ends when one of them occurs in what follows the prompt.
+        regex: a regular expression that the text after the prompt matches (see `constrain`).
+        json_schema: a JSON schema, a dict, under which the text after the prompt is valid JSON.
         seed: of the random numbers; one seed gives the same text alone and in a batch, with and
             without cache, on the CPU and on the GPU.
         overflow: what happens if prompt and new tokens do not fit the context: "error" refuses;
@@ -202,6 +205,10 @@ class GenerationConfig(Config):
     stop_strings: tuple[str, ...] | None = field(
         _Strings(), None, help="ends a text where it occurs; several as a JSON list"
     )
+    regex: str | None = field(Text(), None, help="what is written matches this expression")
+    json_schema: dict[str, Any] | None = json_object(
+        None, help="what is written is JSON that is valid under this schema"
+    )
     seed: int = non_negative_int(0, help="of the random numbers: one seed gives one text")
     overflow: str = choice(
         _OVERFLOW, "error", help="if the text does not fit the context: refuse, slide, or cut"
@@ -215,6 +222,8 @@ class GenerationConfig(Config):
     def check(self) -> None:
         self._check_lengths()
         self._check_sampling()
+        if self.regex is not None and self.json_schema is not None:
+            raise self.error("regex and json_schema do not go together")
         beams, groups = self.num_beams, self.num_beam_groups
         self.require(beams % groups == 0, "num_beams", f"a multiple of num_beam_groups = {groups}")
         if groups > 1 and self.do_sample:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from byhand.errors import UserError
 from byhand.generation import processors as scoring
 from byhand.generation.config import GenerationConfig
+from byhand.generation.constraint import BoundConstraint, Constraint, constrain
 from byhand.generation.processors import Processor
 from byhand.generation.prompt_cache import PromptCache
 from byhand.generation.prompts import Row
@@ -27,7 +28,7 @@ def generate(
     config: GenerationConfig | None = None,
     *,
     lengths: Any = None,
-    logits_processor: Iterable[Processor] = (),
+    logits_processor: Iterable[Processor | Constraint] = (),
     streamer: Any = None,
     tokenizer: Any = None,
     prompt_cache: PromptCache | None = None,
@@ -45,7 +46,8 @@ def generate(
         ids: the prompts (see `read_prompts`): (T,), a list of prompts, or (B, T).
         config: the settings; ``names`` are fields of it and replace its values.
         lengths: (B,), the lengths of prompts padded on the right.
-        logits_processor: functions (ids, scores) -> scores of your own (see `processors`).
+        logits_processor: functions (ids, scores) -> scores of your own (see `processors`), and what
+            `constrain` gives.
         streamer: an object with ``put(array)``, which gets the prompts (B, T) and then each step's
             tokens (B,), and ``end()``; not with a search.
         tokenizer: for stop_strings; None: the model's, where it has one.
@@ -96,7 +98,7 @@ def prepare(
     ids: Any,
     config: GenerationConfig,
     lengths: Any = None,
-    own: Iterable[Processor] = (),
+    own: Iterable[Processor | Constraint] = (),
     tokenizer: Any = None,
     prompt_cache: PromptCache | None = None,
 ) -> tuple[Session, list[Processor], Stops]:
@@ -105,8 +107,12 @@ def prepare(
     session = Session(model, ids, config, lengths, contrastive, prompt_cache)
     if tokenizer is None:
         tokenizer = getattr(model, "tokenizer", None)
-    stops = Stops(config.stop_strings, tokenizer)
-    return session, scoring.build(config, session, own), stops
+    if config.regex is not None or config.json_schema is not None:
+        given = model if tokenizer is None else tokenizer
+        own = [*own, constrain(given, regex=config.regex, json_schema=config.json_schema)]
+    processors = scoring.build(config, session, own)
+    constraints = [one for one in processors if isinstance(one, BoundConstraint)]
+    return session, processors, Stops(config.stop_strings, tokenizer, constraints)
 
 
 def grow(
@@ -165,7 +171,7 @@ def _padding(session: Session, stops: Stops) -> int | None:
         if len(set(session.lengths)) > 1:
             reason = "prompts of different lengths"
         elif stops:
-            reason = "several texts with stop_strings"
+            reason = "several texts with stop_strings, or with a constraint and no eos_token_id,"
         if reason:
             raise UserError(f"{reason} need a pad_token_id")
     return config.padding

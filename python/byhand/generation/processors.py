@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from byhand.errors import UserError
 from byhand.generation.config import GenerationConfig
+from byhand.generation.constraint import Constraint
 from byhand.generation.prompts import Row
 from byhand.generation.session import Session
 
@@ -28,7 +29,7 @@ Processor = Callable[[Sequence[Row], Scores], Scores]
 
 
 def build(
-    config: GenerationConfig, session: Session, own: Iterable[Processor] = ()
+    config: GenerationConfig, session: Session, own: Iterable[Processor | Constraint] = ()
 ) -> list[Processor]:
     """The processors of a configuration, with the user's ``own`` before those of sampling.
 
@@ -46,9 +47,12 @@ def build(
     if config.min_new_tokens and config.eos_ids:
         made.append(min_new_tokens(config.min_new_tokens, config.eos_ids, lambda: session.steps))
     for one in own:
-        if not callable(one):
+        if isinstance(one, Constraint):
+            made.append(one.bind(session))
+        elif callable(one):
+            made.append(one)
+        else:
             raise UserError(f"a logits_processor is a function (ids, scores) -> scores, not {one}")
-        made.append(one)
     return [*made, *_of_sampling(config)] if config.samples else made
 
 
@@ -68,9 +72,11 @@ def _of_sampling(config: GenerationConfig) -> list[Processor]:
     return made
 
 
-def apply(processors: Iterable[Processor], ids: Sequence[Row], logits: Any) -> Scores:
-    """The scores (R, V) after all processors. UserError if one returns another shape or NaN, or no
-    token is left in a row.
+def apply(
+    processors: Iterable[Processor], ids: Sequence[Row], logits: Any, every_row: bool = True
+) -> Scores:
+    """The scores (R, V) after all processors. UserError if one returns another shape or NaN, or,
+    with every_row, no token is left in a row.
     """
     scores = np.array(logits, np.float64)
     for processor in processors:
@@ -80,7 +86,7 @@ def apply(processors: Iterable[Processor], ids: Sequence[Row], logits: Any) -> S
             name = getattr(processor, "__name__", repr(processor))
             wrong = "NaN" if scores.shape == shape else f"shape {scores.shape}"
             raise UserError(f"the processor {name} must return scores {shape}, not {wrong}")
-    if (scores.max(axis=1, initial=-np.inf) == -np.inf).any():
+    if every_row and (scores.max(axis=1, initial=-np.inf) == -np.inf).any():
         raise UserError("every token is excluded: fewer bad_words_ids or other conditions are met")
     return scores
 

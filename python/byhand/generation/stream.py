@@ -9,6 +9,7 @@ import numpy as np
 
 from byhand.errors import UserError
 from byhand.generation.config import GenerationConfig
+from byhand.generation.constraint import Constraint
 from byhand.generation.generate import grow, prepare, settings
 from byhand.generation.processors import Processor
 from byhand.generation.prompt_cache import PromptCache
@@ -21,7 +22,7 @@ def stream_ids(
     prompt: Any,
     config: GenerationConfig | None = None,
     *,
-    logits_processor: Iterable[Processor] = (),
+    logits_processor: Iterable[Processor | Constraint] = (),
     tokenizer: Any = None,
     prompt_cache: PromptCache | None = None,
     number: int = 0,
@@ -52,7 +53,7 @@ def stream(
     prompt: Any,
     config: GenerationConfig | None = None,
     *,
-    logits_processor: Iterable[Processor] = (),
+    logits_processor: Iterable[Processor | Constraint] = (),
     tokenizer: Any = None,
     prompt_cache: PromptCache | None = None,
     number: int = 0,
