@@ -21,8 +21,8 @@ struct AnyOperand {
     static constexpr int packed_rows = 8 * kRows;  // of a transposed A, at a time
     static constexpr int chunk_rows = 8 * kRows;   // the fewest rows of a chunk
     static constexpr int few_rows = 16;  // packing B costs as much as multiplying it by so many
-    static constexpr int packing = 16;  // multiply-adds in the time of packing one element of B,
-    static constexpr int reading = 2;   // and of reading one of A, or one of a transposed A
+    static constexpr int packing = 16;   // multiply-adds in the time of packing one element of B,
+    static constexpr int reading = 2;    // and of reading one of A, or one of a transposed A
     static constexpr int reading_transposed = 8;
     struct Registers {};  // what a thread prepares before it multiplies
 };

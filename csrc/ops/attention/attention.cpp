@@ -111,9 +111,7 @@ void forward_few(const Out& o, const Out& lse, const Problem& p) {
     });
     for (int64_t bg = 0; bg < p.groups(); ++bg) {
         const int64_t first = begin / kChunk, last = blocks_of(end(bg), kChunk);
-        const auto chunk = [&](int64_t c) {
-            return partial(p, memory + (bg * chunks + c) * size);
-        };
+        const auto chunk = [&](int64_t c) { return partial(p, memory + (bg * chunks + c) * size); };
         for (int64_t n = 0; n < p.shared; ++n) {
             const Running run = of_head(p, chunk(first), n);
             for (int64_t c = first + 1; c < last; ++c) {

@@ -25,9 +25,9 @@
 // EFFECTS  writes o lse, uses work as scratch | writes dq dk dv (dbias), uses work as scratch
 // NUMERICS sums in f32, in an order that depends on the shape and on sequences only; on the CPU o
 //          and lse of a query have the same bits for any T, S, B and other queries behind the same
-//          keys. A row that sees no key gets o = 0, lse = -inf and zero gradients. Dropout keeps p with probability
-//          1 - dropout and scales it by 1/(1 - dropout), as in dropout.h; row r = (b*H + h)*T + t,
-//          key s are bits s%8 of group r*ceil(S/8) + s/8 of Philox.
+//          keys. A row that sees no key gets o = 0, lse = -inf and zero gradients. Dropout keeps p
+//          with probability 1 - dropout and scales it by 1/(1 - dropout), as in dropout.h; row r =
+//          (b*H + h)*T + t, key s are bits s%8 of group r*ceil(S/8) + s/8 of Philox.
 // TRAFFIC  forward 2B(HT + GS)D + BHT f32, backward 4B(HT + GS)D + BHT f32 elements;
 //          forward 4BHTSD (2BHTSD with causal), backward 10BHTSD (5BHTSD with causal) operations
 #pragma once

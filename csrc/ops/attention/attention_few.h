@@ -2,8 +2,8 @@
 // heads than threads: each chunk of keys of each head of keys is a unit of work. All query heads
 // that read it are done together, so that keys and values are read once.
 //
-// Here the lanes of a vector are keys. Every score, maximum and sum is computed by the same sequence
-// of operations as in a block of many queries, so that a query has the same bits in both.
+// Here the lanes of a vector are keys. Every score, maximum and sum is computed by the same
+// sequence of operations as in a block of many queries, so that a query has the same bits in both.
 #pragma once
 
 #include "ops/attention/attention_forward.h"
