@@ -1,7 +1,7 @@
 """Writing text with a GPT-2 of 124 million parameters, beside Hugging Face's transformers.
 
     python -m bench.decode [--weights float32 bf16 int8 int4] [--batch 1 8] [--rounds N]
-        [--prompt N] [--tokens N] [--threads N] [--record]
+        [--prompt N] [--tokens N] [--threads N] [--no-rivals] [--record]
 
 Both sides continue the same random prompts greedily with a cache; the weights are random, and
 transformers has float32 and bf16 only. A round runs every side once, one after the other, and the
@@ -87,7 +87,7 @@ def measure(weights: str, batch: int, arguments: Any) -> dict[str, Any]:
     steps: list[float] = []
     read = roofline.read(max(model.decoding_bytes, 64 << 20))
     sides = {"byhand": ours(model, prompts, tokens, steps), "read": read.run}
-    if weights in TWINS:
+    if weights in TWINS and not arguments.no_rivals:
         sides["transformers"] = theirs(weights, prompts, tokens)
     taken = in_turns(sides, arguments.rounds, 1)
     step = statistics.median(steps[1:])
@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--threads", type=int, default=byhand.get_num_threads())
+    parser.add_argument("--no-rivals", action="store_true", help="byhand only")
     parser.add_argument("--record", action="store_true", help="write bench/results")
     arguments = parser.parse_args()
     byhand.set_num_threads(arguments.threads)
