@@ -345,6 +345,14 @@ GENERATE: dict[str, tuple[list[str], dict[str, Any]]] = {
         ["--penalty-alpha", "0.6", "--top-k", "4"],
         {**GREEDY, "penalty_alpha": 0.6, "top_k": 4},
     ),
+    "--prompt-lookup-num-tokens": (
+        ["--prompt-lookup-num-tokens", "3"],
+        {"prompt_lookup_num_tokens": 3},
+    ),
+    "--max-matching-ngram-size": (
+        ["--prompt-lookup-num-tokens", "3", "--max-matching-ngram-size", "1"],
+        {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1},
+    ),
     "--seed": (["--seed", "6"], {"seed": 6}),
     "--overflow": (["--overflow", "truncate"], {"overflow": "truncate"}),
     "--use-cache": (["--no-use-cache"], {"use_cache": False}),
@@ -364,6 +372,7 @@ GENERATED = {
 }
 LOADED = {"which": "best", "precision": "float32"}
 SAME_TEXT = ("--no-cache", "--no-use-cache", "--precision", "--pad-token-id")
+SAME_TEXT += ("--prompt-lookup-num-tokens",)
 # After so short a training every search finds the text of greedy decoding.
 SAME_TEXT += ("--num-beams", "--penalty-alpha")
 
