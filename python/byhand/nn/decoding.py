@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from byhand.nn.parameter import Parameter
 
 
+# Packed weights, and the storage and its `changes` that they were made from.
+_State = tuple[dict["Parameter", PackedWeights], tuple[Any, int] | None]
+_EMPTY: _State = ({}, None)
+
+
 class DecodingWeights:
     """The weights of a model's plain linear layers in a format of `ops.packed_linear`.
 
@@ -27,24 +32,25 @@ class DecodingWeights:
     def __init__(self, model: Module, format: Format):
         self.format = format
         self._model = model
-        self._packed: dict[Parameter, PackedWeights] = {}
-        self._made_from: tuple[Any, int] | None = None
+        self._state = _EMPTY
 
     def packed(self) -> dict[Parameter, PackedWeights]:
         """UserError, which names the parameter, for weights that cannot be packed."""
         storage = self._model.storage
-        if self._made_from != (storage, storage.changes):
-            self._packed = {}  # the memory is free before it is needed again
+        now = storage, storage.changes
+        packed, made_from = self._state
+        if made_from != now:
+            self._state, packed = _EMPTY, {}  # the memory is free before it is needed again
             for name, module in self._model.named_modules():
-                if type(module) is Linear and module.weight not in self._packed:
+                if type(module) is Linear and module.weight not in packed:
                     try:
                         weights = pack_weights(module.weight.value, self.format)
                     except ValueError as error:
                         reason = str(error).removeprefix("packed_linear.pack_weights: w")
                         raise UserError(f"the weight of {name}{reason}") from None
-                    self._packed[module.weight] = weights
-            self._made_from = storage, storage.changes
-        return self._packed
+                    packed[module.weight] = weights
+            self._state = packed, now  # at once: another thread may be here too
+        return packed
 
     @property
     def nbytes(self) -> int:
@@ -53,7 +59,7 @@ class DecodingWeights:
 
     # Copies and pickles have another model's parameters, and pack them when they need to.
     def __getstate__(self) -> dict[str, Any]:
-        return {"format": self.format, "_model": self._model, "_packed": {}, "_made_from": None}
+        return {"format": self.format, "_model": self._model, "_state": _EMPTY}
 
 
 class Decoding:

@@ -27,7 +27,9 @@ def walk(module: Any, path: str, seen: set[int], kind: type) -> Iterator[tuple[s
 
 
 def public_parts(module: Any, kind: type) -> Iterator[tuple[str, Any]]:
-    public = ((name, a) for name, a in vars(module).items() if not name.startswith("_"))
+    # A list: another thread that trains the module adds what it saves to its attributes.
+    attributes = list(vars(module).items())
+    public = ((name, a) for name, a in attributes if not name.startswith("_"))
     return _parts(public, kind)
 
 
