@@ -126,7 +126,7 @@ BUGS = (
         "unpacked", None, FORWARD),
     Bug("minimum forgotten", "packed_linear_forward", "[:, g].sum(axis=-1, keepdims=True)",
         "[:, g, :1]", None, FORWARD),
-    Bug("add forgotten", "packed_linear_forward", "y += add", "y += 0 * add", None, FORWARD),
+    Bug("add forgotten", "packed_linear_forward", "sums + add", "sums + 0 * add", None, FORWARD),
 )  # fmt: skip
 
 OP = Op(

@@ -151,7 +151,7 @@ def _bytes_of(w: np.ndarray, format: str) -> np.ndarray:
     padded = np.zeros((panels * _COLS, k + k % 2), np.float32)
     padded[:n, :k] = w
     if format == "float32":
-        packed = padded[:, :k].reshape(panels, _COLS, k).transpose(0, 2, 1)
+        packed: np.ndarray = padded[:, :k].reshape(panels, _COLS, k).transpose(0, 2, 1)
     elif format == "bf16":
         halves = (round_bf16(padded).view(np.uint32) >> 16).astype(np.uint16)
         packed = halves.reshape(panels, _COLS, (k + 1) // 2, 2).transpose(0, 2, 1, 3)
@@ -234,9 +234,8 @@ def packed_linear_forward(
             sums = sums + q[:, g].sum(axis=-1, keepdims=True) * scale[:, g, None] * least
     if b is not None:
         sums = sums + b
-    y[...] = sums.reshape(y.shape)
-    if add is not None:
-        y += add
+    sums = sums.reshape(y.shape)
+    y[...] = sums if add is None else sums + add
 
 
 @reference_kernel
