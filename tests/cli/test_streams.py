@@ -330,7 +330,9 @@ def test_the_commands_that_are_shown_work(
             text=True,
             timeout=60,
         )
-        assert (done.returncode, done.stderr) == (0, ""), hint
+        slides = "the model sees the end of it (--overflow window)\n"
+        said = done.stderr if "generate" not in hint else done.stderr.partition(slides)[2]
+        assert (done.returncode, said) == (0, ""), hint
 
 
 def test_a_command_is_quoted_for_the_shell_of_the_system(monkeypatch: pytest.MonkeyPatch):

@@ -146,6 +146,8 @@ class ndarray:
         return len(self.host)
 
     def __getitem__(self, index: Any) -> ndarray:
+        if (places := _places(index)) is not None:
+            return _elementwise(lambda host: host[places], self.machine, self)
         return ndarray(self.machine, self._view(index), self.data, self)
 
     def reshape(self, *shape: Any) -> ndarray:
@@ -154,9 +156,12 @@ class ndarray:
         return ndarray(self.machine, view, self.data, self)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        target = self.host if index is ... else self._view(index)
         source = value.host if isinstance(value, ndarray) else value
         assert isinstance(value, (ndarray, int, float)), f"cupy refuses {type(value)}"
+        if (places := _places(index)) is not None:
+            self.machine.do(lambda: self.host.__setitem__(places, source))
+            return
+        target = self.host if index is ... else self._view(index)
 
         def assign() -> None:
             target[...] = source
@@ -200,6 +205,15 @@ class ndarray:
     def __bool__(self) -> bool:
         self.machine.wait("bool()")
         return bool(self.host)
+
+
+def _places(index: Any) -> tuple[Any, ...] | None:
+    """An index with arrays of cupy among its entries, with numpy's for them; None without."""
+    entries = index if isinstance(index, tuple) else (index,)
+    assert not any(isinstance(entry, np.ndarray) for entry in entries), "an index of numpy"
+    if not any(isinstance(entry, ndarray) for entry in entries):
+        return None
+    return tuple(entry.host if isinstance(entry, ndarray) else entry for entry in entries)
 
 
 def _elementwise(function: Any, machine: Machine, *arrays: Any) -> ndarray:

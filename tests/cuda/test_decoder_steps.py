@@ -63,3 +63,13 @@ def test_generation_is_that_of_the_cpu(kind: str, cupy: Any) -> None:
         for device in ("cpu", "cuda")
     ]
     np.testing.assert_array_equal(*map(np.ravel, ids))
+
+
+@kinds
+def test_rows_of_different_lengths_are_those_of_the_cpu(kind: str, cupy: Any) -> None:
+    names = {"max_new_tokens": 6, "pad_token_id": 0, "do_sample": True, "overflow": "window"}
+    ids = [
+        generate(made(kind, device)[0].model.inference(), [[1, 2, 3], [4], [5, 6]], **names)
+        for device in ("cpu", "cuda")
+    ]
+    np.testing.assert_array_equal(*ids)

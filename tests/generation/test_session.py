@@ -136,6 +136,20 @@ def test_nothing_is_computed_before_it_is_read_and_a_step_costs_one_position():
     assert len(widths) == 4
 
 
+def test_tokens_may_be_added_before_the_earlier_ones_are_read():
+    """As in drafting: they are read together."""
+    model = lively(gpt())
+    session = started(model, rows((3, 1, 6)))
+    reference = started(model, rows((3, 1, 6)))
+    logits = greedy(reference, 8)
+    np.testing.assert_allclose(session.logits, logits[0], rtol=0, atol=1e-9)
+    drafted = np.stack([row[:8] for row in reference.new_ids])
+    for step in range(7):
+        session.extend(drafted[:, step])
+        if step in (2, 6):
+            np.testing.assert_allclose(session.logits, logits[step + 1], rtol=0, atol=1e-9)
+
+
 def test_window_error_and_truncation_at_the_context():
     model = lively(gpt())
     long = rows((CONTEXT + 5,))[0]

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 
 from byhand import GPT, Bert, BertConfig, GPTConfig, data, gradcheck, nn, optim
 from byhand.demos.context_window import CONTEXT, ContextWindow
@@ -207,6 +208,8 @@ def test_c31_more_tokens_than_the_context_are_an_error_or_a_moving_window():
             window.append(int(token))
             if len(window) > CONTEXT:
                 window = window[-CONTEXT // 2 :]
+    with pytest.raises(ValueError, match="40 tokens and 9 new ones do not fit the context of 48"):
+        shown.model.generate(shown.ids[:40], max_new_tokens=9)
     per_word = list(shown.per_word.values())
     assert per_word == sorted(per_word, reverse=True), "a larger vocabulary has fewer tokens"
     assert "tokens per word" in shown.text()

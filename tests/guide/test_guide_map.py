@@ -20,7 +20,7 @@ LINES = {
     if re.match(r"\| [A-E]\d\d \|", line)
 }
 ROWS = [f"C{n:02}" for n in (*range(1, 10), *range(26, 32))] + [f"D{n:02}" for n in range(1, 23)]
-ROWS += ["E05", "E07"]
+ROWS += ["E05", "E07", "E11", "E12", "E13", "E14", "E16", "E17", "E18", "E19"]
 COMMANDS = [
     command
     for _, _, commands, _ in LINES.values()

@@ -13,6 +13,7 @@ from tests.guide import (  # noqa: F401  (they list their tests)
     test_d_data,
     test_d_model,
     test_d_training,
+    test_e_choosing,
     test_e_models,
 )
 from tests.guide.planted import PLANTED, Planted

@@ -36,6 +36,7 @@ from byhand.generation.config import GenerationConfig
 from byhand.generation.lookup import guess
 from byhand.generation.prompt_cache import PromptCache
 from byhand.generation.prompts import Row, read_prompts
+from byhand.nn.protocol import copied
 
 
 @dataclass
@@ -311,7 +312,8 @@ class Session:
         if guessed.size:
             self._guess = _Guess(guessed[0], hidden[0, count:])
         self._keep(hidden, everything, done)
-        return hidden[:, count - 1]
+        last = hidden[:, count - 1]
+        return last if hidden.shape[1] == 1 else copied(last)
 
     def _guessed(self) -> npt.NDArray[np.int64]:
         """Tokens (R, N) that may follow; N > 0 for a single row only."""
