@@ -23,7 +23,7 @@ class TableModel:
     def new_cache(self, batch_size: int = 1) -> None:
         return None
 
-    def in_inference(self) -> Any:
+    def in_decoding(self) -> Any:
         from contextlib import nullcontext
 
         return nullcontext()

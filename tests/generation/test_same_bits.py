@@ -125,7 +125,7 @@ def test_texts(name: str, options: dict[str, Any]):
     model = lively(name)
     rng = np.random.default_rng(7)
     prompts = [rng.integers(VOCABULARY, size=n) for n in (40, 3, 64, 11, 1)]
-    options = {"max_new_tokens": 60, "pad_token_id": 0, **options}
+    options = {"max_new_tokens": 60, "pad_token_id": 0, "repetition_penalty": 1.3, **options}
     alone = [generate(model, p, **options)[0, len(p) :].tolist() for p in prompts]
     assert len({token for text in alone for token in text}) > 8
     for cache in (True, False):

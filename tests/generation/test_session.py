@@ -173,8 +173,10 @@ def test_window_error_and_truncation_at_the_context():
 def test_a_damaged_model_is_refused():
     model = gpt()
     model.head.weight.value[3] = np.nan
-    with pytest.raises(UserError, match=r"logits are not numbers \(NaN\)"):
+    with pytest.raises(UserError, match=r"weight\[3, 0\] = nan is not a number"):
         _ = started(model, [1]).logits
+    with pytest.raises(UserError, match=r"logits are not numbers \(NaN\)"):
+        _ = started(model.to(dtype="float64"), [1]).logits
 
 
 @pytest.mark.parametrize("model", [None, MLP(MLPConfig(3, 2)), Linear(2, 3)], ids=repr)
@@ -202,11 +204,6 @@ def test_a_cache_of_rows_of_different_lengths():
     assert (values == -keys).all()
     assert cache.lengths.tolist() == [5, 2, 3]
     assert layer.positions(2).tolist() == [[5, 6], [2, 3], [3, 4]]
-    assert layer.visible(1)[:, 0, 0].sum(axis=-1).tolist() == [5, 2, 3]
-    assert layer.visible(2, window=2)[1, 0].tolist() == [
-        [True] + [False] * 4,
-        [True, True] + [False] * 3,
-    ]
     with pytest.raises(ValueError, match="2 positions after the first 5 exceed its capacity of 6"):
         layer.extend(np.zeros((3, 2, 1, 2)), np.zeros((3, 2, 1, 2)))
     cache.select(np.array([2, 2]))

@@ -115,11 +115,12 @@ def test_only_the_end_of_a_long_text_is_decoded():
     tokenizer = Counting()
     stops = Stops(["cc"], tokenizer)
     text = np.tile([1, 2, 3], 300)
-    assert not stops([text, text[:-1]]).any()
-    assert stops([text, np.append(text, 3)]).tolist() == [False, True]
+    limits = np.array([1000, 1000])
+    assert not stops([text, text[:-1]], limits).any()
+    assert stops([text, np.append(text, 3)], limits).tolist() == [False, True]
     assert tokenizer.longest < 30
     hidden = np.concatenate([[3], np.zeros(90, np.int64), [3]])
-    assert stops([hidden]).tolist() == [True], "tokens without text are no end of the search"
+    assert stops([hidden], limits[:1]).tolist() == [True], "tokens without text are no end of the search"
 
 
 @pytest.mark.parametrize(

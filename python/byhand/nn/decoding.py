@@ -41,13 +41,15 @@ class DecodingWeights:
         packed, made_from = self._state
         if made_from != now:
             self._state, packed = _EMPTY, {}  # the memory is free before it is needed again
-            for name, module in self._model.named_modules():
+            model = self._model
+            modules = model._modules if model._root else [m for _, m in model.named_modules()]
+            for module in modules:
                 if type(module) is Linear and module.weight not in packed:
                     try:
                         weights = pack_weights(module.weight.value, self.format)
                     except ValueError as error:
                         reason = str(error).removeprefix("packed_linear.pack_weights: w")
-                        raise UserError(f"the weight of {name}{reason}") from None
+                        raise UserError(f"{module.weight.name}{reason}") from None
                     packed[module.weight] = weights
             self._state = packed, now  # at once: another thread may be here too
         return packed
