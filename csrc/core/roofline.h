@@ -34,9 +34,8 @@ void bf16_dot_probe(Mut y, double s, double t, std::int64_t rounds, Stream strea
 // Whether this back end has the instruction that bf16_tile_probe measures, and may use it.
 bool multiplies_tiles();
 
-// MATH     y = y + 16 (s * s + t * t), `rounds` times over, s and t rounded to bfloat16: the
-// product
-//          of two tiles, which is a sum of 16 such pairs for each float of its result
+// MATH     y = y + 16 (s * s + t * t), `rounds` times over, s and t rounded to bfloat16: a product
+//          of two tiles, whose elements are sums of 16 such pairs
 // SHAPES   y (R,C) f32
 // EFFECTS  reads and writes y
 // NUMERICS as tdpbf16ps: products and sums of normal numbers, rounded to nearest
