@@ -248,7 +248,7 @@ def flags_that_take(kind: str) -> list[tuple[str, str]]:
     for name, command in parser()[1].items():
         for action in command._actions:
             is_text = action.type is flags.text
-            if action.dest == "stop_strings":  # which no text but an empty one is wrong for
+            if action.dest in ("stop_strings", "regex"):  # almost any text is right
                 continue
             takes_no_value = action.nargs == 0 or action.choices is not None
             if (is_text if kind == "text" else not is_text) and not takes_no_value:
@@ -424,6 +424,7 @@ NUMERIC = [
     for name, command in parser()[1].items()
     for action in command._actions
     if action.option_strings and action.metavar in ("N", "N,N,...")
+    if action.dest != "length_penalty"  # which may be negative
 ]
 
 

@@ -155,6 +155,9 @@ class ndarray:
         assert np.may_share_memory(view, self.host) or not view.size, "a copy"
         return ndarray(self.machine, view, self.data, self)
 
+    def swapaxes(self, a: int, b: int) -> ndarray:
+        return ndarray(self.machine, self.host.swapaxes(a, b), self.data, self)
+
     def __setitem__(self, index: Any, value: Any) -> None:
         source = value.host if isinstance(value, ndarray) else value
         assert isinstance(value, (ndarray, int, float)), f"cupy refuses {type(value)}"

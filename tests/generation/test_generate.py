@@ -271,7 +271,11 @@ def test_a_streamer_is_ended_when_the_text_is_interrupted():
         (None, {}, "a prompt is a sequence of at least one token id"),
         ([1, [2]], {}, "a prompt is a sequence of at least one token id"),
         ([[1], [2, 3]], {}, "prompts of different lengths need a pad_token_id"),
-        ([[1], [2]], {"stop_strings": "x", "tokenizer": 1}, "texts with stop_strings need a pad"),
+        (
+            [[1], [2]],
+            {"stop_strings": "x", "tokenizer": 1},
+            "texts with stop_strings, or with a constraint and no eos_token_id, need a pad",
+        ),
         ([1], {"stop_strings": "x"}, "stop_strings need the model's tokenizer"),
         ([[1], [2]], {"lengths": [1, 1]}, r"lengths are for prompts in one array \(B, T\)"),
         (np.ones((2, 3), int), {"lengths": [1, 4]}, "lengths must be from 1 to 3"),

@@ -120,7 +120,9 @@ def test_only_the_end_of_a_long_text_is_decoded():
     assert stops([text, np.append(text, 3)], limits).tolist() == [False, True]
     assert tokenizer.longest < 30
     hidden = np.concatenate([[3], np.zeros(90, np.int64), [3]])
-    assert stops([hidden], limits[:1]).tolist() == [True], "tokens without text are no end of the search"
+    assert stops([hidden], limits[:1]).tolist() == [True], (
+        "tokens without text are no end of the search"
+    )
 
 
 @pytest.mark.parametrize(

@@ -82,14 +82,15 @@ def test_an_evaluation_stopped_by_a_signal_is_repeated_later(tmp_path: Path, dur
     small.new_trainer(whole).run()
     trainer = small.new_trainer(parts)
     model = trainer.model
-    plain = model.loss if during == "loss" else model.forward
+    owner, name = (model, "loss") if during == "loss" else (model.decoder, "forward")
+    plain = getattr(owner, name)
 
     def interrupted(*args: object, **kwargs: object):
         if trainer.step == 10 and not model.training and (during == "loss" or kwargs):
             signal.raise_signal(signal.SIGTERM)
         return plain(*args, **kwargs)  # type: ignore[arg-type]
 
-    setattr(model, "loss" if during == "loss" else "forward", interrupted)
+    setattr(owner, name, interrupted)
     assert trainer.run() is signal.SIGTERM
     assert trainer.step == 10
     assert trainer.evaluated == 5

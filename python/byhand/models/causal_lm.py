@@ -216,8 +216,9 @@ class CausalLM(Module, Generic[C]):
         reduction: Literal["mean", "sum"] = "mean" if scale is None else "sum"
         with self.discard_on_error():
             hidden = self.decoder(ids, None, sequences)
-            weight, plain = self.head.weight, type(self.head) is Linear and self.head.bias is None
-            if plain and mode.packed(weight) is None:
+            plain = type(self.head) is Linear and self.head.bias is None
+            if plain and mode.packed(self.head.weight) is None:
+                weight = self.head.weight
                 loss, dx = linear_cross_entropy.forward(
                     hidden,
                     weight.compute_value,
