@@ -97,6 +97,7 @@ void forward_packed(const Out& o, const Out& lse, const Problem& p) {
 }
 
 void forward_few(const Out& o, const Out& lse, const Problem& p) {
+    if (p.shared == 0) return;  // no query heads
     const int64_t chunks = std::max<int64_t>(blocks_of(p.S, kChunk), 1), size = partial_size(p);
     float* memory = scratch(static_cast<std::size_t>(p.groups() * chunks * size), 1);
     const int64_t begin = p.first_tile(p.whole(0), 0);
