@@ -79,6 +79,6 @@ TINY = [single("packed_linear", case, FEW_ROWS, 16, 16, "float32")]
 GPU = Calls(
     calls,
     small=[(40, 24, 136), (9, 17, 33), (1, 515, 40)],
-    full=[(1, 8192, 8192), (8, 8192, 8192)],  # as in decoding
+    full=[(1, 16384, 16384), (8, 16384, 16384)],  # as in decoding
     counted=(61, 67, 71),
 )
