@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from byhand import backend, ops
 from byhand.ops.packed_linear import FORMATS, PackedWeights, pack_weights, unpack, words_shape
+from tests.cuda.rules import Rule
 from tests.kernel_case import (
     FORWARD,
     Bug,
@@ -165,7 +166,8 @@ OP = Op(
         st.sampled_from(FORMATS),
         st.booleans(),
     ),
-    cuda=Cuda(wide=wide),
+    # A thread packs a few numbers of one column at a time, once for all texts.
+    cuda=Cuda(wide=wide, instructions=(Rule("packed_linear_pack_steps", loads=0, stores=0),)),
     errors=(
         Error(
             TypeError,
