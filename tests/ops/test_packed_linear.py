@@ -166,8 +166,8 @@ OP = Op(
         st.sampled_from(FORMATS),
         st.booleans(),
     ),
-    # A thread packs a few numbers of one column at a time, once for all texts.
-    cuda=Cuda(wide=wide, instructions=(Rule("packed_linear_pack_steps", loads=0, stores=0),)),
+    # Neighbouring threads read neighbouring words: of weights a column each, of a row one number each.
+    cuda=Cuda(wide=wide, instructions=(Rule("packed_linear", loads=0, stores=0),)),
     errors=(
         Error(
             TypeError,
