@@ -166,7 +166,7 @@ OP = Op(
         st.sampled_from(FORMATS),
         st.booleans(),
     ),
-    # Neighbouring threads read neighbouring words: of weights a column each, of a row one number each.
+    # Neighbouring threads read neighbouring words of the weights, each of its own column.
     cuda=Cuda(wide=wide, instructions=(Rule("packed_linear", loads=0, stores=0),)),
     errors=(
         Error(
