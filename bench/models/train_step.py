@@ -38,7 +38,7 @@ def compare(
     name: str, precisions: tuple[str, ...], rounds: int, compiled: bool
 ) -> list[dict[str, object]]:
     """One row for each precision, beside PyTorch in the same precision."""
-    probes = {"float32": roofline.multiply_adds(0.05), "bf16": roofline.bf16_dots(0.05)}
+    probes = {"float32": roofline.multiply_adds(0.05), "bf16": roofline.bf16_products(0.05)}
     size = bench.sizes(name)
     config = bench.config_of(name, size)
     steps = bench.contestants(config, size["batch"], precisions, torch=True, compiled=compiled)
