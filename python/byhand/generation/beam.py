@@ -234,10 +234,7 @@ def largest(scores: Scores, count: int) -> tuple[Scores, Ids]:
     """The ``count`` largest scores of each row (R, N), descending, and their places, each (R,
     count). Of equal ones those with smaller places come first.
     """
-    last = -np.partition(-scores, count - 1, axis=1)[:, count - 1, None]
-    above, equal = scores > last, scores == last
-    of_equal = count - above.sum(axis=1, keepdims=True)
-    kept = above | (equal & (np.cumsum(equal, axis=1) <= of_equal))
+    kept = scoring.are_largest(scores, np.full(len(scores), count))
     places = np.nonzero(kept)[1].reshape(len(scores), count)
     values = np.take_along_axis(scores, places, axis=1)
     order = np.argsort(-values, axis=1, kind="stable")

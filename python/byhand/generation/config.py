@@ -158,7 +158,7 @@ class GenerationConfig(Config):
             without cache, on the CPU and on the GPU.
         overflow: what happens if prompt and new tokens do not fit the context: "error" refuses;
             "window" drops the older half of a full context and reads the newer one again;
-            "truncate" reads the end of the prompt that leaves room for the new tokens, or for half
+            "truncate" reads the end of the prompt that leaves space for the new tokens, or for half
             a context of them if they are more, and ends the text where the context is full.
         use_cache: keep keys and values of earlier positions; the text is the same without.
         prompt_lookup_num_tokens: for one text, guess up to so many tokens from what followed its

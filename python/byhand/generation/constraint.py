@@ -117,7 +117,7 @@ class Constraint:
         """How many tokens the vocabulary has."""
         return len(self._tokens)
 
-    def require_room(self, automaton: TokenAutomaton, most: int) -> None:
+    def require_fit(self, automaton: TokenAutomaton, most: int) -> None:
         """UserError if no match has at most so many tokens."""
         shortest = automaton.steps[automaton.start]
         if shortest > most:
@@ -147,7 +147,7 @@ class BoundConstraint:
                 f"the tokenizer of the constraint has {len(constraint)} tokens, and the model "
                 f"{self._size}"
             )
-        constraint.require_room(self._automaton, int(session.limits.min()))
+        constraint.require_fit(self._automaton, int(session.limits.min()))
         self._states: dict[bytes, int] = {}  # of the rows of the last call, by their new tokens
 
     def __call__(self, ids: Sequence[Row], scores: Scores) -> Scores:

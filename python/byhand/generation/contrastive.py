@@ -43,8 +43,7 @@ def contrastive_search(
         session.select(~done)
         slots = slots[~done]
         scores = scoring.apply(processors, session.ids, session.logits)
-        p = np.exp(scores - scores.max(axis=1, keepdims=True))
-        p /= p.sum(axis=1, keepdims=True)
+        p = scoring.softmax(scores)
         count = min(config.top_k, p.shape[1])
         chances, tokens = largest(p, count)
         context = [_unit(states) for states in session.states]

@@ -10,8 +10,10 @@ import numpy.typing as npt
 
 from byhand.errors import UserError
 from byhand.generation import processors as scoring
+from byhand.generation.beam import beam_search
 from byhand.generation.config import GenerationConfig
 from byhand.generation.constraint import BoundConstraint, Constraint, constrain
+from byhand.generation.contrastive import contrastive_search
 from byhand.generation.processors import Processor
 from byhand.generation.prompt_cache import PromptCache
 from byhand.generation.prompts import Row
@@ -65,7 +67,8 @@ def generate(
     if config.num_beams > 1 or config.penalty_alpha is not None:
         if streamer is not None:
             raise UserError("a streamer is not for num_beams or penalty_alpha, which change texts")
-        return _padded(_search(session, processors, stops), begins, padding)
+        search = beam_search if config.num_beams > 1 else contrastive_search
+        return _padded(search(session, config, processors, stops), begins, padding)
     texts = [row for row in session.ids for _ in range(count)]
     if streamer is not None:
         streamer.put(_padded(texts, begins, padding))
@@ -152,15 +155,6 @@ def grow(
             tokens = scores.argmax(axis=1)  # of equal ones the first
         session.extend(tokens)
         yield slots, tokens
-
-
-def _search(session: Session, processors: list[Processor], stops: Stops) -> list[Row]:
-    from importlib import import_module
-
-    name = "beam" if session.config.num_beams > 1 else "contrastive"
-    search = getattr(import_module(f"byhand.generation.{name}"), f"{name}_search")
-    found: list[Row] = search(session, session.config, processors, stops)
-    return found
 
 
 def _padding(session: Session, stops: Stops) -> int | None:

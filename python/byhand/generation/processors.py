@@ -188,7 +188,7 @@ def top_p(p: float, keep: int = 1) -> Processor:
     """
 
     def top_p(ids: Sequence[Row], scores: Scores) -> Scores:
-        sums = np.cumsum(_softmax(-np.sort(-scores, axis=1)), axis=1)
+        sums = np.cumsum(softmax(-np.sort(-scores, axis=1)), axis=1)
         return _largest(scores, np.maximum((sums < p).sum(axis=1) + 1, keep))
 
     return top_p
@@ -200,7 +200,7 @@ def min_p(part: float, keep: int = 1) -> Processor:
     """
 
     def min_p(ids: Sequence[Row], scores: Scores) -> Scores:
-        p = _softmax(scores)
+        p = softmax(scores)
         count = (p >= part * p.max(axis=1, keepdims=True)).sum(axis=1)
         return _largest(scores, np.maximum(count, keep))
 
@@ -213,7 +213,7 @@ def typical_p(mass: float, keep: int = 1) -> Processor:
     """
 
     def typical_p(ids: Sequence[Row], scores: Scores) -> Scores:
-        p = _softmax(scores)
+        p = softmax(scores)
         with np.errstate(divide="ignore", invalid="ignore"):
             information = -np.log(p)
             entropy = np.where(p > 0, p * information, 0.0).sum(axis=1, keepdims=True)
@@ -227,7 +227,8 @@ def typical_p(mass: float, keep: int = 1) -> Processor:
     return typical_p
 
 
-def _softmax(scores: Scores) -> Scores:
+def softmax(scores: Scores) -> Scores:
+    """Probabilities (R, V) of scores."""
     e = np.exp(scores - scores.max(axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)
 
@@ -236,10 +237,17 @@ def _largest(scores: Scores, counts: npt.NDArray[np.int64]) -> Scores:
     """The ``counts[r]`` largest scores of each row r, of equal ones those with the smaller ids;
     -inf for the others.
     """
+    return np.where(are_largest(scores, counts), scores, -np.inf)
+
+
+def are_largest(scores: Scores, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether each score (R, V) is one of the ``counts[r]`` largest of its row r; of equal ones
+    those with the smaller ids are.
+    """
     size = scores.shape[1]
     counts = np.minimum(counts, size)[:, None]
     places = np.unique(size - counts)
     last = np.take_along_axis(np.partition(scores, places, axis=1), size - counts, axis=1)
     above, equal = scores > last, scores == last
     of_equal = counts - above.sum(axis=1, keepdims=True)
-    return np.where(above | (equal & (np.cumsum(equal, axis=1) <= of_equal)), scores, -np.inf)
+    return above | (equal & (np.cumsum(equal, axis=1) <= of_equal))

@@ -250,8 +250,8 @@ class Session:
         if kind == "window":
             self._starts = np.maximum(self.lengths - context, 0)
         elif kind == "truncate":
-            room = np.minimum(self.limits, context // 2)
-            kept = np.minimum(self.lengths, context - room)
+            new = np.minimum(self.limits, context // 2)
+            kept = np.minimum(self.lengths, context - new)
             self._starts = self.lengths - kept
             self.limits = np.minimum(self.limits, context - kept)
         elif (self.lengths + self.limits > context).any():

@@ -53,11 +53,8 @@ def stream(
     prompt: Any,
     config: GenerationConfig | None = None,
     *,
-    logits_processor: Iterable[Processor | Constraint] = (),
     tokenizer: Any = None,
-    prompt_cache: PromptCache | None = None,
-    number: int = 0,
-    **names: Any,
+    **options: Any,
 ) -> Iterator[str]:
     """The text that follows the prompt, in parts of whole characters, each as soon as no later
     token can change it.
@@ -66,7 +63,7 @@ def stream(
         prompt: a text, or its ids (T,).
         tokenizer: None: the model's (`byhand.load` gives it one).
 
-    The other arguments and the errors are those of `stream_ids`; UserError without a tokenizer.
+    The options and the errors are those of `stream_ids`; UserError without a tokenizer.
     """
     tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
     if tokenizer is None:
@@ -78,16 +75,7 @@ def stream(
         text, prompt = prompt, plain_ids(tokenizer, prompt)
         if not len(prompt):
             raise UserError(f"the prompt {text!r:.60} has no tokens")
-    ids = stream_ids(
-        model,
-        prompt,
-        config,
-        logits_processor=logits_processor,
-        tokenizer=tokenizer,
-        prompt_cache=prompt_cache,
-        number=number,
-        **names,
-    )
+    ids = stream_ids(model, prompt, config, tokenizer=tokenizer, **options)
     return _decoded(ids, np.ravel(prompt), tokenizer)
 
 

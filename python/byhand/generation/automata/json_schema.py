@@ -165,7 +165,8 @@ class _Reader:
         if not listed and not of_type:
             return self.any_value(self.depth)
         if not listed:
-            # By the standard such a schema takes all values of other types, which nobody means.
+            # By the standard such a schema takes all values of other types too; here its keywords
+            # say the type.
             listed = [name for name, names in _OF_TYPE.items() if set(of_type) & names]
             if len(listed) > 1:
                 raise self.error(path, 'has no "type"')

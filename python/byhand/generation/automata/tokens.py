@@ -53,8 +53,8 @@ class TokenAutomaton:
     Attributes:
         start: the first state.
         accepting: (S,) whether the text may end in the state.
-        steps: (S,) the least number of tokens from each state to an accepting one; -1 where there
-            are none, and for states that no tokens lead to.
+        steps: (S,) the least number of tokens from each state to an accepting one; -1 if no tokens
+            lead from it to one, or none from the start to it.
     """
 
     def __init__(self, automaton: Automaton, tokens: Sequence[bytes]) -> None:
